@@ -1,0 +1,124 @@
+//! Where images, compiled code and a run's own files live.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+/// Returns the data folder that was asked for, or the platform's own place, and creates it.
+///
+/// # Errors
+///
+/// Fails when the platform names no home folder or the folder cannot be created.
+pub(crate) fn resolve(asked: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    let dir = match asked {
+        Some(dir) => dir,
+        None => directories::ProjectDirs::from("dev", "coracle", "coracle")
+            .context("no home folder is known for this user; name a folder with `--data-dir`")?
+            .data_local_dir()
+            .to_path_buf(),
+    };
+    fs::create_dir_all(&dir)
+        .with_context(|| format!("failed to create the data folder `{}`", dir.display()))?;
+    fs::canonicalize(&dir)
+        .with_context(|| format!("failed to resolve the data folder `{}`", dir.display()))
+}
+
+/// A folder for one run's own files (volumes, logs), removed when it is dropped.
+///
+/// Its lock file is held as long as the run lives, so a later run can tell a folder that is in use
+/// from one whose owner was killed.
+pub(crate) struct RunDir {
+    path: PathBuf,
+    /// Held for its lock; the kernel releases it however the process ends.
+    _lock: File,
+}
+
+impl RunDir {
+    /// Creates this process's folder below `data_dir` and removes those of runs that are gone.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the folder or its lock cannot be created.
+    pub(crate) fn create(data_dir: &Path) -> anyhow::Result<Self> {
+        let runs = data_dir.join("runs");
+        fs::create_dir_all(&runs)
+            .with_context(|| format!("failed to create `{}`", runs.display()))?;
+        remove_abandoned(&runs);
+        let path = runs.join(std::process::id().to_string());
+        let lock_path = lock_path(&path);
+        let lock = File::create(&lock_path)
+            .with_context(|| format!("failed to create `{}`", lock_path.display()))?;
+        lock.try_lock()
+            .with_context(|| format!("failed to lock `{}`", lock_path.display()))?;
+        fs::create_dir_all(&path)
+            .with_context(|| format!("failed to create `{}`", path.display()))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Returns the folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next run, when the lock is free.
+        if fs::remove_dir_all(&self.path).is_ok() {
+            let _ = fs::remove_file(lock_path(&self.path));
+        }
+    }
+}
+
+/// The lock stands beside its folder, so the folder can go while the lock is still held.
+fn lock_path(run: &Path) -> PathBuf {
+    run.with_extension("lock")
+}
+
+/// Removes folders of runs whose process is gone; what is in use or cannot be removed stays.
+fn remove_abandoned(runs: &Path) {
+    let Ok(entries) = fs::read_dir(runs) else { return };
+    for entry in entries.flatten() {
+        let lock = entry.path();
+        if lock.extension().is_none_or(|extension| extension != "lock") {
+            continue;
+        }
+        let Ok(file) = File::options().write(true).open(&lock) else { continue };
+        match file.try_lock() {
+            Ok(()) => {
+                let folder = lock.with_extension("");
+                if !folder.exists() || fs::remove_dir_all(&folder).is_ok() {
+                    let _ = fs::remove_file(&lock);
+                }
+            }
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A killed run cannot tidy up; its volumes must not stay for ever.
+    #[test]
+    fn the_folder_of_a_killed_run_is_removed_and_one_in_use_stays() {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let runs = data.path().join("runs");
+        fs::create_dir_all(runs.join("1")).expect("a folder");
+        fs::write(runs.join("1.lock"), "").expect("a lock file");
+        fs::create_dir_all(runs.join("2")).expect("a folder");
+        let held = File::create(runs.join("2.lock")).expect("a lock file");
+        held.try_lock().expect("the lock is free");
+
+        let run = RunDir::create(data.path()).expect("a run folder");
+
+        assert!(!runs.join("1").exists(), "abandoned");
+        assert!(runs.join("2").exists(), "in use");
+        let path = run.path().to_path_buf();
+        assert!(path.exists());
+        drop(run);
+        assert!(!path.exists());
+    }
+}

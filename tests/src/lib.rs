@@ -1,0 +1,1 @@
+//! The harness of the scenarios that test the system from outside.
