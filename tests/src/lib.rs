@@ -1,1 +1,15 @@
-//! The harness of the scenarios that test the system from outside.
+//! The harness of the scenarios that test the system from outside, through the real binary.
+//!
+//! The scenarios lie beside this crate in `scenarios/`; they are test targets of the package `coracle`,
+//! because cargo tells only a package's own tests where its binary is.
+//!
+//! Nothing here sleeps: a [`Run`] hands over what the program prints as it prints it, and every wait has
+//! a condition and a deadline that only a defect reaches.
+
+mod guests;
+mod http;
+mod run;
+
+pub use guests::{module, repository};
+pub use http::{Answer, get, get_ready};
+pub use run::{Coracle, Ended, Run};

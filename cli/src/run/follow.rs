@@ -1,0 +1,85 @@
+//! Follows the pods through the API until all are at their end, and tells the user.
+
+use std::pin::pin;
+
+use anyhow::{Context, bail};
+use futures::TryStreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::runtime::watcher::{self, Event};
+
+use crate::console::Console;
+use crate::exit::Exit;
+
+use super::tracker::{Note, Standing, Tracker};
+
+/// Why following has come to its end.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// The pods ended, or the user ended them.
+    Ended(Exit),
+    /// An image can never run here; the words say which and why.
+    Refused(String),
+}
+
+impl Verdict {
+    /// Turns a refusal into the error that the command ends with.
+    ///
+    /// # Errors
+    ///
+    /// Returns the refusal.
+    pub(super) fn into_exit(self) -> anyhow::Result<Exit> {
+        match self {
+            Self::Ended(exit) => Ok(exit),
+            Self::Refused(why) => bail!("{why}"),
+        }
+    }
+}
+
+/// Watches all pods of a run.
+pub(super) struct Follower {
+    pods: Api<Pod>,
+    console: Console,
+}
+
+impl Follower {
+    /// Watches through `client` and prints on `console`.
+    pub(super) fn new(client: kube::Client, console: Console) -> Self {
+        Self { pods: Api::all(client), console }
+    }
+
+    /// Prints what happens until `expected` pods are at their end or one can never start.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the watch ends, which the embedded API does only when it is stopped.
+    pub(super) async fn until_finished(self, expected: usize) -> anyhow::Result<Verdict> {
+        let mut tracker = Tracker::default();
+        let mut events = pin!(watcher::watcher(self.pods.clone(), watcher::Config::default()));
+        while let Some(event) = events.try_next().await.context("failed to watch the pods")? {
+            let notes = match event {
+                Event::Apply(pod) | Event::InitApply(pod) => tracker.observe(&pod),
+                Event::Delete(pod) => tracker.forget(&pod),
+                Event::Init | Event::InitDone => continue,
+            };
+            self.print(&notes);
+            match tracker.standing(expected) {
+                Standing::Running => {}
+                Standing::Finished(exit) => return Ok(Verdict::Ended(exit)),
+                Standing::Refused(why) => return Ok(Verdict::Refused(why)),
+            }
+        }
+        bail!("the watch of the pods ended")
+    }
+
+    fn print(&self, notes: &[Note]) {
+        for note in notes {
+            match note {
+                Note::State(line) => self.console.progress(line),
+                Note::Address { url, container } => {
+                    self.console.output(format!("{url}  {container}\n").as_bytes());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Container output on its way to stdout: `pod/container | line`.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use anyhow::Context;
+use coracle_kubelet_shim::OutputLine;
+use tokio::sync::mpsc;
+
+use crate::console::Console;
+
+/// Lines between the containers and stdout. A container that writes faster than stdout takes waits, as
+/// it would on a pipe.
+pub(super) const LINES_MAX: usize = 4096;
+/// How many bytes are gathered before they are written, so that a flood costs few system calls.
+const BATCH_BYTES: usize = 64 * 1024;
+/// How long the rest of the output may take once every pod has ended. A reader that has stopped reading
+/// must not keep the command from ending.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The thread that writes lines; it ends when every sender of lines is gone.
+pub(super) struct Writer {
+    ended: Receiver<()>,
+}
+
+/// Starts the thread: stdout may block, and nothing else must wait for it.
+///
+/// # Errors
+///
+/// Fails when the system gives no thread.
+pub(super) fn start(
+    console: Console,
+    mut lines: mpsc::Receiver<OutputLine>,
+) -> anyhow::Result<Writer> {
+    let (alive, ended) = channel();
+    std::thread::Builder::new()
+        .name("stdout".to_owned())
+        .spawn(move || {
+            let _alive = alive;
+            let mut prefixes = Prefixes { console, known: HashMap::new() };
+            let mut batch = Vec::with_capacity(BATCH_BYTES);
+            while let Some(line) = lines.blocking_recv() {
+                prefixes.append(&line, &mut batch);
+                while batch.len() < BATCH_BYTES {
+                    let Ok(line) = lines.try_recv() else { break };
+                    prefixes.append(&line, &mut batch);
+                }
+                prefixes.console.output(&batch);
+                batch.clear();
+            }
+        })
+        .context("failed to start the thread for stdout")?;
+    Ok(Writer { ended })
+}
+
+impl Writer {
+    /// Waits until what the containers wrote has reached stdout, within limits.
+    pub(super) fn finish(self) {
+        match self.ended.recv_timeout(DRAIN_TIMEOUT) {
+            Ok(()) | Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// The painted `pod/container | ` of each container that has written.
+struct Prefixes {
+    console: Console,
+    known: HashMap<(String, String), String>,
+}
+
+impl Prefixes {
+    fn append(&mut self, line: &OutputLine, batch: &mut Vec<u8>) {
+        let key = (line.pod.clone(), line.container.clone());
+        let prefix = self.known.entry(key).or_insert_with(|| {
+            let name = format!("{}/{}", line.pod, line.container);
+            format!("{} | ", self.console.paint(&name))
+        });
+        batch.extend_from_slice(prefix.as_bytes());
+        batch.extend_from_slice(&line.line);
+        batch.push(b'\n');
+    }
+}

@@ -1,0 +1,295 @@
+//! What happens to pods, told from one status to the next: lines to print, addresses, the ending.
+//!
+//! Pure: it is given pods as the API shows them and decides nothing about them.
+
+use std::collections::HashMap;
+
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde::Deserialize;
+
+use crate::exit::Exit;
+
+/// The annotation in which the agent reports where a pod's ports can be reached.
+const PUBLISHED_ANNOTATION: &str = "coracle.dev/published";
+
+/// Something to tell the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Note {
+    /// A change of state, for stderr.
+    State(String),
+    /// A port that can be reached now: its URL, and the container it belongs to; for stdout.
+    Address { url: String, container: String },
+}
+
+/// How the pods stand, all together.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// At least one pod is not at its end.
+    Running,
+    /// Every pod has run to its end.
+    Finished(Exit),
+    /// An image can never run here: what is wrong, naming pod and container.
+    Refused(String),
+}
+
+/// One entry of the annotation with a pod's addresses.
+#[derive(Deserialize)]
+struct PublishedPort {
+    container: String,
+    url: String,
+}
+
+/// What was last told of each pod.
+#[derive(Default)]
+pub(super) struct Tracker {
+    pods: HashMap<String, Told>,
+}
+
+/// The last state of one pod that was told.
+#[derive(Default)]
+struct Told {
+    phase: Option<&'static str>,
+    unschedulable: Option<String>,
+    containers: HashMap<String, String>,
+    addresses: Vec<String>,
+    refusal: Option<String>,
+    /// Set when the pod is at its end: the first failure by time, if any container failed.
+    ended: Option<Option<Failure>>,
+}
+
+/// A container that failed for good.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Failure {
+    at: Option<Time>,
+    code: i32,
+}
+
+impl Tracker {
+    /// Takes a pod's newest version and returns what is new in it.
+    pub(super) fn observe(&mut self, pod: &Pod) -> Vec<Note> {
+        let key = pod.metadata.uid.clone().unwrap_or_default();
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let told = self.pods.entry(key).or_default();
+        let mut notes = Vec::new();
+        told.note_scheduling(pod, name, &mut notes);
+        for status in container_statuses(pod) {
+            told.note_container(status, name, &mut notes);
+        }
+        told.note_addresses(pod, name, &mut notes);
+        told.note_phase(pod, name, &mut notes);
+        notes
+    }
+
+    /// Takes note that a pod is gone: whatever it was doing, it is at its end.
+    pub(super) fn forget(&mut self, pod: &Pod) -> Vec<Note> {
+        let key = pod.metadata.uid.clone().unwrap_or_default();
+        let told = self.pods.entry(key).or_default();
+        told.ended.get_or_insert(None);
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        vec![Note::State(format!("{name}: deleted"))]
+    }
+
+    /// Returns how all pods stand, given how many there must be.
+    pub(super) fn standing(&self, expected: usize) -> Standing {
+        if let Some(refusal) = self.pods.values().find_map(|told| told.refusal.clone()) {
+            return Standing::Refused(refusal);
+        }
+        let ended: Vec<&Option<Failure>> =
+            self.pods.values().filter_map(|told| told.ended.as_ref()).collect();
+        if ended.len() < expected || ended.len() < self.pods.len() {
+            return Standing::Running;
+        }
+        let first = ended.into_iter().flatten().min();
+        Standing::Finished(first.map_or(Exit::Success, |failure| Exit::of_container(failure.code)))
+    }
+}
+
+impl Told {
+    fn note_scheduling(&mut self, pod: &Pod, name: &str, notes: &mut Vec<Note>) {
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let refused = conditions
+            .filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+            .find_map(|condition| condition.message.clone());
+        if refused.is_some() && refused != self.unschedulable {
+            let message = refused.as_deref().unwrap_or_default();
+            notes.push(Note::State(format!("{name}: cannot be placed: {message}")));
+        }
+        self.unschedulable = refused;
+    }
+
+    fn note_container(&mut self, status: &ContainerStatus, pod: &str, notes: &mut Vec<Note>) {
+        let Some(state) = &status.state else { return };
+        if let Some(refusal) = final_refusal(state) {
+            self.refusal = Some(format!("{pod}/{}: {refusal}", status.name));
+        }
+        let Some(line) = describe(state, status.restart_count) else { return };
+        if self.containers.get(&status.name) != Some(&line) {
+            notes.push(Note::State(format!("{pod}/{}: {line}", status.name)));
+            self.containers.insert(status.name.clone(), line);
+        }
+    }
+
+    fn note_addresses(&mut self, pod: &Pod, name: &str, notes: &mut Vec<Note>) {
+        for port in published(pod) {
+            let running = container_statuses(pod).any(|status| {
+                status.name == port.container && status.state.as_ref().is_some_and(is_running)
+            });
+            if running && !self.addresses.contains(&port.url) {
+                self.addresses.push(port.url.clone());
+                let container = format!("{name}/{}", port.container);
+                notes.push(Note::Address { url: port.url, container });
+            }
+        }
+    }
+
+    fn note_phase(&mut self, pod: &Pod, name: &str, notes: &mut Vec<Note>) {
+        let Some(status) = &pod.status else { return };
+        let phase = match status.phase.as_deref() {
+            Some("Succeeded") => "succeeded",
+            Some("Failed") => "failed",
+            _ => return,
+        };
+        if self.phase != Some(phase) {
+            let why = [&status.reason, &status.message].into_iter().flatten();
+            let why: String = why.map(|text| format!(": {text}")).collect();
+            notes.push(Note::State(format!("{name}: {phase}{why}")));
+        }
+        self.phase = Some(phase);
+        let failed = phase == "failed";
+        self.ended = Some(failed.then(|| first_failure(pod)));
+    }
+}
+
+fn container_statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    pod.status.iter().flat_map(|status| {
+        let init = status.init_container_statuses.iter().flatten();
+        init.chain(status.container_statuses.iter().flatten())
+    })
+}
+
+/// Returns the failure that came first; a pod that failed with no container to blame counts as one that
+/// could not start.
+fn first_failure(pod: &Pod) -> Failure {
+    container_statuses(pod)
+        .filter_map(|status| status.state.as_ref()?.terminated.as_ref())
+        .filter(|ended| ended.exit_code != 0)
+        .map(|ended| Failure { at: ended.finished_at.clone(), code: ended.exit_code })
+        .min()
+        .unwrap_or(Failure { at: None, code: 128 })
+}
+
+fn is_running(state: &ContainerState) -> bool {
+    state.running.is_some()
+}
+
+/// Says what a container is doing, or nothing where there is nothing to tell yet.
+fn describe(state: &ContainerState, restarts: i32) -> Option<String> {
+    if let Some(waiting) = &state.waiting {
+        let reason = waiting.reason.as_deref().unwrap_or("waiting");
+        if matches!(reason, "ContainerCreating" | "PodInitializing") {
+            return None;
+        }
+        let message = waiting.message.as_deref().map(|text| format!(": {text}"));
+        return Some(format!("{reason}{}", message.unwrap_or_default()));
+    }
+    if state.running.is_some() {
+        return Some(match restarts {
+            0 => "running".to_owned(),
+            times => format!("running (restart {times})"),
+        });
+    }
+    let ended = state.terminated.as_ref()?;
+    let reason = ended.reason.as_deref().unwrap_or("Error");
+    let message = ended.message.as_deref().filter(|text| !text.is_empty());
+    let message = message.map(|text| format!(": {}", text.trim_end())).unwrap_or_default();
+    Some(format!("ended with {} ({reason}){message}", ended.exit_code))
+}
+
+/// Returns why a container's image can never run here, if the agent says so.
+fn final_refusal(state: &ContainerState) -> Option<String> {
+    let waiting = state.waiting.as_ref()?;
+    let message = waiting.message.clone().unwrap_or_default();
+    match waiting.reason.as_deref()? {
+        "InvalidImageName" | "ErrImageNeverPull" => Some(message),
+        _ => None,
+    }
+}
+
+/// Reads the addresses that the agent reports; what cannot be read counts as none.
+fn published(pod: &Pod) -> Vec<PublishedPort> {
+    pod.metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(PUBLISHED_ANNOTATION))
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(uid: &str, phase: &str, states: &[(&str, Value)], annotations: Value) -> Pod {
+        let statuses: Vec<Value> = states
+            .iter()
+            .map(|(name, state)| {
+                json!({"name": name, "state": state, "ready": true, "restartCount": 0,
+                       "image": "i", "imageID": ""})
+            })
+            .collect();
+        serde_json::from_value(json!({
+            "metadata": {"name": uid, "uid": uid, "annotations": annotations},
+            "status": {"phase": phase, "containerStatuses": statuses},
+        }))
+        .expect("a pod")
+    }
+
+    fn ended(code: i32, second: u32) -> Value {
+        json!({"terminated": {"exitCode": code, "reason": "Error",
+                              "finishedAt": format!("2026-01-01T00:00:{second:02}Z")}})
+    }
+
+    /// Observes the pods in turn and compares the standing.
+    fn check(pods: &[Pod], expected: Standing) {
+        let mut tracker = Tracker::default();
+        for pod in pods {
+            tracker.observe(pod);
+        }
+        assert_eq!(tracker.standing(2), expected);
+    }
+
+    #[test]
+    fn a_run_is_finished_when_every_pod_is_and_the_first_failure_gives_the_code() {
+        let good = pod("a", "Succeeded", &[("c", ended(0, 9))], json!({}));
+        let late = pod("b", "Failed", &[("c", ended(3, 5))], json!({}));
+        let early = pod("c", "Failed", &[("c", ended(4, 2)), ("d", ended(5, 1))], json!({}));
+        let running = pod("d", "Running", &[("c", json!({"running": {}}))], json!({}));
+        check(&[], Standing::Running);
+        check(std::slice::from_ref(&good), Standing::Running);
+        check(&[good.clone(), late.clone()], Standing::Finished(Exit::Container(3)));
+        check(&[late.clone(), early.clone()], Standing::Finished(Exit::Container(5)));
+        check(&[late, running], Standing::Running);
+        let again = pod("e", "Succeeded", &[("c", ended(0, 1))], json!({}));
+        check(&[good, again], Standing::Finished(Exit::Success));
+    }
+
+    #[test]
+    fn an_address_is_told_once_and_only_when_its_container_runs() {
+        let annotations = json!({PUBLISHED_ANNOTATION:
+            r#"[{"container":"c","name":"http","port":80,"url":"http://127.0.0.1:8080"}]"#});
+        let waiting = json!({"waiting": {"reason": "ContainerCreating"}});
+        let mut tracker = Tracker::default();
+        let before = pod("a", "Pending", &[("c", waiting)], annotations.clone());
+        assert_eq!(tracker.observe(&before), vec![]);
+        let after = pod("a", "Running", &[("c", json!({"running": {}}))], annotations);
+        let address = Note::Address {
+            url: "http://127.0.0.1:8080".to_owned(),
+            container: "a/c".to_owned(),
+        };
+        assert_eq!(tracker.observe(&after), vec![Note::State("a/c: running".to_owned()), address]);
+        assert_eq!(tracker.observe(&after), vec![], "nothing is told twice");
+    }
+}
