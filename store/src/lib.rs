@@ -1,0 +1,16 @@
+//! Keeps revisions of opaque values, with compare-and-swap, history and watches; knows no kind.
+//!
+//! - [`Store`] is the entry point: one global [`Revision`] counts every write.
+//! - Keys are paths such as `/pods/default/web`. The first segment names a *collection*; watch
+//!   history is kept per collection, so a busy one never shortens the window of a quiet one.
+//! - A write is acknowledged by its future, reads and watches are answered from memory.
+//! - There are no tasks: a [`Watcher`] reads the shared history at its own pace and is only woken.
+
+mod collection;
+mod record;
+mod store;
+mod watch;
+
+pub use record::{Change, Event, Record, Revision};
+pub use store::{Expect, Limits, Page, Range, RangeError, Store, WriteError};
+pub use watch::{WatchError, Watcher};
