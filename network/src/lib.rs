@@ -1,0 +1,23 @@
+//! Gives every pod an address and a port space of its own, and carries traffic between pods and the outside.
+//!
+//! Entry point: [`Fabric::new`], then [`Fabric::attach`] for each pod. The crate owns no task and no
+//! thread: everything is polled by whoever holds a [`Stream`], [`Listener`] or [`UdpSocket`], and
+//! kernel sockets are registered with the reactor of the thread that polls them first.
+
+mod egress;
+mod error;
+mod fabric;
+mod listener;
+mod pod;
+mod publish;
+mod stream;
+mod udp;
+
+pub use egress::{EgressRules, LinkLocal};
+pub use error::{AttachError, FabricError, NetError, PublishError};
+pub use fabric::{Fabric, FabricConfig, PodIdentity};
+pub use listener::Listener;
+pub use pod::{PodNetwork, TcpPort};
+pub use publish::{HostAddress, Protocol, PublishPlan, PublishPort, Published};
+pub use stream::Stream;
+pub use udp::UdpSocket;
