@@ -1,0 +1,101 @@
+#!/bin/bash
+# Makes a copy of the Rust toolchain that can build for wasm32-wasip2 on a machine where rustup may
+# download nothing, from two Debian packages, and prints its folder as the last line on stdout.
+#
+# The packages are pinned by checksum, since the committed components are compared with what this
+# toolchain builds. When they have left the mirror, their nearest relatives there are taken and the
+# file `rebuilt` is left in the folder: what it builds then is sound but has other checksums.
+set -euo pipefail
+
+RUST_VERSION=1.95.0
+RUST_SRC=pool/main/r/rustc/rust-src_1.95.0+dfsg1-2~bpo13+1_all.deb
+RUST_SRC_SHA256=7b76db5b880a77f9e52975d2baa6209d2f76d2c9c2789515c3088cb960e2c83b
+WASI_LIBC=pool/main/w/wasi-libc/wasi-libc_0.0~git20260423.161b319-2_all.deb
+WASI_LIBC_SHA256=1051dbb0a5e6d3f709de83b6afb423e07a8ab19a9e9f12ef20ff902131e7b8bc
+TARGET=wasm32-wasip2
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/coracle-ci
+packages=$cache/packages
+host_sysroot=$(rustc --print sysroot)
+stamp=$( (rustc -vV; cat "$0") | sha256sum | cut -c1-16)
+toolchain=$cache/wasm-toolchain-$stamp
+
+say() { echo "wasm-sysroot: $*" >&2; }
+
+# The first Debian archive this machine is configured for, in either format of apt's sources.
+mirror() {
+    { cat /etc/apt/sources.list.d/*.sources 2>/dev/null | sed -n 's/^URIs: *\([^ ]*\).*/\1/p'
+      cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
+          sed -n 's/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\).*/\2/p'
+    } | sed 's,/*$,,' | grep '/debian$' | head -n 1
+}
+
+# download PATH SHA256 FILE: gets a package; 1 when the mirror no longer has it or it is another one.
+download() {
+    echo "$2  $3" | sha256sum --check --status 2>/dev/null && return
+    curl -fsSL --retry 3 -o "$3.part" "$(mirror)/$1" || return 1
+    echo "$2  $3.part" | sha256sum --check --status || return 1
+    mv "$3.part" "$3"
+}
+
+# nearest FOLDER PATTERN FILE: gets the newest package in a folder of the mirror whose name matches.
+nearest() {
+    local name
+    name=$(curl -fsSL --retry 3 "$(mirror)/$1/" | sed 's/%7[Ee]/~/g; s/%2[Bb]/+/g' |
+        grep -o "$2" | sort -uV | tail -n 1)
+    [ -n "$name" ] || return 1
+    say "taking $name in place of the pinned package"
+    curl -fsSL --retry 3 -o "$3.part" "$(mirror)/$1/$name" && mv "$3.part" "$3"
+}
+
+get_packages() {
+    mkdir -p "$packages"
+    rust_src=$packages/rust-src.deb wasi_libc=$packages/wasi-libc.deb rebuilt=
+    download "$RUST_SRC" "$RUST_SRC_SHA256" "$rust_src" || {
+        rebuilt=yes rust_src=$packages/rust-src-other.deb
+        say "the pinned rust-src is not on the mirror"
+        nearest pool/main/r/rustc "rust-src_${RUST_VERSION}[^\"<>]*_all\.deb" "$rust_src"
+    }
+    download "$WASI_LIBC" "$WASI_LIBC_SHA256" "$wasi_libc" || {
+        rebuilt=yes wasi_libc=$packages/wasi-libc-other.deb
+        say "the pinned wasi-libc is not on the mirror"
+        nearest pool/main/w/wasi-libc 'wasi-libc_0.0~git202[6-9][^"<>]*_all\.deb' "$wasi_libc"
+    }
+}
+
+# A real copy: rustup writes some files of a toolchain in place, so links would change under us.
+build() {
+    local root=$work/root clone=$work/toolchain libc lib
+    dpkg -x "$rust_src" "$root"
+    dpkg -x "$wasi_libc" "$root"
+    mkdir -p "$clone/lib/rustlib"
+    cp -a "$host_sysroot/bin" "$clone/"
+    find "$host_sysroot/lib" -maxdepth 1 -type f -exec cp -a -t "$clone/lib" {} +
+    cp -a "$host_sysroot/lib/rustlib/$(rustc --print host-tuple)" "$clone/lib/rustlib/"
+    # The embedded paths become the same on every machine, as in an official std.
+    RUSTC_BOOTSTRAP=1 RUSTC=$clone/bin/rustc __CARGO_DEFAULT_LIB_METADATA=stablestd \
+        CARGO_TARGET_DIR=$work/target CARGO_INCREMENTAL=0 \
+        RUSTFLAGS="-Zforce-unstable-if-unmarked -Cembed-bitcode=yes --remap-path-prefix=$root/usr/src/rustc-$RUST_VERSION=/rustc --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
+        "$clone/bin/cargo" build --quiet --release --target $TARGET --features panic-unwind,backtrace \
+        --manifest-path "$root/usr/src/rustc-$RUST_VERSION/library/sysroot/Cargo.toml" >&2
+    lib=$clone/lib/rustlib/$TARGET/lib libc=$root/usr/lib/wasm32-wasip2
+    mkdir -p "$lib/self-contained"
+    cp "$work/target/$TARGET/release/deps/"*.rlib "$lib/"
+    cp "$libc"/{crt1-command.o,crt1-reactor.o,libc.a} "$lib/self-contained/"
+    [ -z "$rebuilt" ] || touch "$clone/rebuilt"
+}
+
+if [ ! -d "$toolchain" ]; then
+    rustc --version | grep -q "^rustc $RUST_VERSION " || {
+        say "std must match the compiler: rustc $RUST_VERSION is needed, this is $(rustc --version)"
+        exit 1
+    }
+    mkdir -p "$cache"
+    work=$(mktemp -d "$cache/work.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    get_packages
+    say "building std for $TARGET, which takes a minute of two cores"
+    build
+    mv -T "$work/toolchain" "$toolchain" 2>/dev/null || [ -d "$toolchain" ]
+fi
+echo "$toolchain"
