@@ -1,0 +1,69 @@
+//! Which crate may depend on which. A new edge is a change of the architecture: `ARCHITECTURE.md` draws them.
+
+/// For each package of the workspace, the packages of the workspace it may depend on.
+pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
+    (
+        "coracle",
+        &[
+            "coracle-control-plane",
+            "coracle-kubelet-shim",
+            "coracle-network",
+            "coracle-registry",
+            "coracle-runtime",
+            "coracle-store",
+        ],
+    ),
+    ("coracle-control-plane", &["coracle-store"]),
+    (
+        "coracle-kubelet-shim",
+        &[
+            "coracle-network",
+            "coracle-registry",
+            "coracle-runtime",
+            "coracle-store",
+        ],
+    ),
+    ("coracle-network", &[]),
+    ("coracle-registry", &[]),
+    ("coracle-runtime", &["coracle-network"]),
+    ("coracle-store", &[]),
+    ("coracle-tests", &[]),
+    ("xtask", &[]),
+];
+
+/// The same for what only tests need.
+pub(crate) const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[("coracle", &["coracle-tests"])];
+
+/// Libraries that only the named packages may depend on; everyone else sees our types. A name stands
+/// for every package that begins with it and a hyphen, too.
+pub(crate) const OWNERS: &[(&str, &[&str])] = &[
+    ("wasmtime", &["coracle-runtime"]),
+    ("wit-component", &["coracle-runtime"]),
+    ("oci-client", &["coracle-registry"]),
+    ("oci-spec", &["coracle-registry"]),
+    ("tar", &["coracle-registry"]),
+    ("clap", &["coracle", "xtask"]),
+    ("indicatif", &["coracle"]),
+    ("socket2", &["coracle-network"]),
+];
+
+/// Packages that must not be in the lock file, with the reason.
+pub(crate) const FORBIDDEN: &[(&str, &str)] = &[
+    (
+        "aws-lc-rs",
+        "ring is the only TLS provider: it builds on every system without cmake",
+    ),
+    (
+        "aws-lc-sys",
+        "ring is the only TLS provider: it builds on every system without cmake",
+    ),
+    ("native-tls", "rustls is the only TLS library"),
+    (
+        "openssl",
+        "rustls is the only TLS library, and nothing of the system's is linked",
+    ),
+    (
+        "openssl-sys",
+        "rustls is the only TLS library, and nothing of the system's is linked",
+    ),
+];

@@ -1,0 +1,29 @@
+//! The project's own chores: builds the samples' guests, guards the style, runs what CI runs.
+
+mod ci;
+mod edges;
+mod guests;
+mod tidy;
+mod workspace;
+
+use clap::Parser;
+
+/// Chores of this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Chore {
+    /// Runs exactly what CI runs: formatting, tidy, clippy, documentation, tests.
+    Ci,
+    /// Builds the samples' components into the target folder.
+    Guests(guests::Options),
+    /// Checks what compiler and linter do not: budgets, names, dependencies, documents.
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Chore::parse() {
+        Chore::Ci => ci::run(),
+        Chore::Guests(options) => guests::run(&options),
+        Chore::Tidy => tidy::run(),
+    }
+}
