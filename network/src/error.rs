@@ -46,6 +46,9 @@ pub enum NetError {
     /// The operation does not exist on this network.
     #[error("not supported")]
     NotSupported,
+    /// The pod was detached from the network.
+    #[error("the pod is detached")]
+    Detached,
     /// A named limit of the pod or the fabric is reached.
     #[error("limit reached: {0}")]
     Limit(&'static str),
@@ -70,6 +73,7 @@ impl NetError {
             NetError::InvalidArgument | NetError::DatagramTooLarge => K::InvalidInput,
             NetError::TimedOut => K::TimedOut,
             NetError::NotSupported => K::Unsupported,
+            NetError::Detached => K::NetworkDown,
             NetError::Limit(_) => K::QuotaExceeded,
             NetError::Io(source) => source.kind(),
         }
@@ -187,11 +191,9 @@ pub enum PublishError {
     /// Every address of the claimed loopback block is taken.
     #[error("no loopback address is left to publish on")]
     NoAddress,
-    /// The same port of the pod is published too often.
-    #[error("pod port {port} has the most publications allowed, {limit}")]
+    /// The pod publishes too many ports.
+    #[error("the pod publishes the most ports allowed, {limit}")]
     TooMany {
-        /// The pod's port.
-        port: u16,
         /// The limit.
         limit: usize,
     },

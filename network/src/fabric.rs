@@ -1,15 +1,54 @@
-//! Fabric.
+//! The network of one node: which pod has which address, and the way from one to another.
 
-use crate::*;
+use std::array;
+use std::collections::HashMap;
+use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
+
+use crate::addresses::AddressPool;
+use crate::budget::Budget;
+use crate::connect;
+use crate::egress::{EgressRules, Territory};
+use crate::error::{AttachError, FabricError, PublishError};
+use crate::names::{self, HostRecord};
+use crate::pod::{Pod, PodNetwork};
+use crate::publish::PublishPlan;
+use crate::publish::block::LoopbackBlock;
+use crate::publish::outside::OutsidePorts;
+use crate::stream::Stream;
+
+/// The shortest prefix of a pod CIDR: 4 million addresses, half a megabyte to keep count of them.
+const CIDR_PREFIX_MIN: u8 = 10;
+
+/// The longest prefix of a pod CIDR: one pod besides the network, the node and the broadcast address.
+const CIDR_PREFIX_MAX: u8 = 30;
+
+/// Ranges that mean something else to a guest than another pod.
+const RESERVED: [Ipv4Net; 4] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
+    Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3),
+];
+
+/// The map of pods is split so that look-ups on all cores do not meet in one lock.
+const SHARDS: usize = 64;
+
+/// Bytes buffered towards pods for the host side: probes and port-forwards.
+const HOST_BUFFER_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// How a fabric is laid out.
 #[derive(Debug, Clone)]
 pub struct FabricConfig {
-    /// The range pods get their addresses from.
-    pub pod_cidr: ipnet::Ipv4Net,
-    /// The zone of names answered here.
+    /// The range pods get their addresses from; its first address is the node's.
+    pub pod_cidr: Ipv4Net,
+    /// The zone of the names answered here.
     pub cluster_domain: String,
     /// Where ports are published.
     pub publish: PublishPlan,
@@ -17,38 +56,261 @@ pub struct FabricConfig {
     pub egress: EgressRules,
 }
 
-/// Who is attached.
-#[derive(Debug, Clone)]
+impl Default for FabricConfig {
+    /// `10.244.0.0/16`, `cluster.local`, published on loopback, link-local addresses closed.
+    fn default() -> FabricConfig {
+        FabricConfig {
+            pod_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
+            cluster_domain: "cluster.local".to_owned(),
+            publish: PublishPlan::Loopback,
+            egress: EgressRules::default(),
+        }
+    }
+}
+
+/// Who is attached, as far as names depend on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodIdentity {
     /// The pod's namespace.
     pub namespace: String,
     /// The pod's name.
     pub name: String,
-    /// The pod's UID.
+    /// The pod's UID; two pods of one UID cannot be attached at once.
     pub uid: String,
     /// The host name its containers see.
     pub hostname: String,
-    /// `spec.subdomain`.
+    /// `spec.subdomain`; with it `<hostname>.<subdomain>.<namespace>.svc.<cluster domain>` is answered.
     pub subdomain: Option<String>,
 }
 
-/// All pod networks of one node.
-#[derive(Debug, Clone)]
-pub struct Fabric;
+/// All pod networks of one node. Clones share it; it owns no task and no thread.
+#[derive(Clone)]
+pub struct Fabric {
+    shared: Arc<Shared>,
+}
+
+/// What pods and handles share.
+pub(crate) struct Shared {
+    territory: Territory,
+    zone: String,
+    addresses: Mutex<AddressPool>,
+    pods: [RwLock<HashMap<Ipv4Addr, Arc<Pod>>>; SHARDS],
+    directory: RwLock<Directory>,
+    plan: PublishPlan,
+    block: Option<LoopbackBlock>,
+    outside: Arc<OutsidePorts>,
+    host_budget: Arc<Budget>,
+    lookups: Arc<Semaphore>,
+}
+
+/// Look-ups other than by address.
+#[derive(Default)]
+struct Directory {
+    by_uid: HashMap<String, Ipv4Addr>,
+    by_name: HashMap<HostRecord, Vec<Ipv4Addr>>,
+}
 
 impl Fabric {
-    /// New.
-    pub fn new(_config: FabricConfig) -> Result<Fabric, FabricError> {
-        Ok(Fabric)
-    }
-    /// Attach.
-    pub fn attach(&self, identity: PodIdentity) -> Result<PodNetwork, AttachError> {
-        Ok(PodNetwork {
-            hostname: identity.hostname,
+    /// Lays a fabric out and, if it publishes on loopback, claims a block of addresses for it.
+    pub fn new(config: FabricConfig) -> Result<Fabric, FabricError> {
+        let FabricConfig {
+            pod_cidr,
+            cluster_domain,
+            publish,
+            egress,
+        } = config;
+        let cidr = check_cidr(pod_cidr)?;
+        let Ok(zone) = names::canonical(&cluster_domain) else {
+            return Err(FabricError::ClusterDomain {
+                domain: cluster_domain,
+            });
+        };
+        let size = 1 << (32 - u32::from(cidr.prefix_len()));
+        let block = match publish {
+            PublishPlan::Loopback => LoopbackBlock::claim(),
+            PublishPlan::Nowhere => None,
+        };
+        let node = Ipv4Addr::from(u32::from(cidr.network()) + 1);
+        let shared = Shared {
+            territory: Territory {
+                pod_cidr: cidr,
+                node,
+                rules: egress,
+            },
+            zone,
+            addresses: Mutex::new(AddressPool::new(size, &[0, 1, size - 1])),
+            pods: array::from_fn(|_| RwLock::default()),
+            directory: RwLock::default(),
+            plan: publish,
+            block,
+            outside: Arc::default(),
+            host_budget: Arc::new(Budget::new(HOST_BUFFER_BYTES_MAX)),
+            lookups: Arc::new(Semaphore::new(names::LOOKUPS_MAX)),
+        };
+        Ok(Fabric {
+            shared: Arc::new(shared),
         })
     }
-    /// Dial.
-    pub async fn dial(&self, _to: SocketAddr) -> io::Result<Stream> {
-        Err(NetError::NotSupported.into())
+
+    /// Attaches a pod: it has an address, a port space and a loopback from here on.
+    pub fn attach(&self, identity: PodIdentity) -> Result<PodNetwork, AttachError> {
+        let shared = &self.shared;
+        let cidr = shared.territory.pod_cidr;
+        let mut directory = shared.directory.write();
+        if let Some(ip) = directory.by_uid.get(&identity.uid) {
+            return Err(AttachError::AlreadyAttached {
+                uid: identity.uid,
+                ip: *ip,
+            });
+        }
+        let offset = shared
+            .addresses
+            .lock()
+            .take()
+            .ok_or(AttachError::NoAddress { cidr })?;
+        let ip = Ipv4Addr::from(u32::from(cidr.network()) + offset);
+        directory.by_uid.insert(identity.uid.clone(), ip);
+        if let Some(record) = HostRecord::of(&identity) {
+            directory.by_name.entry(record).or_default().push(ip);
+        }
+        drop(directory);
+        let pod = Arc::new(Pod::new(Arc::clone(shared), ip, identity));
+        shared.shard(ip).write().insert(ip, Arc::clone(&pod));
+        Ok(PodNetwork::new(pod))
+    }
+
+    /// Connects from the host side to a port of a pod: probes, port-forward. The pod sees the node's
+    /// address inside the pod CIDR as the peer.
+    pub async fn dial(&self, to: SocketAddr) -> io::Result<Stream> {
+        connect::from_host(&self.shared, to).await
+    }
+
+    /// Returns the node's address inside the pod CIDR.
+    pub fn node_ip(&self) -> Ipv4Addr {
+        self.shared.territory.node
     }
 }
+
+impl Shared {
+    /// Returns what addresses mean here.
+    pub(crate) fn territory(&self) -> &Territory {
+        &self.territory
+    }
+
+    /// Returns the cluster domain in canonical form.
+    pub(crate) fn zone(&self) -> &str {
+        &self.zone
+    }
+
+    /// Returns the host ports we publish beyond loopback.
+    pub(crate) fn outside(&self) -> &Arc<OutsidePorts> {
+        &self.outside
+    }
+
+    /// Returns the account of what the host side sends to pods.
+    pub(crate) fn host_budget(&self) -> &Arc<Budget> {
+        &self.host_budget
+    }
+
+    /// Returns the bound on look-ups by the host's resolver.
+    pub(crate) fn lookups(&self) -> &Arc<Semaphore> {
+        &self.lookups
+    }
+
+    /// Returns the pod at `ip`.
+    pub(crate) fn find(&self, ip: Ipv4Addr) -> Option<Arc<Pod>> {
+        self.shard(ip).read().get(&ip).cloned()
+    }
+
+    /// Returns the pods a host record names.
+    pub(crate) fn find_named(&self, record: &HostRecord) -> Vec<Ipv4Addr> {
+        self.directory
+            .read()
+            .by_name
+            .get(record)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Returns how a peer outside the fabric appears to a pod: host loopback as the node's address.
+    pub(crate) fn shown(&self, peer: SocketAddr) -> SocketAddr {
+        let ip = peer.ip().to_canonical();
+        let ip = if ip.is_loopback() {
+            IpAddr::V4(self.territory.node)
+        } else {
+            ip
+        };
+        SocketAddr::new(ip, peer.port())
+    }
+
+    /// Takes a loopback address to publish the pod at `ip` on; nothing where `127.0.0.1` serves all.
+    pub(crate) fn take_loopback(&self, ip: Ipv4Addr) -> Result<Option<Ipv4Addr>, PublishError> {
+        match (self.plan, &self.block) {
+            (PublishPlan::Nowhere, _) => Err(PublishError::Nowhere),
+            (PublishPlan::Loopback, None) => Ok(None),
+            (PublishPlan::Loopback, Some(block)) => {
+                let offset = u32::from(ip) - u32::from(self.territory.pod_cidr.network());
+                block.take(offset).map(Some).ok_or(PublishError::NoAddress)
+            }
+        }
+    }
+
+    /// Takes a pod out of every look-up.
+    pub(crate) fn forget(&self, pod: &Pod) {
+        let ip = pod.ip();
+        let gone = self.shard(ip).write().remove(&ip);
+        let mut directory = self.directory.write();
+        directory.by_uid.remove(&pod.identity().uid);
+        if let Some(record) = HostRecord::of(pod.identity()) {
+            if let Some(addresses) = directory.by_name.get_mut(&record) {
+                addresses.retain(|address| *address != ip);
+                if addresses.is_empty() {
+                    directory.by_name.remove(&record);
+                }
+            }
+        }
+        drop(directory);
+        drop(gone);
+    }
+
+    /// Makes the addresses of a closed pod available again.
+    pub(crate) fn free_addresses(&self, ip: Ipv4Addr, loopback: Option<Ipv4Addr>) {
+        let offset = u32::from(ip) - u32::from(self.territory.pod_cidr.network());
+        self.addresses.lock().give_back(offset);
+        if let (Some(block), Some(loopback)) = (&self.block, loopback) {
+            block.give_back(loopback);
+        }
+    }
+
+    fn shard(&self, ip: Ipv4Addr) -> &RwLock<HashMap<Ipv4Addr, Arc<Pod>>> {
+        &self.pods[u32::from(ip) as usize % SHARDS]
+    }
+}
+
+fn check_cidr(cidr: Ipv4Net) -> Result<Ipv4Net, FabricError> {
+    let (shortest, longest) = (CIDR_PREFIX_MIN, CIDR_PREFIX_MAX);
+    if !(shortest..=longest).contains(&cidr.prefix_len()) {
+        return Err(FabricError::CidrSize {
+            cidr,
+            shortest,
+            longest,
+        });
+    }
+    let touches = |reserved: &Ipv4Net| reserved.contains(&cidr) || cidr.contains(reserved);
+    match RESERVED.into_iter().find(touches) {
+        Some(reserved) => Err(FabricError::CidrReserved { cidr, reserved }),
+        None => Ok(cidr.trunc()),
+    }
+}
+
+impl fmt::Debug for Fabric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cidr = self.shared.territory.pod_cidr;
+        f.debug_struct("Fabric")
+            .field("pod_cidr", &cidr)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

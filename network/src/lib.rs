@@ -4,10 +4,16 @@
 //! thread: everything is polled by whoever holds a [`Stream`], [`Listener`] or [`UdpSocket`], and
 //! kernel sockets are registered with the reactor of the thread that polls them first.
 
+mod addresses;
+mod budget;
+mod connect;
 mod egress;
 mod error;
 mod fabric;
 mod listener;
+mod names;
+mod pipe;
+mod platform;
 mod pod;
 mod publish;
 mod stream;

@@ -1,60 +1,542 @@
-//! Pod.
+//! One pod's place in the fabric: its ports, its connections, its publications, and the handle others hold.
 
-use crate::*;
+use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// One pod's view of the network.
-#[derive(Debug, Clone)]
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::budget::{BUFFER_BYTES_PER_POD_MAX, Budget};
+use crate::connect;
+use crate::error::{NetError, PublishError};
+use crate::fabric::{PodIdentity, Shared};
+use crate::listener::{Backlog, Joined, Listener};
+use crate::names;
+use crate::publish::{
+    self, HostAddress, PUBLICATIONS_PER_POD_MAX, Protocol, Publication, PublishPort, Published,
+};
+use crate::stream::kernel::{KernelCount, KernelSocket, Place};
+use crate::stream::{Addresses, Stream, Transport};
+use crate::udp::UdpSocket;
+use crate::udp::inbox::Inbox;
+
+pub(crate) mod live;
+pub(crate) mod ports;
+
+use live::{Held, Live};
+use ports::{PortTable, Slots};
+
+/// A pod's network: one address, one port space and one loopback for all its containers.
+///
+/// Clones share the attachment. It ends with [`PodNetwork::detach`], or when the last clone is
+/// dropped; sockets that outlive it fail.
+#[derive(Clone)]
 pub struct PodNetwork {
-    pub(crate) hostname: String,
+    attachment: Arc<Attachment>,
 }
-/// A reserved port.
-#[derive(Debug)]
-pub struct TcpPort;
-impl TcpPort {
-    /// Local address as a guest sees it.
-    pub fn local_addr(&self) -> SocketAddr {
-        (Ipv4Addr::UNSPECIFIED, 0).into()
-    }
+
+/// Detaches when the last handle is gone.
+struct Attachment {
+    pod: Arc<Pod>,
+}
+
+/// What sockets and the fabric share of one pod.
+pub(crate) struct Pod {
+    fabric: Arc<Shared>,
+    ip: Ipv4Addr,
+    identity: PodIdentity,
+    tcp: Mutex<PortTable<TcpHolder>>,
+    udp: Mutex<PortTable<Arc<Inbox>>>,
+    live: Mutex<Live>,
+    publishing: Mutex<Publishing>,
+    budget: Arc<Budget>,
+    kernel: KernelCount,
+    lookups: Arc<Semaphore>,
+    closed: AtomicBool,
+}
+
+/// What holds a TCP port.
+#[derive(Clone)]
+enum TcpHolder {
+    /// A bound socket, or the source of a connection.
+    Bound,
+    /// A listener.
+    Listening(Arc<Backlog>),
+}
+
+/// The pod's side of publishing.
+struct Publishing {
+    list: Vec<Arc<Publication>>,
+    loopback: Option<Ipv4Addr>,
+    life: Life,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Attached,
+    Detached,
+}
+
+/// A TCP port of a pod, held until this is dropped or what it was given to ends.
+pub struct TcpPort {
+    pod: Arc<Pod>,
+    slots: Slots,
+    local: SocketAddr,
+    released: AtomicBool,
+}
+
+/// A connection's entry in its pod's register, removed on drop.
+pub(crate) struct Membership {
+    pod: Arc<Pod>,
+    id: u64,
 }
 
 impl PodNetwork {
-    /// Ip.
+    /// Wraps a pod that was just attached.
+    pub(crate) fn new(pod: Arc<Pod>) -> PodNetwork {
+        PodNetwork {
+            attachment: Arc::new(Attachment { pod }),
+        }
+    }
+
+    /// Returns the pod's address.
     pub fn ip(&self) -> Ipv4Addr {
-        Ipv4Addr::UNSPECIFIED
+        self.pod().ip
     }
-    /// Hostname.
+
+    /// Returns the host name the pod's containers see.
     pub fn hostname(&self) -> &str {
-        &self.hostname
+        &self.pod().identity.hostname
     }
-    /// Reserve.
-    pub fn reserve_tcp(&self, _local: SocketAddr) -> Result<TcpPort, NetError> {
-        Err(NetError::NotSupported)
+
+    /// Returns the bytes that the pod's connections and sockets hold in memory now.
+    pub fn buffered_bytes(&self) -> usize {
+        self.pod().budget.used()
     }
-    /// Listen.
-    pub fn listen(&self, _port: TcpPort, _backlog: usize) -> Result<Listener, NetError> {
-        Err(NetError::NotSupported)
+
+    /// Holds a TCP port, as `bind` does; port 0 takes a random free one.
+    ///
+    /// `0.0.0.0` is the pod's address and `127.0.0.1`; `[::]` is these and `::1`, so a listener on it
+    /// takes IPv4 too and clashes with one on `0.0.0.0`; `::ffff:a.b.c.d` is `a.b.c.d`. A held port is
+    /// [`NetError::AddressInUse`], an address that is not the pod's [`NetError::AddressNotAvailable`].
+    pub fn reserve_tcp(&self, local: SocketAddr) -> Result<TcpPort, NetError> {
+        self.pod().reserve_tcp(local)
     }
-    /// Connect.
-    pub async fn connect(
-        &self,
-        _from: Option<TcpPort>,
-        _to: SocketAddr,
-    ) -> Result<Stream, NetError> {
-        Err(NetError::NotSupported)
+
+    /// Makes a held port listen. At most `backlog` connections wait to be accepted, further ones wait
+    /// to be let in. The port's publications accept connections from here on.
+    pub fn listen(&self, port: TcpPort, backlog: usize) -> Result<Listener, NetError> {
+        let pod = self.pod();
+        if !Arc::ptr_eq(pod, &port.pod) {
+            return Err(NetError::InvalidArgument);
+        }
+        let backlog = Backlog::new(backlog, port.local);
+        let holder = TcpHolder::Listening(Arc::clone(&backlog));
+        pod.tcp
+            .lock()
+            .replace(port.slots, port.local.port(), holder)?;
+        let (slots, number) = (port.slots, port.local.port());
+        let listener = Listener::new(Arc::clone(&backlog), port);
+        if slots.meets(Slots::POD) {
+            for publication in pod.publications_of(Protocol::Tcp, number) {
+                backlog.join(&publication)?;
+            }
+        }
+        Ok(listener)
     }
-    /// Bind UDP.
-    pub fn bind_udp(&self, _local: SocketAddr) -> Result<UdpSocket, NetError> {
-        Err(NetError::NotSupported)
+
+    /// Connects to a pod, to the pod's own loopback, or out through the host as the egress rules allow.
+    ///
+    /// Within the fabric it is done at once: [`NetError::ConnectionRefused`] where nothing listens,
+    /// [`NetError::Unreachable`] where no pod is; it waits only while the listener's backlog is full.
+    /// Going out opens a kernel socket on the reactor of the caller, which must be a tokio runtime.
+    pub async fn connect(&self, from: Option<TcpPort>, to: SocketAddr) -> Result<Stream, NetError> {
+        connect::from_pod(self.pod(), from, to).await
     }
-    /// Resolve.
-    pub async fn resolve(&self, _name: &str) -> Result<Vec<IpAddr>, NetError> {
-        Err(NetError::NotSupported)
+
+    /// Binds a UDP socket, under the same rules for addresses as [`PodNetwork::reserve_tcp`]. Datagrams
+    /// to the port's publications reach it too.
+    pub fn bind_udp(&self, local: SocketAddr) -> Result<UdpSocket, NetError> {
+        UdpSocket::bind(self.pod(), local)
     }
-    /// Publish.
-    pub fn publish(&self, _port: PublishPort) -> Result<Published, PublishError> {
-        Err(PublishError::Nowhere)
+
+    /// Answers a name as `getaddrinfo` in a container of the pod would: literals, `localhost`, the
+    /// pod's own host name, records of pods under the cluster domain (with the usual search list), and
+    /// the host's resolver for everything else. Names under the cluster domain never leave the process.
+    /// What an answer may be used for is decided when it is connected to.
+    pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetError> {
+        names::resolve(self.pod(), name).await
     }
-    /// Detach.
-    pub fn detach(&self) {}
+
+    /// Publishes a port of the pod on the host; the host port is bound when this returns.
+    pub fn publish(&self, port: PublishPort) -> Result<Published, PublishError> {
+        self.pod().publish(&port)
+    }
+
+    /// Ends everything the pod has on the network: listeners and waiting calls fail, connections are
+    /// reset, publications close, the address is free. Doing it again is harmless.
+    pub fn detach(&self) {
+        self.pod().close();
+    }
+
+    fn pod(&self) -> &Arc<Pod> {
+        &self.attachment.pod
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.pod.close();
+    }
+}
+
+impl Pod {
+    /// Returns a pod with nothing on it.
+    pub(crate) fn new(fabric: Arc<Shared>, ip: Ipv4Addr, identity: PodIdentity) -> Pod {
+        Pod {
+            fabric,
+            ip,
+            identity,
+            tcp: Mutex::new(PortTable::new()),
+            udp: Mutex::new(PortTable::new()),
+            live: Mutex::new(Live::new()),
+            publishing: Mutex::new(Publishing {
+                list: Vec::new(),
+                loopback: None,
+                life: Life::Attached,
+            }),
+            budget: Arc::new(Budget::new(BUFFER_BYTES_PER_POD_MAX)),
+            kernel: KernelCount::default(),
+            lookups: Arc::new(Semaphore::new(names::LOOKUPS_PER_POD_MAX)),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns the pod's address.
+    pub(crate) fn ip(&self) -> Ipv4Addr {
+        self.ip
+    }
+
+    /// Returns who the pod is.
+    pub(crate) fn identity(&self) -> &PodIdentity {
+        &self.identity
+    }
+
+    /// Returns the fabric the pod is attached to.
+    pub(crate) fn fabric(&self) -> &Arc<Shared> {
+        &self.fabric
+    }
+
+    /// Returns the account of the pod's buffers.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Returns the count of the pod's kernel sockets.
+    pub(crate) fn kernel_count(&self) -> &KernelCount {
+        &self.kernel
+    }
+
+    /// Returns the bound on look-ups the pod has under way.
+    pub(crate) fn lookups(&self) -> &Arc<Semaphore> {
+        &self.lookups
+    }
+
+    /// Returns the pod's UDP ports.
+    pub(crate) fn udp_ports(&self) -> &Mutex<PortTable<Arc<Inbox>>> {
+        &self.udp
+    }
+
+    fn reserve_tcp(self: &Arc<Self>, local: SocketAddr) -> Result<TcpPort, NetError> {
+        let slots = Slots::bound_to(local.ip(), self.ip).ok_or(NetError::AddressNotAvailable)?;
+        if local.port() == 0 {
+            return self.hold_any(slots, local.ip());
+        }
+        self.tcp
+            .lock()
+            .reserve(slots, local.port(), TcpHolder::Bound)?;
+        Ok(TcpPort::held(self, slots, local))
+    }
+
+    /// Holds a random port on `slots`, which `ip` stands for.
+    pub(crate) fn hold_any(
+        self: &Arc<Self>,
+        slots: Slots,
+        ip: IpAddr,
+    ) -> Result<TcpPort, NetError> {
+        let mut random = rand::rng();
+        let port = self
+            .tcp
+            .lock()
+            .reserve_ephemeral(slots, TcpHolder::Bound, &mut random)?;
+        Ok(TcpPort::held(self, slots, SocketAddr::new(ip, port)))
+    }
+
+    /// Returns the listener of a port.
+    pub(crate) fn listening(&self, slot: Slots, port: u16) -> Option<Arc<Backlog>> {
+        match self.tcp.lock().find(slot, port)? {
+            TcpHolder::Listening(backlog) => Some(Arc::clone(backlog)),
+            TcpHolder::Bound => None,
+        }
+    }
+
+    /// Enters a connection into the register of what detaching ends.
+    pub(crate) fn enter(self: &Arc<Self>, held: Held) -> Result<Membership, NetError> {
+        let id = self.live.lock().insert(held)?;
+        Ok(Membership {
+            pod: Arc::clone(self),
+            id,
+        })
+    }
+
+    /// Makes an accepted kernel socket the pod's own stream, with the pod's address as its local one.
+    pub(crate) fn take_kernel_stream(
+        self: &Arc<Self>,
+        tcp: tokio::net::TcpStream,
+        peer: SocketAddr,
+        place: Place,
+        listener: SocketAddr,
+    ) -> io::Result<Stream> {
+        let socket = KernelSocket::new(tcp, place);
+        let membership = self.enter(Held::Kernel(Arc::downgrade(&socket)))?;
+        let local = SocketAddr::new(IpAddr::V4(self.ip), listener.port());
+        let addresses = Addresses {
+            local,
+            peer: self.fabric.shown(peer),
+        };
+        let seen = addresses.seen_by(listener);
+        Ok(Stream::new(
+            Transport::Kernel(socket),
+            seen,
+            Some(membership),
+            None,
+        ))
+    }
+
+    fn publications_of(&self, protocol: Protocol, port: u16) -> Vec<Arc<Publication>> {
+        let publishing = self.publishing.lock();
+        let matching = publishing
+            .list
+            .iter()
+            .filter(|entry| entry.is_for(protocol, port));
+        matching.cloned().collect()
+    }
+
+    fn publish(self: &Arc<Self>, port: &PublishPort) -> Result<Published, PublishError> {
+        if port.port == 0 || matches!(port.host, HostAddress::HostPort { port: 0, .. }) {
+            return Err(PublishError::PortZero);
+        }
+        let bound = match port.host {
+            HostAddress::HostPort {
+                ip,
+                port: host_port,
+            } => publish::bind_host_port(port.protocol, ip, host_port)?,
+            HostAddress::Loopback => self.bind_loopback(port)?,
+        };
+        let announced = self.fabric.outside().announce(port.protocol, bound.address);
+        let publication = Publication::new(port, bound, announced);
+        let mut publishing = self.publishing.lock();
+        if publishing.life == Life::Detached {
+            return Err(PublishError::Detached);
+        }
+        if publishing.list.len() >= PUBLICATIONS_PER_POD_MAX {
+            return Err(PublishError::TooMany {
+                limit: PUBLICATIONS_PER_POD_MAX,
+            });
+        }
+        publishing.list.push(Arc::clone(&publication));
+        drop(publishing);
+        Pod::join_publication(self, &publication);
+        let address = publication.address();
+        Ok(Published {
+            address,
+            publication,
+            pod: Arc::downgrade(self),
+        })
+    }
+
+    fn bind_loopback(&self, port: &PublishPort) -> Result<publish::Bound, PublishError> {
+        let mut publishing = self.publishing.lock();
+        if publishing.life == Life::Detached {
+            return Err(PublishError::Detached);
+        }
+        let ip = match publishing.loopback {
+            Some(ip) => Some(ip),
+            None => self.fabric.take_loopback(self.ip)?,
+        };
+        publishing.loopback = ip;
+        drop(publishing);
+        match ip {
+            Some(ip) => publish::bind_loopback(port.protocol, ip, port.port),
+            None => publish::bind_loopback(port.protocol, Ipv4Addr::LOCALHOST, 0),
+        }
+    }
+
+    /// Lends a publication to whatever serves its port now, if anything does.
+    pub(crate) fn join_publication(pod: &Arc<Pod>, publication: &Arc<Publication>) {
+        let port = publication.port();
+        let result = match publication.protocol() {
+            // A listener found closed has left the table, so another look finds its successor or nobody.
+            Protocol::Tcp => loop {
+                match pod
+                    .listening(Slots::POD, port)
+                    .map(|backlog| backlog.join(publication))
+                {
+                    None | Some(Ok(Joined::Open)) => break Ok(()),
+                    Some(Ok(Joined::Closed)) => {}
+                    Some(Err(error)) => break Err(error),
+                }
+            },
+            Protocol::Udp => {
+                let inbox = pod.udp.lock().find(Slots::POD, port).cloned();
+                if let Some(inbox) = inbox {
+                    inbox.join(publication);
+                }
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            let address = publication.address();
+            tracing::warn!(%address, %error, "a published port cannot accept connections");
+        }
+    }
+
+    /// Returns the publications a UDP socket on `port` serves.
+    pub(crate) fn udp_publications(&self, port: u16) -> Vec<Arc<Publication>> {
+        self.publications_of(Protocol::Udp, port)
+    }
+
+    /// Takes a publication off the pod and out of whatever serves it.
+    pub(crate) fn unpublish(&self, publication: &Arc<Publication>) {
+        self.publishing
+            .lock()
+            .list
+            .retain(|entry| !Arc::ptr_eq(entry, publication));
+        publication.end();
+        match publication.protocol() {
+            Protocol::Tcp => {
+                if let Some(backlog) = self.listening(Slots::POD, publication.port()) {
+                    backlog.leave(publication);
+                }
+            }
+            Protocol::Udp => {
+                let inbox = self
+                    .udp
+                    .lock()
+                    .find(Slots::POD, publication.port())
+                    .cloned();
+                if let Some(inbox) = inbox {
+                    inbox.leave(publication);
+                }
+            }
+        }
+    }
+
+    /// Ends everything the pod has on the network, once.
+    fn close(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.fabric.forget(self);
+        let mut publishing = self.publishing.lock();
+        publishing.life = Life::Detached;
+        let publications = std::mem::take(&mut publishing.list);
+        let loopback = publishing.loopback.take();
+        drop(publishing);
+        publications
+            .iter()
+            .for_each(|publication| publication.end());
+        let listeners = self.tcp.lock().close();
+        for holder in listeners {
+            if let TcpHolder::Listening(backlog) = holder {
+                drop(backlog.close());
+            }
+        }
+        let inboxes = self.udp.lock().close();
+        for inbox in inboxes {
+            // The publications it served have ended already.
+            drop(inbox.close());
+        }
+        let connections = self.live.lock().close();
+        connections.into_iter().for_each(Held::end);
+        drop(publications);
+        self.fabric.free_addresses(self.ip, loopback);
+    }
+}
+
+impl TcpPort {
+    fn held(pod: &Arc<Pod>, slots: Slots, local: SocketAddr) -> TcpPort {
+        TcpPort {
+            pod: Arc::clone(pod),
+            slots,
+            local,
+            released: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns the address as it was bound, with the port that was taken.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Returns the addresses the port is held on.
+    pub(crate) fn slots(&self) -> Slots {
+        self.slots
+    }
+
+    /// Returns the pod.
+    pub(crate) fn pod(&self) -> &Arc<Pod> {
+        &self.pod
+    }
+
+    /// Lets go of the port before the handle is dropped.
+    pub(crate) fn release(&self) {
+        if !self.released.swap(true, Ordering::AcqRel) {
+            // Bound to a name so that it is dropped after the lock: a backlog may hold streams with ports.
+            let _holder = self.pod.tcp.lock().release(self.slots, self.local.port());
+        }
+    }
+}
+
+impl Drop for TcpPort {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.pod.live.lock().remove(self.id);
+    }
+}
+
+impl fmt::Debug for PodNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PodIdentity {
+            namespace, name, ..
+        } = self.pod().identity();
+        f.debug_struct("PodNetwork")
+            .field("pod", &format_args!("{namespace}/{name}"))
+            .field("ip", &self.ip())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Pod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pod")
+            .field("ip", &self.ip)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TcpPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpPort")
+            .field("local", &self.local)
+            .finish_non_exhaustive()
+    }
 }

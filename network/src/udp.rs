@@ -1,43 +1,237 @@
-//! UDP.
+//! A pod's UDP socket: datagrams between pods in memory, to and from the host by kernel sockets it polls itself.
+//!
+//! Three sources feed one socket: its inbox, which other pods write to; the kernel sockets of its
+//! port's publications; and up to two kernel sockets for what it sends out, bound when first needed.
+//! From those it takes only datagrams of addresses it has sent to, as a NAT in front of a pod would.
 
+use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use parking_lot::Mutex;
+
+use crate::egress::Destination;
+use crate::error::NetError;
+use crate::pod::Pod;
+use crate::pod::ports::Slots;
+use crate::publish::Protocol;
+use crate::stream::in_family;
+
+pub(crate) mod flows;
+pub(crate) mod inbox;
+mod outward;
+
+use inbox::Inbox;
+
+/// The most bytes of one datagram: what IPv4 leaves beside its own header and that of UDP.
+pub(crate) const DATAGRAM_BYTES_MAX: usize = 65_507;
+
 /// A UDP socket of a pod.
-#[derive(Debug)]
-pub struct UdpSocket;
+///
+/// Receiving and sending never wait: a full inbox loses datagrams, as a kernel's does.
+pub struct UdpSocket {
+    pod: Arc<Pod>,
+    inbox: Arc<Inbox>,
+    slots: Slots,
+    local: SocketAddr,
+    peer: Mutex<Option<SocketAddr>>,
+}
+
 impl UdpSocket {
-    /// Receives one datagram; `WouldBlock` when none is there. Longer ones are cut.
-    pub fn try_recv_from(&self, _buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        Err(io::ErrorKind::WouldBlock.into())
+    /// Binds a socket and takes over the publications of its port.
+    pub(crate) fn bind(pod: &Arc<Pod>, local: SocketAddr) -> Result<UdpSocket, NetError> {
+        let slots = Slots::bound_to(local.ip(), pod.ip()).ok_or(NetError::AddressNotAvailable)?;
+        let inbox = Inbox::new(Arc::clone(pod.budget()));
+        let entry = Arc::clone(&inbox);
+        let port = match local.port() {
+            0 => {
+                let mut random = rand::rng();
+                pod.udp_ports()
+                    .lock()
+                    .reserve_ephemeral(slots, entry, &mut random)?
+            }
+            port => {
+                pod.udp_ports().lock().reserve(slots, port, entry)?;
+                port
+            }
+        };
+        let local = SocketAddr::new(local.ip(), port);
+        if slots.meets(Slots::POD) {
+            for publication in pod.udp_publications(port) {
+                inbox.join(&publication);
+            }
+        }
+        Ok(UdpSocket {
+            pod: Arc::clone(pod),
+            inbox,
+            slots,
+            local,
+            peer: Mutex::new(None),
+        })
     }
-    /// Ready when `try_recv_from` may succeed.
-    pub fn poll_recv_ready(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Pending
+
+    /// Receives one datagram and tells who sent it, `WouldBlock` when none is there. What does not fit
+    /// into `buf` is lost. A connected socket receives from its peer only.
+    pub fn try_recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let shown = |peer| self.pod.fabric().shown(peer);
+        let (length, from) = self.inbox.try_recv(buf, self.peer_addr(), &shown)?;
+        Ok((length, in_family(from, self.local)))
     }
-    /// Sends one datagram; a connected socket takes only its peer.
-    pub fn try_send_to(&self, _data: &[u8], _to: SocketAddr) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
+
+    /// Becomes ready when [`UdpSocket::try_recv_from`] may give a datagram or an error. Needs a tokio
+    /// runtime when the port is published or the socket has sent something out.
+    pub fn poll_recv_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inbox.poll_recv_ready(cx)
     }
-    /// Sends one datagram to the connected peer.
-    pub fn try_send(&self, _data: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
+
+    /// Sends one datagram. A connected socket takes only its peer as `to`. Inside the fabric a datagram
+    /// to a port that nobody has bound is lost, and refused if the socket is connected.
+    pub fn try_send_to(&self, data: &[u8], to: SocketAddr) -> io::Result<usize> {
+        match self.peer_addr() {
+            Some(peer) if peer != to => Err(NetError::InvalidArgument.into()),
+            Some(_) => self.send(data, to, Unheard::Refused),
+            None => self.send(data, to, Unheard::Lost),
+        }
     }
-    /// Ready when `try_send_to` may succeed.
-    pub fn poll_send_ready(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Pending
+
+    /// Sends one datagram to the peer the socket is connected to.
+    pub fn try_send(&self, data: &[u8]) -> io::Result<usize> {
+        match self.peer_addr() {
+            Some(peer) => self.send(data, peer, Unheard::Refused),
+            None => Err(NetError::InvalidArgument.into()),
+        }
     }
-    /// Sets or clears the peer.
-    pub fn connect(&self, _peer: Option<SocketAddr>) -> io::Result<()> {
+
+    /// Becomes ready when [`UdpSocket::try_send_to`] may succeed: at once inside the fabric, when the
+    /// kernel has room for what goes out.
+    pub fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inbox.poll_send_ready(cx)
+    }
+
+    /// Sets the only peer to exchange datagrams with, or lifts that again. What waits in the inbox from
+    /// others is dropped when it is met.
+    pub fn connect(&self, peer: Option<SocketAddr>) -> io::Result<()> {
+        if let Some(peer) = peer {
+            self.check(peer)?;
+        }
+        *self.peer.lock() = peer;
         Ok(())
     }
-    /// Local address.
+
+    /// Returns the address the socket was bound to; once connected, the one its peer sees.
     pub fn local_addr(&self) -> SocketAddr {
-        (Ipv4Addr::UNSPECIFIED, 0).into()
+        let source = self.peer_addr().and_then(|peer| self.check(peer).ok());
+        match source.map(|destination| self.source_for(&destination)) {
+            Some(source) if self.local.ip().is_unspecified() => in_family(source, self.local),
+            _ => self.local,
+        }
     }
-    /// Peer.
+
+    /// Returns the peer the socket is connected to.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        None
+        *self.peer.lock()
+    }
+
+    fn send(&self, data: &[u8], to: SocketAddr, unheard: Unheard) -> io::Result<usize> {
+        if data.len() > DATAGRAM_BYTES_MAX {
+            return Err(NetError::DatagramTooLarge.into());
+        }
+        let destination = self.check(to)?;
+        let canonical = SocketAddr::new(to.ip().to_canonical(), to.port());
+        let (target, slot) = match destination {
+            Destination::OwnLoopback4 => (Arc::clone(&self.pod), Slots::LOOPBACK_4),
+            Destination::OwnLoopback6 => (Arc::clone(&self.pod), Slots::LOOPBACK_6),
+            Destination::Pod(ip) => (
+                self.pod.fabric().find(ip).ok_or(NetError::Unreachable)?,
+                Slots::POD,
+            ),
+            Destination::Node | Destination::Outside(_) => {
+                return self.send_out(data, &destination, canonical);
+            }
+        };
+        // Loopback talks to loopback only, as in a kernel.
+        if !self.slots.meets(slot) {
+            return Err(NetError::InvalidArgument.into());
+        }
+        let inbox = target.udp_ports().lock().find(slot, to.port()).cloned();
+        match (inbox, unheard) {
+            (Some(inbox), _) => inbox.deliver(data, self.source_for(&destination)),
+            (None, Unheard::Refused) => return Err(NetError::ConnectionRefused.into()),
+            (None, Unheard::Lost) => {}
+        }
+        Ok(data.len())
+    }
+
+    /// Answers a peer of a publication through it; sends anything else by a kernel socket of its own.
+    fn send_out(
+        &self,
+        data: &[u8],
+        destination: &Destination,
+        to: SocketAddr,
+    ) -> io::Result<usize> {
+        if let Some(result) = self.inbox.try_answer(data, to) {
+            return result;
+        }
+        match destination {
+            // Nothing of the node but the peers of publications has an address inside the fabric.
+            Destination::Node => Err(NetError::Unreachable.into()),
+            _ if self.pod.fabric().outside().is_ours(Protocol::Udp, to) => {
+                Err(NetError::AccessDenied.into())
+            }
+            _ if !self.slots.meets(Slots::POD) => Err(NetError::InvalidArgument.into()),
+            _ => self.inbox.try_send_out(data, to, self.pod.kernel_count()),
+        }
+    }
+
+    fn check(&self, to: SocketAddr) -> Result<Destination, NetError> {
+        if to.port() == 0 {
+            return Err(NetError::InvalidArgument);
+        }
+        self.pod.fabric().territory().judge(to.ip())
+    }
+
+    fn source_for(&self, destination: &Destination) -> SocketAddr {
+        let ip = match destination {
+            Destination::OwnLoopback4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Destination::OwnLoopback6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            Destination::Node | Destination::Pod(_) | Destination::Outside(_) => {
+                IpAddr::V4(self.pod.ip())
+            }
+        };
+        SocketAddr::new(ip, self.local.port())
     }
 }
+
+/// What becomes of a datagram nobody has bound a port for.
+#[derive(Clone, Copy)]
+enum Unheard {
+    Lost,
+    Refused,
+}
+
+impl Drop for UdpSocket {
+    fn drop(&mut self) {
+        let entry = self
+            .pod
+            .udp_ports()
+            .lock()
+            .release(self.slots, self.local.port());
+        drop(entry);
+        for publication in self.inbox.close() {
+            Pod::join_publication(&self.pod, &publication);
+        }
+    }
+}
+
+impl fmt::Debug for UdpSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UdpSocket")
+            .field("local", &self.local)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! A connection over a kernel socket, driven by whoever holds the stream: no task copies for it.
+
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+
+use crate::error::NetError;
+
+/// Kernel sockets a pod holds at once, published and egress together, so that one pod cannot use up the
+/// process's descriptors.
+pub(crate) const KERNEL_SOCKETS_PER_POD_MAX: usize = 4_096;
+
+/// A connected kernel socket and its place in the pod's count.
+pub(crate) struct KernelSocket {
+    tcp: TcpStream,
+    ended: AtomicBool,
+    _place: Place,
+}
+
+/// How many kernel sockets a pod holds.
+#[derive(Debug, Default)]
+pub(crate) struct KernelCount(Arc<AtomicUsize>);
+
+/// One place in a pod's count of kernel sockets, given back on drop.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl KernelCount {
+    /// Takes a place.
+    pub(crate) fn take(&self) -> Result<Place, NetError> {
+        let fits = |held: usize| (held < KERNEL_SOCKETS_PER_POD_MAX).then_some(held + 1);
+        match self
+            .0
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+        {
+            Ok(_) => Ok(Place(Arc::clone(&self.0))),
+            Err(_) => Err(NetError::Limit("host sockets of a pod")),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl KernelSocket {
+    /// Takes a connected socket over.
+    pub(crate) fn new(tcp: TcpStream, place: Place) -> Arc<KernelSocket> {
+        Arc::new(KernelSocket {
+            tcp,
+            ended: AtomicBool::new(false),
+            _place: place,
+        })
+    }
+
+    pub(super) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
+        self.tcp.try_read(buf)
+    }
+
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_read_ready(cx)
+    }
+
+    pub(super) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            self.check()?;
+            ready!(self.tcp.poll_read_ready(cx))?;
+            match self.tcp.try_read_buf(buf) {
+                Ok(_) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    pub(super) fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.check()?;
+        match bufs {
+            [single] => self.tcp.try_write(single),
+            several => self.tcp.try_write_vectored(several),
+        }
+    }
+
+    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_write_ready(cx)
+    }
+
+    pub(super) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            self.check()?;
+            ready!(self.tcp.poll_write_ready(cx))?;
+            match self.try_write(bufs) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match SockRef::from(&self.tcp).shutdown(how) {
+            // The other side reset it first: there is nothing left to shut down.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Makes closing the socket a reset instead of an orderly end.
+    pub(super) fn reset_on_close(&self) {
+        if let Err(error) = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "failed to reset a host connection, it is closed instead");
+        }
+    }
+
+    /// Ends the connection under its holder, whose every further operation fails. Shutting both
+    /// directions down makes the kernel report readiness, which wakes a waiting holder.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.reset_on_close();
+        if let Err(error) = self.shutdown(Shutdown::Both) {
+            tracing::debug!(%error, "failed to shut a host connection down");
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.ended.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(())
+    }
+}

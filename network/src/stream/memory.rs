@@ -1,0 +1,81 @@
+//! A connection inside this process: two pipes and the two ends that share them.
+
+use std::sync::Arc;
+
+use crate::budget::Budget;
+use crate::pipe::{Pipe, Unread};
+
+/// Both directions of one connection.
+pub(crate) struct Connection {
+    to_server: Pipe,
+    to_client: Pipe,
+}
+
+/// One side's hold on a connection; dropping it closes that side.
+pub(crate) struct End {
+    connection: Arc<Connection>,
+    side: Side,
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Server,
+}
+
+impl Connection {
+    /// Returns a fresh connection; each side's writing is charged to its own budget.
+    pub(crate) fn new(client: Arc<Budget>, server: Arc<Budget>) -> Arc<Connection> {
+        Arc::new(Connection {
+            to_server: Pipe::new(client),
+            to_client: Pipe::new(server),
+        })
+    }
+
+    /// Returns the two ends. Called once per connection: an end closes its side when dropped.
+    pub(crate) fn ends(self: &Arc<Connection>) -> (End, End) {
+        let end = |side| End {
+            connection: Arc::clone(self),
+            side,
+        };
+        (end(Side::Client), end(Side::Server))
+    }
+
+    /// Breaks both directions.
+    pub(crate) fn reset(&self) {
+        self.to_server.reset();
+        self.to_client.reset();
+    }
+}
+
+impl End {
+    /// Returns the pipe this side reads.
+    pub(crate) fn incoming(&self) -> &Pipe {
+        match self.side {
+            Side::Client => &self.connection.to_client,
+            Side::Server => &self.connection.to_server,
+        }
+    }
+
+    /// Returns the pipe this side writes.
+    pub(crate) fn outgoing(&self) -> &Pipe {
+        match self.side {
+            Side::Client => &self.connection.to_server,
+            Side::Server => &self.connection.to_client,
+        }
+    }
+
+    /// Breaks the whole connection.
+    pub(crate) fn reset(&self) {
+        self.connection.reset();
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        match self.incoming().leave() {
+            Unread::Nothing => self.outgoing().finish(),
+            Unread::Something => self.connection.reset(),
+        }
+    }
+}
