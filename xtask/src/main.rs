@@ -6,6 +6,8 @@ mod guests;
 mod tidy;
 mod workspace;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
 /// Chores of this repository.
@@ -20,10 +22,17 @@ enum Chore {
     Tidy,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Chore::parse() {
+fn main() -> ExitCode {
+    let outcome = match Chore::parse() {
         Chore::Ci => ci::run(),
         Chore::Guests(options) => guests::run(&options),
         Chore::Tidy => tidy::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -11,6 +11,17 @@ use crate::workspace::{call, output, root};
 
 const TARGET: &str = "wasm32-wasip2";
 
+/// What the toolchain that runs us sets, and would lead another one astray: a compiler that loads its
+/// library from there looks for standard libraries there, too.
+const OTHER_TOOLCHAIN: &[&str] = &[
+    "DYLD_FALLBACK_LIBRARY_PATH",
+    "LD_LIBRARY_PATH",
+    "RUSTC",
+    "RUSTC_WRAPPER",
+    "RUSTDOC",
+    "RUSTUP_TOOLCHAIN",
+];
+
 /// Builds the workspace and returns the folder with its programs.
 ///
 /// # Errors
@@ -69,8 +80,8 @@ impl Tools {
         let inherited = env::var_os("PATH").unwrap_or_default();
         let path = env::join_paths([programs].into_iter().chain(env::split_paths(&inherited)));
         command.env("PATH", path.unwrap_or(inherited));
-        for fixed in ["RUSTC", "RUSTDOC", "RUSTC_WRAPPER", "RUSTUP_TOOLCHAIN"] {
-            command.env_remove(fixed);
+        for inherited in OTHER_TOOLCHAIN {
+            command.env_remove(inherited);
         }
         command
     }
