@@ -1,0 +1,313 @@
+//! The life of one started container, from its first task to its one exit.
+//!
+//! ```text
+//! Running ──stop (handler)──▶ Draining ──last task gone──▶ Ended
+//!    └──────last task gone, stop (command), kill──────────────▲
+//! ```
+//!
+//! The life ends when the last of its guest tasks is dropped, whatever dropped it: so an exit is
+//! published after the guest's memory is gone, and nothing has to wait for it.
+
+use crate::account::Account;
+use crate::pools::{GuestTask, Pools};
+use crate::spec::{Exit, ExitCause, Usage};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::sync::watch;
+
+/// A started container. Clones are the same container; dropping them does not end it.
+#[derive(Clone)]
+pub struct Instance {
+    life: Arc<Life>,
+}
+
+impl Instance {
+    pub(crate) fn new(life: Arc<Life>) -> Self {
+        Self { life }
+    }
+
+    /// Waits until the container has ended. Cancelling the wait changes nothing.
+    pub async fn exited(&self) -> Exit {
+        self.life.exited().await
+    }
+
+    /// Returns how the container ended, if it has.
+    pub fn exit(&self) -> Option<Exit> {
+        match &*self.life.phase.borrow() {
+            Phase::Ended(exit) => Some(exit.clone()),
+            Phase::Running | Phase::Draining => None,
+        }
+    }
+
+    /// Asks the container to end. A handler finishes what it is serving; a command ends at once,
+    /// since WebAssembly has no signals. Either exits 143. Asking twice is harmless.
+    pub fn stop(&self) {
+        self.life.stop();
+    }
+
+    /// Ends the container at once, also in a tight loop or a blocked host call: 137.
+    pub fn kill(&self) {
+        self.life.kill();
+    }
+
+    /// Returns what the container has used so far.
+    pub fn usage(&self) -> Usage {
+        let account = &self.life.account;
+        Usage {
+            cpu: account.cpu(),
+            memory: account.memory(),
+            memory_peak: account.memory_peak(),
+        }
+    }
+}
+
+/// What a request to end means for a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnStop {
+    /// Its tasks are ended.
+    End,
+    /// Its tasks are told, and end by themselves.
+    Drain,
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Debug)]
+pub(crate) enum Phase {
+    /// Nothing was asked of it.
+    Running,
+    /// It was asked to end and does so by itself.
+    Draining,
+    /// Its last task is gone.
+    Ended(Exit),
+}
+
+/// How a container ended by itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Verdict {
+    pub(crate) code: i32,
+    pub(crate) cause: ExitCause,
+}
+
+impl Verdict {
+    pub(crate) fn exited(code: i32) -> Self {
+        Self {
+            code,
+            cause: ExitCause::Exited,
+        }
+    }
+
+    pub(crate) fn stopped() -> Self {
+        Self {
+            code: ExitCause::STOPPED,
+            cause: ExitCause::Stopped,
+        }
+    }
+
+    fn killed() -> Self {
+        Self {
+            code: ExitCause::KILLED,
+            cause: ExitCause::Killed,
+        }
+    }
+}
+
+/// What every holder of a container shares.
+pub(crate) struct Life {
+    account: Arc<Account>,
+    started_at: SystemTime,
+    on_stop: OnStop,
+    phase: watch::Sender<Phase>,
+    tasks: Mutex<Tasks>,
+}
+
+/// The guest tasks of a container, to be ended from outside.
+#[derive(Default)]
+struct Tasks {
+    asked: Option<Asked>,
+    running: HashMap<u64, Option<GuestTask<()>>>,
+    next: u64,
+}
+
+/// The strongest thing that was asked of a container from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Stop,
+    Kill,
+}
+
+impl Life {
+    pub(crate) fn new(account: Arc<Account>, on_stop: OnStop) -> Arc<Self> {
+        Arc::new(Self {
+            account,
+            started_at: SystemTime::now(),
+            on_stop,
+            phase: watch::Sender::new(Phase::Running),
+            tasks: Mutex::default(),
+        })
+    }
+
+    /// Returns a view of the phase, for tasks that drain.
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub(crate) async fn exited(&self) -> Exit {
+        let mut phase = self.phase.subscribe();
+        let ended = phase
+            .wait_for(|phase| matches!(phase, Phase::Ended(_)))
+            .await;
+        match &*ended.expect("the life holds the sender") {
+            Phase::Ended(exit) => exit.clone(),
+            Phase::Running | Phase::Draining => unreachable!("waited for the end"),
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        let ending = {
+            let mut tasks = self.tasks.lock();
+            tasks.asked.get_or_insert(Asked::Stop);
+            match self.on_stop {
+                OnStop::End => tasks.take(),
+                OnStop::Drain => Vec::new(),
+            }
+        };
+        if self.on_stop == OnStop::Drain {
+            self.phase.send_if_modified(|phase| {
+                let running = matches!(phase, Phase::Running);
+                if running {
+                    *phase = Phase::Draining;
+                }
+                running
+            });
+        }
+        abort(&ending);
+    }
+
+    pub(crate) fn kill(&self) {
+        let ending = {
+            let mut tasks = self.tasks.lock();
+            tasks.asked = Some(Asked::Kill);
+            tasks.take()
+        };
+        abort(&ending);
+    }
+
+    /// Runs `task` on the guest threads, on this container's account, until it ends or the
+    /// container is ended from outside. `end` must be dropped by the task as its last act.
+    pub(crate) fn spawn(
+        self: &Arc<Self>,
+        pools: &Pools,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let id = {
+            let mut tasks = self.tasks.lock();
+            let id = tasks.next;
+            tasks.next += 1;
+            tasks.running.insert(id, None);
+            id
+        };
+        let listed = Listed {
+            life: self.clone(),
+            id,
+        };
+        let handle = pools.spawn(self.account.clone(), async move {
+            let _listed = listed;
+            task.await;
+        });
+        let mut tasks = self.tasks.lock();
+        let ended = match (tasks.asked, self.on_stop) {
+            (Some(Asked::Kill), _) | (Some(Asked::Stop), OnStop::End) => true,
+            (Some(Asked::Stop), OnStop::Drain) | (None, _) => false,
+        };
+        if ended {
+            drop(tasks);
+            handle.abort();
+        } else if let Some(place) = tasks.running.get_mut(&id) {
+            *place = Some(handle);
+        }
+    }
+
+    fn finish(&self, verdict: Option<Verdict>) {
+        let asked = self.tasks.lock().asked;
+        let verdict = match (verdict, asked) {
+            // A drained handler says "stopped" even if it was ended by force while it drained.
+            (
+                Some(Verdict {
+                    cause: ExitCause::Stopped,
+                    ..
+                })
+                | None,
+                Some(Asked::Kill),
+            ) => Verdict::killed(),
+            (Some(verdict), _) => verdict,
+            (None, Some(Asked::Stop)) => Verdict::stopped(),
+            (None, None) => Verdict {
+                code: ExitCause::TRAPPED,
+                cause: ExitCause::Trapped {
+                    message: "a host function panicked".into(),
+                },
+            },
+        };
+        self.phase.send_replace(Phase::Ended(Exit {
+            code: verdict.code,
+            cause: verdict.cause,
+            started_at: self.started_at,
+            finished_at: SystemTime::now(),
+        }));
+    }
+}
+
+impl Tasks {
+    fn take(&mut self) -> Vec<GuestTask<()>> {
+        self.running.values_mut().filter_map(Option::take).collect()
+    }
+}
+
+/// Ends tasks; never under the lock, since a task that ends takes it.
+fn abort(tasks: &[GuestTask<()>]) {
+    for task in tasks {
+        task.abort();
+    }
+}
+
+/// Takes a task off the list when it is gone.
+struct Listed {
+    life: Arc<Life>,
+    id: u64,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let gone = self.life.tasks.lock().running.remove(&self.id);
+        drop(gone);
+    }
+}
+
+/// The end of a container: published when the last clone of the `Arc` around it is dropped.
+pub(crate) struct End {
+    life: Arc<Life>,
+    verdict: Mutex<Option<Verdict>>,
+}
+
+impl End {
+    pub(crate) fn of(life: &Arc<Life>) -> Arc<Self> {
+        Arc::new(Self {
+            life: life.clone(),
+            verdict: Mutex::default(),
+        })
+    }
+
+    /// Says how the container ended by itself.
+    pub(crate) fn say(&self, verdict: Verdict) {
+        *self.verdict.lock() = Some(verdict);
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let verdict = self.verdict.get_mut().take();
+        self.life.finish(verdict);
+    }
+}

@@ -1,0 +1,53 @@
+//! Turns verified Wasm bytes into sandboxed instances; the only crate that names the engine.
+//!
+//! [`judge`] says what some bytes are, [`Runtime::prepare`] adapts and compiles them once into a
+//! cache that every process of the machine shares, [`Runtime::start`] runs them as one container:
+//! a command to its end, or a handler that answers requests until it is stopped.
+//!
+//! Long-running parts:
+//! * the guest pools: threads that poll guests, never the caller's; input: guest tasks, output:
+//!   their results, and the processor time charged to each container's account;
+//! * one acceptor task per handler: input: the pod's port, output: one task per connection;
+//! * short-lived compiler children (see [`compile_child`]): input: Wasm bytes, output: machine code.
+
+// What callers say, ask and get.
+mod runtime;
+mod spec;
+
+// From bytes to code.
+mod adapt;
+mod cache;
+mod compile;
+mod engine;
+mod judge;
+mod program;
+
+// From code to instances.
+mod command;
+mod handler;
+mod instance;
+mod stdio;
+mod store;
+
+// Where instances run, and what is counted.
+mod account;
+mod blocking;
+mod pools;
+
+// What instances reach.
+pub mod fs;
+mod outgoing;
+mod sockets;
+
+pub use compile::{CompileError, CompilerCommand, compile_child};
+pub use engine::{BindingLimit, Capacity};
+pub use instance::Instance;
+pub use judge::{Refusal, WorkloadKind, judge};
+pub use program::Program;
+pub use runtime::{
+    Code, CodeBytes, PrepareError, Runtime, RuntimeConfig, RuntimeError, StartError,
+};
+pub use spec::{
+    ContainerId, Exit, ExitCause, HandlerOptions, Instances, Limits, Output, RunAs, SandboxSpec,
+    Usage,
+};

@@ -1,0 +1,210 @@
+//! What a guest's store holds, and the linker that connects a guest to it.
+
+use crate::account::Account;
+use crate::fs::{FsCtx, FsState, FsView};
+use crate::outgoing::OutgoingHttp;
+use crate::sockets::{NetCtx, NetState, NetView};
+use crate::spec::{ContainerId, SandboxSpec};
+use crate::stdio::GuestOutput;
+use std::sync::Arc;
+use wasmtime::component::{HasData, Linker, ResourceTable};
+use wasmtime::{Engine, ResourceLimiter, Store};
+use wasmtime_wasi::p2::bindings::cli::environment;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+/// Bytes charged for one entry of a table: a pointer.
+const TABLE_ENTRY_BYTES: u64 = 8;
+
+/// What every instance of one container shares.
+pub(crate) struct Container {
+    pub(crate) spec: SandboxSpec,
+    pub(crate) account: Arc<Account>,
+}
+
+impl Container {
+    pub(crate) fn id(&self) -> &ContainerId {
+        &self.spec.id
+    }
+
+    /// Makes a store for a fresh instance of this container.
+    pub(crate) fn new_store(self: &Arc<Self>, engine: &Engine) -> Store<Guest> {
+        let mut store = Store::new(engine, Guest::new(self.clone()));
+        store.limiter(|guest| &mut guest.memory);
+        // One tick from now, then every tick: a busy guest gives its thread back so often.
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        store
+    }
+}
+
+/// The data of one guest's store.
+pub(crate) struct Guest {
+    container: Arc<Container>,
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    outgoing: OutgoingHttp,
+    files: FsState,
+    network: NetState,
+    memory: MemoryMeter,
+    pub(crate) stdout: GuestOutput,
+    pub(crate) stderr: GuestOutput,
+}
+
+impl Guest {
+    fn new(container: Arc<Container>) -> Self {
+        let spec = &container.spec;
+        let stdout = GuestOutput::new(spec.stdout.clone());
+        let stderr = GuestOutput::new(spec.stderr.clone());
+        let wasi = WasiCtx::builder()
+            .stdout(stdout.clone())
+            .stderr(stderr.clone())
+            .build();
+        Self {
+            table: ResourceTable::new(),
+            wasi,
+            http: WasiHttpCtx::new(),
+            outgoing: OutgoingHttp::new(spec.network.clone()),
+            files: FsState::new(spec.files.clone()),
+            network: NetState::new(spec.network.clone()),
+            memory: MemoryMeter {
+                account: container.account.clone(),
+                charged: 0,
+            },
+            stdout,
+            stderr,
+            container,
+        }
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.outgoing,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
+    }
+}
+
+impl FsView for Guest {
+    fn fs(&mut self) -> FsCtx<'_> {
+        FsCtx {
+            table: &mut self.table,
+            state: &mut self.files,
+        }
+    }
+}
+
+impl NetView for Guest {
+    fn net(&mut self) -> NetCtx<'_> {
+        NetCtx {
+            table: &mut self.table,
+            state: &mut self.network,
+        }
+    }
+}
+
+/// Charges the guest's memories and tables to the container's account.
+struct MemoryMeter {
+    account: Arc<Account>,
+    /// Everything charged for this store; given back when it is dropped. A growth that was
+    /// allowed here and then refused by the system stays charged until then: the engine reports
+    /// failed growths also when it never asked, so giving back at a report could free too much.
+    charged: u64,
+}
+
+impl MemoryMeter {
+    fn grow(&mut self, bytes: u64) -> bool {
+        if self.account.grow(bytes).is_err() {
+            return false;
+        }
+        self.charged += bytes;
+        true
+    }
+}
+
+impl ResourceLimiter for MemoryMeter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.grow(desired.saturating_sub(current) as u64))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.grow(desired.saturating_sub(current) as u64 * TABLE_ENTRY_BYTES))
+    }
+}
+
+impl Drop for MemoryMeter {
+    fn drop(&mut self) {
+        self.account.shrink(self.charged);
+    }
+}
+
+/// Makes the linker that offers a guest everything [`crate::judge()`] accepts.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    // Files, sockets and the environment are the container's, not the host's.
+    linker.allow_shadowing(true);
+    crate::fs::add_to_linker(&mut linker)?;
+    crate::sockets::add_to_linker(&mut linker)?;
+    environment::add_to_linker::<Guest, Environment>(&mut linker, |guest| EnvironmentView {
+        spec: &guest.container.spec,
+    })?;
+    linker.allow_shadowing(false);
+    Ok(linker)
+}
+
+/// `wasi:cli/environment` from the container's description, so that a fresh instance copies
+/// nothing that its guest does not ask for.
+struct Environment;
+
+struct EnvironmentView<'a> {
+    spec: &'a SandboxSpec,
+}
+
+impl HasData for Environment {
+    type Data<'a> = EnvironmentView<'a>;
+}
+
+impl environment::Host for EnvironmentView<'_> {
+    fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
+        Ok(self.spec.env.clone())
+    }
+
+    fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.spec.args.clone())
+    }
+
+    fn initial_cwd(&mut self) -> wasmtime::Result<Option<String>> {
+        Ok(Some(self.spec.working_dir.clone()))
+    }
+}

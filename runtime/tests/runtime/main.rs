@@ -1,0 +1,7 @@
+//! The runtime from outside: small guests, real compiler children, a real pod network.
+
+mod cache;
+mod commands;
+mod guests;
+mod handlers;
+mod world;
