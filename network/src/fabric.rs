@@ -311,6 +311,3 @@ impl fmt::Debug for Fabric {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

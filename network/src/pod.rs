@@ -13,11 +13,9 @@ use crate::budget::{BUFFER_BYTES_PER_POD_MAX, Budget};
 use crate::connect;
 use crate::error::{NetError, PublishError};
 use crate::fabric::{PodIdentity, Shared};
-use crate::listener::{Backlog, Joined, Listener};
+use crate::listener::{Backlog, Listener};
 use crate::names;
-use crate::publish::{
-    self, HostAddress, PUBLICATIONS_PER_POD_MAX, Protocol, Publication, PublishPort, Published,
-};
+use crate::publish::{Protocol, PublishPort, Published};
 use crate::stream::kernel::{KernelCount, KernelSocket, Place};
 use crate::stream::{Addresses, Stream, Transport};
 use crate::udp::UdpSocket;
@@ -25,9 +23,11 @@ use crate::udp::inbox::Inbox;
 
 pub(crate) mod live;
 pub(crate) mod ports;
+mod publishing;
 
 use live::{Held, Live};
 use ports::{PortTable, Slots};
+use publishing::Publishing;
 
 /// A pod's network: one address, one port space and one loopback for all its containers.
 ///
@@ -65,19 +65,6 @@ enum TcpHolder {
     Bound,
     /// A listener.
     Listening(Arc<Backlog>),
-}
-
-/// The pod's side of publishing.
-struct Publishing {
-    list: Vec<Arc<Publication>>,
-    loopback: Option<Ipv4Addr>,
-    life: Life,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Life {
-    Attached,
-    Detached,
 }
 
 /// A TCP port of a pod, held until this is dropped or what it was given to ends.
@@ -203,11 +190,7 @@ impl Pod {
             tcp: Mutex::new(PortTable::new()),
             udp: Mutex::new(PortTable::new()),
             live: Mutex::new(Live::new()),
-            publishing: Mutex::new(Publishing {
-                list: Vec::new(),
-                loopback: None,
-                life: Life::Attached,
-            }),
+            publishing: Mutex::new(Publishing::new()),
             budget: Arc::new(Budget::new(BUFFER_BYTES_PER_POD_MAX)),
             kernel: KernelCount::default(),
             lookups: Arc::new(Semaphore::new(names::LOOKUPS_PER_POD_MAX)),
@@ -316,136 +299,13 @@ impl Pod {
         ))
     }
 
-    fn publications_of(&self, protocol: Protocol, port: u16) -> Vec<Arc<Publication>> {
-        let publishing = self.publishing.lock();
-        let matching = publishing
-            .list
-            .iter()
-            .filter(|entry| entry.is_for(protocol, port));
-        matching.cloned().collect()
-    }
-
-    fn publish(self: &Arc<Self>, port: &PublishPort) -> Result<Published, PublishError> {
-        if port.port == 0 || matches!(port.host, HostAddress::HostPort { port: 0, .. }) {
-            return Err(PublishError::PortZero);
-        }
-        let bound = match port.host {
-            HostAddress::HostPort {
-                ip,
-                port: host_port,
-            } => publish::bind_host_port(port.protocol, ip, host_port)?,
-            HostAddress::Loopback => self.bind_loopback(port)?,
-        };
-        let announced = self.fabric.outside().announce(port.protocol, bound.address);
-        let publication = Publication::new(port, bound, announced);
-        let mut publishing = self.publishing.lock();
-        if publishing.life == Life::Detached {
-            return Err(PublishError::Detached);
-        }
-        if publishing.list.len() >= PUBLICATIONS_PER_POD_MAX {
-            return Err(PublishError::TooMany {
-                limit: PUBLICATIONS_PER_POD_MAX,
-            });
-        }
-        publishing.list.push(Arc::clone(&publication));
-        drop(publishing);
-        Pod::join_publication(self, &publication);
-        let address = publication.address();
-        Ok(Published {
-            address,
-            publication,
-            pod: Arc::downgrade(self),
-        })
-    }
-
-    fn bind_loopback(&self, port: &PublishPort) -> Result<publish::Bound, PublishError> {
-        let mut publishing = self.publishing.lock();
-        if publishing.life == Life::Detached {
-            return Err(PublishError::Detached);
-        }
-        let ip = match publishing.loopback {
-            Some(ip) => Some(ip),
-            None => self.fabric.take_loopback(self.ip)?,
-        };
-        publishing.loopback = ip;
-        drop(publishing);
-        match ip {
-            Some(ip) => publish::bind_loopback(port.protocol, ip, port.port),
-            None => publish::bind_loopback(port.protocol, Ipv4Addr::LOCALHOST, 0),
-        }
-    }
-
-    /// Lends a publication to whatever serves its port now, if anything does.
-    pub(crate) fn join_publication(pod: &Arc<Pod>, publication: &Arc<Publication>) {
-        let port = publication.port();
-        let result = match publication.protocol() {
-            // A listener found closed has left the table, so another look finds its successor or nobody.
-            Protocol::Tcp => loop {
-                match pod
-                    .listening(Slots::POD, port)
-                    .map(|backlog| backlog.join(publication))
-                {
-                    None | Some(Ok(Joined::Open)) => break Ok(()),
-                    Some(Ok(Joined::Closed)) => {}
-                    Some(Err(error)) => break Err(error),
-                }
-            },
-            Protocol::Udp => {
-                let inbox = pod.udp.lock().find(Slots::POD, port).cloned();
-                if let Some(inbox) = inbox {
-                    inbox.join(publication);
-                }
-                Ok(())
-            }
-        };
-        if let Err(error) = result {
-            let address = publication.address();
-            tracing::warn!(%address, %error, "a published port cannot accept connections");
-        }
-    }
-
-    /// Returns the publications a UDP socket on `port` serves.
-    pub(crate) fn udp_publications(&self, port: u16) -> Vec<Arc<Publication>> {
-        self.publications_of(Protocol::Udp, port)
-    }
-
-    /// Takes a publication off the pod and out of whatever serves it.
-    pub(crate) fn unpublish(&self, publication: &Arc<Publication>) {
-        self.publishing
-            .lock()
-            .list
-            .retain(|entry| !Arc::ptr_eq(entry, publication));
-        publication.end();
-        match publication.protocol() {
-            Protocol::Tcp => {
-                if let Some(backlog) = self.listening(Slots::POD, publication.port()) {
-                    backlog.leave(publication);
-                }
-            }
-            Protocol::Udp => {
-                let inbox = self
-                    .udp
-                    .lock()
-                    .find(Slots::POD, publication.port())
-                    .cloned();
-                if let Some(inbox) = inbox {
-                    inbox.leave(publication);
-                }
-            }
-        }
-    }
-
     /// Ends everything the pod has on the network, once.
     fn close(&self) {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
         self.fabric.forget(self);
-        let mut publishing = self.publishing.lock();
-        publishing.life = Life::Detached;
-        let publications = std::mem::take(&mut publishing.list);
-        let loopback = publishing.loopback.take();
-        drop(publishing);
+        let (publications, loopback) = self.publishing.lock().close();
         publications
             .iter()
             .for_each(|publication| publication.end());
@@ -462,7 +322,6 @@ impl Pod {
         }
         let connections = self.live.lock().close();
         connections.into_iter().for_each(Held::end);
-        drop(publications);
         self.fabric.free_addresses(self.ip, loopback);
     }
 }

@@ -14,7 +14,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
 use socket2::Socket;
@@ -226,7 +226,11 @@ impl KernelListener {
     ) -> Poll<io::Result<(tokio::net::TcpStream, SocketAddr)>> {
         loop {
             match &self.socket {
-                Registered::Live(socket) => return socket.poll_accept(cx),
+                Registered::Live(socket) => match ready!(socket.poll_accept(cx)) {
+                    // The client went away between its handshake and now; the next one counts.
+                    Err(error) if is_client_gone(&error) => {}
+                    accepted => return Poll::Ready(accepted),
+                },
                 Registered::Failed => {
                     return Poll::Ready(Err(io::Error::other(
                         "the published port is out of order",
@@ -269,6 +273,13 @@ impl KernelListener {
         }
         Ok(())
     }
+}
+
+fn is_client_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// A bound socket and where it is bound.

@@ -232,6 +232,3 @@ impl fmt::Debug for UdpSocket {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

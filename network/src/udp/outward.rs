@@ -78,6 +78,7 @@ impl Outward {
                     }
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if is_of_another_datagram(&error) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -94,6 +95,7 @@ impl Outward {
                         }
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if is_of_another_datagram(&error) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -304,6 +306,14 @@ fn send_past_readiness(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(data.len()),
         result => result,
     }
+}
+
+/// Tells whether the error reports what became of something sent earlier, as Windows does on receiving.
+fn is_of_another_datagram(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
 }
 
 fn drop_stale(socket: &std::net::UdpSocket) {

@@ -1,0 +1,202 @@
+//! Measures the fabric from host end to host end, and the same over loopback TCP in the same run.
+//!
+//! Prints nanoseconds for a connection (connect, accept, close) and for a round trip of 64 bytes, best
+//! and median of several rounds. Each side is a task of its own on one thread, then on two.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Instant;
+
+use coracle_network::{Fabric, FabricConfig, Listener, PodIdentity, PodNetwork, PublishPlan};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+const ROUNDS: usize = 9;
+const CONNECTIONS: u32 = 20_000;
+const CONNECTIONS_TCP: u32 = 2_000;
+const ROUND_TRIPS: u32 = 200_000;
+const ROUND_TRIPS_TCP: u32 = 10_000;
+const PODS: u32 = 10_000;
+
+fn main() {
+    memory_of_pods();
+    for threads in [1, 2] {
+        let runtime = match threads {
+            1 => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build(),
+            _ => tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build(),
+        };
+        runtime
+            .expect("a runtime starts")
+            .block_on(compare(threads));
+    }
+}
+
+async fn compare(threads: usize) {
+    let (fabric, a, b) = two_pods();
+    let connect = rounds(|| connect_in_fabric(&a, &b)).await;
+    let tcp = rounds(connect_over_tcp).await;
+    report(threads, "connect, accept, close", &connect, &tcp);
+
+    let listener = listen(&b, 81);
+    let to = SocketAddr::from((b.ip(), 81));
+    let client = a.connect(None, to).await.expect("listening");
+    let server = listener.accept().await.expect("waiting");
+    tokio::spawn(echo(server));
+    let trip = round_trips(client, ROUND_TRIPS).await;
+
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("free");
+    let to = listener.local_addr().expect("bound");
+    let client = tokio::net::TcpStream::connect(to).await.expect("listening");
+    client.set_nodelay(true).expect("a socket");
+    let (server, _) = listener.accept().await.expect("waiting");
+    server.set_nodelay(true).expect("a socket");
+    tokio::spawn(echo(server));
+    let tcp = round_trips(client, ROUND_TRIPS_TCP).await;
+    report(threads, "round trip of 64 bytes", &trip, &tcp);
+    drop(fabric);
+}
+
+fn two_pods() -> (Fabric, PodNetwork, PodNetwork) {
+    let config = FabricConfig {
+        publish: PublishPlan::Nowhere,
+        ..FabricConfig::default()
+    };
+    let fabric = Fabric::new(config).expect("valid");
+    let (a, b) = (pod(&fabric, 1), pod(&fabric, 2));
+    (fabric, a, b)
+}
+
+fn pod(fabric: &Fabric, number: u32) -> PodNetwork {
+    let name = format!("pod-{number}");
+    let identity = PodIdentity {
+        namespace: "default".to_owned(),
+        name: name.clone(),
+        uid: name.clone(),
+        hostname: name,
+        subdomain: None,
+    };
+    fabric.attach(identity).expect("an address is free")
+}
+
+fn listen(pod: &PodNetwork, port: u16) -> Listener {
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let port = pod.reserve_tcp(any).expect("free");
+    pod.listen(port, 128).expect("reserved")
+}
+
+async fn connect_in_fabric(a: &PodNetwork, b: &PodNetwork) -> f64 {
+    let listener = listen(b, 80);
+    let to = SocketAddr::from((b.ip(), 80));
+    let start = Instant::now();
+    for _ in 0..CONNECTIONS {
+        let client = a.connect(None, to).await.expect("listening");
+        let server = listener.accept().await.expect("waiting");
+        drop((client, server));
+    }
+    start.elapsed().as_nanos() as f64 / f64::from(CONNECTIONS)
+}
+
+async fn connect_over_tcp() -> f64 {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("free");
+    let to = listener.local_addr().expect("bound");
+    let start = Instant::now();
+    for _ in 0..CONNECTIONS_TCP {
+        let client = tokio::net::TcpStream::connect(to).await.expect("listening");
+        let server = listener.accept().await.expect("waiting");
+        drop((client, server));
+    }
+    start.elapsed().as_nanos() as f64 / f64::from(CONNECTIONS_TCP)
+}
+
+async fn rounds<F: Future<Output = f64>>(mut round: impl FnMut() -> F) -> Vec<f64> {
+    let mut all = Vec::new();
+    for _ in 0..ROUNDS {
+        all.push(round().await);
+    }
+    all
+}
+
+async fn round_trips(mut stream: impl AsyncRead + AsyncWrite + Unpin, count: u32) -> Vec<f64> {
+    let mut buf = [7; 64];
+    let mut all = Vec::new();
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        for _ in 0..count {
+            stream.write_all(&buf).await.expect("open");
+            stream.read_exact(&mut buf).await.expect("an echo");
+        }
+        all.push(start.elapsed().as_nanos() as f64 / f64::from(count));
+    }
+    all
+}
+
+async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut buf = [0; 64];
+    while stream.read_exact(&mut buf).await.is_ok() {
+        if stream.write_all(&buf).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn report(threads: usize, what: &str, ours: &[f64], tcp: &[f64]) {
+    let (ours, tcp) = (Spread::of(ours), Spread::of(tcp));
+    println!(
+        "{threads} thread(s), {what}: fabric {:.0} ns (best {:.0}), loopback TCP {:.0} ns (best {:.0}), ratio {:.0}",
+        ours.median,
+        ours.best,
+        tcp.median,
+        tcp.best,
+        tcp.median / ours.median,
+    );
+}
+
+struct Spread {
+    best: f64,
+    median: f64,
+}
+
+impl Spread {
+    fn of(rounds: &[f64]) -> Spread {
+        let mut sorted = rounds.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        Spread {
+            best: sorted[0],
+            median: sorted[sorted.len() / 2],
+        }
+    }
+}
+
+fn memory_of_pods() {
+    let (fabric, _a, _b) = two_pods();
+    let before = resident_bytes();
+    let pods = (10..PODS + 10)
+        .map(|number| pod(&fabric, number))
+        .collect::<Vec<_>>();
+    let attached = resident_bytes();
+    let listeners = pods.iter().map(|pod| listen(pod, 80)).collect::<Vec<_>>();
+    let listening = resident_bytes();
+    if let (Some(before), Some(attached), Some(listening)) = (before, attached, listening) {
+        let each = |from: u64, to: u64| to.saturating_sub(from) / u64::from(PODS);
+        println!(
+            "{PODS} pods: {} bytes each attached, {} more each with a listener",
+            each(before, attached),
+            each(attached, listening),
+        );
+    }
+    drop(listeners);
+}
+
+/// Returns the memory the process occupies, where the system tells.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(statm.split(' ').nth(1)?.parse::<u64>().ok()? * 4096)
+}

@@ -1,0 +1,14 @@
+//! Pods, connections, datagrams, publications and names, through the crate's public face.
+
+#[path = "network/fixture.rs"]
+mod fixture;
+#[path = "network/lifecycle.rs"]
+mod lifecycle;
+#[path = "network/names.rs"]
+mod names;
+#[path = "network/publishing.rs"]
+mod publishing;
+#[path = "network/tcp.rs"]
+mod tcp;
+#[path = "network/udp.rs"]
+mod udp;
