@@ -1,0 +1,125 @@
+//! Turns a layer as it travels into its uncompressed tar, hashing both sides in one pass.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::digest::{Digest, Hashing};
+
+/// The most bytes that all layers of an image may have once they are uncompressed.
+pub(crate) const UNPACKED_BYTES_MAX: u64 = 4 << 30;
+/// Large enough that hashing and writing run at full speed, small enough for the second-level cache.
+const BUFFER_BYTES: usize = 128 << 10;
+/// The largest window (2^27 bytes, 128 MiB) is what `zstd` itself accepts without being asked.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// How a layer is compressed on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// What is left of an image's allowance; its layers share one.
+#[derive(Debug)]
+pub(crate) struct UnpackBudget(AtomicU64);
+
+/// What came out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Inflated {
+    /// Length and digest of the bytes that arrived.
+    pub(crate) arrived: (u64, Digest),
+    /// Length and digest of the tar.
+    pub(crate) tar: (u64, Digest),
+}
+
+/// Why nothing came out.
+#[derive(Debug)]
+pub(crate) enum InflateFault {
+    /// The compressed stream is damaged, or its source failed.
+    Read(io::Error),
+    /// The tar cannot be stored.
+    Write(io::Error),
+    /// The budget is used up.
+    Bomb,
+}
+
+impl Default for UnpackBudget {
+    fn default() -> Self {
+        Self::new(UNPACKED_BYTES_MAX)
+    }
+}
+
+impl UnpackBudget {
+    /// Allows this many bytes.
+    pub(crate) fn new(bytes: u64) -> Self {
+        Self(AtomicU64::new(bytes))
+    }
+
+    /// Takes from the allowance; refuses what exceeds it.
+    pub(crate) fn take(&self, bytes: u64) -> Result<(), InflateFault> {
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes))
+            .map(drop)
+            .map_err(|_| InflateFault::Bomb)
+    }
+}
+
+/// Uncompresses all of `source` into `sink`.
+pub(crate) fn inflate(
+    source: impl Read,
+    compression: Compression,
+    sink: impl Write,
+    budget: &UnpackBudget,
+) -> Result<Inflated, InflateFault> {
+    let mut source = BufReader::with_capacity(BUFFER_BYTES, Hashing::new(source));
+    let tar = match compression {
+        Compression::None => copy(&mut source, sink, budget)?,
+        Compression::Gzip => {
+            copy(flate2::bufread::MultiGzDecoder::new(&mut source), sink, budget)?
+        }
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(&mut source)
+                .map_err(InflateFault::Read)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(InflateFault::Read)?;
+            copy(decoder, sink, budget)?
+        }
+    };
+    // A digest covers what follows the compressed stream, too.
+    loop {
+        let left = source.fill_buf().map_err(InflateFault::Read)?.len();
+        if left == 0 {
+            break;
+        }
+        source.consume(left);
+    }
+    let (_, count, digest) = source.into_inner().finish();
+    Ok(Inflated { arrived: (count, digest), tar })
+}
+
+fn copy(
+    mut source: impl Read,
+    sink: impl Write,
+    budget: &UnpackBudget,
+) -> Result<(u64, Digest), InflateFault> {
+    let mut sink = Hashing::new(sink);
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        // A decoder gives what it has at hand; whole buffers make fewer and larger writes.
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match source.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(InflateFault::Read(error)),
+            }
+        }
+        if filled == 0 {
+            let (_, count, digest) = sink.finish();
+            return Ok((count, digest));
+        }
+        budget.take(filled as u64)?;
+        sink.write_all(&buffer[..filled]).map_err(InflateFault::Write)?;
+    }
+}
