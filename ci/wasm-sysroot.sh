@@ -38,14 +38,34 @@ download() {
     mv "$3.part" "$3"
 }
 
-# nearest FOLDER PATTERN FILE: gets the newest package in a folder of the mirror whose name matches.
+# packages SUITE: prints a suite's list of packages, which is as good as the archive's signature.
+packages() {
+    local list=main/binary-amd64/Packages.xz keys=/usr/share/keyrings/debian-archive-keyring.gpg sha256
+    curl -fsSL --retry 3 -o "$work/InRelease" "$(mirror)/dists/$1/InRelease" &&
+        gpgv --quiet --keyring $keys --output "$work/Release" "$work/InRelease" &&
+        sha256=$(awk -v list="$list" '/^SHA256:/ {on = 1} on && $3 == list {print $1; exit}' "$work/Release") &&
+        curl -fsSL --retry 3 -o "$work/Packages.xz" "$(mirror)/dists/$1/$list" &&
+        echo "$sha256  $work/Packages.xz" | sha256sum --check --status &&
+        xz -dc "$work/Packages.xz"
+}
+
+# nearest PACKAGE VERSION FILE: gets the last package whose version begins so from the suites that may have it.
 nearest() {
-    local name
-    name=$(curl -fsSL --retry 3 "$(mirror)/$1/" | sed 's/%7[Ee]/~/g; s/%2[Bb]/+/g' |
-        grep -o "$2" | sort -uV | tail -n 1)
-    [ -n "$name" ] || return 1
-    say "taking $name in place of the pinned package"
-    curl -fsSL --retry 3 -o "$3.part" "$(mirror)/$1/$name" && mv "$3.part" "$3"
+    local suite found
+    for suite in trixie-backports sid; do
+        found=$(packages $suite | awk -v name="$1" -v version="$2" '
+            /^Package: / {here = $2 == name}
+            /^Version: / {here = here && index($2, version) == 1}
+            here && /^Filename: / {path = $2}
+            here && /^SHA256: / {sha256 = $2}
+            END {if (path) print path, sha256}') || continue
+        [ -n "$found" ] || continue
+        say "taking $found in place of the pinned $1"
+        # shellcheck disable=SC2086  # two words: path and checksum
+        download $found "$3" && return
+    done
+    say "no $1 $2 on the mirror"
+    return 1
 }
 
 get_packages() {
@@ -54,12 +74,12 @@ get_packages() {
     download "$RUST_SRC" "$RUST_SRC_SHA256" "$rust_src" || {
         rebuilt=yes rust_src=$packages/rust-src-other.deb
         say "the pinned rust-src is not on the mirror"
-        nearest pool/main/r/rustc "rust-src_${RUST_VERSION}[^\"<>]*_all\.deb" "$rust_src"
+        nearest rust-src "$RUST_VERSION+" "$rust_src"
     }
     download "$WASI_LIBC" "$WASI_LIBC_SHA256" "$wasi_libc" || {
         rebuilt=yes wasi_libc=$packages/wasi-libc-other.deb
         say "the pinned wasi-libc is not on the mirror"
-        nearest pool/main/w/wasi-libc 'wasi-libc_0.0~git202[6-9][^"<>]*_all\.deb' "$wasi_libc"
+        nearest wasi-libc 0.0~git202 "$wasi_libc"
     }
 }
 
