@@ -13,9 +13,9 @@
 //! ```
 //!
 //! What can block: host folders, image layers and numbered files are read and written on tokio's blocking
-//! threads, one operation at a time per descriptor or stream. When a guest is killed, an operation
-//! already handed to the operating system is abandoned: it runs to its end on its thread (at most
-//! [`IO_BYTES_MAX`] bytes, or one copy of a file into the writable layer) and its result is dropped.
+//! threads, one operation at a time per call or stream. When a guest is ended, an operation that has
+//! begun is abandoned and counted (`crate::blocking`): it runs to its end on its thread, at most
+//! [`IO_BYTES_MAX`] bytes or one copy of a file into the writable layer, and its result is dropped.
 
 mod handle;
 mod host;
@@ -226,19 +226,10 @@ impl FileSystem {
             FileSource::Bytes(bytes) => return Ok(bytes),
             FileSource::Extent(extent) => extent,
         };
-        let len = usize::try_from(extent.len)
-            .ok()
-            .filter(|_| extent.len <= READ_FILE_MAX);
-        let len = len.ok_or_else(|| refuse(io::ErrorKind::FileTooLarge.into()))?;
-        let mut bytes = Vec::with_capacity(len);
-        while bytes.len() < len {
-            let part = position::read_chunk(&extent, bytes.len() as u64).map_err(refuse)?;
-            if part.is_empty() {
-                return Err(refuse(io::ErrorKind::UnexpectedEof.into()));
-            }
-            bytes.extend_from_slice(&part);
+        if extent.len > READ_FILE_MAX {
+            return Err(refuse(io::ErrorKind::FileTooLarge.into()));
         }
-        Ok(bytes.into())
+        extent.read_all().map_err(refuse)
     }
 
     /// The bytes the container's changes take of the limit of its writable layer.

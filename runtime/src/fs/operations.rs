@@ -347,13 +347,15 @@ impl FileSystem {
         (new_base, new_path): (&NodeRef, &str),
         mode: Mode,
     ) -> Outcome<()> {
-        let (from, kind) = self.taken_spot(old_base, old_path, mode)?;
+        path::from_guest(old_path)?;
         path::from_guest(new_path)?;
+        let from = Walk::new(self, mode).to(old_base.clone(), old_path, Last::Keep)?;
         let to = Walk::new(self, mode).to(new_base.clone(), new_path, Last::Keep)?;
-        if to.wants_dir && kind != Kind::Dir {
+        let (_, kind) = from.node.as_ref().ok_or(ErrorCode::NoEntry)?;
+        if to.wants_dir && *kind != Kind::Dir {
             return Err(ErrorCode::NotDirectory.into());
         }
-        let to = self.spot(to)?;
+        let (from, to) = (self.spot(from)?, self.spot(to)?);
         match same(&from.parent, &to.parent)? {
             Same::Overlay(old, new) => {
                 Ok(self.overlay.rename((old, &from.name), (new, &to.name))?)
@@ -377,10 +379,10 @@ impl FileSystem {
         mode: Mode,
     ) -> Outcome<()> {
         let (source, kind) = self.find(old_base, old_path, last, mode)?;
+        let Spot { parent, name } = self.free_spot(new_base, new_path, mode)?;
         if kind == Kind::Dir {
             return Err(ErrorCode::NotPermitted.into());
         }
-        let Spot { parent, name } = self.free_spot(new_base, new_path, mode)?;
         if new_path.ends_with('/') {
             return Err(ErrorCode::NoEntry.into());
         }

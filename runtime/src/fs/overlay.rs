@@ -110,10 +110,6 @@ impl Overlay {
         Ok(Some((inode, state.kind(inode)?)))
     }
 
-    pub(super) fn kind(&self, inode: u64) -> Result<Kind, ErrorCode> {
-        self.state.lock().kind(inode)
-    }
-
     /// The folder that holds a folder; the root holds itself.
     pub(super) fn parent(&self, dir: u64) -> u64 {
         self.state.lock().parent(dir)

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::{FsError, path};
+use super::{FsError, path, position};
 
 /// The most entries of one tree; about 400 MB of memory, far above any real image.
 const ENTRIES_MAX: usize = 1 << 22;
@@ -128,6 +129,21 @@ impl fmt::Debug for FileSource {
             FileSource::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
             FileSource::Extent(extent) => extent.fmt(f),
         }
+    }
+}
+
+impl FileExtent {
+    /// Reads the whole part; a file that ends before it is an error. Blocks.
+    pub(crate) fn read_all(&self) -> io::Result<Bytes> {
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < self.len {
+            let chunk = position::read_chunk(self, bytes.len() as u64)?;
+            if chunk.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.into())
     }
 }
 

@@ -22,6 +22,7 @@ use self::types::ErrorCode;
 use super::FileSystem;
 use super::handle::FileHandle;
 use super::node::{Fault, Kind, Mode, NodeRef, Outcome};
+use crate::blocking;
 
 /// The most descriptors, streams and blocks of listed entries one instance holds at a time.
 const OPEN_MAX: usize = 1024;
@@ -165,7 +166,7 @@ fn on_any_thread<T: Send + 'static>(
             Err(Fault::Code(code)) => return Err(code.into()),
             Err(Fault::Blocks) => {}
         }
-        match tokio::task::spawn_blocking(move || work(Mode::Blocking)).await {
+        match blocking::run(move || work(Mode::Blocking)).await {
             Ok(done) => done.map_err(to_error),
             Err(_panicked_or_shut_down) => Err(ErrorCode::Io.into()),
         }

@@ -133,6 +133,9 @@ impl Overlay {
             return Ok(());
         }
         if let Some(replaced) = replaced {
+            if state.is_within(from, replaced) {
+                return Err(ErrorCode::NotEmpty);
+            }
             match (moved, state.kind(replaced)?) {
                 (Kind::Dir, Kind::Dir) => state.refuse_full(replaced)?,
                 (Kind::Dir, _) => return Err(ErrorCode::NotDirectory),

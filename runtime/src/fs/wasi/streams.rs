@@ -3,19 +3,26 @@
 //! A stream has at most one operation in flight. Dropping a stream waits for it, so that a guest cannot
 //! pile up operations; dropping the guest abandons it.
 
+use std::io;
+use std::pin::Pin;
+
 use bytes::Bytes;
-use tokio::task::{JoinHandle, spawn_blocking};
+use futures_util::FutureExt;
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
 use super::{Slot, code_of};
+use crate::blocking;
 use crate::fs::handle::FileHandle;
 use crate::fs::node::{Fault, Mode, Outcome};
 use crate::fs::overlay::WriteAt;
 
 /// The most bytes a stream holds; as upstream's.
 const STREAM_BYTES_MAX: usize = 64 << 10;
+
+/// An operation that runs whether or not it is waited for.
+struct InFlight<T>(Pin<Box<dyn Future<Output = io::Result<Outcome<T>>> + Send>>);
 
 /// Reads a file from a position on.
 pub(super) struct FileInput {
@@ -27,7 +34,7 @@ pub(super) struct FileInput {
 
 enum Input {
     Idle,
-    Reading(JoinHandle<Outcome<Bytes>>),
+    Reading(InFlight<Bytes>),
     /// Never empty.
     Read(Bytes),
     Failed(ErrorCode),
@@ -44,9 +51,30 @@ pub(super) struct FileOutput {
 
 enum Output {
     Idle,
-    Writing(JoinHandle<Outcome<()>>),
+    Writing(InFlight<()>),
     Failed(ErrorCode),
     Ended,
+}
+
+/// Begins an operation on a blocking thread.
+fn begin<T: Send + 'static>(
+    operation: impl FnOnce() -> Outcome<T> + Send + 'static,
+) -> InFlight<T> {
+    let mut running = Box::pin(blocking::run(operation));
+    // Futures do nothing before they are polled.
+    match running.as_mut().now_or_never() {
+        None => InFlight(running),
+        Some(done) => InFlight(Box::pin(std::future::ready(done))),
+    }
+}
+
+impl<T> InFlight<T> {
+    async fn done(&mut self) -> Result<T, ErrorCode> {
+        match self.0.as_mut().await {
+            Ok(done) => done.map_err(code_of),
+            Err(_panicked_or_shut_down) => Err(ErrorCode::Io),
+        }
+    }
 }
 
 impl FileInput {
@@ -66,30 +94,25 @@ impl FileInput {
         self.state = match self.file.read(position, size, Mode::Inline) {
             Err(Fault::Blocks) => {
                 let file = self.file.clone();
-                Input::Reading(spawn_blocking(move || {
-                    file.read(position, size, Mode::Blocking)
-                }))
+                Input::Reading(begin(move || file.read(position, size, Mode::Blocking)))
             }
-            done => Input::after(done),
+            done => Input::after(done.map_err(code_of)),
         };
     }
 
     async fn settle(&mut self) {
         if let Input::Reading(reading) = &mut self.state {
-            self.state = match reading.await {
-                Ok(done) => Input::after(done),
-                Err(_panicked_or_shut_down) => Input::Failed(ErrorCode::Io),
-            };
+            self.state = Input::after(reading.done().await);
         }
     }
 }
 
 impl Input {
-    fn after(done: Outcome<Bytes>) -> Input {
+    fn after(done: Result<Bytes, ErrorCode>) -> Input {
         match done {
             Ok(bytes) if bytes.is_empty() => Input::Ended,
             Ok(bytes) => Input::Read(bytes),
-            Err(fault) => Input::Failed(code_of(fault)),
+            Err(code) => Input::Failed(code),
         }
     }
 }
@@ -185,8 +208,7 @@ impl OutputStream for FileOutput {
             *offset = offset.saturating_add(bytes.len() as u64);
         }
         let file = self.file.clone();
-        let writing = spawn_blocking(move || file.write(at, &bytes, Mode::Blocking));
-        self.state = Output::Writing(writing);
+        self.state = Output::Writing(begin(move || file.write(at, &bytes, Mode::Blocking)));
         Ok(())
     }
 
@@ -213,10 +235,9 @@ impl OutputStream for FileOutput {
 impl Pollable for FileOutput {
     async fn ready(&mut self) {
         if let Output::Writing(writing) = &mut self.state {
-            self.state = match writing.await {
-                Ok(Ok(())) => Output::Idle,
-                Ok(Err(fault)) => Output::Failed(code_of(fault)),
-                Err(_panicked_or_shut_down) => Output::Failed(ErrorCode::Io),
+            self.state = match writing.done().await {
+                Ok(()) => Output::Idle,
+                Err(code) => Output::Failed(code),
             };
         }
     }
