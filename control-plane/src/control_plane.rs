@@ -1,15 +1,29 @@
 //! The parts of the control plane, wired together.
 
-use serde_json::Value;
-use thiserror::Error;
+use std::sync::Arc;
 
-use crate::service::ApiService;
+use coracle_store::Limits;
+use serde_json::{Value, json};
+use thiserror::Error;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    kinds, scheduler,
+    service::ApiService,
+    verbs::{self, Machine},
+};
+
+/// The namespaces that exist from the start.
+const FIRST_NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-system"];
 
 /// What a control plane needs to know.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneConfig {
     /// The version of the program, as `/version` reports it behind the Kubernetes version.
     pub build: String,
+    /// How much history is kept for watches.
+    pub history: Limits,
 }
 
 /// Why a manifest cannot be applied, as the API would say it.
@@ -23,29 +37,43 @@ pub struct Refusal {
 /// A running control plane.
 #[derive(Debug)]
 pub struct ControlPlane {
-    service: ApiService,
+    machine: Arc<Machine>,
+    stop: CancellationToken,
+    scheduler: JoinHandle<()>,
 }
 
 impl Default for ControlPlaneConfig {
     fn default() -> Self {
+        let build = env!("CARGO_PKG_VERSION").to_owned();
         ControlPlaneConfig {
-            build: env!("CARGO_PKG_VERSION").to_owned(),
+            build,
+            history: Limits::default(),
         }
     }
 }
 
 impl ControlPlane {
-    /// Starts the API with empty state and its controllers; needs a tokio runtime.
+    /// Starts the API with its first namespaces, and its controllers; needs a tokio runtime.
     pub async fn start(config: ControlPlaneConfig) -> ControlPlane {
-        drop(config);
+        let clock = jiff::Timestamp::now;
+        let machine = Arc::new(Machine::new(config.build, config.history, clock));
+        for name in FIRST_NAMESPACES {
+            let namespace = json!({"metadata": {"name": name}});
+            machine.seed("/api/v1/namespaces", &namespace).await;
+        }
+        let stop = CancellationToken::new();
+        let client = kube::Client::new(ApiService::new(Arc::clone(&machine)), "default");
+        let scheduler = tokio::spawn(scheduler::run(client, stop.clone()));
         ControlPlane {
-            service: ApiService,
+            machine,
+            stop,
+            scheduler,
         }
     }
 
     /// Returns the API as a service, for clients in this process.
     pub fn service(&self) -> ApiService {
-        self.service.clone()
+        ApiService::new(Arc::clone(&self.machine))
     }
 
     /// Returns a client whose requests never leave the process; needs a tokio runtime.
@@ -53,23 +81,32 @@ impl ControlPlane {
         kube::Client::new(self.service(), namespace)
     }
 
-    /// Stops the controllers; clients still held are refused from then on.
-    pub async fn stop(self) {}
+    /// Stops the controllers and ends all watches; clients still held are refused from then on.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.scheduler.await {
+            tracing::error!(%error, "the scheduler did not end by itself");
+        }
+        self.machine.stop();
+    }
 }
 
-/// Checks one object as strictly as `fieldValidation=Strict` does, without a server.
+/// Checks one object as strictly as a create with `fieldValidation=Strict`, without a server.
+///
+/// Images that are paths are refused here too, so pack them first.
 pub fn check_manifest(manifest: &Value) -> Result<(), Refusal> {
-    let word = |pointer| {
+    let word = |name: &str| {
         manifest
-            .pointer(pointer)
+            .get(name)
             .and_then(Value::as_str)
             .unwrap_or_default()
     };
-    let (version, kind) = (word("/apiVersion"), word("/kind"));
-    match crate::kinds::served(version, kind) {
-        Some(_) => Ok(()),
-        None => Err(Refusal {
-            message: format!("kind `{kind}` of `{version}` is not served"),
-        }),
-    }
+    let (version, kind) = (word("apiVersion"), word("kind"));
+    let Some(info) = kinds::served(version, kind) else {
+        let message = format!("no matches for kind \"{kind}\" in version \"{version}\"");
+        return Err(Refusal { message });
+    };
+    verbs::check(info, manifest).map_err(|error| Refusal {
+        message: error.message,
+    })
 }

@@ -1,6 +1,11 @@
 //! The table of kinds: everything in which one kind differs from another.
 //!
-//! The rest of this crate is one generic machine that is driven by this table.
+//! The rest of this crate is one generic machine that is driven by this table. Fields, their
+//! types, defaults and merge keys come from the [schema](crate::schema) named here.
+
+use serde_json::Value;
+
+use crate::{defaults, invalid::Causes, validate};
 
 /// What the server knows about one kind.
 #[derive(Debug)]
@@ -25,6 +30,22 @@ pub struct KindInfo {
     pub verbs: &'static [Verb],
     /// The parts that are served under a path of their own.
     pub subresources: &'static [Subresource],
+    /// Fields that field selectors may name, besides `metadata.name` and `metadata.namespace`.
+    pub(crate) fields: &'static [SelectableField],
+    /// The type of the whole object in the schema.
+    pub(crate) schema: &'static str,
+    /// How an object's name is checked.
+    pub(crate) name_rule: validate::NameRule,
+    /// Whether a change of `spec` counts up `metadata.generation`.
+    pub(crate) generation: Generation,
+    /// Fills in what a client left out, in new and in changed objects; idempotent.
+    pub(crate) defaults: fn(&mut Value),
+    /// Gives a new object what it begins with.
+    pub(crate) on_create: fn(&mut Value),
+    /// The checks of an object; the old one is present on update.
+    pub(crate) validate: fn(&Value, Option<&Value>, &mut Causes),
+    /// How long deletion waits for someone to end what the object stands for.
+    pub(crate) grace: Grace,
 }
 
 /// Whether a kind's objects live in a namespace.
@@ -59,6 +80,33 @@ pub enum Subresource {
     Binding,
 }
 
+/// Whether `metadata.generation` is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Generation {
+    Kept,
+    Absent,
+}
+
+/// How deletion proceeds when nothing else holds the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grace {
+    /// The object is removed at once.
+    None,
+    /// The node agent ends the pod first and then deletes it with grace 0.
+    Pod,
+}
+
+/// A field that field selectors may name.
+#[derive(Debug)]
+pub(crate) struct SelectableField {
+    /// The name in selectors.
+    pub(crate) name: &'static str,
+    /// Where the value is found.
+    pub(crate) pointer: &'static str,
+    /// What an absent field counts as.
+    pub(crate) absent: &'static str,
+}
+
 use Verb::{Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch};
 
 const EVERY_VERB: &[Verb] = &[
@@ -75,19 +123,30 @@ const EVERY_VERB: &[Verb] = &[
 /// Namespaces cannot be deleted yet: emptying one is a controller's work that is not served.
 const NAMESPACE_VERBS: &[Verb] = &[Create, Get, List, Patch, Update, Watch];
 
+const fn field(name: &'static str, pointer: &'static str) -> SelectableField {
+    SelectableField {
+        name,
+        pointer,
+        absent: "",
+    }
+}
+
 /// Every kind that is served, in the order of discovery.
 pub(crate) static KINDS: &[KindInfo] = &[
     KindInfo {
         plural: "configmaps",
         singular: "configmap",
         short_names: &["cm"],
-        ..core("ConfigMap")
+        validate: validate::config::config_map,
+        ..core("ConfigMap", "core.v1.ConfigMap")
     },
     KindInfo {
         plural: "events",
         singular: "event",
         short_names: &["ev"],
-        ..core("Event")
+        fields: EVENT_FIELDS,
+        validate: validate::small::event,
+        ..core("Event", "core.v1.Event")
     },
     KindInfo {
         plural: "namespaces",
@@ -96,7 +155,10 @@ pub(crate) static KINDS: &[KindInfo] = &[
         scope: Scope::Cluster,
         verbs: NAMESPACE_VERBS,
         subresources: &[Subresource::Status],
-        ..core("Namespace")
+        fields: &[field("status.phase", "/status/phase")],
+        name_rule: validate::NameRule::Label,
+        on_create: defaults::new_namespace,
+        ..core("Namespace", "core.v1.Namespace")
     },
     KindInfo {
         plural: "nodes",
@@ -104,7 +166,13 @@ pub(crate) static KINDS: &[KindInfo] = &[
         short_names: &["no"],
         scope: Scope::Cluster,
         subresources: &[Subresource::Status],
-        ..core("Node")
+        fields: &[SelectableField {
+            name: "spec.unschedulable",
+            pointer: "/spec/unschedulable",
+            absent: "false",
+        }],
+        validate: validate::small::node,
+        ..core("Node", "core.v1.Node")
     },
     KindInfo {
         plural: "pods",
@@ -112,23 +180,65 @@ pub(crate) static KINDS: &[KindInfo] = &[
         short_names: &["po"],
         categories: &["all"],
         subresources: &[Subresource::Binding, Subresource::Status],
-        ..core("Pod")
+        fields: POD_FIELDS,
+        generation: Generation::Kept,
+        defaults: defaults::pod,
+        on_create: defaults::new_pod,
+        validate: validate::pod::pod,
+        grace: Grace::Pod,
+        ..core("Pod", "core.v1.Pod")
     },
     KindInfo {
         plural: "secrets",
         singular: "secret",
-        ..core("Secret")
+        fields: &[field("type", "/type")],
+        defaults: defaults::secret,
+        validate: validate::config::secret,
+        ..core("Secret", "core.v1.Secret")
     },
     KindInfo {
         group: "coordination.k8s.io",
         plural: "leases",
         singular: "lease",
-        ..core("Lease")
+        validate: validate::small::lease,
+        ..core("Lease", "coordination.v1.Lease")
     },
 ];
 
+static POD_FIELDS: &[SelectableField] = &[
+    field("spec.nodeName", "/spec/nodeName"),
+    field("spec.restartPolicy", "/spec/restartPolicy"),
+    field("spec.schedulerName", "/spec/schedulerName"),
+    field("spec.serviceAccountName", "/spec/serviceAccountName"),
+    SelectableField {
+        name: "spec.hostNetwork",
+        pointer: "/spec/hostNetwork",
+        absent: "false",
+    },
+    field("status.phase", "/status/phase"),
+    field("status.podIP", "/status/podIP"),
+    field("status.nominatedNodeName", "/status/nominatedNodeName"),
+];
+
+static EVENT_FIELDS: &[SelectableField] = &[
+    field("involvedObject.kind", "/involvedObject/kind"),
+    field("involvedObject.namespace", "/involvedObject/namespace"),
+    field("involvedObject.name", "/involvedObject/name"),
+    field("involvedObject.uid", "/involvedObject/uid"),
+    field("involvedObject.apiVersion", "/involvedObject/apiVersion"),
+    field(
+        "involvedObject.resourceVersion",
+        "/involvedObject/resourceVersion",
+    ),
+    field("involvedObject.fieldPath", "/involvedObject/fieldPath"),
+    field("reason", "/reason"),
+    field("reportingComponent", "/reportingComponent"),
+    field("source", "/source/component"),
+    field("type", "/type"),
+];
+
 /// What most kinds have in common; each row above says in what it differs.
-const fn core(kind: &'static str) -> KindInfo {
+const fn core(kind: &'static str, schema: &'static str) -> KindInfo {
     KindInfo {
         group: "",
         version: "v1",
@@ -140,6 +250,14 @@ const fn core(kind: &'static str) -> KindInfo {
         scope: Scope::Namespaced,
         verbs: EVERY_VERB,
         subresources: &[],
+        fields: &[],
+        schema,
+        name_rule: validate::NameRule::Subdomain,
+        generation: Generation::Absent,
+        defaults: |_| (),
+        on_create: |_| (),
+        validate: |_, _, _| (),
+        grace: Grace::None,
     }
 }
 
@@ -152,12 +270,27 @@ pub fn served(api_version: &str, kind: &str) -> Option<&'static KindInfo> {
         .find(|info| info.kind == kind && info.api_version() == api_version)
 }
 
+/// Finds the kind behind the resource of a path.
+pub(crate) fn by_plural(group: &str, version: &str, plural: &str) -> Option<&'static KindInfo> {
+    KINDS
+        .iter()
+        .find(|info| info.plural == plural && info.group == group && info.version == version)
+}
+
 impl KindInfo {
     /// Returns `group/version`, or only the version for the core group.
     pub fn api_version(&self) -> String {
         match self.group {
             "" => self.version.to_owned(),
             group => format!("{group}/{}", self.version),
+        }
+    }
+
+    /// Returns `plural.group`, as Kubernetes names a resource in messages.
+    pub(crate) fn qualified(&self) -> String {
+        match self.group {
+            "" => self.plural.to_owned(),
+            group => format!("{}.{group}", self.plural),
         }
     }
 }

@@ -1,8 +1,31 @@
 //! The embedded Kubernetes API: accepts, stores, announces and assigns objects.
+//!
+//! [`ControlPlane::start`] is the entry point. Its one long-running task is the scheduler, which
+//! takes unassigned pods and ready nodes from watches and gives bindings, like any client.
+//!
+//! A request's way: `service` → `request` (what is asked) → `verbs` (one generic machine) →
+//! `schema`, `defaults`, `validate` (is it allowed) → `object` (encoded once) → the store.
 
 mod control_plane;
 mod kinds;
 mod service;
+
+mod request;
+mod selector;
+mod status;
+
+mod verbs;
+
+mod decode;
+mod defaults;
+mod invalid;
+mod object;
+mod quantity;
+mod schema;
+mod validate;
+
+mod discovery;
+mod scheduler;
 
 pub use control_plane::{ControlPlane, ControlPlaneConfig, Refusal, check_manifest};
 pub use kinds::{KindInfo, Scope, Subresource, Verb, served};

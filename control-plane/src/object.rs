@@ -1,0 +1,182 @@
+//! How objects rest: encoded once per revision, with a small index beside the bytes.
+//!
+//! The encoding always begins with kind, version and `metadata.resourceVersion`, so that the
+//! revision is written when the store gives it, and can be replaced without parsing.
+
+use bytes::Bytes;
+use coracle_store::{Record, Revision, Store};
+use serde_json::{Map, Value};
+
+use crate::kinds::{KindInfo, Scope};
+
+pub(crate) type ObjectStore = Store<ObjectIndex>;
+pub(crate) type ObjectRecord = Record<ObjectIndex>;
+
+/// What selectors and preconditions look at, so that nothing is parsed for them.
+#[derive(Debug)]
+pub(crate) struct ObjectIndex {
+    pub(crate) uid: Box<str>,
+    labels: Box<[(Box<str>, Box<str>)]>,
+    /// The values of the kind's selectable fields, in the order of its table.
+    pub(crate) fields: Box<[Box<str>]>,
+}
+
+/// An object encoded up to its revision.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    head: String,
+    tail: Vec<u8>,
+    index: ObjectIndex,
+}
+
+/// Reads the object behind a record; only writers and the scheduler's patches need it parsed.
+pub(crate) fn parse(record: &ObjectRecord) -> Value {
+    serde_json::from_slice(&record.value).expect("stored objects were encoded by this module")
+}
+
+/// Encodes an object of a kind.
+pub(crate) fn encode(info: &KindInfo, object: &Value) -> Encoded {
+    let empty = Map::new();
+    let fields = object.as_object().unwrap_or(&empty);
+    let metadata = object
+        .get("metadata")
+        .and_then(Value::as_object)
+        .unwrap_or(&empty);
+    let mut tail = vec![b'"'];
+    append(&mut tail, metadata, &["resourceVersion"]);
+    tail.push(b'}');
+    append(&mut tail, fields, &["kind", "apiVersion", "metadata"]);
+    tail.push(b'}');
+    Encoded {
+        head: head(info),
+        tail,
+        index: ObjectIndex::new(info, object),
+    }
+}
+
+impl Encoded {
+    /// Completes the encoding with the revision of its write.
+    pub(crate) fn render(self, revision: Revision) -> (Bytes, ObjectIndex) {
+        let revision = revision.to_string();
+        let parts = [self.head.as_bytes(), revision.as_bytes(), &self.tail];
+        (Bytes::from(parts.concat()), self.index)
+    }
+}
+
+/// Returns the object's encoding with another revision in it.
+pub(crate) fn at_revision(info: &KindInfo, encoded: &Bytes, revision: Revision) -> Bytes {
+    let head = head(info);
+    let rest = encoded.get(head.len()..).unwrap_or_default();
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let tail = rest.get(digits..).unwrap_or_default();
+    Bytes::from([head.as_bytes(), revision.to_string().as_bytes(), tail].concat())
+}
+
+fn head(info: &KindInfo) -> String {
+    let (kind, version) = (info.kind, info.api_version());
+    format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{{"resourceVersion":""#)
+}
+
+fn append(encoded: &mut Vec<u8>, fields: &Map<String, Value>, except: &[&str]) {
+    for (name, value) in fields
+        .iter()
+        .filter(|(name, _)| !except.contains(&name.as_str()))
+    {
+        encoded.push(b',');
+        serde_json::to_writer(&mut *encoded, name).expect("a string always encodes");
+        encoded.push(b':');
+        serde_json::to_writer(&mut *encoded, value).expect("a JSON value always encodes");
+    }
+}
+
+impl ObjectIndex {
+    fn new(info: &KindInfo, object: &Value) -> ObjectIndex {
+        let labels = object
+            .pointer("/metadata/labels")
+            .and_then(Value::as_object);
+        let label = |(name, value): (&String, &Value)| {
+            (
+                Box::from(name.as_str()),
+                Box::from(value.as_str().unwrap_or_default()),
+            )
+        };
+        let field = |pointer: &str, absent: &str| match object.pointer(pointer) {
+            Some(Value::String(text)) => Box::from(text.as_str()),
+            Some(Value::Bool(flag)) => Box::from(if *flag { "true" } else { "false" }),
+            _ => Box::from(absent),
+        };
+        ObjectIndex {
+            uid: field("/metadata/uid", ""),
+            labels: labels.into_iter().flatten().map(label).collect(),
+            fields: info
+                .fields
+                .iter()
+                .map(|known| field(known.pointer, known.absent))
+                .collect(),
+        }
+    }
+
+    /// Returns the value of a label.
+    pub(crate) fn label(&self, name: &str) -> Option<&str> {
+        self.labels
+            .iter()
+            .find(|(label, _)| **label == *name)
+            .map(|(_, value)| &**value)
+    }
+}
+
+/// Returns where the objects of a kind are kept, all of them or one namespace's.
+pub(crate) fn prefix(info: &KindInfo, namespace: Option<&str>) -> String {
+    match (info.scope, namespace) {
+        (Scope::Namespaced, Some(namespace)) => format!("/{}/{namespace}/", info.qualified()),
+        (Scope::Namespaced, None) | (Scope::Cluster, _) => format!("/{}/", info.qualified()),
+    }
+}
+
+/// Returns where one object is kept.
+pub(crate) fn key(info: &KindInfo, namespace: Option<&str>, name: &str) -> String {
+    prefix(info, namespace) + name
+}
+
+/// Returns the namespace (empty for cluster-wide kinds) and the name in a key.
+pub(crate) fn namespace_and_name(key: &str) -> (&str, &str) {
+    let mut segments = key.rsplitn(3, '/');
+    let name = segments.next().unwrap_or_default();
+    match (segments.next(), segments.next()) {
+        // `/collection/name` leaves an empty segment in front of the collection.
+        (Some(_), Some("")) | (_, None) => ("", name),
+        (Some(namespace), Some(_)) => (namespace, name),
+        (None, Some(_)) => unreachable!("segments are taken in order"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds::served;
+
+    #[test]
+    fn an_object_keeps_its_fields_and_takes_its_revision() {
+        let info = served("v1", "Pod").expect("pods are served");
+        let object = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "a\"b", "resourceVersion": "3", "labels": {"k": "v"}},
+            "spec": {"nodeName": "n"}});
+        let (bytes, index) = encode(info, &object).render(Revision::from(17));
+        let mut expected = object.clone();
+        expected["metadata"]["resourceVersion"] = json!("17");
+        assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), expected);
+        assert_eq!(index.label("k"), Some("v"));
+        assert_eq!(&*index.fields[0], "n");
+        let later = at_revision(info, &bytes, Revision::from(1000));
+        expected["metadata"]["resourceVersion"] = json!("1000");
+        assert_eq!(serde_json::from_slice::<Value>(&later).unwrap(), expected);
+    }
+
+    #[test]
+    fn keys_tell_namespace_and_name() {
+        assert_eq!(namespace_and_name("/pods/default/web"), ("default", "web"));
+        assert_eq!(namespace_and_name("/nodes/a.b"), ("", "a.b"));
+    }
+}

@@ -1,0 +1,371 @@
+//! What a request asks for: its path, method and query, read once and checked.
+
+use http::Method;
+
+use crate::{
+    kinds::{KindInfo, Scope, Subresource, Verb, by_plural},
+    selector::Selector,
+    status::ApiError,
+};
+
+/// Where a path leads.
+#[derive(Debug)]
+pub(crate) enum Target {
+    /// Versions, groups and resources, by their path.
+    Discovery(Discovery),
+    /// Objects of a kind.
+    Objects(Objects),
+}
+
+/// A document about the API itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Discovery {
+    Version,
+    Health,
+    CoreVersions,
+    Groups,
+    Group(String),
+    Resources { group: String, version: String },
+}
+
+/// One object, or all of a kind in one or all namespaces.
+#[derive(Debug)]
+pub(crate) struct Objects {
+    pub(crate) info: &'static KindInfo,
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) subresource: Option<Subresource>,
+}
+
+/// What to do with the objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Verb(Verb),
+    Bind,
+}
+
+/// The query parameters, as far as they are honoured.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) watch: bool,
+    pub(crate) label_selector: Option<String>,
+    pub(crate) field_selector: Option<String>,
+    pub(crate) limit: Option<usize>,
+    pub(crate) continue_token: Option<String>,
+    pub(crate) resource_version: Option<u64>,
+    pub(crate) version_match: Option<VersionMatch>,
+    pub(crate) timeout_seconds: Option<u64>,
+    pub(crate) bookmarks: bool,
+    pub(crate) send_initial_events: Option<bool>,
+    pub(crate) persistence: Persistence,
+    pub(crate) field_validation: FieldValidation,
+    pub(crate) grace_seconds: Option<i64>,
+}
+
+/// Which revision a list may show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VersionMatch {
+    Exact,
+    NotOlderThan,
+}
+
+/// Whether a write is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Persistence {
+    #[default]
+    Kept,
+    DryRun,
+}
+
+/// What happens to unknown and duplicate fields, which are dropped in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    Ignore,
+    #[default]
+    Warn,
+    Strict,
+}
+
+impl Target {
+    /// Reads a path.
+    pub(crate) fn parse(path: &str) -> Result<Target, ApiError> {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        let discovery = match segments.as_slice() {
+            ["version"] => Discovery::Version,
+            ["healthz" | "livez" | "readyz"] => Discovery::Health,
+            ["api"] => Discovery::CoreVersions,
+            ["apis"] => Discovery::Groups,
+            ["apis", group] => Discovery::Group((*group).to_owned()),
+            ["api", version] => Discovery::Resources {
+                group: String::new(),
+                version: (*version).to_owned(),
+            },
+            ["apis", group, version] => Discovery::Resources {
+                group: (*group).to_owned(),
+                version: (*version).to_owned(),
+            },
+            ["api", version, rest @ ..] => return Objects::parse("", version, rest),
+            ["apis", group, version, rest @ ..] => return Objects::parse(group, version, rest),
+            _ => return Err(ApiError::no_such_path()),
+        };
+        Ok(Target::Discovery(discovery))
+    }
+}
+
+impl Objects {
+    fn parse(group: &str, version: &str, segments: &[&str]) -> Result<Target, ApiError> {
+        let (namespace, rest) = match segments {
+            // `namespaces/x` is the namespace itself, `namespaces/x/status` a part of it.
+            ["namespaces", namespace, rest @ ..] if !rest.is_empty() && rest != ["status"] => {
+                (Some(*namespace), rest)
+            }
+            _ => (None, segments),
+        };
+        let (plural, name, part) = match rest {
+            [plural] => (plural, None, None),
+            [plural, name] => (plural, Some(*name), None),
+            [plural, name, part] => (plural, Some(*name), Some(*part)),
+            _ => return Err(ApiError::no_such_path()),
+        };
+        let info = by_plural(group, version, plural).ok_or_else(ApiError::no_such_path)?;
+        let fits = match info.scope {
+            Scope::Namespaced => namespace.is_some() || name.is_none(),
+            Scope::Cluster => namespace.is_none(),
+        };
+        let subresource = match part {
+            None => None,
+            Some(part) => Some(
+                info.subresources
+                    .iter()
+                    .copied()
+                    .find(|subresource| subresource.as_str() == part)
+                    .ok_or_else(ApiError::no_such_path)?,
+            ),
+        };
+        if !fits || namespace == Some("") || name == Some("") {
+            return Err(ApiError::no_such_path());
+        }
+        let (namespace, name) = (namespace.map(str::to_owned), name.map(str::to_owned));
+        Ok(Target::Objects(Objects {
+            info,
+            namespace,
+            name,
+            subresource,
+        }))
+    }
+
+    /// Finds out what the method asks for here; what the kind does not offer is refused.
+    pub(crate) fn action(&self, method: &Method, options: &Options) -> Result<Action, ApiError> {
+        let named = self.name.is_some();
+        let action = match (method.as_str(), self.subresource) {
+            ("POST", Some(Subresource::Binding)) => return Ok(Action::Bind),
+            ("GET", Some(Subresource::Status)) => Verb::Get,
+            ("PUT", Some(Subresource::Status)) => Verb::Update,
+            ("PATCH", Some(Subresource::Status)) => Verb::Patch,
+            ("GET", None) if options.watch => Verb::Watch,
+            ("GET", None) if named => Verb::Get,
+            ("GET", None) => Verb::List,
+            // Objects are created where they are listed, in one namespace.
+            ("POST", None) if !named && self.places_objects() => Verb::Create,
+            ("PUT", None) if named => Verb::Update,
+            ("PATCH", None) if named => Verb::Patch,
+            ("DELETE", None) if named => Verb::Delete,
+            ("DELETE", None) if self.places_objects() => Verb::DeleteCollection,
+            _ => return Err(ApiError::method_not_allowed()),
+        };
+        match self.info.verbs.contains(&action) {
+            true => Ok(Action::Verb(action)),
+            false => Err(ApiError::method_not_allowed()),
+        }
+    }
+
+    fn places_objects(&self) -> bool {
+        self.info.scope == Scope::Cluster || self.namespace.is_some()
+    }
+
+    /// Reads the selectors; a name in the path selects that one.
+    pub(crate) fn selector(&self, options: &Options) -> Result<Selector, ApiError> {
+        let (labels, fields) = (&options.label_selector, &options.field_selector);
+        let named = self.name.as_ref().map(|name| match fields.as_deref() {
+            None | Some("") => format!("metadata.name={name}"),
+            Some(fields) => format!("{fields},metadata.name={name}"),
+        });
+        let fields = named.as_deref().or(fields.as_deref());
+        Selector::parse(self.info, labels.as_deref(), fields)
+    }
+}
+
+impl Options {
+    /// Reads the query; parameters that only change the writing, such as `pretty`, are skipped.
+    pub(crate) fn parse(query: &str) -> Result<Options, ApiError> {
+        let mut options = Options::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            options.set(&name, &value)?;
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), ApiError> {
+        match name {
+            "watch" => self.watch = flag(name, value)?,
+            "labelSelector" => self.label_selector = Some(value.to_owned()),
+            "fieldSelector" => self.field_selector = Some(value.to_owned()),
+            "limit" => self.limit = Some(number(name, value)?).filter(|&limit| limit > 0),
+            "continue" if !value.is_empty() => self.continue_token = Some(value.to_owned()),
+            "resourceVersion" if !value.is_empty() => {
+                self.resource_version = Some(number(name, value)?);
+            }
+            "resourceVersionMatch" => self.version_match = version_match(value)?,
+            "timeoutSeconds" => self.timeout_seconds = Some(number(name, value)?),
+            "allowWatchBookmarks" => self.bookmarks = flag(name, value)?,
+            "sendInitialEvents" => self.send_initial_events = Some(flag(name, value)?),
+            "dryRun" => self.persistence = persistence(value)?,
+            "fieldValidation" => self.field_validation = field_validation(value)?,
+            "gracePeriodSeconds" => self.grace_seconds = Some(number(name, value)?),
+            _ => (),
+        }
+        Ok(())
+    }
+}
+
+fn flag(name: &str, value: &str) -> Result<bool, ApiError> {
+    match value {
+        "" | "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(unreadable(name, value)),
+    }
+}
+
+fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, ApiError> {
+    value.parse().map_err(|_| unreadable(name, value))
+}
+
+fn version_match(value: &str) -> Result<Option<VersionMatch>, ApiError> {
+    match value {
+        "" => Ok(None),
+        "Exact" => Ok(Some(VersionMatch::Exact)),
+        "NotOlderThan" => Ok(Some(VersionMatch::NotOlderThan)),
+        _ => Err(unreadable("resourceVersionMatch", value)),
+    }
+}
+
+pub(crate) fn persistence(value: &str) -> Result<Persistence, ApiError> {
+    match value {
+        "" => Ok(Persistence::Kept),
+        "All" => Ok(Persistence::DryRun),
+        _ => Err(unreadable("dryRun", value)),
+    }
+}
+
+fn field_validation(value: &str) -> Result<FieldValidation, ApiError> {
+    match value {
+        "" | "Warn" => Ok(FieldValidation::Warn),
+        "Ignore" => Ok(FieldValidation::Ignore),
+        "Strict" => Ok(FieldValidation::Strict),
+        _ => Err(unreadable("fieldValidation", value)),
+    }
+}
+
+fn unreadable(name: &str, value: &str) -> ApiError {
+    ApiError::bad_request(format!(
+        "invalid value `{value}` of query parameter `{name}`"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(method: &str, path: &str, query: &str, expected: Result<&str, u16>) {
+        let found = Options::parse(query).and_then(|options| match Target::parse(path)? {
+            Target::Discovery(document) => Ok(format!("{document:?}")),
+            Target::Objects(objects) => {
+                let method = Method::from_bytes(method.as_bytes()).expect("a method");
+                let action = match objects.action(&method, &options)? {
+                    Action::Verb(verb) => verb.as_str(),
+                    Action::Bind => "bind",
+                };
+                let part = |part: &Option<String>| part.clone().unwrap_or_default();
+                let subresource = objects.subresource.map_or("", Subresource::as_str);
+                let (namespace, name) = (part(&objects.namespace), part(&objects.name));
+                Ok(format!(
+                    "{action} {} {namespace}/{name} {subresource}",
+                    objects.info.plural
+                ))
+            }
+        });
+        let found = found.map_err(|error| error.code.as_u16());
+        assert_eq!(
+            found,
+            expected.map(str::to_owned),
+            "{method} {path}?{query}"
+        );
+    }
+
+    #[test]
+    fn paths_and_methods_become_actions() {
+        for (method, path, query, expected) in [
+            ("GET", "/api/v1/pods", "", "list pods / "),
+            ("GET", "/api/v1/pods", "watch=true", "watch pods / "),
+            (
+                "GET",
+                "/api/v1/namespaces/a/pods",
+                "watch=0",
+                "list pods a/ ",
+            ),
+            ("GET", "/api/v1/namespaces/a/pods/b", "", "get pods a/b "),
+            ("GET", "/api/v1/namespaces/a", "", "get namespaces /a "),
+            (
+                "PATCH",
+                "/api/v1/namespaces/a/status",
+                "",
+                "patch namespaces /a status",
+            ),
+            (
+                "POST",
+                "/api/v1/namespaces/a/pods/b/binding",
+                "",
+                "bind pods a/b binding",
+            ),
+            ("DELETE", "/api/v1/nodes", "", "deletecollection nodes / "),
+            (
+                "PUT",
+                "/apis/coordination.k8s.io/v1/namespaces/a/leases/b",
+                "",
+                "update leases a/b ",
+            ),
+            (
+                "GET",
+                "/api/v1",
+                "",
+                "Resources { group: \"\", version: \"v1\" }",
+            ),
+            ("GET", "/readyz", "", "Health"),
+        ] {
+            check(method, path, query, Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_is_refused() {
+        for (method, path, query, code) in [
+            ("GET", "/api/v1/services", "", 404),
+            ("GET", "/api/v1/pods/x", "", 404),
+            ("GET", "/api/v1/namespaces/a/nodes", "", 404),
+            ("GET", "/api/v1/namespaces/a/pods/b/log", "", 404),
+            ("GET", "/api/v1/namespaces/a/pods/b/status/c", "", 404),
+            ("POST", "/api/v1/pods", "", 405),
+            ("DELETE", "/api/v1/namespaces/a", "", 405),
+            ("DELETE", "/api/v1/pods", "", 405),
+            ("GET", "/api/v1/namespaces/a/pods/b/binding", "", 405),
+            ("BREW", "/api/v1/nodes", "", 405),
+            ("GET", "/api/v1/pods", "limit=x", 400),
+            ("GET", "/api/v1/pods", "dryRun=Some", 400),
+            ("GET", "/nowhere", "", 404),
+            ("GET", "", "", 404),
+        ] {
+            check(method, path, query, Err(code));
+        }
+    }
+}

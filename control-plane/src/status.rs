@@ -1,0 +1,258 @@
+//! Failures, worded exactly as Kubernetes words them: kind `Status`, reason, code and details.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::{
+    invalid::{Cause, Causes},
+    kinds::KindInfo,
+};
+
+/// A refused request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    pub(crate) code: StatusCode,
+    reason: &'static str,
+    pub(crate) message: String,
+    details: Details,
+    /// Where a list whose revision is gone can go on with what is there now.
+    continue_token: Option<String>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Details {
+    name: Option<String>,
+    group: Option<&'static str>,
+    kind: Option<&'static str>,
+    causes: Vec<Cause>,
+    retry_after_seconds: Option<u32>,
+}
+
+impl ApiError {
+    fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> ApiError {
+        let (message, details) = (message.into(), Details::default());
+        ApiError {
+            code,
+            reason,
+            message,
+            details,
+            continue_token: None,
+        }
+    }
+
+    fn about(mut self, info: &KindInfo, name: &str) -> ApiError {
+        self.details.name = Some(name.to_owned());
+        self.details.group = Some(info.group);
+        self.details.kind = Some(info.plural);
+        self
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, "BadRequest", message)
+    }
+
+    pub(crate) fn not_found(info: &KindInfo, name: &str) -> ApiError {
+        let message = format!("{} \"{name}\" not found", info.qualified());
+        ApiError::new(StatusCode::NOT_FOUND, "NotFound", message).about(info, name)
+    }
+
+    /// The path leads nowhere.
+    pub(crate) fn no_such_path() -> ApiError {
+        let message = "the server could not find the requested resource";
+        ApiError::new(StatusCode::NOT_FOUND, "NotFound", message)
+    }
+
+    pub(crate) fn method_not_allowed() -> ApiError {
+        let message = "the server does not allow this method on the requested resource";
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+    }
+
+    pub(crate) fn already_exists(info: &KindInfo, name: &str) -> ApiError {
+        let message = format!("{} \"{name}\" already exists", info.qualified());
+        ApiError::new(StatusCode::CONFLICT, "AlreadyExists", message).about(info, name)
+    }
+
+    pub(crate) fn conflict(info: &KindInfo, name: &str, why: &str) -> ApiError {
+        let what = info.qualified();
+        let message = format!("Operation cannot be fulfilled on {what} \"{name}\": {why}");
+        ApiError::new(StatusCode::CONFLICT, "Conflict", message).about(info, name)
+    }
+
+    /// Another write came between the client's read and its write.
+    pub(crate) fn modified(info: &KindInfo, name: &str) -> ApiError {
+        let why = "the object has been modified; please apply your changes to the latest version \
+                   and try again";
+        ApiError::conflict(info, name, why)
+    }
+
+    pub(crate) fn invalid(info: &KindInfo, name: &str, causes: Causes) -> ApiError {
+        let causes = causes.into_vec();
+        let list = sentences(&causes);
+        let qualified = match info.group {
+            "" => info.kind.to_owned(),
+            group => format!("{}.{group}", info.kind),
+        };
+        let message = format!("{qualified} \"{name}\" is invalid: {list}");
+        let mut error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
+        error.details = Details {
+            name: Some(name.to_owned()),
+            group: Some(info.group),
+            kind: Some(info.kind),
+            causes,
+            retry_after_seconds: None,
+        };
+        error
+    }
+
+    /// A patch that does not apply to the object it meets.
+    pub(crate) fn unprocessable(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+    }
+
+    pub(crate) fn unsupported_media(accepted: &[&str]) -> ApiError {
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {}",
+            accepted.join(", ")
+        );
+        ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaType",
+            message,
+        )
+    }
+
+    pub(crate) fn not_acceptable() -> ApiError {
+        let message = "only the following media types are accepted: application/json";
+        ApiError::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
+    }
+
+    pub(crate) fn too_large(limit: usize) -> ApiError {
+        let message = format!("Request entity too large: limit is {limit}");
+        ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "RequestEntityTooLarge",
+            message,
+        )
+    }
+
+    /// The history no longer reaches back to `wanted`.
+    pub(crate) fn expired(wanted: u64, oldest: u64) -> ApiError {
+        let message = format!("too old resource version: {wanted} ({oldest})");
+        ApiError::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// The rest of a list can no longer be read at the revision of its first page.
+    pub(crate) fn continue_expired(fresh: String) -> ApiError {
+        let message = "The provided continue parameter is too old to display a consistent list \
+                       result. You can start a new list without the continue parameter, or use \
+                       the continue token in this response to retrieve the remainder of the \
+                       results. Continuing with the provided token results in an inconsistent \
+                       list - objects that were created, modified, or deleted between the time \
+                       the first chunk was returned and now may show up in the list.";
+        let mut error = ApiError::new(StatusCode::GONE, "Expired", message);
+        error.continue_token = Some(fresh);
+        error
+    }
+
+    /// Query parameters that contradict each other.
+    pub(crate) fn invalid_list_options(causes: Causes) -> ApiError {
+        let mut error = ApiError::unprocessable("");
+        error.details.group = Some("meta.k8s.io");
+        error.details.kind = Some("ListOptions");
+        error.details.causes = causes.into_vec();
+        let list = sentences(&error.details.causes);
+        error.message = format!("ListOptions.meta.k8s.io \"\" is invalid: {list}");
+        error
+    }
+
+    /// The revision lies in the future.
+    pub(crate) fn version_too_large(wanted: u64, newest: u64) -> ApiError {
+        let message = format!("Timeout: Too large resource version: {wanted}, current: {newest}");
+        let mut error = ApiError::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message);
+        error.details.causes = vec![Cause::too_large_resource_version()];
+        error.details.retry_after_seconds = Some(1);
+        error
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+    }
+
+    pub(crate) fn unavailable(message: impl Into<String>) -> ApiError {
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ServiceUnavailable",
+            message,
+        )
+    }
+
+    /// Returns the object that is sent to the client.
+    pub(crate) fn to_status(&self) -> Value {
+        let mut details = json!({});
+        let mut set = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                details[name] = value;
+            }
+        };
+        let text = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Value::from);
+        set("name", self.details.name.as_deref().and_then(text));
+        set("group", self.details.group.and_then(text));
+        set("kind", self.details.kind.and_then(text));
+        set(
+            "retryAfterSeconds",
+            self.details.retry_after_seconds.map(Value::from),
+        );
+        let causes: Vec<_> = self.details.causes.iter().map(Cause::to_json).collect();
+        set(
+            "causes",
+            (!causes.is_empty()).then_some(Value::Array(causes)),
+        );
+        let mut status = json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.message,
+            "reason": self.reason,
+            "code": self.code.as_u16(),
+        });
+        if let Some(token) = &self.continue_token {
+            status["metadata"]["continue"] = Value::from(token.as_str());
+        }
+        if details
+            .as_object()
+            .is_some_and(|details| !details.is_empty())
+        {
+            status["details"] = details;
+        }
+        status
+    }
+}
+
+/// The answer to a request that leaves nothing to show.
+pub(crate) fn success(info: &KindInfo, name: &str, uid: &str) -> Value {
+    let mut details = json!({"name": name, "kind": info.plural, "uid": uid});
+    if !info.group.is_empty() {
+        details["group"] = Value::from(info.group);
+    }
+    json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": details,
+    })
+}
+
+fn sentences(causes: &[Cause]) -> String {
+    match causes {
+        [one] => one.sentence(),
+        many => format!(
+            "[{}]",
+            many.iter()
+                .map(Cause::sentence)
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+    }
+}

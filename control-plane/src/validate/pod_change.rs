@@ -1,0 +1,59 @@
+//! What may change about a pod that exists.
+
+use serde_json::{Value, json};
+
+use super::elements;
+use crate::invalid::Causes;
+
+const MESSAGE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
+     `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions \
+     to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it \
+     was previously negative)";
+
+/// Checks that the new spec differs from the old one only where it may.
+pub(super) fn check(new: &Value, old: &Value, causes: &mut Causes) {
+    let (new, old) = (&new["spec"], &old["spec"]);
+    if new == old {
+        return;
+    }
+    check_deadline(new, old, causes);
+    let kept: Vec<_> = elements(&new["tolerations"]).collect();
+    let only_additions = elements(&old["tolerations"]).all(|old| kept.contains(&old));
+    if without_mutable(new) != without_mutable(old) || !only_additions {
+        causes.forbidden("spec", MESSAGE);
+    }
+}
+
+/// A deadline can be set or lowered.
+fn check_deadline(new: &Value, old: &Value, causes: &mut Causes) {
+    let field = "spec.activeDeadlineSeconds";
+    let seconds = |spec: &Value| spec["activeDeadlineSeconds"].as_i64();
+    match (seconds(old), seconds(new)) {
+        (Some(_), None) => causes.invalid(
+            field,
+            &Value::Null,
+            "must not update from a positive integer to nil value",
+        ),
+        (Some(old), Some(new)) if new > old => causes.invalid(
+            field,
+            &Value::from(new),
+            &format!("must be less than or equal to previous value '{old}'"),
+        ),
+        _ => (),
+    }
+}
+
+/// Returns the spec with everything taken out that may change.
+fn without_mutable(spec: &Value) -> Value {
+    let mut fixed = spec.clone();
+    for list in ["containers", "initContainers"] {
+        for container in fixed[list].as_array_mut().into_iter().flatten() {
+            container["image"] = json!("");
+        }
+    }
+    // Indexing a missing list writes nulls, on both sides alike.
+    for field in ["activeDeadlineSeconds", "tolerations"] {
+        fixed[field] = Value::Null;
+    }
+    fixed
+}

@@ -1,0 +1,126 @@
+//! Binding: gives a pod its node, once.
+
+use coracle_store::{Expect, WriteError};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Machine, draft::Draft, write_failure};
+use crate::{
+    invalid::Causes,
+    kinds::KindInfo,
+    object,
+    request::{Objects, Options, Persistence},
+    service::{Answer, Content},
+    status::ApiError,
+};
+
+const BINDING: &str = "core.v1.Binding";
+
+impl Machine {
+    pub(super) async fn bind(
+        &self,
+        objects: &Objects,
+        options: &Options,
+        content: &Content,
+    ) -> Result<Answer, ApiError> {
+        let (info, name) = (objects.info, objects.name());
+        let binding = Draft::of_type(info, BINDING, options, content)?.object;
+        check_target(info, name, &binding)?;
+        loop {
+            let record = self.store.get(&objects.key());
+            let record = record.ok_or_else(|| ApiError::not_found(info, name))?;
+            let mut pod = object::parse(&record);
+            self.assign(info, name, &mut pod, &binding)?;
+            if options.persistence == Persistence::DryRun {
+                break;
+            }
+            let encoded = object::encode(info, &pod);
+            let expect = Expect::At(record.revision);
+            let render = |revision| encoded.render(revision);
+            match self.store.put(&objects.key(), expect, render).await {
+                Ok(_) => break,
+                // Nobody but a binding sets the node, so this ends as soon as writers pause.
+                Err(WriteError::Changed { .. }) => (),
+                Err(error) => return Err(write_failure(info, name, error)),
+            }
+        }
+        let success = json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Success",
+            "code": 201,
+        });
+        Ok(Answer::json(StatusCode::CREATED, &success))
+    }
+
+    /// Writes the node into the pod, unless it has one or is on its way out.
+    fn assign(
+        &self,
+        info: &KindInfo,
+        name: &str,
+        pod: &mut Value,
+        binding: &Value,
+    ) -> Result<(), ApiError> {
+        let refuse = |why: String| Err(ApiError::conflict(info, name, &why));
+        let wanted = binding["metadata"]["uid"].as_str().unwrap_or_default();
+        let found = pod["metadata"]["uid"].as_str().unwrap_or_default();
+        if !wanted.is_empty() && wanted != found {
+            return refuse(format!(
+                "Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
+            ));
+        }
+        if pod["metadata"]["deletionTimestamp"].is_string() {
+            return refuse(format!(
+                "pod {name} is being deleted, cannot be assigned to a host"
+            ));
+        }
+        match pod["spec"]["nodeName"].as_str() {
+            None | Some("") => (),
+            Some(node) => {
+                return refuse(format!("pod {name} is already assigned to node \"{node}\""));
+            }
+        }
+        pod["spec"]["nodeName"] = binding["target"]["name"].clone();
+        if let Some(annotations) = binding["metadata"]["annotations"].as_object() {
+            for (key, value) in annotations {
+                pod["metadata"]["annotations"][key] = value.clone();
+            }
+        }
+        set_scheduled(pod, &self.now().to_string());
+        Ok(())
+    }
+}
+
+fn check_target(info: &KindInfo, name: &str, binding: &Value) -> Result<(), ApiError> {
+    let mut causes = Causes::default();
+    let text = |field: &str| binding["target"][field].as_str().unwrap_or_default();
+    if !matches!(text("kind"), "" | "Node") {
+        causes.not_supported(
+            "target.kind",
+            &binding["target"]["kind"],
+            &["Node", "<empty>"],
+        );
+    }
+    if text("name").is_empty() {
+        causes.required("target.name", "");
+    }
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid(info, name, causes))
+    }
+}
+
+/// Sets the condition that tells when the pod got its node.
+fn set_scheduled(pod: &mut Value, now: &str) {
+    let fresh = json!({"type": "PodScheduled", "status": "True",
+        "lastTransitionTime": now});
+    let mut conditions = pod["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    conditions.retain(|condition| condition["type"] != "PodScheduled");
+    conditions.push(fresh);
+    pod["status"]["conditions"] = Value::Array(conditions);
+}

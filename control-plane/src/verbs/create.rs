@@ -1,0 +1,149 @@
+//! Creating objects.
+
+use coracle_store::{Expect, WriteError};
+use http::StatusCode;
+use rand::RngExt as _;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Machine, draft::Draft, write_failure};
+use crate::{
+    invalid::Causes,
+    kinds::{Generation, KindInfo},
+    object,
+    request::{Objects, Options, Persistence},
+    service::{Answer, Content},
+    status::ApiError,
+    validate,
+};
+
+/// A generated name is this much of the base and five characters behind it: 63 together.
+const GENERATED_BASE_BYTES_MAX: usize = 58;
+const GENERATED_LETTERS: usize = 5;
+const GENERATED_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// A generated name that is taken is drawn again this often, as the stock server does.
+const GENERATED_ATTEMPTS_MAX: usize = 8;
+
+/// What the server alone sets; clients may send it back, it does not count.
+const SERVER_FIELDS: &[&str] = &[
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+impl Machine {
+    pub(super) async fn create(
+        &self,
+        objects: &Objects,
+        options: &Options,
+        content: &Content,
+    ) -> Result<Answer, ApiError> {
+        let info = objects.info;
+        let Draft {
+            mut object,
+            warnings,
+        } = Draft::read(objects, options, content)?;
+        self.check_namespace(objects)?;
+        self.stamp(info, &mut object)?;
+        (info.defaults)(&mut object);
+        (info.on_create)(&mut object);
+        let mut answer = self.insert(objects, options, object).await?;
+        answer.warnings = warnings;
+        Ok(answer)
+    }
+
+    /// Sets what the server sets on every new object.
+    fn stamp(&self, info: &KindInfo, object: &mut Value) -> Result<(), ApiError> {
+        let metadata = object["metadata"]
+            .as_object_mut()
+            .expect("drafts have metadata");
+        if metadata
+            .get("resourceVersion")
+            .is_some_and(|version| version != "")
+        {
+            let message = "resourceVersion should not be set on objects to be created";
+            return Err(ApiError::bad_request(message));
+        }
+        SERVER_FIELDS
+            .iter()
+            .for_each(|name| drop(metadata.remove(*name)));
+        metadata.insert("uid".to_owned(), Value::from(Uuid::new_v4().to_string()));
+        metadata.insert(
+            "creationTimestamp".to_owned(),
+            Value::from(self.now().to_string()),
+        );
+        if info.generation == Generation::Kept {
+            metadata.insert("generation".to_owned(), Value::from(1));
+        }
+        Ok(())
+    }
+
+    /// Names, validates and writes a new object; a generated name that is taken is drawn again.
+    async fn insert(
+        &self,
+        objects: &Objects,
+        options: &Options,
+        mut object: Value,
+    ) -> Result<Answer, ApiError> {
+        let info = objects.info;
+        let base = generated_base(&object);
+        for attempt in 1.. {
+            if let Some(base) = &base {
+                object["metadata"]["name"] = Value::from(base.clone() + &suffix());
+            }
+            let name = object["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            let mut causes = Causes::default();
+            validate::metadata(info, &object, &mut causes);
+            (info.validate)(&object, None, &mut causes);
+            if !causes.is_empty() {
+                return Err(ApiError::invalid(info, &name, causes));
+            }
+            let key = object::key(info, objects.namespace.as_deref(), &name);
+            if options.persistence == Persistence::DryRun {
+                return match self.store.get(&key) {
+                    Some(_) => Err(ApiError::already_exists(info, &name)),
+                    None => Ok(Answer::json(StatusCode::CREATED, &object)),
+                };
+            }
+            let encoded = object::encode(info, &object);
+            match self
+                .store
+                .put(&key, Expect::Absent, |revision| encoded.render(revision))
+                .await
+            {
+                Ok(record) => {
+                    return Ok(Answer::encoded(StatusCode::CREATED, record.value.clone()));
+                }
+                Err(WriteError::Exists) if base.is_some() && attempt < GENERATED_ATTEMPTS_MAX => (),
+                Err(error) => return Err(write_failure(info, &name, error)),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+}
+
+/// Returns what a generated name begins with, if the object asks for one.
+fn generated_base(object: &Value) -> Option<String> {
+    let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default();
+    if !text("name").is_empty() || text("generateName").is_empty() {
+        return None;
+    }
+    let mut base = text("generateName").to_owned();
+    base.truncate(base.floor_char_boundary(GENERATED_BASE_BYTES_MAX));
+    Some(base)
+}
+
+fn suffix() -> String {
+    let mut random = rand::rng();
+    let letter = |_| GENERATED_ALPHABET[random.random_range(0..GENERATED_ALPHABET.len())];
+    (0..GENERATED_LETTERS).map(letter).map(char::from).collect()
+}

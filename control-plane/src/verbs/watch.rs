@@ -1,0 +1,284 @@
+//! Watches: the store's events as seen through one client's selector.
+//!
+//! A watch is the body of its answer and is polled by whoever sends it; it has no task of its
+//! own. The objects it sends are the stored bytes. One that reads too slowly meets the end of the
+//! history, is told so with a 410 and ends.
+
+use std::{
+    collections::VecDeque,
+    future::Future as _,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use coracle_store::{Change, Event, Range, Revision, WatchError, Watcher};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::{Machine, not_in_future};
+use crate::{
+    invalid::Causes,
+    kinds::KindInfo,
+    object::{self, ObjectIndex, ObjectRecord},
+    request::{Objects, Options, VersionMatch},
+    selector::Selector,
+    service::{Answer, ApiBody},
+    status::ApiError,
+};
+
+/// How often a client that wants bookmarks is told how far it has read.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long a watch lasts when the client does not say; the stock server draws 30 to 60 minutes.
+const WATCH_DURATION_DEFAULT: Duration = Duration::from_secs(30 * 60);
+
+/// The longest a client may ask for; also keeps the deadline representable.
+const WATCH_DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The body of a watch.
+#[derive(Debug)]
+pub(crate) struct WatchStream {
+    info: &'static KindInfo,
+    selector: Selector,
+    initial: VecDeque<Arc<ObjectRecord>>,
+    /// The bookmark that ends the initial objects, still to be sent.
+    initial_end: Option<Revision>,
+    source: Source,
+    /// Pieces of events, in the order in which they go out.
+    pieces: VecDeque<Bytes>,
+    batch: Vec<Event<ObjectIndex>>,
+    deadline: Pin<Box<Sleep>>,
+    bookmarks: Option<Interval>,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// Where events come from.
+#[derive(Debug)]
+enum Source {
+    /// The store goes on.
+    Live(Watcher<ObjectIndex>),
+    /// Nothing comes any more; the body ends when its pieces are sent.
+    Ended,
+}
+
+/// What an event tells.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Added,
+    Modified,
+    Deleted,
+    Bookmark,
+    Error,
+}
+
+impl Machine {
+    pub(super) fn watch(&self, objects: &Objects, options: &Options) -> Result<Answer, ApiError> {
+        check_watch_options(options)?;
+        let selector = objects.selector(options)?;
+        not_in_future(options.resource_version, self.store.revision())?;
+        let prefix = object::prefix(objects.info, objects.namespace.as_deref());
+        let (initial, start) = match options.resource_version {
+            Some(revision) if revision > 0 && options.send_initial_events != Some(true) => {
+                (Vec::new(), Revision::from(revision))
+            }
+            _ if options.send_initial_events == Some(false) => (Vec::new(), self.store.revision()),
+            _ => {
+                let range = Range {
+                    prefix: &prefix,
+                    after: None,
+                    limit: None,
+                    at: None,
+                };
+                let page = self.store.range(&range, |record| selector.matches(record));
+                let page = page.map_err(|error| ApiError::internal(error.to_string()))?;
+                (page.records, page.revision)
+            }
+        };
+        let end = (options.send_initial_events == Some(true)).then_some(start);
+        let mut pieces = VecDeque::new();
+        let source = match self.store.watch(&prefix, start) {
+            Ok(watcher) => Source::Live(watcher),
+            Err(error) => {
+                send_failure(&mut pieces, start, error);
+                Source::Ended
+            }
+        };
+        let lasts = options.timeout_seconds.filter(|&seconds| seconds > 0);
+        let lasts = lasts.map_or(WATCH_DURATION_DEFAULT, Duration::from_secs);
+        Ok(Answer::stream(ApiBody::watch(WatchStream {
+            info: objects.info,
+            selector,
+            initial: initial.into(),
+            initial_end: end,
+            source,
+            pieces,
+            batch: Vec::new(),
+            deadline: Box::pin(tokio::time::sleep(lasts.min(WATCH_DURATION_MAX))),
+            bookmarks: options.bookmarks.then(bookmark_interval),
+            stopping: Box::pin(self.stopping.clone().cancelled_owned()),
+        })))
+    }
+}
+
+fn bookmark_interval() -> Interval {
+    let mut interval =
+        tokio::time::interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+fn check_watch_options(options: &Options) -> Result<(), ApiError> {
+    let mut causes = Causes::default();
+    match (options.send_initial_events, options.version_match) {
+        (None, Some(_)) => causes.forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        (Some(_), None | Some(VersionMatch::Exact)) => causes.forbidden(
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
+        (Some(true), Some(VersionMatch::NotOlderThan)) if !options.bookmarks => causes.forbidden(
+            "sendInitialEvents",
+            "sendInitialEvents requires setting allowWatchBookmarks to true",
+        ),
+        (None, None) | (Some(_), Some(VersionMatch::NotOlderThan)) => (),
+    }
+    if options.continue_token.is_some() {
+        causes.forbidden("continue", "continue is forbidden for watch");
+    }
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid_list_options(causes))
+    }
+}
+
+impl WatchStream {
+    /// Returns the next piece of the body; ready with nothing when the watch has ended.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            if let Some(piece) = self.pieces.pop_front() {
+                return Poll::Ready(Some(piece));
+            }
+            if self.send_initial() {
+                continue;
+            }
+            let Source::Live(watcher) = &mut self.source else {
+                return Poll::Ready(None);
+            };
+            if self.stopping.as_mut().poll(cx).is_ready() {
+                self.source = Source::Ended;
+                continue;
+            }
+            if self.deadline.as_mut().poll(cx).is_ready() {
+                let seen = watcher.seen();
+                if self.bookmarks.is_some() {
+                    self.send_bookmark(seen, "");
+                }
+                self.source = Source::Ended;
+                continue;
+            }
+            match watcher.poll_batch(cx, &mut self.batch) {
+                Poll::Ready(Ok(())) => self.send_batch(),
+                Poll::Ready(Err(error)) => {
+                    send_failure(&mut self.pieces, watcher.seen(), error);
+                    self.source = Source::Ended;
+                }
+                Poll::Pending => {
+                    let seen = watcher.seen();
+                    let due = self
+                        .bookmarks
+                        .as_mut()
+                        .map(|interval| interval.poll_tick(cx));
+                    if !matches!(due, Some(Poll::Ready(_))) {
+                        return Poll::Pending;
+                    }
+                    self.send_bookmark(seen, "");
+                }
+            }
+        }
+    }
+
+    /// Queues the next initial object, or what ends them; false when all that is done.
+    fn send_initial(&mut self) -> bool {
+        if let Some(record) = self.initial.pop_front() {
+            self.send(Kind::Added, record.value.clone());
+            return true;
+        }
+        match self.initial_end.take() {
+            Some(revision) => {
+                self.send_bookmark(
+                    revision,
+                    r#","annotations":{"k8s.io/initial-events-end":"true"}"#,
+                );
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn send_batch(&mut self) {
+        for event in std::mem::take(&mut self.batch) {
+            let was = event
+                .before
+                .as_ref()
+                .filter(|before| self.selector.matches(before));
+            let is = event.change != Change::Deleted && self.selector.matches(&event.record);
+            match (was, is) {
+                (None, true) => self.send(Kind::Added, event.record.value.clone()),
+                (Some(_), true) => self.send(Kind::Modified, event.record.value.clone()),
+                (Some(_), false) if event.change == Change::Deleted => {
+                    self.send(Kind::Deleted, event.record.value.clone());
+                }
+                // The object goes on but is no longer selected: its last selected state.
+                (Some(before), false) => {
+                    let revision = event.revision();
+                    let last = object::at_revision(self.info, &before.value, revision);
+                    self.send(Kind::Deleted, last);
+                }
+                (None, false) => (),
+            }
+        }
+    }
+
+    fn send(&mut self, kind: Kind, object: Bytes) {
+        self.pieces.extend(frame(kind, object));
+    }
+
+    fn send_bookmark(&mut self, revision: Revision, annotations: &str) {
+        let (kind, version) = (self.info.kind, self.info.api_version());
+        let object = format!(
+            r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{{"resourceVersion":"{revision}","creationTimestamp":null{annotations}}}}}"#
+        );
+        self.send(Kind::Bookmark, Bytes::from(object));
+    }
+}
+
+fn send_failure(pieces: &mut VecDeque<Bytes>, wanted: Revision, error: WatchError) {
+    let error = match error {
+        WatchError::Compacted { oldest } => ApiError::expired(wanted.get(), oldest.get()),
+        WatchError::Future { newest } => ApiError::version_too_large(wanted.get(), newest.get()),
+    };
+    let status = error.to_status();
+    pieces.extend(frame(Kind::Error, Bytes::from(status.to_string())));
+}
+
+/// One event on the wire: a line of JSON around bytes that all watchers share.
+fn frame(kind: Kind, object: Bytes) -> [Bytes; 3] {
+    let head = match kind {
+        Kind::Added => r#"{"type":"ADDED","object":"#,
+        Kind::Modified => r#"{"type":"MODIFIED","object":"#,
+        Kind::Deleted => r#"{"type":"DELETED","object":"#,
+        Kind::Bookmark => r#"{"type":"BOOKMARK","object":"#,
+        Kind::Error => r#"{"type":"ERROR","object":"#,
+    };
+    [
+        Bytes::from_static(head.as_bytes()),
+        object,
+        Bytes::from_static(b"}\n"),
+    ]
+}

@@ -1,0 +1,91 @@
+//! Requests against a control plane in this process.
+#![expect(unreachable_pub, reason = "each test takes what it needs")]
+
+use bytes::Bytes;
+use coracle_control_plane::{ApiBody, ControlPlane, ControlPlaneConfig};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use serde_json::Value;
+use tower::ServiceExt;
+
+/// A running control plane.
+pub struct Harness {
+    pub plane: ControlPlane,
+}
+
+impl Harness {
+    /// Starts one with the limits that everyone gets.
+    pub async fn start() -> Harness {
+        Harness { plane: ControlPlane::start(ControlPlaneConfig::default()).await }
+    }
+
+    /// Sends a request and returns the answer as it comes.
+    pub async fn response(
+        &self,
+        method: &str,
+        path: &str,
+        media: &str,
+        body: String,
+    ) -> Response<ApiBody> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", media)
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        self.plane.service().oneshot(request).await.unwrap()
+    }
+
+    /// Sends text and returns the code and the JSON of the answer.
+    pub async fn send_text(
+        &self,
+        method: &str,
+        path: &str,
+        media: &str,
+        body: String,
+    ) -> (u16, Value) {
+        let response = self.response(method, path, media, body).await;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice(&bytes).unwrap())
+    }
+
+    /// Sends JSON; null is no body.
+    pub async fn send(&self, method: &str, path: &str, media: &str, body: &Value) -> (u16, Value) {
+        let text = if body.is_null() { String::new() } else { body.to_string() };
+        self.send_text(method, path, media, text).await
+    }
+}
+
+/// Sends a request; the answer must have this code and contain what is expected.
+pub async fn check(
+    api: &Harness,
+    method: &str,
+    path: &str,
+    body: Value,
+    code: u16,
+    expected: Value,
+) -> Value {
+    let (found, answer) = api.send(method, path, "application/json", &body).await;
+    assert_eq!(found, code, "{method} {path}: {answer}");
+    contains(&answer, &expected, &format!("{method} {path}"));
+    answer
+}
+
+/// Compares the parts of `found` that `expected` names.
+fn contains(found: &Value, expected: &Value, at: &str) {
+    match (found, expected) {
+        (Value::Object(found), Value::Object(expected)) => {
+            for (name, expected) in expected {
+                let value = found.get(name).unwrap_or(&Value::Null);
+                contains(value, expected, &format!("{at}.{name}"));
+            }
+        }
+        (Value::Array(found), Value::Array(expected)) if found.len() == expected.len() => {
+            for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+                contains(found, expected, &format!("{at}[{index}]"));
+            }
+        }
+        (found, expected) => assert_eq!(found, expected, "{at}"),
+    }
+}
