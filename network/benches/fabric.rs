@@ -46,7 +46,9 @@ async fn compare(threads: usize) {
     let client = a.connect(None, to).await.expect("listening");
     let server = listener.accept().await.expect("waiting");
     tokio::spawn(echo(server));
-    let trip = round_trips(client, ROUND_TRIPS).await;
+    let trip = tokio::spawn(round_trips(client, ROUND_TRIPS))
+        .await
+        .expect("runs to its end");
 
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
@@ -57,7 +59,9 @@ async fn compare(threads: usize) {
     let (server, _) = listener.accept().await.expect("waiting");
     server.set_nodelay(true).expect("a socket");
     tokio::spawn(echo(server));
-    let tcp = round_trips(client, ROUND_TRIPS_TCP).await;
+    let tcp = tokio::spawn(round_trips(client, ROUND_TRIPS_TCP))
+        .await
+        .expect("runs to its end");
     report(threads, "round trip of 64 bytes", &trip, &tcp);
     drop(fabric);
 }

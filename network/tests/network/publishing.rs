@@ -161,6 +161,20 @@ async fn a_port_that_something_holds_everywhere_moves_to_a_free_one_of_the_same_
 }
 
 #[tokio::test]
+async fn a_port_below_1024_is_published_whether_or_not_this_user_may_bind_it() {
+    let fabric = publishing_fabric();
+    let a = pod(&fabric, "a");
+    let published = a
+        .publish(on_loopback(Protocol::Tcp, 80))
+        .expect("80 or a free high port");
+    assert!(published.address.port() == 80 || published.address.port() >= 1024);
+    let listener = listen(&a, "0.0.0.0:80");
+    let _client = TcpStream::connect(published.address).expect("listening");
+    let stream = listener.accept().await.expect("a connection waits");
+    assert_eq!(stream.local_addr(), at(a.ip(), 80));
+}
+
+#[tokio::test]
 async fn a_clash_of_host_ports_names_the_port_even_before_anyone_listens() {
     let fabric = fabric();
     let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));

@@ -245,6 +245,23 @@ async fn a_large_transfer_arrives_whole_over_two_threads() {
     assert_eq!((a.buffered_bytes(), b.buffered_bytes()), (0, 0));
 }
 
+#[test]
+fn everything_may_move_between_threads() {
+    fn check<T: Send + Sync>() {}
+    fn check_value<T: Send>(_: T) {}
+    check::<coracle_network::Fabric>();
+    check::<coracle_network::PodNetwork>();
+    check::<coracle_network::Stream>();
+    check::<coracle_network::Listener>();
+    check::<coracle_network::UdpSocket>();
+    check::<coracle_network::Published>();
+    let fabric = fabric();
+    let a = pod(&fabric, "a");
+    check_value(a.connect(None, address("127.0.0.1:80")));
+    check_value(a.resolve("localhost"));
+    check_value(fabric.dial(address("127.0.0.1:80")));
+}
+
 #[tokio::test]
 async fn the_halves_of_a_stream_work_from_one_arc() {
     let fabric = fabric();
