@@ -31,8 +31,11 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// The same for what only tests need.
-pub(crate) const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[("coracle", &["coracle-tests"])];
+/// The same for what only tests need: the agent's tests speak to the embedded API as to any other.
+pub(crate) const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
+    ("coracle", &["coracle-tests"]),
+    ("coracle-kubelet-shim", &["coracle-control-plane"]),
+];
 
 /// Libraries that only the named packages may depend on; everyone else sees our types. A name stands
 /// for every package that begins with it and a hyphen, too.
