@@ -112,7 +112,13 @@ impl ImageStore {
         progress: &dyn Progress,
     ) -> Result<Vec<Image>, LoadError> {
         let source = Source::open(path)?;
-        let load = Load { store: self, path, source, judge, progress };
+        let load = Load {
+            store: self,
+            path,
+            source,
+            judge,
+            progress,
+        };
         let found = load.find(name)?;
         found.iter().map(|found| load.bring_in(found)).collect()
     }
@@ -130,13 +136,19 @@ impl Load<'_> {
     fn find(&self, name: Option<&Reference>) -> Result<Vec<Found>, LoadError> {
         if let Some(bytes) = self.small("index.json")? {
             let unnamed = || self.path.display().to_string();
-            return self.layout(&bytes, name).map_err(|fault| self.fault(unnamed(), fault));
+            return self
+                .layout(&bytes, name)
+                .map_err(|fault| self.fault(unnamed(), fault));
         }
         if let Some(bytes) = self.small("manifest.json")? {
             let unnamed = || self.path.display().to_string();
-            return self.saved(&bytes, name).map_err(|fault| self.fault(unnamed(), fault));
+            return self
+                .saved(&bytes, name)
+                .map_err(|fault| self.fault(unnamed(), fault));
         }
-        Err(LoadError::Kind { path: self.path.to_owned() })
+        Err(LoadError::Kind {
+            path: self.path.to_owned(),
+        })
     }
 
     /// Reads the images of an OCI layout.
@@ -147,10 +159,16 @@ impl Load<'_> {
         };
         // Several entries without names are the platforms of one image.
         let named = entries.iter().any(|entry| stated_name(entry).is_some());
-        let entries = if named { entries } else { vec![manifest::choose(&entries)?.clone()] };
+        let entries = if named {
+            entries
+        } else {
+            vec![manifest::choose(&entries)?.clone()]
+        };
         let name = name.filter(|_| entries.len() == 1);
         let entries = entries.iter().take(IMAGES_MAX);
-        entries.map(|entry| self.layout_image(entry, name)).collect()
+        entries
+            .map(|entry| self.layout_image(entry, name))
+            .collect()
     }
 
     fn layout_image(&self, entry: &Descriptor, name: Option<&Reference>) -> Result<Found, Fault> {
@@ -173,25 +191,44 @@ impl Load<'_> {
         };
         manifest.annotations.extend(annotations);
         let (resolved, digest) = (entry.digest, chosen.digest);
-        Ok(Found { name, resolved, digest, bytes, manifest, places: BTreeMap::new() })
+        Ok(Found {
+            name,
+            resolved,
+            digest,
+            bytes,
+            manifest,
+            places: BTreeMap::new(),
+        })
     }
 
     /// Reads the images of `docker save`, whose layers are plain tars at places of their own.
     fn saved(&self, bytes: &[u8], name: Option<&Reference>) -> Result<Vec<Found>, Fault> {
-        let saved: Vec<Saved> = serde_json::from_slice(bytes)
-            .map_err(|error| Refusal::Manifest { reason: error.to_string() })?;
+        let saved: Vec<Saved> =
+            serde_json::from_slice(bytes).map_err(|error| Refusal::Manifest {
+                reason: error.to_string(),
+            })?;
         let name = name.filter(|_| saved.len() == 1);
-        saved.iter().take(IMAGES_MAX).map(|saved| self.saved_image(saved, name)).collect()
+        saved
+            .iter()
+            .take(IMAGES_MAX)
+            .map(|saved| self.saved_image(saved, name))
+            .collect()
     }
 
     fn saved_image(&self, saved: &Saved, name: Option<&Reference>) -> Result<Found, Fault> {
         let tag = saved.repo_tags.iter().flatten().next();
-        let name = name.cloned().unwrap_or_else(|| self.name_of(tag.map(String::as_str)));
-        let missing = |what: &str| Refusal::Manifest { reason: format!("there is no `{what}`") };
+        let name = name
+            .cloned()
+            .unwrap_or_else(|| self.name_of(tag.map(String::as_str)));
+        let missing = |what: &str| Refusal::Manifest {
+            reason: format!("there is no `{what}`"),
+        };
         let config_bytes = self.whole(&saved.config, CONFIG_BYTES_MAX)?;
         let config_bytes = config_bytes.ok_or_else(|| missing(&saved.config))?;
-        let config: ConfigFile = serde_json::from_slice(&config_bytes)
-            .map_err(|error| Refusal::Config { reason: error.to_string() })?;
+        let config: ConfigFile =
+            serde_json::from_slice(&config_bytes).map_err(|error| Refusal::Config {
+                reason: error.to_string(),
+            })?;
         let mut places = BTreeMap::new();
         let mut layers = Vec::new();
         for (place, diff_id) in saved.layers.iter().zip(&config.rootfs.diff_ids) {
@@ -199,7 +236,11 @@ impl Load<'_> {
             layers.push(descriptor(TAR_LAYER, *diff_id, member.len));
             places.insert(*diff_id, place.clone());
         }
-        let config = descriptor(OCI_CONFIG, Digest::of(&config_bytes), config_bytes.len() as u64);
+        let config = descriptor(
+            OCI_CONFIG,
+            Digest::of(&config_bytes),
+            config_bytes.len() as u64,
+        );
         places.insert(config.digest, saved.config.clone());
         let document = Document {
             schema_version: 2,
@@ -213,14 +254,22 @@ impl Load<'_> {
             return Err(missing("layers").into());
         };
         let digest = Digest::of(&bytes);
-        Ok(Found { name, resolved: digest, digest, bytes, manifest, places })
+        Ok(Found {
+            name,
+            resolved: digest,
+            digest,
+            bytes,
+            manifest,
+            places,
+        })
     }
 
     fn bring_in(&self, found: &Found) -> Result<Image, LoadError> {
         let image = found.name.to_string();
         let brought = || {
             if let Some(image) = self.store.image(&found.name, found.digest)? {
-                self.store.give_name(&found.name, found.digest, found.resolved)?;
+                self.store
+                    .give_name(&found.name, found.digest, found.resolved)?;
                 return Ok(image);
             }
             let mut intake = Intake::begin_blocking(self.store)?;
@@ -281,23 +330,30 @@ impl Load<'_> {
     fn config(&self, found: &Found) -> Result<Vec<u8>, Fault> {
         let config = &found.manifest.config;
         let bytes = self.whole(&found.place(config.digest), CONFIG_BYTES_MAX)?;
-        let bytes = bytes.ok_or_else(|| Refusal::Config { reason: "it is missing".to_owned() })?;
+        let bytes = bytes.ok_or_else(|| Refusal::Config {
+            reason: "it is missing".to_owned(),
+        })?;
         verified(config, bytes)
     }
 
     fn document(&self, entry: &Descriptor) -> Result<Vec<u8>, Fault> {
         let bytes = self.whole(&place_of(entry.digest), MANIFEST_BYTES_MAX)?;
-        let missing = || Refusal::Manifest { reason: format!("`{}` is missing", entry.digest) };
+        let missing = || Refusal::Manifest {
+            reason: format!("`{}` is missing", entry.digest),
+        };
         verified(entry, bytes.ok_or_else(missing)?)
     }
 
     fn small(&self, place: &str) -> Result<Option<Vec<u8>>, LoadError> {
-        self.whole(place, MANIFEST_BYTES_MAX).map_err(|fault| self.fault(place.to_owned(), fault))
+        self.whole(place, MANIFEST_BYTES_MAX)
+            .map_err(|fault| self.fault(place.to_owned(), fault))
     }
 
     /// Reads a member that must be small.
     fn whole(&self, place: &str, max: u64) -> Result<Option<Vec<u8>>, Fault> {
-        let Some(mut member) = self.member(place)? else { return Ok(None) };
+        let Some(mut member) = self.member(place)? else {
+            return Ok(None);
+        };
         if member.len > max {
             let reason = format!("`{place}` has {} bytes", member.len);
             return Err(Refusal::Manifest { reason }.into());
@@ -309,17 +365,28 @@ impl Load<'_> {
     }
 
     fn member(&self, place: &str) -> Result<Option<Member>, Fault> {
-        self.source.member(place).map_err(|source| self.unreadable(place, source))
+        self.source
+            .member(place)
+            .map_err(|source| self.unreadable(place, source))
     }
 
     fn unreadable(&self, place: &str, source: std::io::Error) -> Fault {
-        StoreError::File { action: "read", path: self.path.join(place), source }.into()
+        StoreError::File {
+            action: "read",
+            path: self.path.join(place),
+            source,
+        }
+        .into()
     }
 
     fn fault(&self, image: String, fault: Fault) -> LoadError {
         let path = self.path.to_owned();
         match fault {
-            Fault::Refused(source) => LoadError::Refused { path, image, source },
+            Fault::Refused(source) => LoadError::Refused {
+                path,
+                image,
+                source,
+            },
             Fault::Store(source) => LoadError::Store { path, source },
         }
     }
@@ -330,11 +397,16 @@ impl Load<'_> {
         let stem = repository_from(&stem);
         let tag = stated.filter(|text| !text.contains(['/', ':']));
         let candidates = [
-            stated.filter(|text| text.contains(['/', ':'])).map(str::to_owned),
+            stated
+                .filter(|text| text.contains(['/', ':']))
+                .map(str::to_owned),
             tag.map(|tag| format!("{LOCAL_REGISTRY}/{stem}:{tag}")),
             Some(format!("{LOCAL_REGISTRY}/{stem}")),
         ];
-        let mut names = candidates.iter().flatten().filter_map(|text| Reference::from_str(text).ok());
+        let mut names = candidates
+            .iter()
+            .flatten()
+            .filter_map(|text| Reference::from_str(text).ok());
         names.next().unwrap_or_else(|| {
             let fallback = format!("{LOCAL_REGISTRY}/loaded");
             fallback.parse().expect("a constant name parses")
@@ -344,7 +416,10 @@ impl Load<'_> {
 
 impl Found {
     fn place(&self, digest: Digest) -> String {
-        self.places.get(&digest).cloned().unwrap_or_else(|| place_of(digest))
+        self.places
+            .get(&digest)
+            .cloned()
+            .unwrap_or_else(|| place_of(digest))
     }
 }
 
@@ -353,10 +428,20 @@ pub(crate) fn repository_from(text: &str) -> String {
     let lower: String = text
         .to_lowercase()
         .chars()
-        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
+        .map(|letter| {
+            if letter.is_ascii_alphanumeric() {
+                letter
+            } else {
+                '-'
+            }
+        })
         .collect();
     let parts: Vec<&str> = lower.split('-').filter(|part| !part.is_empty()).collect();
-    if parts.is_empty() { "image".to_owned() } else { parts.join("-") }
+    if parts.is_empty() {
+        "image".to_owned()
+    } else {
+        parts.join("-")
+    }
 }
 
 fn place_of(digest: Digest) -> String {
@@ -364,8 +449,14 @@ fn place_of(digest: Digest) -> String {
 }
 
 fn stated_name(entry: &Descriptor) -> Option<&str> {
-    let names = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
-    names.iter().find_map(|name| entry.annotations.get(*name)).map(String::as_str)
+    let names = [
+        "io.containerd.image.name",
+        "org.opencontainers.image.ref.name",
+    ];
+    names
+        .iter()
+        .find_map(|name| entry.annotations.get(*name))
+        .map(String::as_str)
 }
 
 fn verified(descriptor: &Descriptor, bytes: Vec<u8>) -> Result<Vec<u8>, Fault> {
@@ -379,5 +470,11 @@ fn verified(descriptor: &Descriptor, bytes: Vec<u8>) -> Result<Vec<u8>, Fault> {
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
     let media_type = media_type.to_owned();
-    Descriptor { media_type, digest, size, platform: None, annotations: BTreeMap::new() }
+    Descriptor {
+        media_type,
+        digest,
+        size,
+        platform: None,
+        annotations: BTreeMap::new(),
+    }
 }

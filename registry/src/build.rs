@@ -45,7 +45,7 @@ pub enum BuildForm {
 }
 
 /// The file system and settings of an image to build.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageForm {
     /// Folders that become one layer each, from bottom to top.
     pub folders: Vec<PathBuf>,
@@ -141,7 +141,10 @@ impl ImageStore {
     /// Fails when a file cannot be read or the result would not run here.
     pub fn build(&self, spec: &BuildSpec, judge: &dyn Judge) -> Result<Image, BuildError> {
         let wasm = read_module(&spec.module)?;
-        let store = |source| BuildError::Store { image: spec.reference.to_string(), source };
+        let store = |source| BuildError::Store {
+            image: spec.reference.to_string(),
+            source,
+        };
         let mut intake = Intake::begin_blocking(self).map_err(store)?;
         let built = match &spec.form {
             BuildForm::Artifact => artifact(&wasm),
@@ -149,7 +152,9 @@ impl ImageStore {
         };
         let digest = Digest::of(&built.manifest);
         let record = self.admit(&spec.module, &built, &wasm, judge, store)?;
-        intake.commit(&record, &[(&spec.reference, digest)]).map_err(store)?;
+        intake
+            .commit(&record, &[(&spec.reference, digest)])
+            .map_err(store)?;
         let image = self.image(&spec.reference, digest).map_err(store)?;
         image.ok_or_else(|| store(StoreError::Worker))
     }
@@ -159,20 +164,20 @@ impl ImageStore {
     /// # Errors
     ///
     /// Fails when the file cannot be read or would not run here.
-    pub fn pack(
-        &self,
-        wasm: &Path,
-        name: &str,
-        judge: &dyn Judge,
-    ) -> Result<Reference, PackError> {
+    pub fn pack(&self, wasm: &Path, name: &str, judge: &dyn Judge) -> Result<Reference, PackError> {
         let bytes = read_module(wasm)?;
         let digest = Digest::of(&artifact(&bytes).manifest);
         let text = format!("{LOCAL_REGISTRY}/{}@{digest}", repository_from(name));
-        let reference: Reference = text
-            .parse()
-            .map_err(|source| BuildError::PackName { name: name.to_owned(), source })?;
+        let reference: Reference = text.parse().map_err(|source| BuildError::PackName {
+            name: name.to_owned(),
+            source,
+        })?;
         let module = wasm.to_owned();
-        let spec = BuildSpec { reference: reference.clone(), module, form: BuildForm::Artifact };
+        let spec = BuildSpec {
+            reference: reference.clone(),
+            module,
+            form: BuildForm::Artifact,
+        };
         self.build(&spec, judge)?;
         Ok(reference)
     }
@@ -196,9 +201,7 @@ impl ImageStore {
                 config_bytes: &built.config,
             };
             match (manifest.form()?, &built.settings) {
-                (Form::Layers(_), Some(config)) => {
-                    Ok(candidate.admit_root(self, config, judge)?.0)
-                }
+                (Form::Layers(_), Some(config)) => Ok(candidate.admit_root(self, config, judge)?.0),
                 (Form::Module(module), _) => {
                     if !self.has_blob(module.expected())? {
                         self.put_bytes(module.digest, wasm)?;
@@ -209,7 +212,10 @@ impl ImageStore {
             }
         };
         admitted().map_err(|fault| match fault {
-            Fault::Refused(source) => BuildError::Refused { path: path.to_owned(), source },
+            Fault::Refused(source) => BuildError::Refused {
+                path: path.to_owned(),
+                source,
+            },
             Fault::Store(error) => store(error),
         })
     }
@@ -220,7 +226,10 @@ impl ImageStore {
         form: &ImageForm,
         reference: &Reference,
     ) -> Result<Built, BuildError> {
-        let store = |source| BuildError::Store { image: reference.to_string(), source };
+        let store = |source| BuildError::Store {
+            image: reference.to_string(),
+            source,
+        };
         let budget = UnpackBudget::default();
         let mut diff_ids = Vec::new();
         let mut layers = Vec::new();
@@ -248,13 +257,19 @@ impl ImageStore {
         budget: &UnpackBudget,
         store: &impl Fn(StoreError) -> BuildError,
     ) -> Result<(Expected, Digest), BuildError> {
-        let unreadable = |source| BuildError::Read { path: origin.to_owned(), source };
+        let unreadable = |source| BuildError::Read {
+            path: origin.to_owned(),
+            source,
+        };
         let compression = compression_of(tar).map_err(unreadable)?;
         // Once to learn its digest, once to store it: its tar is not known before.
         let open = || File::open(tar).map_err(unreadable);
         let fresh = UnpackBudget::default();
         let seen = crate::rootfs::inflate::inflate(open()?, compression, std::io::sink(), &fresh);
-        let refused = |source| BuildError::Layer { path: origin.to_owned(), source };
+        let refused = |source| BuildError::Layer {
+            path: origin.to_owned(),
+            source,
+        };
         let seen = seen.map_err(|fault| match fault {
             crate::rootfs::inflate::InflateFault::Bomb => refused(LayerFault::Bomb),
             crate::rootfs::inflate::InflateFault::Read(error)
@@ -262,13 +277,22 @@ impl ImageStore {
                 refused(LayerFault::Inflate(error))
             }
         })?;
-        let expected = Expected { digest: seen.arrived.1, size: seen.arrived.0 };
+        let expected = Expected {
+            digest: seen.arrived.1,
+            size: seen.arrived.0,
+        };
         let put = self.put_layer(open()?, expected, (compression, seen.tar.1), budget);
         put.map_err(|fault| match fault {
             StreamFault::Layer(source) => refused(source),
             StreamFault::Store(error) => store(error),
         })?;
-        Ok((Expected { digest: seen.tar.1, size: seen.tar.0 }, seen.tar.1))
+        Ok((
+            Expected {
+                digest: seen.tar.1,
+                size: seen.tar.0,
+            },
+            seen.tar.1,
+        ))
     }
 }
 
@@ -278,22 +302,32 @@ fn artifact(wasm: &[u8]) -> Built {
     let config = WasmConfig {
         created: Some(NO_TIME.to_owned()),
         architecture: "wasm".to_owned(),
-        os: if form_of(wasm) == "component" { "wasip2" } else { "wasip1" }.to_owned(),
+        os: if form_of(wasm) == "component" {
+            "wasip2"
+        } else {
+            "wasip1"
+        }
+        .to_owned(),
         layer_digests: vec![digest],
     };
     let config = serde_json::to_vec(&config).expect("a configuration has text keys");
-    let layer = descriptor(WASM_LAYER, Expected { digest, size: wasm.len() as u64 });
+    let layer = descriptor(
+        WASM_LAYER,
+        Expected {
+            digest,
+            size: wasm.len() as u64,
+        },
+    );
     let manifest = document(WASM_CONFIG, &config, vec![layer]);
-    Built { config, manifest, settings: None }
+    Built {
+        config,
+        manifest,
+        settings: None,
+    }
 }
 
 /// Returns the documents of an image with layers.
-fn image_files(
-    form: &ImageForm,
-    inside: &str,
-    diff_ids: &[Digest],
-    layers: &[Expected],
-) -> Built {
+fn image_files(form: &ImageForm, inside: &str, diff_ids: &[Digest], layers: &[Expected]) -> Built {
     let entrypoint = match form.entrypoint.as_slice() {
         [] => vec![inside.to_owned()],
         words => words.to_vec(),
@@ -305,24 +339,42 @@ fn image_files(
         os: "wasi".to_owned(),
         config: Runtime {
             user: form.user.clone(),
-            exposed_ports: ports.map(|port| (port.clone(), serde_json::json!({}))).collect(),
+            exposed_ports: ports
+                .map(|port| (port.clone(), serde_json::json!({})))
+                .collect(),
             env: form.env.clone(),
             entrypoint,
             cmd: form.cmd.clone(),
             working_dir: form.working_dir.clone(),
             labels: form.labels.clone(),
         },
-        rootfs: RootFs { kind: "layers".to_owned(), diff_ids: diff_ids.to_vec() },
+        rootfs: RootFs {
+            kind: "layers".to_owned(),
+            diff_ids: diff_ids.to_vec(),
+        },
     };
     let config = serde_json::to_vec(&settings).expect("a configuration has text keys");
-    let layers = layers.iter().map(|layer| descriptor(TAR_LAYER, *layer)).collect();
+    let layers = layers
+        .iter()
+        .map(|layer| descriptor(TAR_LAYER, *layer))
+        .collect();
     let manifest = document(OCI_CONFIG, &config, layers);
-    Built { config, manifest, settings: Some(settings) }
+    Built {
+        config,
+        manifest,
+        settings: Some(settings),
+    }
 }
 
 fn document(config_type: &str, config: &[u8], layers: Vec<Descriptor>) -> Vec<u8> {
     let size = config.len() as u64;
-    let config = descriptor(config_type, Expected { digest: Digest::of(config), size });
+    let config = descriptor(
+        config_type,
+        Expected {
+            digest: Digest::of(config),
+            size,
+        },
+    );
     let document = Document {
         schema_version: 2,
         media_type: Some(OCI_MANIFEST.to_owned()),
@@ -335,20 +387,40 @@ fn document(config_type: &str, config: &[u8], layers: Vec<Descriptor>) -> Vec<u8
 
 fn descriptor(media_type: &str, Expected { digest, size }: Expected) -> Descriptor {
     let media_type = media_type.to_owned();
-    Descriptor { media_type, digest, size, platform: None, annotations: BTreeMap::new() }
+    Descriptor {
+        media_type,
+        digest,
+        size,
+        platform: None,
+        annotations: BTreeMap::new(),
+    }
 }
 
 fn read_module(path: &Path) -> Result<Vec<u8>, BuildError> {
-    let unreadable = |source| BuildError::Read { path: path.to_owned(), source };
+    let unreadable = |source| BuildError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let size = path.metadata().map_err(unreadable)?.len();
     if size > MODULE_BYTES_MAX {
-        let source = Refusal::LargeModule { size, max: MODULE_BYTES_MAX };
-        return Err(BuildError::Refused { path: path.to_owned(), source });
+        let source = Refusal::LargeModule {
+            size,
+            max: MODULE_BYTES_MAX,
+        };
+        return Err(BuildError::Refused {
+            path: path.to_owned(),
+            source,
+        });
     }
     let wasm = std::fs::read(path).map_err(unreadable)?;
     if !wasm.starts_with(crate::rootfs::index::WASM_MAGIC) {
-        let source = Refusal::NotWasm { path: path.display().to_string() };
-        return Err(BuildError::Refused { path: path.to_owned(), source });
+        let source = Refusal::NotWasm {
+            path: path.display().to_string(),
+        };
+        return Err(BuildError::Refused {
+            path: path.to_owned(),
+            source,
+        });
     }
     Ok(wasm)
 }

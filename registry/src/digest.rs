@@ -23,10 +23,12 @@ impl Digest {
 
     /// Returns the 64 digits without the algorithm: a name for files.
     pub(crate) fn hex(&self) -> String {
-        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-            text
-        })
+        self.0
+            .iter()
+            .fold(String::with_capacity(64), |mut text, byte| {
+                write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+                text
+            })
     }
 }
 
@@ -42,7 +44,10 @@ impl FromStr for Digest {
         }
         for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
             let [high, low] = [pair[0], pair[1]].map(lower_hex_digit);
-            *byte = high.zip(low).map(|(high, low)| high << 4 | low).ok_or_else(refused)?;
+            *byte = high
+                .zip(low)
+                .map(|(high, low)| high << 4 | low)
+                .ok_or_else(refused)?;
         }
         Ok(Self(bytes))
     }
@@ -91,12 +96,20 @@ pub(crate) struct Hashing<T> {
 impl<T> Hashing<T> {
     /// Wraps a reader or a writer.
     pub(crate) fn new(inner: T) -> Self {
-        Self { inner, hasher: Sha256::new(), passed: 0 }
+        Self {
+            inner,
+            hasher: Sha256::new(),
+            passed: 0,
+        }
     }
 
     /// Returns what was wrapped, the number of bytes that passed, and their digest.
     pub(crate) fn finish(self) -> (T, u64, Digest) {
-        (self.inner, self.passed, Digest(self.hasher.finalize().into()))
+        (
+            self.inner,
+            self.passed,
+            Digest(self.hasher.finalize().into()),
+        )
     }
 }
 
@@ -137,7 +150,14 @@ mod tests {
     fn other_algorithms_lengths_and_letters_are_refused() {
         let upper = format!("sha256:{}", "A".repeat(64));
         let long = format!("sha256:{}", "a".repeat(65));
-        for text in ["", "sha256:", "sha512:aa", &upper, &long, "sha256:../../etc/passwd"] {
+        for text in [
+            "",
+            "sha256:",
+            "sha512:aa",
+            &upper,
+            &long,
+            "sha256:../../etc/passwd",
+        ] {
             assert!(text.parse::<Digest>().is_err(), "`{text}`");
         }
     }

@@ -9,6 +9,9 @@ use crate::reference::Reference;
 use crate::rootfs::Root;
 use crate::store::Lease;
 
+/// Where programs lie in an image that does not say it.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// An image that is complete in the store and was verified when it arrived.
 ///
 /// While any clone lives, no process removes its files.
@@ -104,15 +107,28 @@ impl Progress for Quiet {
 impl ImageConfig {
     /// Returns the path of the program that the image starts by itself, if it names one.
     pub fn program(&self) -> Option<&str> {
-        self.entrypoint.first().or(self.cmd.first()).map(String::as_str)
+        self.entrypoint
+            .first()
+            .or(self.cmd.first())
+            .map(String::as_str)
     }
 
-    /// Returns where a program's path points, as an absolute path in the image.
-    pub fn locate(&self, program: &str) -> String {
+    /// Returns the paths where a program may lie, as a shell looks: a path as it is, a bare name along
+    /// `PATH` and then in the working folder.
+    pub fn places_of(&self, program: &str) -> Vec<String> {
+        let below = |folder: &str| format!("/{}/{program}", folder.trim_matches('/'));
         if program.starts_with('/') {
-            return program.to_owned();
+            return vec![program.to_owned()];
         }
-        format!("/{}/{program}", self.working_dir.trim_matches('/'))
+        if program.contains('/') {
+            return vec![below(&self.working_dir)];
+        }
+        let path = self.env.iter().rev().find(|(name, _)| name == "PATH");
+        let path = path.map_or(DEFAULT_PATH, |(_, value)| value.as_str());
+        path.split(':')
+            .chain([self.working_dir.as_str()])
+            .map(below)
+            .collect()
     }
 }
 

@@ -8,16 +8,16 @@
 //! The crate has no long-running tasks; a pull spawns one task and one worker thread per layer and
 //! ends them before it returns.
 
-mod reference;
-mod digest;
-mod refusal;
-mod manifest;
-mod image;
-mod rootfs;
-mod store;
-mod remote;
 mod archive;
 mod build;
+mod digest;
+mod image;
+mod manifest;
+mod reference;
+mod refusal;
+mod remote;
+mod rootfs;
+mod store;
 
 pub use archive::LoadError;
 pub use build::{BuildError, BuildForm, BuildSpec, ImageForm, PackError};
@@ -25,9 +25,8 @@ pub use image::{Image, ImageConfig, ImageContent, Judge, ModuleFile, Progress, Q
 pub use reference::{LOCAL_REGISTRY, Reference, ReferenceError};
 pub use refusal::{FailureClass, LayerFault, Refusal, TarFault};
 pub use remote::{
-    Credentials, CredentialsError, PullError, PullOptions, PushError, PushOptions, RegistryError, RetryPolicy,
+    Credentials, CredentialsError, PullError, PullOptions, PushError, PushOptions, RegistryError,
+    RetryPolicy,
 };
 pub use rootfs::{EntryKind, Extent, Root, RootEntry};
-pub use store::{
-    ImageStore, Inspection, Listed, PlainHttp, Removed, StoreError, StoreOptions,
-};
+pub use store::{ImageStore, Inspection, Listed, PlainHttp, Removed, StoreError, StoreOptions};

@@ -62,7 +62,11 @@ pub(crate) struct Document {
     pub(crate) layers: Option<Vec<Descriptor>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) manifests: Option<Vec<Descriptor>>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
@@ -75,7 +79,11 @@ pub(crate) struct Descriptor {
     pub(crate) size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) platform: Option<Platform>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
@@ -109,15 +117,23 @@ pub(crate) enum Form {
 impl Descriptor {
     /// Returns what its bytes must be.
     pub(crate) fn expected(&self) -> Expected {
-        Expected { digest: self.digest, size: self.size }
+        Expected {
+            digest: self.digest,
+            size: self.size,
+        }
     }
 }
 
 /// Reads a manifest or an index.
 pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed, Refusal> {
-    let document: Document = serde_json::from_slice(bytes)
-        .map_err(|error| Refusal::Manifest { reason: error.to_string() })?;
-    let invalid = |reason: &str| Err(Refusal::Manifest { reason: reason.to_owned() });
+    let document: Document = serde_json::from_slice(bytes).map_err(|error| Refusal::Manifest {
+        reason: error.to_string(),
+    })?;
+    let invalid = |reason: &str| {
+        Err(Refusal::Manifest {
+            reason: reason.to_owned(),
+        })
+    };
     if document.schema_version != 2 {
         return invalid("its `schemaVersion` is not 2");
     }
@@ -128,7 +144,9 @@ pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed, 
     if let Some(manifests) = document.manifests {
         return Ok(Parsed::Index(manifests));
     }
-    let Some(config) = document.config else { return invalid("it has no `config`") };
+    let Some(config) = document.config else {
+        return invalid("it has no `config`");
+    };
     let layers = document.layers.unwrap_or_default();
     if layers.is_empty() {
         return invalid("it has no layers");
@@ -142,28 +160,44 @@ pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed, 
         .filter(|media_type| [OCI_MANIFEST, DOCKER_MANIFEST].contains(&media_type.as_str()))
         .unwrap_or_else(|| OCI_MANIFEST.to_owned());
     let annotations = document.annotations;
-    Ok(Parsed::Manifest(Manifest { media_type, config, layers, annotations }))
+    Ok(Parsed::Manifest(Manifest {
+        media_type,
+        config,
+        layers,
+        annotations,
+    }))
 }
 
 impl Manifest {
     /// Tells what the manifest describes, by its types alone, and bounds what would be fetched.
     pub(crate) fn form(&self) -> Result<Form, Refusal> {
         if self.config.size > CONFIG_BYTES_MAX {
-            return Err(Refusal::Config { reason: format!("it has {} bytes", self.config.size) });
+            return Err(Refusal::Config {
+                reason: format!("it has {} bytes", self.config.size),
+            });
         }
-        let modules = self.layers.iter().filter(|layer| is_module(&layer.media_type));
+        let modules = self
+            .layers
+            .iter()
+            .filter(|layer| is_module(&layer.media_type));
         let mut modules = modules.collect::<Vec<_>>();
         if self.config.media_type == SPIN_CONFIG && self.layers.len() != modules.len() {
             let what = "it is a Spin application with files of its own, which are not served";
-            return Err(Refusal::Unsupported { what: what.to_owned() });
+            return Err(Refusal::Unsupported {
+                what: what.to_owned(),
+            });
         }
         match (modules.pop(), modules.len()) {
-            (Some(module), 0) if module.size > MODULE_BYTES_MAX => {
-                Err(Refusal::LargeModule { size: module.size, max: MODULE_BYTES_MAX })
-            }
+            (Some(module), 0) if module.size > MODULE_BYTES_MAX => Err(Refusal::LargeModule {
+                size: module.size,
+                max: MODULE_BYTES_MAX,
+            }),
             (Some(module), 0) => Ok(Form::Module(module.clone())),
             (Some(_), more) => Err(Refusal::Unsupported {
-                what: format!("it holds {} modules; an artifact with one is served", more + 1),
+                what: format!(
+                    "it holds {} modules; an artifact with one is served",
+                    more + 1
+                ),
             }),
             (None, _) => self.tar_layers(),
         }
@@ -173,18 +207,29 @@ impl Manifest {
         let config = self.config.media_type.as_str();
         if config != OCI_CONFIG && config != DOCKER_CONFIG {
             let first = &self.layers[0].media_type;
-            let media_type = if config == "application/vnd.oci.empty.v1+json" { first } else { config };
-            return Err(Refusal::Kind { media_type: media_type.to_owned() });
+            let media_type = if config == "application/vnd.oci.empty.v1+json" {
+                first
+            } else {
+                config
+            };
+            return Err(Refusal::Kind {
+                media_type: media_type.to_owned(),
+            });
         }
         let mut travelling = 0u64;
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let Some(compression) = compression(&layer.media_type) else {
-                return Err(Refusal::Kind { media_type: layer.media_type.clone() });
+                return Err(Refusal::Kind {
+                    media_type: layer.media_type.clone(),
+                });
             };
             travelling = travelling.saturating_add(layer.size);
             if travelling > UNPACKED_BYTES_MAX {
-                return Err(Refusal::layer(layer.digest, crate::refusal::LayerFault::Bomb));
+                return Err(Refusal::layer(
+                    layer.digest,
+                    crate::refusal::LayerFault::Bomb,
+                ));
             }
             layers.push((layer.clone(), compression));
         }

@@ -70,7 +70,9 @@ impl Reference {
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         host.eq_ignore_ascii_case("localhost")
-            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
     }
 
     /// Returns the name that identifies the content: a digest outranks a tag beside it.
@@ -91,12 +93,18 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parsed = oci_distribution::Reference::from_str(text)
-            .map_err(|source| ReferenceError::Grammar { text: text.to_owned(), source })?;
+        let parsed = oci_distribution::Reference::from_str(text).map_err(|source| {
+            ReferenceError::Grammar {
+                text: text.to_owned(),
+                source,
+            }
+        })?;
         if let Some(digest) = parsed.digest()
             && crate::digest::Digest::from_str(digest).is_err()
         {
-            return Err(ReferenceError::Digest { text: text.to_owned() });
+            return Err(ReferenceError::Digest {
+                text: text.to_owned(),
+            });
         }
         Ok(Self(parsed))
     }
@@ -124,7 +132,10 @@ mod tests {
                 assert_eq!(again, name);
             }
             (Err(error), None) => {
-                assert!(error.to_string().contains(text), "`{error}` does not name `{text}`");
+                assert!(
+                    error.to_string().contains(text),
+                    "`{error}` does not name `{text}`"
+                );
             }
             (parsed, expected) => panic!("`{text}`: {parsed:?}, expected {expected:?}"),
         }
@@ -132,27 +143,63 @@ mod tests {
 
     #[test]
     fn names_are_completed_as_docker_does() {
-        check("nginx", Some(("docker.io", "library/nginx", Some("latest"), false)));
-        check("nginx:1", Some(("docker.io", "library/nginx", Some("1"), false)));
+        check(
+            "nginx",
+            Some(("docker.io", "library/nginx", Some("latest"), false)),
+        );
+        check(
+            "nginx:1",
+            Some(("docker.io", "library/nginx", Some("1"), false)),
+        );
         check("u/app", Some(("docker.io", "u/app", Some("latest"), false)));
-        check("index.docker.io/u/app", Some(("docker.io", "u/app", Some("latest"), false)));
-        check("ghcr.io/u/app:v1", Some(("ghcr.io", "u/app", Some("v1"), false)));
-        check("localhost/app", Some(("localhost", "app", Some("latest"), true)));
-        check("localhost:5000/app", Some(("localhost:5000", "app", Some("latest"), true)));
-        check("127.0.0.1:5000/a/b:t", Some(("127.0.0.1:5000", "a/b", Some("t"), true)));
-        check("127.8.0.1:5000/a", Some(("127.8.0.1:5000", "a", Some("latest"), true)));
-        check("128.0.0.1:5000/a", Some(("128.0.0.1:5000", "a", Some("latest"), false)));
-        check("localhost.evil.example/a", Some(("localhost.evil.example", "a", Some("latest"), false)));
+        check(
+            "index.docker.io/u/app",
+            Some(("docker.io", "u/app", Some("latest"), false)),
+        );
+        check(
+            "ghcr.io/u/app:v1",
+            Some(("ghcr.io", "u/app", Some("v1"), false)),
+        );
+        check(
+            "localhost/app",
+            Some(("localhost", "app", Some("latest"), true)),
+        );
+        check(
+            "localhost:5000/app",
+            Some(("localhost:5000", "app", Some("latest"), true)),
+        );
+        check(
+            "127.0.0.1:5000/a/b:t",
+            Some(("127.0.0.1:5000", "a/b", Some("t"), true)),
+        );
+        check(
+            "127.8.0.1:5000/a",
+            Some(("127.8.0.1:5000", "a", Some("latest"), true)),
+        );
+        check(
+            "128.0.0.1:5000/a",
+            Some(("128.0.0.1:5000", "a", Some("latest"), false)),
+        );
+        check(
+            "localhost.evil.example/a",
+            Some(("localhost.evil.example", "a", Some("latest"), false)),
+        );
     }
 
     #[test]
     fn a_digest_needs_no_tag_and_outranks_one() {
         let digest = format!("sha256:{}", "a".repeat(64));
-        let bare: Reference = format!("ghcr.io/u/app@{digest}").parse().expect("a reference");
+        let bare: Reference = format!("ghcr.io/u/app@{digest}")
+            .parse()
+            .expect("a reference");
         assert_eq!((bare.tag(), bare.digest()), (None, Some(digest.as_str())));
-        let both: Reference = format!("ghcr.io/u/app:v1@{digest}").parse().expect("a reference");
+        let both: Reference = format!("ghcr.io/u/app:v1@{digest}")
+            .parse()
+            .expect("a reference");
         assert_eq!(both.canonical(), bare.canonical());
-        let local: Reference = format!("coracle.local/hello@{digest}").parse().expect("a reference");
+        let local: Reference = format!("coracle.local/hello@{digest}")
+            .parse()
+            .expect("a reference");
         assert!(local.is_local() && !bare.is_local());
     }
 
@@ -160,8 +207,20 @@ mod tests {
     fn what_is_no_image_name_is_refused_by_name() {
         let long = format!("r.io/{}", "a".repeat(300));
         for text in [
-            "", "Nginx", "a b", "a/../b", "./hello.wasm", "../x", "/abs", "http://r.io/a", "a:",
-            "a@", "a@sha256:12", "r.io/a:-t", "r.io//a", &long,
+            "",
+            "Nginx",
+            "a b",
+            "a/../b",
+            "./hello.wasm",
+            "../x",
+            "/abs",
+            "http://r.io/a",
+            "a:",
+            "a@",
+            "a@sha256:12",
+            "r.io/a:-t",
+            "r.io//a",
+            &long,
         ] {
             check(text, None);
         }

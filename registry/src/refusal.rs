@@ -3,8 +3,8 @@
 use std::io;
 
 use crate::digest::Digest;
-use crate::rootfs::inflate::UNPACKED_BYTES_MAX;
 pub use crate::rootfs::index::TarFault;
+use crate::rootfs::inflate::UNPACKED_BYTES_MAX;
 
 /// Whether trying again later can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +139,10 @@ pub enum LayerFault {
 
 impl Refusal {
     pub(crate) fn layer(layer: Digest, source: LayerFault) -> Self {
-        Self::Layer { layer: layer.to_string(), source }
+        Self::Layer {
+            layer: layer.to_string(),
+            source,
+        }
     }
 }
 

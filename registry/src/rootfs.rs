@@ -70,7 +70,10 @@ pub struct Extent {
 
 impl Root {
     pub(crate) fn new(digest: Digest, entries: Vec<RootEntry>) -> Self {
-        Self { digest: digest.to_string(), entries }
+        Self {
+            digest: digest.to_string(),
+            entries,
+        }
     }
 
     /// Returns every entry, parents before their children.
@@ -86,7 +89,9 @@ impl Root {
     /// Returns the entry at a path, with or without a leading slash. Links are not followed.
     pub fn find(&self, path: &str) -> Option<&RootEntry> {
         let path = path.trim_matches('/');
-        let found = self.entries.binary_search_by(|entry| entry.path.as_str().cmp(path));
+        let found = self
+            .entries
+            .binary_search_by(|entry| entry.path.as_str().cmp(path));
         found.ok().map(|at| &self.entries[at])
     }
 
@@ -104,7 +109,11 @@ impl Root {
                 }
                 _ => {}
             }
-            let next = if at.is_empty() { name } else { format!("{at}/{name}") };
+            let next = if at.is_empty() {
+                name
+            } else {
+                format!("{at}/{name}")
+            };
             match &self.find(&next)?.kind {
                 EntryKind::Symlink(target) => {
                     links += 1;

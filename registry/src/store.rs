@@ -48,7 +48,9 @@ pub struct ImageStore {
 
 impl std::fmt::Debug for ImageStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ImageStore").field("dir", &self.inner.dir).finish_non_exhaustive()
+        f.debug_struct("ImageStore")
+            .field("dir", &self.inner.dir)
+            .finish_non_exhaustive()
     }
 }
 
@@ -153,10 +155,15 @@ impl ImageStore {
     ///
     /// Fails when the folder cannot be created.
     pub fn open_with(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        for part in ["blobs", "layers", "images", "names", "locks", "leases", "tmp"] {
+        for part in [
+            "blobs", "layers", "images", "names", "locks", "leases", "tmp",
+        ] {
             let path = dir.join(part);
-            std::fs::create_dir_all(&path)
-                .map_err(|source| StoreError::File { action: "create", path, source })?;
+            std::fs::create_dir_all(&path).map_err(|source| StoreError::File {
+                action: "create",
+                path,
+                source,
+            })?;
         }
         let inner = Inner {
             dir: dir.to_owned(),
@@ -166,7 +173,9 @@ impl ImageStore {
             roots: Mutex::default(),
             leases: Mutex::default(),
         };
-        let store = Self { inner: Arc::new(inner) };
+        let store = Self {
+            inner: Arc::new(inner),
+        };
         if store.has_leftovers() {
             store.sweep()?;
         }
@@ -202,14 +211,20 @@ impl ImageStore {
     ) -> Result<Option<Image>, StoreError> {
         // The lease comes first: what is seen to be here afterwards cannot go away.
         let lease = self.lease(manifest)?;
-        let Some(record) = self.record(manifest)? else { return Ok(None) };
+        let Some(record) = self.record(manifest)? else {
+            return Ok(None);
+        };
         let content = match &record.content {
             Content::Module { digest, size } => {
                 let path = self.blob_path(*digest);
                 if files::length(&path)? != Some(*size) {
                     return Ok(None);
                 }
-                ImageContent::Module(ModuleFile { path, digest: digest.to_string(), size: *size })
+                ImageContent::Module(ModuleFile {
+                    path,
+                    digest: digest.to_string(),
+                    size: *size,
+                })
             }
             Content::Root { config, layers } => match self.root(*config, layers)? {
                 Some(root) => ImageContent::Root(root),
@@ -227,21 +242,24 @@ impl ImageStore {
     }
 
     /// Returns the merged file system of stored layers, or nothing if one is missing.
-    fn root(
-        &self,
-        config: Digest,
-        layers: &[Digest],
-    ) -> Result<Option<Arc<Root>>, StoreError> {
-        let known = locked(&self.inner.roots).get(&config).and_then(Weak::upgrade);
+    fn root(&self, config: Digest, layers: &[Digest]) -> Result<Option<Arc<Root>>, StoreError> {
+        let known = locked(&self.inner.roots)
+            .get(&config)
+            .and_then(Weak::upgrade);
         if known.is_some() {
             return Ok(known);
         }
         let mut stack = Stack::default();
         for layer in layers {
-            let Some(index) = self.layer_index(*layer)? else { return Ok(None) };
-            stack.push(&Arc::from(self.blob_path(*layer)), &index).map_err(|source| {
-                StoreError::Layers { diff_id: layer.to_string(), source }
-            })?;
+            let Some(index) = self.layer_index(*layer)? else {
+                return Ok(None);
+            };
+            stack
+                .push(&Arc::from(self.blob_path(*layer)), &index)
+                .map_err(|source| StoreError::Layers {
+                    diff_id: layer.to_string(),
+                    source,
+                })?;
         }
         let root = Arc::new(Root::new(config, stack.finish()));
         let mut roots = locked(&self.inner.roots);
@@ -251,7 +269,10 @@ impl ImageStore {
     }
 
     fn lease(&self, manifest: Digest) -> Result<Arc<Lease>, StoreError> {
-        if let Some(lease) = locked(&self.inner.leases).get(&manifest).and_then(Weak::upgrade) {
+        if let Some(lease) = locked(&self.inner.leases)
+            .get(&manifest)
+            .and_then(Weak::upgrade)
+        {
             return Ok(lease);
         }
         let lock = FileLock::shared(&self.lease_path(manifest))?;

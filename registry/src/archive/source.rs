@@ -12,7 +12,10 @@ use crate::rootfs::index::{self, LayerKind};
 pub(super) enum Source {
     Folder(PathBuf),
     /// Nothing is unpacked: each file is a stretch of the tar.
-    Tar { path: PathBuf, members: HashMap<String, (u64, u64)> },
+    Tar {
+        path: PathBuf,
+        members: HashMap<String, (u64, u64)>,
+    },
 }
 
 /// One file of a layout.
@@ -30,13 +33,18 @@ impl Read for Member {
 impl Source {
     /// Opens a folder or a tar.
     pub(super) fn open(path: &Path) -> Result<Self, LoadError> {
-        let unreadable = |source| LoadError::Read { path: path.to_owned(), source };
+        let unreadable = |source| LoadError::Read {
+            path: path.to_owned(),
+            source,
+        };
         if path.metadata().map_err(unreadable)?.is_dir() {
             return Ok(Self::Folder(path.to_owned()));
         }
         let mut file = File::open(path).map_err(unreadable)?;
-        let index = index::read(&mut file)
-            .map_err(|source| LoadError::Archive { path: path.to_owned(), source })?;
+        let index = index::read(&mut file).map_err(|source| LoadError::Archive {
+            path: path.to_owned(),
+            source,
+        })?;
         let mut members = HashMap::new();
         for entry in index.entries {
             match entry.kind {
@@ -59,7 +67,10 @@ impl Source {
                 LayerKind::Dir => {}
             }
         }
-        Ok(Self::Tar { path: path.to_owned(), members })
+        Ok(Self::Tar {
+            path: path.to_owned(),
+            members,
+        })
     }
 
     /// Returns a file by its place in the layout.
@@ -67,23 +78,33 @@ impl Source {
         match self {
             Self::Folder(folder) => {
                 // A place may come from a file of the folder itself.
-                if place.split(['/', '\\']).any(|name| name == "..") || Path::new(place).is_absolute() {
+                if place.split(['/', '\\']).any(|name| name == "..")
+                    || Path::new(place).is_absolute()
+                {
                     return Ok(None);
                 }
                 match File::open(folder.join(place)) {
                     Ok(file) => {
                         let len = file.metadata()?.len();
-                        Ok(Some(Member { len, bytes: file.take(len) }))
+                        Ok(Some(Member {
+                            len,
+                            bytes: file.take(len),
+                        }))
                     }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                     Err(error) => Err(error),
                 }
             }
             Self::Tar { path, members } => {
-                let Some(&(offset, len)) = members.get(place) else { return Ok(None) };
+                let Some(&(offset, len)) = members.get(place) else {
+                    return Ok(None);
+                };
                 let mut file = File::open(path)?;
                 file.seek(SeekFrom::Start(offset))?;
-                Ok(Some(Member { len, bytes: file.take(len) }))
+                Ok(Some(Member {
+                    len,
+                    bytes: file.take(len),
+                }))
             }
         }
     }

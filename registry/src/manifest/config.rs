@@ -30,17 +30,32 @@ pub(crate) struct ConfigFile {
 pub(crate) struct Runtime {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) user: String,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
     pub(crate) exposed_ports: BTreeMap<String, serde_json::Value>,
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
     pub(crate) env: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
     pub(crate) entrypoint: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
     pub(crate) cmd: Vec<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) working_dir: String,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
     pub(crate) labels: BTreeMap<String, String>,
 }
 
@@ -66,8 +81,9 @@ pub(crate) struct WasmConfig {
 impl ConfigFile {
     /// Reads the configuration and checks that it belongs to the manifest and is for us.
     pub(crate) fn parse(bytes: &[u8], manifest: &Manifest) -> Result<Self, Refusal> {
-        let config: Self = serde_json::from_slice(bytes)
-            .map_err(|error| Refusal::Config { reason: error.to_string() })?;
+        let config: Self = serde_json::from_slice(bytes).map_err(|error| Refusal::Config {
+            reason: error.to_string(),
+        })?;
         if config.rootfs.diff_ids.len() != manifest.layers.len() {
             let reason = format!(
                 "it names {} layers and the manifest {}",
@@ -76,13 +92,17 @@ impl ConfigFile {
             );
             return Err(Refusal::Config { reason });
         }
-        let platform =
-            Platform { architecture: config.architecture.clone(), os: config.os.clone() };
+        let platform = Platform {
+            architecture: config.architecture.clone(),
+            os: config.os.clone(),
+        };
         let settings = config.settings();
         // Many Wasm images were built by tools that only know `linux`: their program tells.
         let is_wasm = platform.is_wasm()
             || platform::is_annotated(&manifest.annotations)
-            || settings.program().is_some_and(|program| program.ends_with(".wasm"));
+            || settings
+                .program()
+                .is_some_and(|program| program.ends_with(".wasm"));
         if !is_wasm {
             return Err(platform::refuse([&platform].into_iter()));
         }

@@ -43,7 +43,9 @@ impl fmt::Display for Platform {
 
 /// Returns whether annotations mark an image as Wasm, as crun and containerd's shims read them.
 pub(crate) fn is_annotated(annotations: &BTreeMap<String, String>) -> bool {
-    annotations.get("run.oci.handler").is_some_and(|handler| handler == "wasm")
+    annotations
+        .get("run.oci.handler")
+        .is_some_and(|handler| handler == "wasm")
         || annotations
             .get("module.wasm.image/variant")
             .is_some_and(|variant| variant.starts_with("compat"))
@@ -56,8 +58,10 @@ pub(crate) fn is_annotated(annotations: &BTreeMap<String, String>) -> bool {
 pub(crate) fn choose(manifests: &[Descriptor]) -> Result<&Descriptor, Refusal> {
     let is_wasm = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(Platform::is_wasm);
     let annotated = |entry: &&Descriptor| is_annotated(&entry.annotations);
-    if let Some(entry) =
-        manifests.iter().find(is_wasm).or_else(|| manifests.iter().find(annotated))
+    if let Some(entry) = manifests
+        .iter()
+        .find(is_wasm)
+        .or_else(|| manifests.iter().find(annotated))
     {
         return Ok(entry);
     }
@@ -66,7 +70,9 @@ pub(crate) fn choose(manifests: &[Descriptor]) -> Result<&Descriptor, Refusal> {
     {
         return Ok(only);
     }
-    Err(refuse(manifests.iter().filter_map(|entry| entry.platform.as_ref())))
+    Err(refuse(
+        manifests.iter().filter_map(|entry| entry.platform.as_ref()),
+    ))
 }
 
 /// Returns the refusal of an image that is made for other systems.
@@ -80,7 +86,9 @@ pub(crate) fn refuse<'a>(platforms: impl Iterator<Item = &'a Platform>) -> Refus
         }
     }
     if names.is_empty() {
-        return Refusal::Manifest { reason: "its index names no image to choose".to_owned() };
+        return Refusal::Manifest {
+            reason: "its index names no image to choose".to_owned(),
+        };
     }
     let more = names.len().saturating_sub(3);
     names.truncate(3);

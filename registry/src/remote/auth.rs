@@ -18,7 +18,10 @@ pub(super) enum Challenge {
     /// User name and password with each request.
     Basic,
     /// A token from another server.
-    Bearer { realm: String, service: Option<String> },
+    Bearer {
+        realm: String,
+        service: Option<String>,
+    },
 }
 
 /// What may be done with a repository.
@@ -65,7 +68,10 @@ impl Challenge {
                 _ => {}
             }
         }
-        Some(Self::Bearer { realm: realm?, service })
+        Some(Self::Bearer {
+            realm: realm?,
+            service,
+        })
     }
 }
 
@@ -157,13 +163,19 @@ mod tests {
     #[test]
     fn challenges_are_read_as_registries_write_them() {
         let bearer = |realm: &str, service: Option<&str>| {
-            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
+            Some(Challenge::Bearer {
+                realm: realm.to_owned(),
+                service: service.map(str::to_owned),
+            })
         };
         check(
             r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="a:b:pull,push""#,
             bearer("https://auth.docker.io/token", Some("registry.docker.io")),
         );
-        check(r#"bearer service=x, realm="https://a/t""#, bearer("https://a/t", Some("x")));
+        check(
+            r#"bearer service=x, realm="https://a/t""#,
+            bearer("https://a/t", Some("x")),
+        );
         check(r#"Basic realm="Registry Realm""#, Some(Challenge::Basic));
         check("Basic", Some(Challenge::Basic));
         check("Negotiate", None);
@@ -182,8 +194,16 @@ mod tests {
     #[test]
     fn a_token_that_is_no_header_value_is_refused() {
         assert_eq!(read_token(br#"{"token":"abc"}"#).as_deref(), Some("abc"));
-        assert_eq!(read_token(br#"{"access_token":"abc"}"#).as_deref(), Some("abc"));
-        for bytes in [&br#"{"token":"a\nb"}"#[..], br#"{"token":""}"#, b"{}", b"<html>"] {
+        assert_eq!(
+            read_token(br#"{"access_token":"abc"}"#).as_deref(),
+            Some("abc")
+        );
+        for bytes in [
+            &br#"{"token":"a\nb"}"#[..],
+            br#"{"token":""}"#,
+            b"{}",
+            b"<html>",
+        ] {
             assert_eq!(read_token(bytes), None);
         }
     }

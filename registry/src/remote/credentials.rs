@@ -117,7 +117,10 @@ impl Credentials {
         let bytes = match std::fs::metadata(path) {
             Ok(metadata) if metadata.len() > CONFIG_FILE_BYTES_MAX => {
                 let reason = "it is too large".to_owned();
-                return Err(CredentialsError::File { path: path.to_owned(), reason });
+                return Err(CredentialsError::File {
+                    path: path.to_owned(),
+                    reason,
+                });
             }
             Ok(_) => std::fs::read(path),
             Err(error) => Err(error),
@@ -125,10 +128,17 @@ impl Credentials {
         let bytes = match bytes {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(CredentialsError::Read { path: path.to_owned(), source }),
+            Err(source) => {
+                return Err(CredentialsError::Read {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
         };
-        Self::from_docker_json(&bytes, reference)
-            .map_err(|reason| CredentialsError::File { path: path.to_owned(), reason })
+        Self::from_docker_json(&bytes, reference).map_err(|reason| CredentialsError::File {
+            path: path.to_owned(),
+            reason,
+        })
     }
 
     /// The same for the file's bytes; a Secret of type `kubernetes.io/dockerconfigjson` holds them.
@@ -139,17 +149,24 @@ impl Credentials {
     pub fn from_docker_json(bytes: &[u8], reference: &Reference) -> Result<Option<Self>, String> {
         let config: DockerConfig =
             serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        let entry = config.auths.into_iter().find(|(name, _)| host_of(name) == reference.registry());
-        entry.map_or(Ok(None), |(name, auth)| auth.credentials().map_err(|reason| format!("`{name}`: {reason}")))
+        let entry = config
+            .auths
+            .into_iter()
+            .find(|(name, _)| host_of(name) == reference.registry());
+        entry.map_or(Ok(None), |(name, auth)| {
+            auth.credentials()
+                .map_err(|reason| format!("`{name}`: {reason}"))
+        })
     }
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Basic { username, .. } => {
-                f.debug_struct("Basic").field("username", username).finish_non_exhaustive()
-            }
+            Self::Basic { username, .. } => f
+                .debug_struct("Basic")
+                .field("username", username)
+                .finish_non_exhaustive(),
             Self::Identity { .. } => f.debug_struct("Identity").finish_non_exhaustive(),
         }
     }
@@ -161,21 +178,31 @@ impl DockerAuth {
             return Ok(Some(Credentials::Identity { token }));
         }
         if let Some(auth) = self.auth.filter(|auth| !auth.is_empty()) {
-            let decoded = STANDARD.decode(auth.trim()).map_err(|_| "its `auth` is not base64")?;
+            let decoded = STANDARD
+                .decode(auth.trim())
+                .map_err(|_| "its `auth` is not base64")?;
             let text = String::from_utf8(decoded).map_err(|_| "its `auth` is not text")?;
             let text = text.trim_end_matches('\0');
-            return Credentials::parse(text).map(Some).map_err(|_| "its `auth` is not `user:password`");
+            return Credentials::parse(text)
+                .map(Some)
+                .map_err(|_| "its `auth` is not `user:password`");
         }
-        Ok(self.username.filter(|name| !name.is_empty()).map(|username| Credentials::Basic {
-            username,
-            password: self.password.unwrap_or_default(),
-        }))
+        Ok(self
+            .username
+            .filter(|name| !name.is_empty())
+            .map(|username| Credentials::Basic {
+                username,
+                password: self.password.unwrap_or_default(),
+            }))
     }
 }
 
 /// Docker writes registries as hosts and, for its own, as an address.
 fn host_of(name: &str) -> &str {
-    let name = name.strip_prefix("https://").or(name.strip_prefix("http://")).unwrap_or(name);
+    let name = name
+        .strip_prefix("https://")
+        .or(name.strip_prefix("http://"))
+        .unwrap_or(name);
     match name.split('/').next().unwrap_or(name) {
         "index.docker.io" | "registry-1.docker.io" => "docker.io",
         host => host,
@@ -193,7 +220,10 @@ mod tests {
     }
 
     fn basic(username: &str, password: &str) -> Result<Option<Credentials>, ()> {
-        Ok(Some(Credentials::Basic { username: username.to_owned(), password: password.to_owned() }))
+        Ok(Some(Credentials::Basic {
+            username: username.to_owned(),
+            password: password.to_owned(),
+        }))
     }
 
     #[test]
@@ -203,7 +233,13 @@ mod tests {
             "plain.io":{"username":"n","password":"w"},"empty.io":{}},"credsStore":"desktop"}"#;
         check(json, "nginx", basic("u", "p"));
         check(json, "localhost:5000/a", basic("a", "b:c"));
-        check(json, "r.io/a", Ok(Some(Credentials::Identity { token: "t".to_owned() })));
+        check(
+            json,
+            "r.io/a",
+            Ok(Some(Credentials::Identity {
+                token: "t".to_owned(),
+            })),
+        );
         check(json, "plain.io/a", basic("n", "w"));
         check(json, "empty.io/a", Ok(None));
         check(json, "localhost:5001/a", Ok(None));
@@ -214,12 +250,22 @@ mod tests {
     fn a_damaged_file_is_told_and_not_taken_for_no_credentials() {
         check("[", "nginx", Err(()));
         check(r#"{"auths":{"r.io":{"auth":"***"}}}"#, "r.io/a", Err(()));
-        check(r#"{"auths":{"r.io":{"auth":"dXNlcg=="}}}"#, "r.io/a", Err(()));
+        check(
+            r#"{"auths":{"r.io":{"auth":"dXNlcg=="}}}"#,
+            "r.io/a",
+            Err(()),
+        );
     }
 
     #[test]
     fn a_password_is_never_printed() {
-        let shown = format!("{:?}", Credentials::parse("user:secret").expect("credentials"));
-        assert!(shown.contains("user") && !shown.contains("secret"), "{shown}");
+        let shown = format!(
+            "{:?}",
+            Credentials::parse("user:secret").expect("credentials")
+        );
+        assert!(
+            shown.contains("user") && !shown.contains("secret"),
+            "{shown}"
+        );
     }
 }

@@ -44,7 +44,13 @@ enum Ended {
 /// Returns the two ends of a blob on its way.
 pub(super) fn channel() -> (mpsc::Sender<Bytes>, Arriving) {
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-    (sender, Arriving { chunks, chunk: Bytes::new() })
+    (
+        sender,
+        Arriving {
+            chunks,
+            chunk: Bytes::new(),
+        },
+    )
 }
 
 impl Read for Arriving {
@@ -78,7 +84,9 @@ impl Downloads<'_> {
                 return Ok(());
             }
             let before = arrived;
-            let ended = self.connection(&name, expected.size, &mut arrived, &sink).await;
+            let ended = self
+                .connection(&name, expected.size, &mut arrived, &sink)
+                .await;
             let progressed = arrived > before;
             let error = match ended {
                 Ok(Ended::Complete) => return Ok(()),
@@ -129,8 +137,11 @@ impl Downloads<'_> {
         failures: u32,
         error: RegistryError,
     ) -> Result<(), RegistryError> {
-        let Some(wait) = self.retries.wait(failures, rand::random()) else { return Err(error) };
-        self.progress.retrying(&format!("`{what}`: {}", chain(&error)), wait);
+        let Some(wait) = self.retries.wait(failures, rand::random()) else {
+            return Err(error);
+        };
+        self.progress
+            .retrying(&format!("`{what}`: {}", chain(&error)), wait);
         tokio::time::sleep(wait).await;
         Ok(())
     }
@@ -148,10 +159,15 @@ impl Downloads<'_> {
             RegistryError::from_library(self.session.registry(), (repository, name), error)
         };
         let client = self.session.client().await?;
-        let layer = LayerDescriptor { digest: name, urls: &None };
+        let layer = LayerDescriptor {
+            digest: name,
+            urls: &None,
+        };
         let reference = self.session.reference().wire();
         // Partial from the first byte on: the library would hash a whole blob a second time.
-        let response = client.pull_blob_stream_partial(reference, &layer, *arrived, None).await;
+        let response = client
+            .pull_blob_stream_partial(reference, &layer, *arrived, None)
+            .await;
         let (mut stream, mut skip) = match response.map_err(library)? {
             BlobResponse::Partial(stream) => (stream, 0),
             // The registry does not resume: what is here already passes by once more.
@@ -180,7 +196,11 @@ impl Downloads<'_> {
                 return Ok(Ended::Complete);
             }
         }
-        Ok(if *arrived < size { Ended::Short } else { Ended::Complete })
+        Ok(if *arrived < size {
+            Ended::Short
+        } else {
+            Ended::Complete
+        })
     }
 }
 

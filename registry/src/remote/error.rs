@@ -44,6 +44,15 @@ pub enum RegistryError {
         /// What can be done about it, or nothing.
         hint: &'static str,
     },
+    /// Docker's own file has credentials that cannot be used.
+    #[error("no usable credentials for registry `{registry}`")]
+    Credentials {
+        /// Host and port.
+        registry: String,
+        /// What is wrong.
+        #[source]
+        source: super::credentials::CredentialsError,
+    },
     /// The registry's answer does not follow the protocol.
     #[error("registry `{registry}` answers against the protocol: {what}")]
     Protocol {
@@ -69,6 +78,7 @@ impl RegistryError {
             Self::Status { .. }
             | Self::NotFound { .. }
             | Self::Denied { .. }
+            | Self::Credentials { .. }
             | Self::Protocol { .. } => FailureClass::Final,
         }
     }
@@ -80,19 +90,33 @@ impl RegistryError {
         error: OciDistributionError,
     ) -> Self {
         let registry = registry.to_owned();
-        let not_found = |registry| Self::NotFound { registry, what: what.to_owned() };
-        let denied = |registry| Self::Denied { registry, repository: repository.to_owned(), hint: "" };
+        let not_found = |registry| Self::NotFound {
+            registry,
+            what: what.to_owned(),
+        };
+        let denied = |registry| Self::Denied {
+            registry,
+            repository: repository.to_owned(),
+            hint: "",
+        };
         match error {
             OciDistributionError::ServerError { code: 404, .. } => not_found(registry),
-            OciDistributionError::ServerError { code: 401 | 403, .. }
+            OciDistributionError::ServerError {
+                code: 401 | 403, ..
+            }
             | OciDistributionError::AuthenticationFailure(_)
             | OciDistributionError::UnauthorizedError { .. } => denied(registry),
-            OciDistributionError::ServerError { code, message, .. } => {
-                Self::Status { registry, status: code, message }
-            }
+            OciDistributionError::ServerError { code, message, .. } => Self::Status {
+                registry,
+                status: code,
+                message,
+            },
             OciDistributionError::RegistryError { envelope, .. } => {
                 let Some(first) = envelope.errors.into_iter().next() else {
-                    return Self::Protocol { registry, what: "an error without a reason".to_owned() };
+                    return Self::Protocol {
+                        registry,
+                        what: "an error without a reason".to_owned(),
+                    };
                 };
                 match first.code {
                     OciErrorCode::BlobUnknown
@@ -100,19 +124,30 @@ impl RegistryError {
                     | OciErrorCode::NameUnknown
                     | OciErrorCode::NotFound => not_found(registry),
                     OciErrorCode::Denied | OciErrorCode::Unauthorized => denied(registry),
-                    OciErrorCode::Toomanyrequests => {
-                        Self::Status { registry, status: 429, message: first.message }
-                    }
-                    _ => Self::Status { registry, status: 400, message: first.message },
+                    OciErrorCode::Toomanyrequests => Self::Status {
+                        registry,
+                        status: 429,
+                        message: first.message,
+                    },
+                    _ => Self::Status {
+                        registry,
+                        status: 400,
+                        message: first.message,
+                    },
                 }
             }
-            OciDistributionError::RequestError(source) => {
-                Self::Unreachable { registry, source: source.into() }
-            }
-            OciDistributionError::IoError(source) => {
-                Self::Unreachable { registry, source: source.into() }
-            }
-            other => Self::Protocol { registry, what: other.to_string() },
+            OciDistributionError::RequestError(source) => Self::Unreachable {
+                registry,
+                source: source.into(),
+            },
+            OciDistributionError::IoError(source) => Self::Unreachable {
+                registry,
+                source: source.into(),
+            },
+            other => Self::Protocol {
+                registry,
+                what: other.to_string(),
+            },
         }
     }
 }
@@ -125,5 +160,9 @@ fn shown(message: &str) -> String {
         .take(200)
         .collect();
     let words = words.trim();
-    if words.is_empty() { String::new() } else { format!(": {words}") }
+    if words.is_empty() {
+        String::new()
+    } else {
+        format!(": {words}")
+    }
 }

@@ -26,7 +26,7 @@ const PARALLEL_LAYERS: usize = 6;
 /// How an image is pulled.
 #[derive(Clone)]
 pub struct PullOptions {
-    /// What proves to the registry who we are.
+    /// What proves to the registry who we are; by default what Docker's own file says.
     pub credentials: Option<Credentials>,
     /// Decides whether the image's program can run here.
     pub judge: Arc<dyn Judge>,
@@ -139,14 +139,23 @@ impl ImageStore {
             {
                 return Ok(image);
             }
-            let session =
-                Session::new(self, reference, options.credentials.clone(), Access::Pull)
-                    .map_err(PullFault::Registry)?;
-            Pull { store: self, session, options }.run().await
+            let session = Session::new(self, reference, options.credentials.clone(), Access::Pull)
+                .map_err(PullFault::Registry)?;
+            Pull {
+                store: self,
+                session,
+                options,
+            }
+            .run()
+            .await
         };
         if reference.is_local() {
-            let found = self.find(reference).map_err(|error| PullFault::from(error).of(reference))?;
-            return found.ok_or_else(|| PullError::Local { image: reference.to_string() });
+            let found = self
+                .find(reference)
+                .map_err(|error| PullFault::from(error).of(reference))?;
+            return found.ok_or_else(|| PullError::Local {
+                image: reference.to_string(),
+            });
         }
         pull.await.map_err(|fault: PullFault| fault.of(reference))
     }
@@ -178,7 +187,8 @@ impl Pull<'_> {
         let path = self.store.flight_path(known.digest);
         let _flight = self.store.inner.flights.board(known.digest, &path).await?;
         if let Some(image) = self.store.image(reference, known.digest)? {
-            self.store.give_name(reference, known.digest, known.resolved)?;
+            self.store
+                .give_name(reference, known.digest, known.resolved)?;
             return Ok(image);
         }
         let mut intake = Intake::begin(self.store).await?;
@@ -206,11 +216,17 @@ impl Pull<'_> {
     /// Returns the stored image if the registry says that the tag still means it.
     async fn unchanged(&self) -> Result<Option<Image>, PullFault> {
         let reference = self.session.reference();
-        let (Some(tag), None) = (reference.tag(), reference.digest()) else { return Ok(None) };
-        let Some(name) = self.store.name(reference)? else { return Ok(None) };
+        let (Some(tag), None) = (reference.tag(), reference.digest()) else {
+            return Ok(None);
+        };
+        let Some(name) = self.store.name(reference)? else {
+            return Ok(None);
+        };
         let stated = self
             .downloads()
-            .repeat(&reference.to_string(), async || self.session.resolve(tag).await)
+            .repeat(&reference.to_string(), async || {
+                self.session.resolve(tag).await
+            })
             .await
             .map_err(PullFault::Registry)?;
         if stated.as_deref() != Some(name.resolved.to_string().as_str()) {
@@ -231,9 +247,12 @@ impl Pull<'_> {
             return Err(wrong_digest(expected, resolved));
         }
         match manifest::parse(&top.bytes, top.content_type.as_deref())? {
-            Parsed::Manifest(manifest) => {
-                Ok(Known { resolved, digest: resolved, bytes: top.bytes, manifest })
-            }
+            Parsed::Manifest(manifest) => Ok(Known {
+                resolved,
+                digest: resolved,
+                bytes: top.bytes,
+                manifest,
+            }),
             Parsed::Index(entries) => self.choose(resolved, &entries).await,
         }
     }
@@ -254,7 +273,12 @@ impl Pull<'_> {
             Parsed::Manifest(mut manifest) => {
                 // Some builders annotate the index's entry only.
                 manifest.annotations.extend(entry.annotations.clone());
-                Ok(Known { resolved, digest, bytes: fetched.bytes, manifest })
+                Ok(Known {
+                    resolved,
+                    digest,
+                    bytes: fetched.bytes,
+                    manifest,
+                })
             }
             Parsed::Index(_) => {
                 let reason = "its index leads to another index".to_owned();
@@ -266,7 +290,10 @@ impl Pull<'_> {
     async fn document(&self, name: &str) -> Result<Fetched, PullFault> {
         let what = self.session.reference().to_string();
         let request = async || self.session.manifest(name).await;
-        self.downloads().repeat(&what, request).await.map_err(PullFault::Registry)
+        self.downloads()
+            .repeat(&what, request)
+            .await
+            .map_err(PullFault::Registry)
     }
 
     /// Brings in everything the manifest names and has it judged.
@@ -290,8 +317,12 @@ impl Pull<'_> {
         let manifest = manifest.clone();
         let admitted = in_worker(move || {
             let (manifest, manifest_bytes) = (&manifest, &manifest_bytes[..]);
-            let candidate =
-                Candidate { digest, manifest_bytes, manifest, config_bytes: &config_bytes };
+            let candidate = Candidate {
+                digest,
+                manifest_bytes,
+                manifest,
+                config_bytes: &config_bytes,
+            };
             match (&form, &config) {
                 (Form::Layers(_), Some(config)) => {
                     let (record, root) = candidate.admit_root(&store, config, &*judge)?;
@@ -323,7 +354,10 @@ impl Pull<'_> {
         sent.map_err(PullFault::Registry)?;
         let bytes = read?.map_err(|_| StoreError::Worker)?;
         if Digest::of(&bytes) != expected.digest {
-            return Err(wrong_digest(&expected.digest.to_string(), Digest::of(&bytes)));
+            return Err(wrong_digest(
+                &expected.digest.to_string(),
+                Digest::of(&bytes),
+            ));
         }
         Ok(bytes)
     }
@@ -334,7 +368,10 @@ impl Pull<'_> {
         if self.store.has_blob(expected)? {
             return Ok(());
         }
-        self.stream(module, move |store, arriving| store.put_blob(arriving, expected)).await
+        self.stream(module, move |store, arriving| {
+            store.put_blob(arriving, expected)
+        })
+        .await
     }
 
     async fn layers(
@@ -417,5 +454,7 @@ fn wrong_digest(expected: &str, actual: Digest) -> PullFault {
 async fn in_worker<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Worker)
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| StoreError::Worker)
 }

@@ -27,7 +27,7 @@ const UPLOAD_CHUNK_BYTES: usize = 256 << 10;
 /// How an image is pushed.
 #[derive(Clone)]
 pub struct PushOptions {
-    /// What proves to the registry who we are.
+    /// What proves to the registry who we are; by default what Docker's own file says.
     pub credentials: Option<Credentials>,
     /// Watches.
     pub progress: Arc<dyn Progress>,
@@ -124,7 +124,9 @@ impl ImageStore {
         reference: &Reference,
         options: &PushOptions,
     ) -> Result<Digest, PushFault> {
-        let missing = || StoreError::NotFound { reference: reference.to_string() };
+        let missing = || StoreError::NotFound {
+            reference: reference.to_string(),
+        };
         let manifest = self.lookup(reference)?.ok_or_else(missing)?;
         // Held to the end: nobody removes the files meanwhile.
         let _image = self.image(reference, manifest)?.ok_or_else(missing)?;
@@ -132,7 +134,14 @@ impl ImageStore {
         let session = Session::new(self, reference, options.credentials.clone(), Access::Push)
             .map_err(PushFault::Registry)?;
         session.renew().await.map_err(PushFault::Registry)?;
-        Push { store: self, session, options, record }.run().await
+        Push {
+            store: self,
+            session,
+            options,
+            record,
+        }
+        .run()
+        .await
     }
 }
 
@@ -147,13 +156,20 @@ struct Push<'a> {
 impl Push<'_> {
     async fn run(&self) -> Result<Digest, PushFault> {
         let manifest = self.store.blob_path(self.record.manifest);
-        let bytes = std::fs::read(&manifest)
-            .map_err(|source| StoreError::File { action: "read", path: manifest.clone(), source })?;
-        let mut document: Document = serde_json::from_slice(&bytes)
-            .map_err(|source| StoreError::Record { path: manifest, source })?;
+        let bytes = std::fs::read(&manifest).map_err(|source| StoreError::File {
+            action: "read",
+            path: manifest.clone(),
+            source,
+        })?;
+        let mut document: Document =
+            serde_json::from_slice(&bytes).map_err(|source| StoreError::Record {
+                path: manifest,
+                source,
+            })?;
         let restated = self.layers(&mut document).await?;
         if let Some(config) = &document.config {
-            self.blob(config.expected(), self.store.blob_path(config.digest)).await?;
+            self.blob(config.expected(), self.store.blob_path(config.digest))
+                .await?;
         }
         let bytes = if restated {
             document.media_type = Some(OCI_MANIFEST.to_owned());
@@ -165,7 +181,11 @@ impl Push<'_> {
             bytes
         };
         let digest = Digest::of(&bytes);
-        let media_type = if restated { OCI_MANIFEST } else { &self.record.media_type };
+        let media_type = if restated {
+            OCI_MANIFEST
+        } else {
+            &self.record.media_type
+        };
         self.manifest(bytes.into(), media_type).await?;
         Ok(digest)
     }
@@ -180,7 +200,11 @@ impl Push<'_> {
         let mut restated = false;
         for (at, layer) in document.layers.iter_mut().flatten().enumerate() {
             // Of an artifact only the module is here; what stood beside it was not taken.
-            let own = if is_module { layer.digest } else { stored.get(at).copied().unwrap_or(layer.digest) };
+            let own = if is_module {
+                layer.digest
+            } else {
+                stored.get(at).copied().unwrap_or(layer.digest)
+            };
             let path = self.store.blob_path(own);
             if own != layer.digest && !self.there(layer.digest).await? {
                 let length = path.metadata().map(|metadata| metadata.len());
@@ -204,10 +228,15 @@ impl Push<'_> {
         let name = digest.to_string();
         let request = async || {
             let client = self.session.client().await?;
-            let there = client.blob_exists(self.session.reference().wire(), &name).await;
+            let there = client
+                .blob_exists(self.session.reference().wire(), &name)
+                .await;
             there.map_err(|error| self.library(&name, error))
         };
-        self.downloads().repeat(&name, request).await.map_err(PushFault::Registry)
+        self.downloads()
+            .repeat(&name, request)
+            .await
+            .map_err(PushFault::Registry)
     }
 
     async fn blob(&self, expected: Expected, path: PathBuf) -> Result<(), PushFault> {
@@ -232,7 +261,9 @@ impl Push<'_> {
             .inspect_ok(move |chunk: &Bytes| progress.advanced(&label, chunk.len() as u64))
             .map_err(OciDistributionError::from);
         let reference = self.session.reference().wire();
-        let sent = client.push_blob_stream(reference, stream, name, Some(size)).await;
+        let sent = client
+            .push_blob_stream(reference, stream, name, Some(size))
+            .await;
         sent.map(drop).map_err(|error| self.library(name, error))
     }
 
@@ -242,10 +273,15 @@ impl Push<'_> {
         let request = async || {
             let client = self.session.client().await?;
             let reference = self.session.reference().wire();
-            let sent = client.push_manifest_raw(reference, bytes.clone(), media_type.clone()).await;
+            let sent = client
+                .push_manifest_raw(reference, bytes.clone(), media_type.clone())
+                .await;
             sent.map(drop).map_err(|error| self.library(&what, error))
         };
-        self.downloads().repeat(&what, request).await.map_err(PushFault::Registry)
+        self.downloads()
+            .repeat(&what, request)
+            .await
+            .map_err(PushFault::Registry)
     }
 
     fn library(&self, what: &str, error: OciDistributionError) -> RegistryError {

@@ -33,8 +33,14 @@ impl RetryPolicy {
         if failures >= self.attempts {
             return None;
         }
-        let doubled = self.first_wait.saturating_mul(1 << failures.saturating_sub(1).min(16));
-        Some(doubled.min(self.longest_wait).mul_f64(1.0 - chance.clamp(0.0, 1.0) / 4.0))
+        let doubled = self
+            .first_wait
+            .saturating_mul(1 << failures.saturating_sub(1).min(16));
+        Some(
+            doubled
+                .min(self.longest_wait)
+                .mul_f64(1.0 - chance.clamp(0.0, 1.0) / 4.0),
+        )
     }
 }
 
@@ -51,7 +57,17 @@ mod tests {
         };
         let waits: Vec<_> = (1..=6).map(|failures| policy.wait(failures, 0.0)).collect();
         let millis = |millis| Some(Duration::from_millis(millis));
-        assert_eq!(waits, [millis(100), millis(200), millis(400), millis(500), millis(500), None]);
+        assert_eq!(
+            waits,
+            [
+                millis(100),
+                millis(200),
+                millis(400),
+                millis(500),
+                millis(500),
+                None
+            ]
+        );
         assert_eq!(policy.wait(1, 1.0), millis(75));
     }
 }

@@ -10,12 +10,12 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTI
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use tokio::sync::Mutex;
 
-use super::auth::{Access, Challenge, Grant, TOKEN_BYTES_MAX, identity_form, read_token, token_url};
+use super::auth::{
+    Access, Challenge, Grant, TOKEN_BYTES_MAX, identity_form, read_token, token_url,
+};
 use super::credentials::Credentials;
 use super::error::{HINT_NO_CREDENTIALS, RegistryError};
-use crate::manifest::{
-    DOCKER_INDEX, DOCKER_MANIFEST, MANIFEST_BYTES_MAX, OCI_INDEX, OCI_MANIFEST,
-};
+use crate::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MANIFEST_BYTES_MAX, OCI_INDEX, OCI_MANIFEST};
 use crate::reference::Reference;
 use crate::store::{ImageStore, PlainHttp};
 
@@ -62,6 +62,15 @@ impl Session {
         credentials: Option<Credentials>,
         access: Access,
     ) -> Result<Self, RegistryError> {
+        let credentials = match credentials {
+            Some(credentials) => Some(credentials),
+            None => Credentials::from_docker_config(reference).map_err(|source| {
+                RegistryError::Credentials {
+                    registry: reference.registry().to_owned(),
+                    source,
+                }
+            })?,
+        };
         let unprotected = match store.inner.options.plain_http {
             PlainHttp::Loopback => reference.is_loopback(),
             PlainHttp::Always => true,
@@ -82,7 +91,14 @@ impl Session {
             }
         };
         let (reference, state) = (reference.clone(), Mutex::default());
-        Ok(Self { http, reference, credentials, access, unprotected, state })
+        Ok(Self {
+            http,
+            reference,
+            credentials,
+            access,
+            unprotected,
+            state,
+        })
     }
 
     /// Returns the registry's name for messages.
@@ -105,14 +121,20 @@ impl Session {
         let content_type = header(CONTENT_TYPE.as_str());
         let stated_digest = header("docker-content-digest");
         let bytes = self.bounded(response, MANIFEST_BYTES_MAX as usize).await?;
-        Ok(Fetched { bytes, content_type, stated_digest })
+        Ok(Fetched {
+            bytes,
+            content_type,
+            stated_digest,
+        })
     }
 
     /// Asks what digest a tag has now; registries need not tell.
     pub(super) async fn resolve(&self, name: &str) -> Result<Option<String>, RegistryError> {
         let response = self.send(Method::HEAD, name).await?;
         let digest = response.headers().get("docker-content-digest");
-        Ok(digest.and_then(|digest| digest.to_str().ok()).map(str::to_owned))
+        Ok(digest
+            .and_then(|digest| digest.to_str().ok())
+            .map(str::to_owned))
     }
 
     /// Returns the protocol library's client, authorised as far as the registry has asked for it.
@@ -122,7 +144,11 @@ impl Session {
             return Ok(client.clone());
         }
         let config = ClientConfig {
-            protocol: if self.unprotected { ClientProtocol::Http } else { ClientProtocol::Https },
+            protocol: if self.unprotected {
+                ClientProtocol::Http
+            } else {
+                ClientProtocol::Https
+            },
             use_monolithic_push: true,
             connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: Some(READ_TIMEOUT),
@@ -130,9 +156,8 @@ impl Session {
             user_agent: concat!("coracle/", env!("CARGO_PKG_VERSION")),
             ..ClientConfig::default()
         };
-        let client = ProtocolClient::try_from(config).map_err(|error| {
-            RegistryError::from_library(self.registry(), ("", ""), error)
-        })?;
+        let client = ProtocolClient::try_from(config)
+            .map_err(|error| RegistryError::from_library(self.registry(), ("", ""), error))?;
         let auth = match &state.grant {
             None => None,
             Some(Grant::Basic { username, password }) => {
@@ -162,16 +187,29 @@ impl Session {
     }
 
     async fn send(&self, method: Method, name: &str) -> Result<Response, RegistryError> {
-        let url = format!("{}/v2/{}/manifests/{name}", self.base(), self.reference.repository());
+        let url = format!(
+            "{}/v2/{}/manifests/{name}",
+            self.base(),
+            self.reference.repository()
+        );
         let known = self.state.lock().await.grant.clone();
-        let first = self.authorised(self.request(method.clone(), &url), known.as_ref()).send().await;
+        let first = self
+            .authorised(self.request(method.clone(), &url), known.as_ref())
+            .send()
+            .await;
         let first = first.map_err(|source| self.unreachable(source))?;
         if first.status() != StatusCode::UNAUTHORIZED {
             return self.judged(first, name).await;
         }
         let grant = self.grant(first.headers()).await?;
-        *self.state.lock().await = State { grant: Some(grant.clone()), client: None };
-        let second = self.authorised(self.request(method, &url), Some(&grant)).send().await;
+        *self.state.lock().await = State {
+            grant: Some(grant.clone()),
+            client: None,
+        };
+        let second = self
+            .authorised(self.request(method, &url), Some(&grant))
+            .send()
+            .await;
         let second = second.map_err(|source| self.unreachable(source))?;
         self.judged(second, name).await
     }
@@ -185,7 +223,9 @@ impl Session {
     fn authorised(&self, request: RequestBuilder, grant: Option<&Grant>) -> RequestBuilder {
         match grant {
             None => request,
-            Some(Grant::Basic { username, password }) => request.basic_auth(username, Some(password)),
+            Some(Grant::Basic { username, password }) => {
+                request.basic_auth(username, Some(password))
+            }
             Some(Grant::Bearer(token)) => request.bearer_auth(token),
         }
     }
@@ -205,9 +245,16 @@ impl Session {
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied()),
             status => {
-                let message = self.bounded(response, ERROR_BYTES_MAX).await.unwrap_or_default();
+                let message = self
+                    .bounded(response, ERROR_BYTES_MAX)
+                    .await
+                    .unwrap_or_default();
                 let message = String::from_utf8_lossy(&message).into_owned();
-                Err(RegistryError::Status { registry, status: status.as_u16(), message })
+                Err(RegistryError::Status {
+                    registry,
+                    status: status.as_u16(),
+                    message,
+                })
             }
         }
     }
@@ -220,9 +267,10 @@ impl Session {
             Some(Challenge::Basic) => {
                 Grant::basic(self.credentials.as_ref()).ok_or_else(|| self.denied())
             }
-            Some(Challenge::Bearer { realm, service }) => {
-                self.token(&realm, service.as_deref()).await.map(Grant::Bearer)
-            }
+            Some(Challenge::Bearer { realm, service }) => self
+                .token(&realm, service.as_deref())
+                .await
+                .map(Grant::Bearer),
             None => Err(self.denied()),
         }
     }
@@ -239,16 +287,26 @@ impl Session {
             Some(Credentials::Identity { token }) => {
                 let (target, form) = identity_form(&url, token);
                 let form_type = "application/x-www-form-urlencoded";
-                self.http.post(target).header(CONTENT_TYPE, form_type).body(form)
+                self.http
+                    .post(target)
+                    .header(CONTENT_TYPE, form_type)
+                    .body(form)
             }
         };
-        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|source| self.unreachable(source))?;
         match response.status() {
             status if status.is_success() => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.denied()),
             status => {
                 let (registry, message) = (self.registry().to_owned(), "token server".to_owned());
-                return Err(RegistryError::Status { registry, status: status.as_u16(), message });
+                return Err(RegistryError::Status {
+                    registry,
+                    status: status.as_u16(),
+                    message,
+                });
             }
         }
         let bytes = self.bounded(response, TOKEN_BYTES_MAX).await?;
@@ -258,7 +316,11 @@ impl Session {
     /// Reads an answer that must be small.
     async fn bounded(&self, mut response: Response, max: usize) -> Result<Bytes, RegistryError> {
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|source| self.unreachable(source))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|source| self.unreachable(source))?
+        {
             if bytes.len() + chunk.len() > max {
                 return Err(self.protocol("an answer is too large"));
             }
@@ -275,18 +337,28 @@ impl Session {
     fn unreachable(&self, source: reqwest::Error) -> RegistryError {
         // The address stands in the sentence already.
         let source = source.without_url().into();
-        RegistryError::Unreachable { registry: self.registry().to_owned(), source }
+        RegistryError::Unreachable {
+            registry: self.registry().to_owned(),
+            source,
+        }
     }
 
     fn protocol(&self, what: &str) -> RegistryError {
-        RegistryError::Protocol { registry: self.registry().to_owned(), what: what.to_owned() }
+        RegistryError::Protocol {
+            registry: self.registry().to_owned(),
+            what: what.to_owned(),
+        }
     }
 
     fn denied(&self) -> RegistryError {
         RegistryError::Denied {
             registry: self.registry().to_owned(),
             repository: self.reference.repository().to_owned(),
-            hint: if self.credentials.is_none() { HINT_NO_CREDENTIALS } else { "" },
+            hint: if self.credentials.is_none() {
+                HINT_NO_CREDENTIALS
+            } else {
+                ""
+            },
         }
     }
 }

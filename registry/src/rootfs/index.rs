@@ -45,9 +45,17 @@ pub(crate) struct LayerEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LayerKind {
     Dir,
-    File { offset: u64, len: u64, wasm: Option<Digest> },
-    Symlink { target: String },
-    Hardlink { target: String },
+    File {
+        offset: u64,
+        len: u64,
+        wasm: Option<Digest>,
+    },
+    Symlink {
+        target: String,
+    },
+    Hardlink {
+        target: String,
+    },
 }
 
 /// Why a layer's tar is refused.
@@ -125,7 +133,10 @@ pub enum TarFault {
 /// layers are merged.
 pub(crate) fn read(file: &mut File) -> Result<LayerIndex, TarFault> {
     let size = file.metadata().map_err(TarFault::Read)?.len();
-    let mut index = LayerIndex { size, ..LayerIndex::default() };
+    let mut index = LayerIndex {
+        size,
+        ..LayerIndex::default()
+    };
     let mut overrides = Overrides::default();
     let mut headers = 0usize;
     let mut archive = tar::Archive::new(file);
@@ -138,7 +149,10 @@ pub(crate) fn read(file: &mut File) -> Result<LayerIndex, TarFault> {
         if index.entries.len() >= ENTRIES_MAX || headers > 4 * ENTRIES_MAX {
             return Err(TarFault::TooManyEntries);
         }
-        let end = entry.raw_file_position().checked_add(entry.size()).ok_or(TarFault::Number)?;
+        let end = entry
+            .raw_file_position()
+            .checked_add(entry.size())
+            .ok_or(TarFault::Number)?;
         if end > size {
             return Err(TarFault::Truncated);
         }
@@ -156,7 +170,9 @@ impl LayerIndex {
         entry: &mut tar::Entry<'_, impl Read>,
     ) -> Result<(), TarFault> {
         let head = overrides.apply(entry.header())?;
-        let Some(path) = checked_path(&head.path)? else { return Ok(()) };
+        let Some(path) = checked_path(&head.path)? else {
+            return Ok(());
+        };
         let name = path.rsplit('/').next().unwrap_or_default();
         if name.starts_with(WHITEOUT) {
             return self.remove(&path);
@@ -191,7 +207,14 @@ impl LayerIndex {
                 _ => Err(TarFault::LongName { path }),
             };
         }
-        self.entries.push(LayerEntry { path, kind, mode, uid, gid, mtime });
+        self.entries.push(LayerEntry {
+            path,
+            kind,
+            mode,
+            uid,
+            gid,
+            mtime,
+        });
         Ok(())
     }
 
@@ -210,9 +233,15 @@ impl LayerIndex {
             return Ok(());
         }
         if matches!(gone, "" | "." | "..") {
-            return Err(TarFault::Climbs { path: path.to_owned() });
+            return Err(TarFault::Climbs {
+                path: path.to_owned(),
+            });
         }
-        self.whiteouts.push(if folder.is_empty() { gone.to_owned() } else { format!("{folder}/{gone}") });
+        self.whiteouts.push(if folder.is_empty() {
+            gone.to_owned()
+        } else {
+            format!("{folder}/{gone}")
+        });
         Ok(())
     }
 }

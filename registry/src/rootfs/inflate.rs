@@ -59,7 +59,9 @@ impl UnpackBudget {
     /// Takes from the allowance; refuses what exceeds it.
     pub(crate) fn take(&self, bytes: u64) -> Result<(), InflateFault> {
         self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(bytes)
+            })
             .map(drop)
             .map_err(|_| InflateFault::Bomb)
     }
@@ -75,13 +77,17 @@ pub(crate) fn inflate(
     let mut source = BufReader::with_capacity(BUFFER_BYTES, Hashing::new(source));
     let tar = match compression {
         Compression::None => copy(&mut source, sink, budget)?,
-        Compression::Gzip => {
-            copy(flate2::bufread::MultiGzDecoder::new(&mut source), sink, budget)?
-        }
+        Compression::Gzip => copy(
+            flate2::bufread::MultiGzDecoder::new(&mut source),
+            sink,
+            budget,
+        )?,
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(&mut source)
                 .map_err(InflateFault::Read)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(InflateFault::Read)?;
+            decoder
+                .window_log_max(ZSTD_WINDOW_LOG_MAX)
+                .map_err(InflateFault::Read)?;
             copy(decoder, sink, budget)?
         }
     };
@@ -94,7 +100,10 @@ pub(crate) fn inflate(
         source.consume(left);
     }
     let (_, count, digest) = source.into_inner().finish();
-    Ok(Inflated { arrived: (count, digest), tar })
+    Ok(Inflated {
+        arrived: (count, digest),
+        tar,
+    })
 }
 
 fn copy(
@@ -120,6 +129,7 @@ fn copy(
             return Ok((count, digest));
         }
         budget.take(filled as u64)?;
-        sink.write_all(&buffer[..filled]).map_err(InflateFault::Write)?;
+        sink.write_all(&buffer[..filled])
+            .map_err(InflateFault::Write)?;
     }
 }

@@ -48,8 +48,16 @@ impl Stack {
         let made = match &entry.kind {
             LayerKind::Dir => root_entry(entry, EntryKind::Dir, None),
             LayerKind::File { offset, len, wasm } => {
-                let extent = Extent { layer: layer.clone(), offset: *offset, len: *len };
-                root_entry(entry, EntryKind::File(extent), wasm.map(|digest| digest.to_string()))
+                let extent = Extent {
+                    layer: layer.clone(),
+                    offset: *offset,
+                    len: *len,
+                };
+                root_entry(
+                    entry,
+                    EntryKind::File(extent),
+                    wasm.map(|digest| digest.to_string()),
+                )
             }
             LayerKind::Symlink { target } => {
                 root_entry(entry, EntryKind::Symlink(target.clone()), None)
@@ -65,20 +73,31 @@ impl Stack {
 
     /// A hard link is the other name's file: same bytes, same owner, same mode.
     fn linked(&self, path: &str, target: &str) -> Result<RootEntry, TarFault> {
-        let fault = || TarFault::HardLink { path: path.to_owned(), target: target.to_owned() };
+        let fault = || TarFault::HardLink {
+            path: path.to_owned(),
+            target: target.to_owned(),
+        };
         let other = self.entries.get(target).ok_or_else(fault)?;
         if other.kind == EntryKind::Dir {
             return Err(fault());
         }
-        Ok(RootEntry { path: path.to_owned(), ..other.clone() })
+        Ok(RootEntry {
+            path: path.to_owned(),
+            ..other.clone()
+        })
     }
 
     fn ensure_parents(&mut self, path: &str) -> Result<(), TarFault> {
-        let Some((parent, _)) = path.rsplit_once('/') else { return Ok(()) };
+        let Some((parent, _)) = path.rsplit_once('/') else {
+            return Ok(());
+        };
         match self.entries.get(parent) {
             Some(entry) if entry.kind == EntryKind::Dir => return Ok(()),
             Some(_) => {
-                return Err(TarFault::Through { path: path.to_owned(), through: parent.to_owned() });
+                return Err(TarFault::Through {
+                    path: path.to_owned(),
+                    through: parent.to_owned(),
+                });
             }
             None => {}
         }
@@ -92,7 +111,8 @@ impl Stack {
                     return Err(TarFault::Through { path, through });
                 }
                 None => {
-                    self.entries.insert(folder.to_owned(), implied_folder(folder));
+                    self.entries
+                        .insert(folder.to_owned(), implied_folder(folder));
                     if self.entries.len() > ROOT_ENTRIES_MAX {
                         return Err(TarFault::TooManyEntries);
                     }

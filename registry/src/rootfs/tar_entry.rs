@@ -37,7 +37,10 @@ pub(super) struct Head {
 
 impl Overrides {
     /// Takes in a header that describes the next entry; returns whether it was one.
-    pub(super) fn absorb(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<bool, TarFault> {
+    pub(super) fn absorb(
+        &mut self,
+        entry: &mut tar::Entry<'_, impl Read>,
+    ) -> Result<bool, TarFault> {
         match entry.header().entry_type() {
             EntryType::GNULongName => self.path = Some(long_name(entry)?),
             EntryType::GNULongLink => self.link = Some(long_name(entry)?),
@@ -70,7 +73,10 @@ impl Overrides {
 
     /// Joins the overrides with the entry's own header.
     pub(super) fn apply(self, header: &tar::Header) -> Result<Head, TarFault> {
-        if self.size.is_some_and(|size| header.entry_size().ok() != Some(size)) {
+        if self
+            .size
+            .is_some_and(|size| header.entry_size().ok() != Some(size))
+        {
             return Err(TarFault::TwoSizes);
         }
         let small = |own: std::io::Result<u64>, other: Option<u64>| {
@@ -79,14 +85,22 @@ impl Overrides {
         };
         Ok(Head {
             kind: header.entry_type(),
-            path: self.path.unwrap_or_else(|| header.path_bytes().into_owned()),
+            path: self
+                .path
+                .unwrap_or_else(|| header.path_bytes().into_owned()),
             link: self.link.unwrap_or_else(|| {
-                header.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default()
+                header
+                    .link_name_bytes()
+                    .map(std::borrow::Cow::into_owned)
+                    .unwrap_or_default()
             }),
             mode: header.mode().map_err(TarFault::Read)? & 0o7777,
             uid: small(header.uid(), self.uid)?,
             gid: small(header.gid(), self.gid)?,
-            mtime: self.mtime.map_or_else(|| header.mtime(), Ok).map_err(TarFault::Read)?,
+            mtime: self
+                .mtime
+                .map_or_else(|| header.mtime(), Ok)
+                .map_err(TarFault::Read)?,
         })
     }
 }
@@ -122,10 +136,14 @@ pub(super) fn checked_path(raw: &[u8]) -> Result<Option<String>, TarFault> {
 /// Returns a symbolic link's target as text, or nothing when it is not Unicode.
 pub(super) fn checked_target(raw: &[u8], path: &str) -> Result<Option<String>, TarFault> {
     if raw.contains(&0) {
-        return Err(TarFault::NulInName { path: path.to_owned() });
+        return Err(TarFault::NulInName {
+            path: path.to_owned(),
+        });
     }
     if raw.is_empty() || raw.len() > PATH_BYTES_MAX {
-        return Err(TarFault::LongName { path: path.to_owned() });
+        return Err(TarFault::LongName {
+            path: path.to_owned(),
+        });
     }
     Ok(String::from_utf8(raw.to_vec()).ok())
 }

@@ -11,7 +11,7 @@ use crate::image::{ImageConfig, Judge};
 use crate::manifest::{ConfigFile, Descriptor, MODULE_BYTES_MAX, Manifest, WasmConfig};
 use crate::refusal::{Fault, LayerFault, Refusal};
 use crate::rootfs::index::WASM_MAGIC;
-use crate::rootfs::{EntryKind, Root};
+use crate::rootfs::{EntryKind, Root, RootEntry};
 
 /// The most modules beside the program that are judged on arrival; the rest is judged when used.
 const OTHERS_JUDGED_MAX: usize = 64;
@@ -35,9 +35,18 @@ impl Candidate<'_> {
         let name = module.digest.to_string();
         let wasm = read_extent(&store.blob_path(module.digest), 0, module.size)?;
         let kind = judged(&name, &wasm, judge)?;
-        let content = Content::Module { digest: module.digest, size: module.size };
+        let content = Content::Module {
+            digest: module.digest,
+            size: module.size,
+        };
         let created = WasmConfig::created(self.config_bytes);
-        self.record(store, kind, (created, ImageConfig::default()), content, vec![module.digest])
+        self.record(
+            store,
+            kind,
+            (created, ImageConfig::default()),
+            content,
+            vec![module.digest],
+        )
     }
 
     /// Judges the program of an image with a file system and returns the image's record.
@@ -61,7 +70,10 @@ impl Candidate<'_> {
         let mut layers = diff_ids.clone();
         layers.sort();
         layers.dedup();
-        let content = Content::Root { config: self.manifest.config.digest, layers: diff_ids.clone() };
+        let content = Content::Root {
+            config: self.manifest.config.digest,
+            layers: diff_ids.clone(),
+        };
         let about = (config.created.clone(), settings);
         let record = self.record(store, "image", about, content, layers)?;
         Ok((record, root))
@@ -98,7 +110,9 @@ impl Candidate<'_> {
     fn layer_fault(&self, diff_ids: &[Digest], error: StoreError) -> Fault {
         match error {
             StoreError::Layers { diff_id, source } => {
-                let at = diff_ids.iter().position(|known| known.to_string() == diff_id);
+                let at = diff_ids
+                    .iter()
+                    .position(|known| known.to_string() == diff_id);
                 let layer = at.map_or(self.digest, |at| self.manifest.layers[at].digest);
                 Refusal::layer(layer, LayerFault::Tar(source)).into()
             }
@@ -109,12 +123,20 @@ impl Candidate<'_> {
 
 fn judge_program(root: &Root, settings: &ImageConfig, judge: &dyn Judge) -> Result<(), Fault> {
     let program = settings.program().ok_or(Refusal::NoProgram)?;
-    let path = settings.locate(program);
-    let missing = || Refusal::ProgramMissing { path: path.clone() };
-    let entry = root.resolve(&path).ok_or_else(missing)?;
-    let EntryKind::File(extent) = &entry.kind else { return Err(missing().into()) };
+    let missing = || Refusal::ProgramMissing {
+        path: program.to_owned(),
+    };
+    let entry = located(root, settings).ok_or_else(missing)?;
+    let EntryKind::File(extent) = &entry.kind else {
+        return Err(missing().into());
+    };
+    let path = format!("/{}", entry.path);
     if extent.len > MODULE_BYTES_MAX {
-        return Err(Refusal::LargeModule { size: extent.len, max: MODULE_BYTES_MAX }.into());
+        return Err(Refusal::LargeModule {
+            size: extent.len,
+            max: MODULE_BYTES_MAX,
+        }
+        .into());
     }
     if entry.wasm.is_none() {
         return Err(Refusal::NotWasm { path }.into());
@@ -123,18 +145,32 @@ fn judge_program(root: &Root, settings: &ImageConfig, judge: &dyn Judge) -> Resu
     judged(&path, &wasm, judge).map(drop)
 }
 
+/// Returns the file that the image starts by itself.
+fn located<'a>(root: &'a Root, settings: &ImageConfig) -> Option<&'a RootEntry> {
+    let places = settings.places_of(settings.program()?);
+    let mut entries = places.iter().filter_map(|place| root.resolve(place));
+    entries.find(|entry| matches!(entry.kind, EntryKind::File(_)))
+}
+
 fn judge_others(root: &Root, settings: &ImageConfig, judge: &dyn Judge) -> Result<(), Fault> {
-    let program = settings.program().map(|program| settings.locate(program));
-    let program = program.and_then(|path| root.resolve(&path)).map(|entry| &entry.wasm);
-    let others = root.entries().filter(|entry| entry.wasm.is_some() && Some(&entry.wasm) != program);
+    let program = located(root, settings).map(|entry| &entry.wasm);
+    let others = root
+        .entries()
+        .filter(|entry| entry.wasm.is_some() && Some(&entry.wasm) != program);
     for entry in others.take(OTHERS_JUDGED_MAX) {
-        let EntryKind::File(extent) = &entry.kind else { continue };
+        let EntryKind::File(extent) = &entry.kind else {
+            continue;
+        };
         if extent.len > MODULE_BYTES_MAX {
             continue;
         }
         let wasm = read_extent(&extent.layer, extent.offset, extent.len)?;
         if let Err(reason) = judge.judge(&wasm) {
-            tracing::warn!(path = entry.path, reason, "a module beside the program cannot run");
+            tracing::warn!(
+                path = entry.path,
+                reason,
+                "a module beside the program cannot run"
+            );
         }
     }
     Ok(())
@@ -143,15 +179,25 @@ fn judge_others(root: &Root, settings: &ImageConfig, judge: &dyn Judge) -> Resul
 /// Returns whether the bytes are a `component` or a `module` that can run.
 fn judged(path: &str, wasm: &[u8], judge: &dyn Judge) -> Result<&'static str, Fault> {
     if !wasm.starts_with(WASM_MAGIC) {
-        return Err(Refusal::NotWasm { path: path.to_owned() }.into());
+        return Err(Refusal::NotWasm {
+            path: path.to_owned(),
+        }
+        .into());
     }
-    judge.judge(wasm).map_err(|reason| Refusal::Judged { path: path.to_owned(), reason })?;
+    judge.judge(wasm).map_err(|reason| Refusal::Judged {
+        path: path.to_owned(),
+        reason,
+    })?;
     Ok(form_of(wasm))
 }
 
 /// Tells a component from a core module by the second half of the version field.
 pub(crate) fn form_of(wasm: &[u8]) -> &'static str {
-    if wasm.get(6..8) == Some(&[1, 0]) { "component" } else { "module" }
+    if wasm.get(6..8) == Some(&[1, 0]) {
+        "component"
+    } else {
+        "module"
+    }
 }
 
 fn read_extent(path: &Path, offset: u64, len: u64) -> Result<Vec<u8>, StoreError> {
@@ -162,5 +208,9 @@ fn read_extent(path: &Path, offset: u64, len: u64) -> Result<Vec<u8>, StoreError
         file.take(len).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    read().map_err(|source| StoreError::File { action: "read", path: path.to_owned(), source })
+    read().map_err(|source| StoreError::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })
 }

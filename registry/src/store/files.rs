@@ -33,13 +33,21 @@ impl ImageStore {
     }
 
     pub(crate) fn json_path(&self, part: &str, digest: Digest) -> PathBuf {
-        self.inner.dir.join(part).join(digest.hex()).with_extension("json")
+        self.inner
+            .dir
+            .join(part)
+            .join(digest.hex())
+            .with_extension("json")
     }
 
     /// Creates a file that vanishes unless it is moved into place.
     pub(crate) fn temporary(&self) -> Result<NamedTempFile, StoreError> {
         let path = self.inner.dir.join("tmp");
-        NamedTempFile::new_in(&path).map_err(|source| StoreError::File { action: "create a file in", path, source })
+        NamedTempFile::new_in(&path).map_err(|source| StoreError::File {
+            action: "create a file in",
+            path,
+            source,
+        })
     }
 
     /// Returns the index of a layer if it and the tar beside it are whole.
@@ -55,7 +63,11 @@ pub(crate) fn length(path: &Path) -> Result<Option<u64>, StoreError> {
     match path.metadata() {
         Ok(metadata) => Ok(Some(metadata.len())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(StoreError::File { action: "look at", path: path.to_owned(), source }),
+        Err(source) => Err(StoreError::File {
+            action: "look at",
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -64,11 +76,20 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, S
     match std::fs::read(path) {
         // A power cut can leave a file without its bytes; it counts as never written.
         Ok(bytes) if bytes.is_empty() => Ok(None),
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|source| StoreError::Record { path: path.to_owned(), source }),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|source| StoreError::Record {
+                    path: path.to_owned(),
+                    source,
+                })
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(StoreError::File { action: "read", path: path.to_owned(), source }),
+        Err(source) => Err(StoreError::File {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -99,26 +120,36 @@ pub(crate) fn write_atomically(
 
 /// Moves a finished file into place, over what may be there.
 pub(crate) fn persist(file: NamedTempFile, path: &Path) -> Result<(), StoreError> {
-    file.persist(path).map(drop).map_err(|error| StoreError::File {
-        action: "move a file to",
-        path: path.to_owned(),
-        source: error.error,
-    })
+    file.persist(path)
+        .map(drop)
+        .map_err(|error| StoreError::File {
+            action: "move a file to",
+            path: path.to_owned(),
+            source: error.error,
+        })
 }
 
 /// Removes a file that may be gone already.
 pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
     match std::fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(StoreError::File { action: "remove", path: path.to_owned(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::File {
+            action: "remove",
+            path: path.to_owned(),
+            source,
+        }),
         _ => Ok(()),
     }
 }
 
 /// Returns the files of a folder of the store.
 pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let fault = |source| StoreError::File { action: "list", path: dir.to_owned(), source };
+    let fault = |source| StoreError::File {
+        action: "list",
+        path: dir.to_owned(),
+        source,
+    };
     let entries = std::fs::read_dir(dir).map_err(fault)?;
-    entries.map(|entry| entry.map(|entry| entry.path()).map_err(fault)).collect()
+    entries
+        .map(|entry| entry.map(|entry| entry.path()).map_err(fault))
+        .collect()
 }

@@ -61,13 +61,21 @@ impl Intake {
     /// Begins to add, waiting while a sweep runs.
     pub(crate) async fn begin(store: &ImageStore) -> Result<Self, StoreError> {
         let lock = FileLock::wait_async(&store.intake_path(), Mode::Shared).await?;
-        Ok(Self { store: store.clone(), lock: Some(lock), ending: Ending::Sweep })
+        Ok(Self {
+            store: store.clone(),
+            lock: Some(lock),
+            ending: Ending::Sweep,
+        })
     }
 
     /// Begins to add, blocking the thread while a sweep runs.
     pub(crate) fn begin_blocking(store: &ImageStore) -> Result<Self, StoreError> {
         let lock = FileLock::wait(&store.intake_path(), Mode::Shared)?;
-        Ok(Self { store: store.clone(), lock: Some(lock), ending: Ending::Sweep })
+        Ok(Self {
+            store: store.clone(),
+            lock: Some(lock),
+            ending: Ending::Sweep,
+        })
     }
 
     /// Leaves verified content for the next attempt.
@@ -88,7 +96,8 @@ impl Intake {
             if before.is_some_and(|before| before.manifest != record.manifest) {
                 ending = Ending::Sweep;
             }
-            self.store.give_name(reference, record.manifest, *resolved)?;
+            self.store
+                .give_name(reference, record.manifest, *resolved)?;
         }
         self.ending = ending;
         Ok(())
@@ -103,7 +112,10 @@ impl Drop for Intake {
             Ending::Leave | Ending::Sweep => self.store.sweep(),
         };
         if let Err(error) = swept {
-            tracing::warn!(error = &error as &dyn std::error::Error, "unneeded files stay in the image store");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "unneeded files stay in the image store"
+            );
         }
     }
 }
@@ -136,11 +148,12 @@ impl ImageStore {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(LayerFault::Inflate(error).into()),
             };
-            file.write_all(&buffer[..count]).map_err(|source| StoreError::File {
-                action: "write",
-                path: file.path().to_owned(),
-                source,
-            })?;
+            file.write_all(&buffer[..count])
+                .map_err(|source| StoreError::File {
+                    action: "write",
+                    path: file.path().to_owned(),
+                    source,
+                })?;
         }
         let (_, size, digest) = hashing.finish();
         check_arrived(expected, size, digest)?;
@@ -164,7 +177,12 @@ impl ImageStore {
             Err(InflateFault::Read(error)) => return Err(LayerFault::Inflate(error).into()),
             Err(InflateFault::Write(source)) => {
                 let path = file.path().to_owned();
-                return Err(StoreError::File { action: "write", path, source }.into());
+                return Err(StoreError::File {
+                    action: "write",
+                    path,
+                    source,
+                }
+                .into());
             }
         };
         check_arrived(expected, inflated.arrived.0, inflated.arrived.1)?;
@@ -173,7 +191,11 @@ impl ImageStore {
             return Err(LayerFault::DiffId { expected, actual }.into());
         }
         let rewound = io::Seek::rewind(file.as_file_mut());
-        rewound.map_err(|source| StoreError::File { action: "read", path: file.path().to_owned(), source })?;
+        rewound.map_err(|source| StoreError::File {
+            action: "read",
+            path: file.path().to_owned(),
+            source,
+        })?;
         let index = index::read(file.as_file_mut()).map_err(LayerFault::Tar)?;
         persist(file, &self.blob_path(diff_id))?;
         write_json(self, &self.layer_path(diff_id), &index)?;
@@ -183,10 +205,15 @@ impl ImageStore {
 
 fn check_arrived(expected: Expected, size: u64, digest: Digest) -> Result<(), LayerFault> {
     if size != expected.size {
-        return Err(LayerFault::Size { expected: expected.size, actual: size });
+        return Err(LayerFault::Size {
+            expected: expected.size,
+            actual: size,
+        });
     }
     if digest != expected.digest {
-        return Err(LayerFault::Digest { actual: digest.to_string() });
+        return Err(LayerFault::Digest {
+            actual: digest.to_string(),
+        });
     }
     Ok(())
 }

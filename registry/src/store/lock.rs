@@ -32,7 +32,11 @@ pub(crate) enum Mode {
 impl FileLock {
     /// Takes the lock if nobody holds it against us.
     pub(crate) fn attempt(path: &Path, mode: Mode) -> Result<Option<Self>, StoreError> {
-        let fault = |source| StoreError::File { action: "lock", path: path.to_owned(), source };
+        let fault = |source| StoreError::File {
+            action: "lock",
+            path: path.to_owned(),
+            source,
+        };
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -100,7 +104,10 @@ impl Flights {
         let mutex = self.mutex(digest);
         let task = mutex.lock_owned().await;
         let file = FileLock::wait_async(path, Mode::Exclusive).await?;
-        Ok(Flight { _file: file, _task: task })
+        Ok(Flight {
+            _file: file,
+            _task: task,
+        })
     }
 
     fn mutex(&self, digest: Digest) -> Arc<tokio::sync::Mutex<()>> {

@@ -106,8 +106,12 @@ impl ImageStore {
     pub fn list(&self) -> Result<Vec<Listed>, StoreError> {
         let mut listed = Vec::new();
         for name in self.names()? {
-            let Ok(reference) = name.reference.parse::<Reference>() else { continue };
-            let Some(record) = self.record(name.manifest)? else { continue };
+            let Ok(reference) = name.reference.parse::<Reference>() else {
+                continue;
+            };
+            let Some(record) = self.record(name.manifest)? else {
+                continue;
+            };
             listed.push(Listed {
                 repository: format!("{}/{}", reference.registry(), reference.repository()),
                 tag: reference.tag().map(str::to_owned),
@@ -129,10 +133,15 @@ impl ImageStore {
     ///
     /// Fails when no image has this name or the store cannot be read.
     pub fn inspect(&self, reference: &Reference) -> Result<Inspection, StoreError> {
-        let missing = || StoreError::NotFound { reference: reference.to_string() };
+        let missing = || StoreError::NotFound {
+            reference: reference.to_string(),
+        };
         let manifest = self.lookup(reference)?.ok_or_else(missing)?;
         let record = self.record(manifest)?.ok_or_else(missing)?;
-        let names = self.names()?.into_iter().filter(|name| name.manifest == manifest);
+        let names = self
+            .names()?
+            .into_iter()
+            .filter(|name| name.manifest == manifest);
         Ok(Inspection {
             names: names.map(|name| name.reference).collect(),
             digest: manifest.to_string(),
@@ -154,30 +163,41 @@ impl ImageStore {
     ///
     /// Fails when no image has this name, or when it would go and a running process uses it.
     pub fn remove(&self, reference: &Reference) -> Result<Removed, StoreError> {
-        let missing = || StoreError::NotFound { reference: reference.to_string() };
+        let missing = || StoreError::NotFound {
+            reference: reference.to_string(),
+        };
         let manifest = self.lookup(reference)?.ok_or_else(missing)?;
         self.record(manifest)?.ok_or_else(missing)?;
         let named = self.name(reference)?;
         let others = self.names()?.into_iter().any(|name| {
             name.manifest == manifest
-                && named.as_ref().is_none_or(|named| named.reference != name.reference)
+                && named
+                    .as_ref()
+                    .is_none_or(|named| named.reference != name.reference)
         });
         if others && named.is_none() {
             // A bare digest that has other names: each of them would have to be named.
-            return Err(StoreError::InUse { reference: reference.to_string() });
+            return Err(StoreError::InUse {
+                reference: reference.to_string(),
+            });
         }
         let mut deleted = None;
         if !others {
             let lease = FileLock::attempt(&self.lease_path(manifest), Mode::Exclusive)?;
             if lease.is_none() {
-                return Err(StoreError::InUse { reference: reference.to_string() });
+                return Err(StoreError::InUse {
+                    reference: reference.to_string(),
+                });
             }
             remove(&self.json_path("images", manifest))?;
             deleted = Some(manifest.to_string());
         }
         remove(&self.name_path(reference))?;
         self.sweep()?;
-        Ok(Removed { reference: reference.to_string(), deleted })
+        Ok(Removed {
+            reference: reference.to_string(),
+            deleted,
+        })
     }
 
     /// Returns what a name stands for, as it was last pulled, loaded or built.
@@ -192,9 +212,17 @@ impl ImageStore {
         manifest: Digest,
         resolved: Digest,
     ) -> Result<(), StoreError> {
-        let stored = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let stored = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
         let reference_text = reference.canonical();
-        let name = Name { reference: reference_text, manifest, resolved, stored };
+        let name = Name {
+            reference: reference_text,
+            manifest,
+            resolved,
+            stored,
+        };
         write_json(self, &self.name_path(reference), &name)
     }
 
@@ -208,17 +236,27 @@ impl ImageStore {
 
     pub(crate) fn records(&self) -> Result<Vec<ImageRecord>, StoreError> {
         let files = list(&self.inner.dir.join("images"))?;
-        files.iter().filter_map(|path| read_json(path).transpose()).collect()
+        files
+            .iter()
+            .filter_map(|path| read_json(path).transpose())
+            .collect()
     }
 
     /// Returns the images that have a name.
     pub(crate) fn named(&self) -> Result<std::collections::HashSet<Digest>, StoreError> {
-        Ok(self.names()?.into_iter().map(|name| name.manifest).collect())
+        Ok(self
+            .names()?
+            .into_iter()
+            .map(|name| name.manifest)
+            .collect())
     }
 
     fn names(&self) -> Result<Vec<Name>, StoreError> {
         let files = list(&self.inner.dir.join("names"))?;
-        files.iter().filter_map(|path| read_json(path).transpose()).collect()
+        files
+            .iter()
+            .filter_map(|path| read_json(path).transpose())
+            .collect()
     }
 
     /// A name's file is called by the name's hash: names hold letters that file systems do not.

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use super::files::{list, remove};
 use super::lock::{FileLock, Mode};
-use crate::digest::Digest;
 use super::{Content, ImageRecord, ImageStore, StoreError};
+use crate::digest::Digest;
 
 impl ImageStore {
     /// Returns whether a process ended in the middle of adding something, or could not sweep.
