@@ -1,0 +1,226 @@
+//! Wires the agent's parts and ends them again.
+
+mod pods;
+mod rejection;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_network::Fabric;
+use coracle_registry::{ImageStore, Progress};
+use coracle_runtime::Runtime;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::events;
+use crate::ground::Site;
+use crate::images::Images;
+use crate::logs::OutputLine;
+use crate::node::{Amounts, Registration};
+use crate::spec::HostPathPolicy;
+use crate::status::STATUS_WRITES_MAX;
+use crate::time::Clock;
+use crate::worker::Node;
+
+use pods::{Pods, Shutdown};
+
+/// Zone of names inside the cluster.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// What a stopping agent allows beyond its pods' grace: last status writes, and guests that are being
+/// ended by force.
+const STOP_SLACK: Duration = Duration::from_secs(5);
+
+/// What an agent is made from.
+pub struct AgentConfig {
+    /// Name of the Node object; pods with this `spec.nodeName` run here.
+    pub node_name: String,
+    /// Folder of volumes, writable layers and logs; this agent's own.
+    pub data_dir: PathBuf,
+    /// The API server, whichever it is.
+    pub client: kube::Client,
+    /// Where images come from.
+    pub images: ImageStore,
+    /// What runs them.
+    pub runtime: Runtime,
+    /// What connects them.
+    pub fabric: Fabric,
+    /// Whether pods may mount folders of the machine.
+    pub host_path: HostPathPolicy,
+    /// Takes every line that containers write. When it is full, they wait.
+    pub output: Option<mpsc::Sender<OutputLine>>,
+    /// Watches pulls.
+    pub pull_progress: Arc<dyn Progress>,
+    /// What the node says about itself.
+    pub node: NodeSettings,
+}
+
+/// What a node says about itself, and how it behaves.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// `status.hostIP` of its pods.
+    pub ip: IpAddr,
+    /// Labels beside the well-known ones.
+    pub labels: BTreeMap<String, String>,
+    /// Whether declared ports without a `hostPort` are published.
+    pub declared_ports: DeclaredPorts,
+    /// Allocatable CPU in thousandths; all of the machine's when unset.
+    pub cpu_milli: Option<u64>,
+    /// Allocatable memory in bytes; all of the machine's when unset.
+    pub memory_bytes: Option<u64>,
+    /// Most pods; what the runtime's capacity allows when unset.
+    pub pods: Option<u64>,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// What happens to a declared port without a `hostPort`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeclaredPorts {
+    /// It is published on loopback, for a person at this machine.
+    Loopback,
+    /// It is reachable inside the pod network only.
+    Unpublished,
+}
+
+/// Why an agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The data folder cannot be made.
+    #[error("failed to make the data folder `{path}`")]
+    DataDir {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The API server did not take the Node.
+    #[error("failed to register node `{name}`")]
+    Register {
+        /// The node's name.
+        name: String,
+        /// What the server said.
+        #[source]
+        source: kube::Error,
+    },
+}
+
+/// A node agent at work. Dropping it ends everything at once, as [`Agent::kill`] does.
+pub struct Agent {
+    shutdown: watch::Sender<Shutdown>,
+    pods: JoinHandle<()>,
+    heartbeat: JoinHandle<()>,
+    events: JoinHandle<()>,
+}
+
+impl Default for NodeSettings {
+    /// A node for one person at one machine: loopback address, declared ports published, all resources.
+    fn default() -> NodeSettings {
+        NodeSettings {
+            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            labels: BTreeMap::new(),
+            declared_ports: DeclaredPorts::Loopback,
+            cpu_milli: None,
+            memory_bytes: None,
+            pods: None,
+            clock: Clock::system(),
+        }
+    }
+}
+
+impl Agent {
+    /// Registers the node and begins to run its pods.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the data folder cannot be made or the API server does not take the Node within a
+    /// minute. Nothing runs then.
+    pub async fn start(config: AgentConfig) -> Result<Agent, AgentError> {
+        let data_dir = config.data_dir.clone();
+        tokio::fs::create_dir_all(&data_dir)
+            .await
+            .map_err(|source| AgentError::DataDir {
+                path: data_dir,
+                source,
+            })?;
+        let settings = &config.node;
+        let amounts = Amounts::find(settings, &config.runtime, &config.data_dir);
+        let mut registration =
+            Registration::new(config.client.clone(), &config.node_name, settings, amounts);
+        registration
+            .register()
+            .await
+            .map_err(|source| AgentError::Register {
+                name: config.node_name.clone(),
+                source,
+            })?;
+        let (sink, write_events) = events::channel(
+            config.client.clone(),
+            config.node_name.as_str().into(),
+            settings.clock.clone(),
+        );
+        let node = Node {
+            clock: settings.clock.clone(),
+            site: Site {
+                client: config.client.clone(),
+                fabric: config.fabric,
+                data_dir: config.data_dir.into(),
+                declared_ports: settings.declared_ports,
+                cluster_domain: CLUSTER_DOMAIN.into(),
+            },
+            images: Images::new(config.images, config.pull_progress),
+            runtime: config.runtime,
+            output: config.output,
+            events: sink,
+            writes: Arc::new(Semaphore::new(STATUS_WRITES_MAX)),
+            host_ip: settings.ip,
+            cpu_milli: amounts.cpu_milli,
+            memory: amounts.memory,
+        };
+        let (shutdown, stopping) = watch::channel(Shutdown::No);
+        let labels = registration.labels().clone();
+        let pods = Pods::new(Arc::new(node), labels, config.host_path);
+        Ok(Agent {
+            shutdown,
+            pods: tokio::spawn(pods.run(config.node_name, stopping)),
+            heartbeat: tokio::spawn(registration.keep_alive()),
+            events: tokio::spawn(write_events),
+        })
+    }
+
+    /// Ends every pod, each within the smaller of its grace and `deadline`, reports how they ended, and
+    /// returns when all is gone. What has not ended by then, or a little later, is ended by force.
+    pub async fn stop(mut self, deadline: Duration) {
+        self.shutdown.send_replace(Shutdown::Within(deadline));
+        let limit = deadline.saturating_add(STOP_SLACK);
+        if tokio::time::timeout(limit, &mut self.pods).await.is_err() {
+            tracing::warn!("pods did not end in time and are ended by force");
+            self.pods.abort();
+        }
+        self.heartbeat.abort();
+        // The sinks are gone with the pods, so the writer ends when it has written what is queued.
+        if tokio::time::timeout(STOP_SLACK, &mut self.events)
+            .await
+            .is_err()
+        {
+            self.events.abort();
+        }
+    }
+
+    /// Ends everything at once; nothing is reported.
+    pub fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.pods.abort();
+        self.heartbeat.abort();
+        self.events.abort();
+    }
+}

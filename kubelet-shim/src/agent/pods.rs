@@ -1,0 +1,402 @@
+//! Which pods are this node's, and one worker for each: the pod source and the keeper of workers.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+use tokio::sync::watch;
+use tokio::task::{self, JoinError, JoinSet};
+
+use super::rejection;
+use crate::lifecycle::{EndCause, Ending, Intent};
+use crate::spec::{FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, check_pod};
+use crate::worker::{Desired, Node, Worker, log_dir, remove};
+
+/// Grace of a pod whose object vanished (contract B.9).
+const VANISHED_GRACE: Duration = Duration::from_secs(1);
+
+/// A worker that broke is started again after this, so that a bug which repeats costs little.
+const RESTART_DELAY: Duration = Duration::from_secs(10);
+
+/// Whether the agent is stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shutdown {
+    No,
+    /// Each pod may take this long.
+    Within(Duration),
+}
+
+/// The pods of this node.
+pub(super) struct Pods {
+    node: Arc<Node>,
+    labels: BTreeMap<String, String>,
+    host_path: HostPathPolicy,
+    slots: HashMap<Arc<str>, Slot>,
+    workers: JoinSet<()>,
+    by_task: HashMap<task::Id, Arc<str>>,
+    /// Pods seen since a full list began.
+    listed: Option<HashSet<Arc<str>>>,
+}
+
+/// What is known of one pod, by UID.
+struct Slot {
+    key: PodKey,
+    stage: Stage,
+    /// Its object is gone; the slot goes with its worker.
+    vanished: bool,
+}
+
+enum Stage {
+    /// A worker has it.
+    Working {
+        spec: Arc<PodSpecPlan>,
+        desired: watch::Sender<Desired>,
+    },
+    /// Nothing is left to do while the object stays.
+    Over,
+    /// Its object is being removed.
+    Leaving,
+}
+
+impl Pods {
+    pub(super) fn new(
+        node: Arc<Node>,
+        labels: BTreeMap<String, String>,
+        host_path: HostPathPolicy,
+    ) -> Pods {
+        Pods {
+            node,
+            labels,
+            host_path,
+            slots: HashMap::new(),
+            workers: JoinSet::new(),
+            by_task: HashMap::new(),
+            listed: None,
+        }
+    }
+
+    /// Follows the API server until the agent stops, then until every worker has ended.
+    pub(super) async fn run(mut self, node_name: String, mut stopping: watch::Receiver<Shutdown>) {
+        let api = Api::<Pod>::all(self.node.site.client.clone());
+        let config = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
+        let mut events = pin!(watcher::watcher(api, config).default_backoff());
+        let deadline = loop {
+            tokio::select! {
+                // Safe to cancel: the value stays readable.
+                changed = stopping.changed() => {
+                    let shutdown = *stopping.borrow_and_update();
+                    match (changed, shutdown) {
+                        (Ok(()), Shutdown::Within(deadline)) => break deadline,
+                        (Ok(()), Shutdown::No) => {}
+                        (Err(_), _) => break Duration::ZERO,
+                    }
+                }
+                // Safe to cancel: a stream gives an event only when it returns.
+                event = events.next() => match event {
+                    Some(Ok(event)) => self.observe(event),
+                    Some(Err(error)) => tracing::warn!(%error, "failed to watch pods"),
+                    None => break Duration::ZERO,
+                },
+                // Safe to cancel: an ended task is taken out only when it is returned.
+                Some(ended) = self.workers.join_next_with_id() => self.reap(ended),
+            }
+        };
+        self.stop(deadline).await;
+    }
+
+    async fn stop(mut self, deadline: Duration) {
+        for slot in self.slots.values() {
+            if let Stage::Working { spec, desired } = &slot.stage {
+                let grace = spec.grace.min(deadline);
+                let intent = Intent::End(Ending {
+                    cause: EndCause::Shutdown,
+                    grace,
+                });
+                desired.send_if_modified(|known| {
+                    // A pod that already ends for another reason keeps it.
+                    let is_running = known.intent == Intent::Run;
+                    if is_running {
+                        known.intent = intent;
+                    }
+                    is_running
+                });
+            }
+        }
+        while let Some(ended) = self.workers.join_next_with_id().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "broken promise: a pod worker does not panic");
+            }
+        }
+    }
+
+    fn observe(&mut self, event: Event<Pod>) {
+        match event {
+            Event::Init => self.listed = Some(HashSet::new()),
+            Event::InitApply(pod) => {
+                if let (Some(listed), Some(uid)) = (&mut self.listed, &pod.metadata.uid) {
+                    listed.insert(uid.as_str().into());
+                }
+                self.apply(&pod);
+            }
+            Event::InitDone => {
+                // Only a complete list proves that an object is gone.
+                let Some(listed) = self.listed.take() else {
+                    return;
+                };
+                let gone: Vec<_> = self
+                    .slots
+                    .keys()
+                    .filter(|uid| !listed.contains(*uid))
+                    .cloned()
+                    .collect();
+                gone.iter().for_each(|uid| self.vanish(uid));
+            }
+            Event::Apply(pod) => self.apply(&pod),
+            Event::Delete(pod) => {
+                if let Some(uid) = pod.metadata.uid.as_deref() {
+                    self.vanish(uid);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, pod: &Pod) {
+        let Some(uid) = pod.metadata.uid.as_deref().filter(|uid| !uid.is_empty()) else {
+            return;
+        };
+        let intent = intent(pod);
+        match self.slots.get(uid).map(|slot| &slot.stage) {
+            Some(Stage::Working { desired, .. }) => {
+                let wanted = Desired {
+                    generation: pod.metadata.generation,
+                    intent,
+                };
+                desired.send_if_modified(|known| {
+                    let is_news = *known != wanted;
+                    *known = wanted;
+                    is_news
+                });
+            }
+            Some(Stage::Over) => {
+                if intent != Intent::Run {
+                    self.leave(uid);
+                }
+            }
+            Some(Stage::Leaving) => {}
+            None => self.accept(pod, uid, intent),
+        }
+    }
+
+    /// First sight of a pod.
+    fn accept(&mut self, pod: &Pod, uid: &str, intent: Intent) {
+        let checked = check_pod(pod, self.host_path);
+        let key = match &checked {
+            Ok(spec) => spec.key.clone(),
+            Err(_) => PodKey {
+                namespace: pod.metadata.namespace.as_deref().unwrap_or_default().into(),
+                name: pod.metadata.name.as_deref().unwrap_or_default().into(),
+                uid: uid.into(),
+            },
+        };
+        let slot = Slot {
+            key: key.clone(),
+            stage: Stage::Over,
+            vanished: false,
+        };
+        self.slots.insert(uid.into(), slot);
+        if is_terminal(pod) {
+            if intent != Intent::Run {
+                self.leave(uid);
+            }
+            return;
+        }
+        let refusal = match checked {
+            Ok(spec) => match self.mismatched_label(&spec) {
+                None => return self.begin(Arc::new(spec), pod, intent),
+                Some(message) => rejection::Rejection {
+                    reason: "NodeAffinity",
+                    message,
+                },
+            },
+            Err(refusals) => rejection::Rejection {
+                reason: "PodFeatureUnsupported",
+                message: listed(&refusals),
+            },
+        };
+        tracing::info!(pod = %key, reason = refusal.reason, message = refusal.message, "pod is rejected");
+        let task = rejection::reject(self.node.clone(), key, pod.clone(), refusal);
+        let handle = self.workers.spawn(task);
+        self.by_task.insert(handle.id(), uid.into());
+    }
+
+    /// `spec.nodeSelector` by this node's labels.
+    fn mismatched_label(&self, spec: &PodSpecPlan) -> Option<String> {
+        let (key, value) = spec
+            .node_selector
+            .iter()
+            .find(|(key, value)| self.labels.get(*key) != Some(value))?;
+        Some(format!(
+            "Predicate NodeAffinity failed: node has no label {key}={value}"
+        ))
+    }
+
+    fn begin(&mut self, spec: Arc<PodSpecPlan>, pod: &Pod, intent: Intent) {
+        tracing::info!(pod = %spec.key, "pod is accepted");
+        let wanted = Desired {
+            generation: pod.metadata.generation,
+            intent,
+        };
+        let (desired, receiver) = watch::channel(wanted);
+        let worker = Worker::new(
+            self.node.clone(),
+            spec.clone(),
+            pod.status.as_ref(),
+            receiver,
+        );
+        let uid = spec.key.uid.clone();
+        let handle = self.workers.spawn(worker.run());
+        self.by_task.insert(handle.id(), uid.clone());
+        if let Some(slot) = self.slots.get_mut(&uid) {
+            slot.stage = Stage::Working { spec, desired };
+        }
+    }
+
+    /// The object of a pod is gone.
+    fn vanish(&mut self, uid: &str) {
+        let Some(slot) = self.slots.get_mut(uid) else {
+            return;
+        };
+        slot.vanished = true;
+        match &slot.stage {
+            Stage::Working { desired, .. } => {
+                let ending = Ending {
+                    cause: EndCause::Vanished,
+                    grace: VANISHED_GRACE,
+                };
+                desired.send_modify(|known| known.intent = Intent::End(ending));
+            }
+            Stage::Over | Stage::Leaving => self.forget(uid),
+        }
+    }
+
+    /// Removes the object of a pod on which nothing is left to do.
+    fn leave(&mut self, uid: &str) {
+        let Some(slot) = self.slots.get_mut(uid) else {
+            return;
+        };
+        slot.stage = Stage::Leaving;
+        let (client, key) = (self.node.site.client.clone(), slot.key.clone());
+        let handle = self
+            .workers
+            .spawn(async move { while !remove(client.clone(), key.clone()).await {} });
+        self.by_task.insert(handle.id(), uid.into());
+    }
+
+    fn reap(&mut self, ended: Result<(task::Id, ()), JoinError>) {
+        let (id, broke) = match ended {
+            Ok((id, ())) => (id, None),
+            Err(error) => (error.id(), Some(error)),
+        };
+        let Some(uid) = self.by_task.remove(&id) else {
+            return;
+        };
+        let Some(slot) = self.slots.get_mut(&uid) else {
+            return;
+        };
+        if slot.vanished {
+            return self.forget(&uid);
+        }
+        let Some(error) = broke else {
+            if matches!(slot.stage, Stage::Working { .. }) {
+                slot.stage = Stage::Over;
+            }
+            return;
+        };
+        tracing::error!(pod = %slot.key, %error, "broken promise: a pod worker does not panic");
+        self.restart(&uid);
+    }
+
+    /// Gives a pod whose worker broke a new one; what the old one held ended with it.
+    fn restart(&mut self, uid: &str) {
+        let Some(slot) = self.slots.get_mut(uid) else {
+            return;
+        };
+        let Stage::Working { spec, desired } = &slot.stage else {
+            return;
+        };
+        let (node, spec, receiver) = (self.node.clone(), spec.clone(), desired.subscribe());
+        let handle = self.workers.spawn(async move {
+            tokio::time::sleep(RESTART_DELAY).await;
+            let api = Api::<Pod>::namespaced(node.site.client.clone(), &spec.key.namespace);
+            let status = api
+                .get_opt(&spec.key.name)
+                .await
+                .ok()
+                .flatten()
+                .and_then(|p| p.status);
+            Worker::new(node, spec, status.as_ref(), receiver)
+                .run()
+                .await;
+        });
+        self.by_task.insert(handle.id(), uid.into());
+    }
+
+    fn forget(&mut self, uid: &str) {
+        let Some(slot) = self.slots.remove(uid) else {
+            return;
+        };
+        let logs = log_dir(&self.node.site.data_dir, &slot.key);
+        let is_safe = check_path(&slot.key);
+        let handle = self.workers.spawn_blocking(move || {
+            if is_safe
+                && let Err(error) = std::fs::remove_dir_all(&logs)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %logs.display(), %error, "failed to remove a pod's logs");
+            }
+        });
+        self.by_task.insert(handle.id(), uid.into());
+    }
+}
+
+/// Names of rejected pods were not checked, and they become part of a path.
+fn check_path(key: &PodKey) -> bool {
+    [&key.namespace, &key.name, &key.uid].iter().all(|part| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'))
+    })
+}
+
+fn intent(pod: &Pod) -> Intent {
+    if pod.metadata.deletion_timestamp.is_none() {
+        return Intent::Run;
+    }
+    let seconds = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+    let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    Intent::End(Ending {
+        cause: EndCause::Deleted,
+        grace,
+    })
+}
+
+fn is_terminal(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn listed(refusals: &[FieldRefusal]) -> String {
+    let list: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+    list.join("; ")
+}

@@ -1,0 +1,262 @@
+//! Events about pods: bounded in number, repeated ones counted instead of added (contract B.14).
+//!
+//! Workers hand events to one writer task over a bounded channel and never wait for it; when it does not
+//! keep up, events are dropped and the number is logged, since an event is news and not state.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::spec::PodKey;
+use crate::status::whole_seconds;
+use crate::time::{Clock, Moment};
+
+/// Events that wait for the writer: a burst of a thousand pods with four events each.
+const QUEUE_MAX: usize = 4096;
+
+/// Events of one pod before its rate is limited, as client-go's spam filter has it.
+const BURST_MAX: u32 = 25;
+
+/// One more event is allowed per this, once the burst is used up.
+const REFILL_EVERY: Duration = Duration::from_secs(300);
+
+/// Recent events of a pod that a new one is compared with.
+const RECENT_MAX: usize = 16;
+
+/// Whether an event is news or trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Severity {
+    Normal,
+    Warning,
+}
+
+/// Hands events to the writer.
+#[derive(Clone)]
+pub(crate) struct EventSink {
+    sender: mpsc::Sender<Write>,
+    dropped: Arc<AtomicU64>,
+    node: Arc<str>,
+    clock: Clock,
+}
+
+/// The events of one pod.
+pub(crate) struct PodEvents {
+    sink: EventSink,
+    key: PodKey,
+    state: Mutex<State>,
+}
+
+struct State {
+    recent: VecDeque<Recent>,
+    tokens: u32,
+    refilled: Moment,
+}
+
+struct Recent {
+    reason: &'static str,
+    message: String,
+    field_path: Option<String>,
+    name: String,
+    count: i32,
+}
+
+enum Write {
+    Create(Box<Event>),
+    Repeat {
+        namespace: Arc<str>,
+        name: String,
+        count: i32,
+        last: Time,
+    },
+}
+
+/// Makes a sink and the future that writes; it ends when every sink is gone.
+pub(crate) fn channel(
+    client: kube::Client,
+    node: Arc<str>,
+    clock: Clock,
+) -> (EventSink, impl Future<Output = ()> + Send) {
+    let (sender, writes) = mpsc::channel(QUEUE_MAX);
+    let dropped = Arc::new(AtomicU64::new(0));
+    let sink = EventSink {
+        sender,
+        dropped: dropped.clone(),
+        node,
+        clock,
+    };
+    (sink, write_all(client, writes, dropped))
+}
+
+async fn write_all(
+    client: kube::Client,
+    mut writes: mpsc::Receiver<Write>,
+    dropped: Arc<AtomicU64>,
+) {
+    while let Some(write) = writes.recv().await {
+        let lost = dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "events were dropped because the server took them too slowly"
+            );
+        }
+        let result = match write {
+            Write::Create(event) => {
+                let namespace = event.metadata.namespace.clone().unwrap_or_default();
+                let api = Api::<Event>::namespaced(client.clone(), &namespace);
+                api.create(&PostParams::default(), &event).await.map(drop)
+            }
+            Write::Repeat {
+                namespace,
+                name,
+                count,
+                last,
+            } => {
+                let api = Api::<Event>::namespaced(client.clone(), &namespace);
+                let patch = serde_json::json!({"count": count, "lastTimestamp": last});
+                api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+                    .await
+                    .map(drop)
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "failed to write an event");
+        }
+    }
+}
+
+impl PodEvents {
+    pub(crate) fn new(sink: EventSink, key: PodKey) -> PodEvents {
+        let refilled = sink.clock.now();
+        let state = State {
+            recent: VecDeque::new(),
+            tokens: BURST_MAX,
+            refilled,
+        };
+        PodEvents {
+            sink,
+            key,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Reports something about the pod, or about one container when a field path is given.
+    pub(crate) fn emit(
+        &self,
+        severity: Severity,
+        reason: &'static str,
+        message: impl Into<String>,
+        field_path: Option<String>,
+    ) {
+        let message = message.into();
+        let now = self.sink.clock.now();
+        let mut state = self.state.lock();
+        if !state.take_token(now) {
+            return;
+        }
+        let at = Time(whole_seconds(now.wall()));
+        let known = state
+            .recent
+            .iter_mut()
+            .find(|r| r.reason == reason && r.message == message && r.field_path == field_path);
+        if let Some(known) = known {
+            known.count = known.count.saturating_add(1);
+            let (name, count) = (known.name.clone(), known.count);
+            let namespace = self.key.namespace.clone();
+            self.sink.send(Write::Repeat {
+                namespace,
+                name,
+                count,
+                last: at,
+            });
+            return;
+        }
+        let nanos = now.wall().as_nanosecond();
+        let name = format!("{}.{nanos:x}{:02x}", self.key.name, state.recent.len());
+        let event = self.event(severity, reason, &message, field_path.clone(), &name, at);
+        self.sink.send(Write::Create(Box::new(event)));
+        if state.recent.len() == RECENT_MAX {
+            state.recent.pop_front();
+        }
+        state.recent.push_back(Recent {
+            reason,
+            message,
+            field_path,
+            name,
+            count: 1,
+        });
+    }
+
+    fn event(
+        &self,
+        severity: Severity,
+        reason: &str,
+        message: &str,
+        field_path: Option<String>,
+        name: &str,
+        at: Time,
+    ) -> Event {
+        let type_ = match severity {
+            Severity::Normal => "Normal",
+            Severity::Warning => "Warning",
+        };
+        Event {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                namespace: Some(self.key.namespace.to_string()),
+                ..ObjectMeta::default()
+            },
+            involved_object: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(self.key.name.to_string()),
+                namespace: Some(self.key.namespace.to_string()),
+                uid: Some(self.key.uid.to_string()),
+                field_path,
+                ..ObjectReference::default()
+            },
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            type_: Some(type_.to_owned()),
+            count: Some(1),
+            first_timestamp: Some(at.clone()),
+            last_timestamp: Some(at),
+            source: Some(EventSource {
+                component: Some("kubelet".to_owned()),
+                host: Some(self.sink.node.to_string()),
+            }),
+            reporting_component: Some("kubelet".to_owned()),
+            reporting_instance: Some(self.sink.node.to_string()),
+            ..Event::default()
+        }
+    }
+}
+
+impl State {
+    fn take_token(&mut self, now: Moment) -> bool {
+        let refills = now.since(self.refilled).as_secs() / REFILL_EVERY.as_secs();
+        if let Ok(refills @ 1..) = u32::try_from(refills) {
+            self.tokens = self.tokens.saturating_add(refills).min(BURST_MAX);
+            self.refilled = now;
+        }
+        let allowed = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        allowed
+    }
+}
+
+impl EventSink {
+    fn send(&self, write: Write) {
+        if self.sender.try_send(write).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! What a pod's containers stand on: mounted volumes, an address, published ports.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use coracle_network::{
+    Fabric, HostAddress, PodIdentity, PodNetwork, Protocol, PublishError, PublishPort, Published,
+};
+use coracle_runtime::fs::{
+    Access, FileSource, FsError, LiveTree, Meta, Mount, MountSource, Tree, TreeBuilder,
+};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Api;
+
+use crate::agent::DeclaredPorts;
+use crate::environment::{self, ConfigError, ObjectData, Objects};
+use crate::identity_files;
+use crate::images::{blocking, describe};
+use crate::lifecycle::{Outlook, Problem};
+use crate::spec::{
+    ContainerPlan, HostPathCheck, HostPort, ObjectKind, ObjectRef, ObjectVolume, PodSpecPlan, Port,
+    SubPath, Transport, VolumeSource,
+};
+
+/// Everything a pod's containers stand on. Dropping it closes ports and gives the address back.
+pub(crate) struct GroundKit {
+    /// The pod's address and port space.
+    pub(crate) network: PodNetwork,
+    /// Ports that can be reached from outside, with the container that declares each.
+    pub(crate) published: Vec<PublishedPort>,
+    /// Each volume's content by name.
+    pub(crate) volumes: HashMap<String, MountSource>,
+    /// `/etc/hosts` and its like.
+    pub(crate) identity: LiveTree,
+}
+
+/// One port that can be reached from outside.
+pub(crate) struct PublishedPort {
+    pub(crate) container: usize,
+    pub(crate) port: Port,
+    pub(crate) handle: Published,
+}
+
+/// What laying the ground needs from the node.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub(crate) client: kube::Client,
+    pub(crate) fabric: Fabric,
+    pub(crate) data_dir: Arc<Path>,
+    pub(crate) declared_ports: DeclaredPorts,
+    pub(crate) cluster_domain: Arc<str>,
+}
+
+/// Why a volume cannot be mounted now.
+#[derive(Debug, thiserror::Error)]
+enum VolumeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("failed to read {} `{name}`", kind.lower())]
+    Read {
+        kind: ObjectKind,
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("{} references non-existent {} key: {key}", kind.lower(), key_word(*.kind))]
+    NoKey { kind: ObjectKind, key: String },
+    #[error("failed to build the volume's files")]
+    Tree(#[from] FsError),
+    #[error("failed to make `{path}`")]
+    Make {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("hostPath type check failed: {path} is not {wanted}")]
+    HostPath { path: String, wanted: &'static str },
+}
+
+fn key_word(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::ConfigMap => "config",
+        ObjectKind::Secret => "secret",
+    }
+}
+
+/// Mounts volumes, attaches the network, publishes ports; on failure nothing is left behind.
+pub(crate) async fn lay(site: &Site, pod: &PodSpecPlan) -> Result<GroundKit, Problem> {
+    let volumes = mount_volumes(site, pod).await?;
+    let network = attach(site, pod)?;
+    let published = publish(site, pod, &network)?;
+    let identity = identity_files::tree(pod, network.ip(), &site.cluster_domain, SystemTime::now())
+        .map_err(|error| sandbox_problem(&error))?;
+    Ok(GroundKit {
+        network,
+        published,
+        volumes,
+        identity,
+    })
+}
+
+/// Removes what a pod's volumes left on the disk.
+pub(crate) async fn clear(site: &Site, pod: &PodSpecPlan) {
+    for folder in [volume_dir(site, pod), layer_dir(&site.data_dir, pod)] {
+        blocking(move || match fs::remove_dir_all(&folder) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(path = %folder.display(), %error, "failed to remove a pod's files");
+            }
+        })
+        .await;
+    }
+}
+
+fn volume_dir(site: &Site, pod: &PodSpecPlan) -> PathBuf {
+    site.data_dir.join("volumes").join(&*pod.key.uid)
+}
+
+/// Where the writable layers of a pod's containers are.
+pub(crate) fn layer_dir(data_dir: &Path, pod: &PodSpecPlan) -> PathBuf {
+    data_dir.join("layers").join(&*pod.key.uid)
+}
+
+async fn mount_volumes(
+    site: &Site,
+    pod: &PodSpecPlan,
+) -> Result<HashMap<String, MountSource>, Problem> {
+    let mut mounted = HashMap::with_capacity(pod.volumes.len());
+    for volume in &pod.volumes {
+        let source = mount(site, pod, &volume.name, &volume.source).await;
+        let source = source.map_err(|error| Problem {
+            reason: "FailedMount",
+            message: format!(
+                "MountVolume.SetUp failed for volume \"{}\" : {}",
+                volume.name,
+                describe(&error)
+            )
+            .into(),
+            outlook: Outlook::MayMend,
+        })?;
+        mounted.insert(volume.name.clone(), source);
+    }
+    Ok(mounted)
+}
+
+async fn mount(
+    site: &Site,
+    pod: &PodSpecPlan,
+    name: &str,
+    source: &VolumeSource,
+) -> Result<MountSource, VolumeError> {
+    match source {
+        VolumeSource::EmptyDir => {
+            let path = volume_dir(site, pod).join(name);
+            blocking(move || match fs::create_dir_all(&path) {
+                Ok(()) => Ok(MountSource::HostDir(path)),
+                Err(source) => Err(VolumeError::Make {
+                    path: path.display().to_string(),
+                    source,
+                }),
+            })
+            .await
+        }
+        VolumeSource::HostPath { path, check } => {
+            let (path, check) = (PathBuf::from(path), *check);
+            blocking(move || host_path(path, check)).await
+        }
+        VolumeSource::Object(volume) => {
+            let objects = fetch(&site.client, &pod.key.namespace, [&volume.object]).await?;
+            let tree = object_tree(volume, &objects, SystemTime::now())?;
+            Ok(MountSource::Live(LiveTree::new(tree)))
+        }
+    }
+}
+
+fn host_path(path: PathBuf, check: HostPathCheck) -> Result<MountSource, VolumeError> {
+    let text = path.display().to_string();
+    let make = |source| VolumeError::Make {
+        path: text.clone(),
+        source,
+    };
+    match check {
+        HostPathCheck::DirectoryOrCreate => fs::create_dir_all(&path).map_err(make)?,
+        HostPathCheck::FileOrCreate if !path.exists() => {
+            fs::File::create_new(&path).map(drop).map_err(make)?;
+        }
+        HostPathCheck::FileOrCreate
+        | HostPathCheck::Unchecked
+        | HostPathCheck::Directory
+        | HostPathCheck::File => {}
+    }
+    let is_dir = fs::metadata(&path).map_err(make)?.is_dir();
+    let fits = match check {
+        HostPathCheck::Unchecked => true,
+        HostPathCheck::Directory | HostPathCheck::DirectoryOrCreate => is_dir,
+        HostPathCheck::File | HostPathCheck::FileOrCreate => !is_dir,
+    };
+    if !fits {
+        let wanted = if is_dir { "a file" } else { "a directory" };
+        return Err(VolumeError::HostPath { path: text, wanted });
+    }
+    Ok(if is_dir {
+        MountSource::HostDir(path)
+    } else {
+        MountSource::HostFile(path)
+    })
+}
+
+/// Why an object could not be fetched.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read {} `{name}`", kind.lower())]
+pub(crate) struct FetchError {
+    kind: ObjectKind,
+    name: String,
+    #[source]
+    source: kube::Error,
+}
+
+impl From<FetchError> for VolumeError {
+    fn from(error: FetchError) -> VolumeError {
+        let FetchError { kind, name, source } = error;
+        VolumeError::Read { kind, name, source }
+    }
+}
+
+/// Fetches the objects that exist among those wanted.
+pub(crate) async fn fetch(
+    client: &kube::Client,
+    namespace: &str,
+    wanted: impl IntoIterator<Item = &ObjectRef>,
+) -> Result<Objects, FetchError> {
+    let mut objects = Objects::new();
+    for object in wanted {
+        let fetched = fetch_one(client, namespace, object).await;
+        let found = fetched.map_err(|source| FetchError {
+            kind: object.kind,
+            name: object.name.clone(),
+            source,
+        })?;
+        if let Some(data) = found {
+            objects.insert((object.kind, object.name.clone()), data);
+        }
+    }
+    Ok(objects)
+}
+
+async fn fetch_one(
+    client: &kube::Client,
+    namespace: &str,
+    object: &ObjectRef,
+) -> Result<Option<ObjectData>, kube::Error> {
+    match object.kind {
+        ObjectKind::ConfigMap => {
+            let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
+            Ok(api.get_opt(&object.name).await?.map(|map| ObjectData {
+                data: map
+                    .data
+                    .into_iter()
+                    .flatten()
+                    .map(|(k, v)| (k, Bytes::from(v)))
+                    .collect(),
+                binary: map
+                    .binary_data
+                    .into_iter()
+                    .flatten()
+                    .map(|(k, v)| (k, Bytes::from(v.0)))
+                    .collect(),
+            }))
+        }
+        ObjectKind::Secret => {
+            let api = Api::<Secret>::namespaced(client.clone(), namespace);
+            Ok(api.get_opt(&object.name).await?.map(|secret| ObjectData {
+                data: secret
+                    .data
+                    .into_iter()
+                    .flatten()
+                    .map(|(k, v)| (k, Bytes::from(v.0)))
+                    .collect(),
+                ..ObjectData::default()
+            }))
+        }
+    }
+}
+
+/// Lays an object's keys out as the kubelet does: files in a dated folder, `..data` pointing to it, and one
+/// link per name, so that programs which watch `..data` find what they expect.
+fn object_tree(
+    volume: &ObjectVolume,
+    objects: &Objects,
+    now: SystemTime,
+) -> Result<Tree, VolumeError> {
+    let mut tree = TreeBuilder::new();
+    let Some(data) = environment::find(objects, &volume.object)? else {
+        return Ok(tree.build());
+    };
+    let at = jiff::Timestamp::try_from(now).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let version = format!("..{}", at.strftime("%Y_%m_%d_%H_%M_%S.%N"));
+    let folder = Meta::new(0o755, now);
+    let link = Meta::new(0o777, now);
+    tree.dir(&version, folder)?;
+    tree.symlink("..data", &version, link)?;
+    let mut tops = Vec::new();
+    for (path, content, mode) in payload(volume, data)? {
+        tree.file(
+            &format!("{version}/{path}"),
+            Meta::new(mode, now),
+            FileSource::Bytes(content),
+        )?;
+        let top = path.split('/').next().unwrap_or(&path).to_owned();
+        if !tops.contains(&top) {
+            tree.symlink(&top, &format!("..data/{top}"), link)?;
+            tops.push(top);
+        }
+    }
+    Ok(tree.build())
+}
+
+fn payload(
+    volume: &ObjectVolume,
+    data: &ObjectData,
+) -> Result<Vec<(String, Bytes, u32)>, VolumeError> {
+    if volume.items.is_empty() {
+        let all = data.data.iter().chain(&data.binary);
+        return Ok(all
+            .map(|(key, value)| (key.clone(), value.clone(), volume.default_mode))
+            .collect());
+    }
+    let mut files = Vec::with_capacity(volume.items.len());
+    for item in &volume.items {
+        match data
+            .data
+            .get(&item.key)
+            .or_else(|| data.binary.get(&item.key))
+        {
+            Some(value) => {
+                let mode = item.mode.unwrap_or(volume.default_mode);
+                files.push((item.path.clone(), value.clone(), mode));
+            }
+            None if volume.object.optional => {}
+            None => {
+                return Err(VolumeError::NoKey {
+                    kind: volume.object.kind,
+                    key: item.key.clone(),
+                });
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn attach(site: &Site, pod: &PodSpecPlan) -> Result<PodNetwork, Problem> {
+    site.fabric
+        .attach(PodIdentity {
+            namespace: pod.key.namespace.to_string(),
+            name: pod.key.name.to_string(),
+            uid: pod.key.uid.to_string(),
+            hostname: pod.hostname.clone(),
+            subdomain: pod.subdomain.clone(),
+        })
+        .map_err(|error| sandbox_problem(&error))
+}
+
+fn sandbox_problem(error: &dyn std::error::Error) -> Problem {
+    Problem {
+        reason: "FailedCreatePodSandBox",
+        message: format!("Failed to create pod sandbox: {}", describe(error)).into(),
+        outlook: Outlook::MayMend,
+    }
+}
+
+/// A host port that someone holds is the contract's `NodePorts`: the pod cannot stand on this node.
+fn publish(
+    site: &Site,
+    pod: &PodSpecPlan,
+    network: &PodNetwork,
+) -> Result<Vec<PublishedPort>, Problem> {
+    let mut published: Vec<PublishedPort> = Vec::new();
+    for (index, container) in pod.containers.iter().enumerate() {
+        for port in &container.ports {
+            let host = match (port.host, site.declared_ports) {
+                (Some(HostPort { ip, port }), _) => HostAddress::HostPort { ip, port },
+                (None, DeclaredPorts::Loopback) => HostAddress::Loopback,
+                (None, DeclaredPorts::Unpublished) => continue,
+            };
+            // Containers of a pod share its ports, so a second declaration adds nothing.
+            let is_known = published
+                .iter()
+                .any(|p| p.port.port == port.port && p.port.protocol == port.protocol);
+            if is_known && port.host.is_none() {
+                continue;
+            }
+            let wanted = PublishPort {
+                protocol: protocol(port.protocol),
+                port: port.port,
+                host,
+            };
+            let handle = network
+                .publish(wanted)
+                .map_err(|error| port_problem(container, &error))?;
+            published.push(PublishedPort {
+                container: index,
+                port: port.clone(),
+                handle,
+            });
+        }
+    }
+    Ok(published)
+}
+
+fn port_problem(container: &ContainerPlan, error: &PublishError) -> Problem {
+    Problem {
+        reason: "NodePorts",
+        message: format!(
+            "a port of container \"{}\" cannot be published: {}",
+            container.name,
+            describe(error)
+        )
+        .into(),
+        outlook: Outlook::Refused,
+    }
+}
+
+fn protocol(transport: Transport) -> Protocol {
+    match transport {
+        Transport::Tcp => Protocol::Tcp,
+        Transport::Udp => Protocol::Udp,
+    }
+}
+
+/// Why a container's mounts cannot be put together.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to prepare subPath for volumeMount \"{volume}\" of container \"{container}\"")]
+pub(crate) struct SubPathError {
+    volume: String,
+    container: Arc<str>,
+}
+
+impl GroundKit {
+    /// Returns a container's mounts; `variables` complete `subPathExpr`.
+    pub(crate) fn mounts(
+        &self,
+        container: &ContainerPlan,
+        variables: &[(String, String)],
+    ) -> Result<Vec<Mount>, SubPathError> {
+        let refuse = |volume: &str| SubPathError {
+            volume: volume.to_owned(),
+            container: container.name.clone(),
+        };
+        let mut mounts = identity_files::mounts(container, &self.identity);
+        for mount in &container.mounts {
+            let source = self
+                .volumes
+                .get(&mount.volume)
+                .ok_or_else(|| refuse(&mount.volume))?;
+            let sub_path = match &mount.sub_path {
+                SubPath::Whole => None,
+                SubPath::Fixed(path) => Some(path.clone()),
+                SubPath::Expression(expression) => {
+                    let path = expanded(expression, variables);
+                    Some(path.ok_or_else(|| refuse(&mount.volume))?)
+                }
+            };
+            mounts.push(Mount {
+                path: mount.path.clone(),
+                source: source.clone(),
+                sub_path,
+                access: if mount.read_only {
+                    Access::ReadOnly
+                } else {
+                    Access::ReadWrite
+                },
+            });
+        }
+        Ok(mounts)
+    }
+}
+
+/// Unknown variables, absolute paths and `..` make the expression an error, unlike elsewhere.
+fn expanded(expression: &str, variables: &[(String, String)]) -> Option<String> {
+    let unknown = std::cell::Cell::new(false);
+    let path = environment::expand(expression, |name| {
+        let value = variables
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str());
+        unknown.set(unknown.get() || value.is_none());
+        value
+    });
+    let is_inner = !path.is_empty()
+        && !path.starts_with('/')
+        && !path.contains(['\0', '\\'])
+        && path.split('/').all(|segment| segment != "..");
+    (is_inner && !unknown.get()).then_some(path)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Volumes: layout and refusals.

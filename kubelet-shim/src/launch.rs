@@ -1,0 +1,306 @@
+//! Makes one instance of a container: variables, command line, code, file system, streams.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use coracle_network::PodNetwork;
+use coracle_runtime::fs::{FileSource, FileSystem, FileSystemSpec, Mount, Upper};
+use coracle_runtime::{
+    ContainerId, Exit, ExitCause, HandlerOptions, Instance, Instances, Limits, PrepareError, RunAs,
+    Runtime, SandboxSpec, StartError, WorkloadKind,
+};
+use jiff::Timestamp;
+
+use crate::environment::{self, Facts, Objects};
+use crate::images::{SharedImage, blocking, describe};
+use crate::lifecycle::{Outlook, Problem, Termination};
+use crate::logs::{ContainerLog, StdStream};
+use crate::spec::{ContainerPlan, InstanceReuse, LogFallback, PodSpecPlan};
+
+/// Bytes a container's writable layer may take. A constant until `ephemeral-storage` limits are honoured.
+const LAYER_BYTES_MAX: u64 = 10 << 30;
+
+/// Longest termination message (contract B.10).
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// A termination file larger than this is no message, and is not read.
+const MESSAGE_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Everything one instance is made from.
+pub(crate) struct Launch {
+    pub(crate) runtime: Runtime,
+    pub(crate) pod: Arc<PodSpecPlan>,
+    pub(crate) index: usize,
+    pub(crate) image: Arc<SharedImage>,
+    pub(crate) network: PodNetwork,
+    pub(crate) layer: PathBuf,
+    pub(crate) facts: Facts,
+    pub(crate) log: ContainerLog,
+}
+
+/// A living instance and what belongs to it.
+pub(crate) struct Alive {
+    pub(crate) instance: Instance,
+    pub(crate) files: Arc<FileSystem>,
+    pub(crate) log: ContainerLog,
+    pub(crate) kind: WorkloadKind,
+}
+
+/// Why no instance lives.
+pub(crate) enum LaunchFailure {
+    /// An instance was made and failed to start: it counts as an end.
+    Dead(Termination),
+    /// None was made; it is tried again.
+    Refused(Problem),
+}
+
+impl Launch {
+    /// Starts an instance. Cancel safe: an instance exists only when this returns.
+    pub(crate) async fn run(
+        self,
+        objects: Objects,
+        mounts: impl FnOnce(&[(String, String)]) -> Result<Vec<Mount>, Problem>,
+    ) -> Result<Alive, LaunchFailure> {
+        let container = &self.pod.containers[self.index];
+        check_user(&self.pod, container, self.image.user()).map_err(config_problem)?;
+        let defaults = &self.image.defaults;
+        let variables =
+            environment::variables(&self.pod, container, &defaults.env, &objects, self.facts)
+                .map_err(|error| config_problem(error.to_string()))?;
+        let line = environment::command_line(container, defaults, &variables);
+        let mounts = mounts(&variables).map_err(LaunchFailure::Refused)?;
+        let path = variables
+            .iter()
+            .find(|(name, _)| name == "PATH")
+            .map(|(_, v)| v.as_str());
+        let code = self
+            .image
+            .code(&line.args, &line.working_dir, path)
+            .map_err(|error| LaunchFailure::Dead(start_error(describe(&error))))?;
+        let program = self.runtime.prepare(code).await.map_err(prepare_failure)?;
+        let files = self.files(container, mounts).await?;
+        let kind = if container.command.is_some() {
+            WorkloadKind::Command
+        } else {
+            program.kind()
+        };
+        let spec = SandboxSpec {
+            id: ContainerId {
+                namespace: self.pod.key.namespace.to_string(),
+                pod: self.pod.key.name.to_string(),
+                container: container.name.to_string(),
+            },
+            program,
+            run_as: match &container.command {
+                Some(_) => RunAs::Command,
+                None => RunAs::ByKind,
+            },
+            args: line.args,
+            env: variables,
+            working_dir: line.working_dir,
+            files: files.clone(),
+            network: self.network,
+            stdout: self.log.stream(StdStream::Stdout),
+            stderr: self.log.stream(StdStream::Stderr),
+            limits: Limits {
+                memory: container.resources.memory_limit,
+                cpu_milli: container.resources.cpu_limit_milli,
+                cpu_request_milli: container.resources.cpu_request_milli.unwrap_or(0),
+            },
+            handler: HandlerOptions {
+                instances: match container.instances {
+                    InstanceReuse::Fresh => Instances::Fresh,
+                    InstanceReuse::Reuse => Instances::Reuse,
+                },
+                ..HandlerOptions::on_port(container.handler_port())
+            },
+        };
+        match self.runtime.start(spec) {
+            Ok(instance) => Ok(Alive {
+                instance,
+                files,
+                log: self.log,
+                kind,
+            }),
+            Err(error) => Err(start_failure(&error)),
+        }
+    }
+
+    async fn files(
+        &self,
+        container: &ContainerPlan,
+        mounts: Vec<Mount>,
+    ) -> Result<Arc<FileSystem>, LaunchFailure> {
+        let upper = if container.security.read_only_root {
+            Upper::ReadOnly
+        } else {
+            Upper::Writable {
+                dir: self.layer.clone(),
+                limit: LAYER_BYTES_MAX,
+            }
+        };
+        let spec = FileSystemSpec {
+            root: self.image.tree.clone(),
+            upper,
+            mounts,
+        };
+        // Only volumes of the machine touch its disk here; a container without any skips the thread.
+        let made = if container.mounts.is_empty() {
+            FileSystem::new(spec)
+        } else {
+            blocking(move || FileSystem::new(spec)).await
+        };
+        made.map_err(|error| {
+            LaunchFailure::Refused(Problem {
+                reason: "CreateContainerError",
+                message: describe(&error).into(),
+                outlook: Outlook::MayMend,
+            })
+        })
+    }
+}
+
+/// `runAsNonRoot` by the contract's three messages (B.6).
+fn check_user(
+    pod: &PodSpecPlan,
+    container: &ContainerPlan,
+    image_user: &str,
+) -> Result<(), String> {
+    if !container.security.run_as_non_root {
+        return Ok(());
+    }
+    let place = format!("(pod: \"{}\", container: {})", pod.key, container.name);
+    let user = image_user.split(':').next().unwrap_or_default();
+    match (container.security.run_as_user, user.parse::<i64>()) {
+        (Some(0), _) => Err(format!(
+            "container's runAsUser breaks non-root policy {place}"
+        )),
+        (Some(_), _) => Ok(()),
+        (None, Ok(0)) => Err(format!(
+            "container has runAsNonRoot and image will run as root {place}"
+        )),
+        (None, Ok(_)) => Ok(()),
+        (None, Err(_)) if user.is_empty() => Err(format!(
+            "container has runAsNonRoot and image will run as root {place}"
+        )),
+        (None, Err(_)) => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user \
+             is non-root {place}"
+        )),
+    }
+}
+
+fn config_problem(message: String) -> LaunchFailure {
+    LaunchFailure::Refused(Problem {
+        reason: "CreateContainerConfigError",
+        message: message.into(),
+        outlook: Outlook::MayMend,
+    })
+}
+
+/// Code that is refused never runs here; a compiler or a disk that failed may do better next time.
+fn prepare_failure(error: PrepareError) -> LaunchFailure {
+    let message = describe(&error);
+    let outlook = match error {
+        PrepareError::Refused { .. } => Outlook::Refused,
+        PrepareError::Link { .. } | PrepareError::Compile { .. } | PrepareError::Digest(_) => {
+            return LaunchFailure::Dead(start_error(message));
+        }
+        PrepareError::Read { .. } | PrepareError::Cache { .. } => Outlook::MayMend,
+    };
+    LaunchFailure::Refused(Problem {
+        reason: "CreateContainerError",
+        message: message.into(),
+        outlook,
+    })
+}
+
+fn start_failure(error: &StartError) -> LaunchFailure {
+    LaunchFailure::Dead(start_error(describe(error)))
+}
+
+fn start_error(message: String) -> Termination {
+    let now = Timestamp::now();
+    Termination {
+        code: ExitCause::FAILED_TO_START,
+        reason: "StartError",
+        message: Some(message),
+        started_at: Some(now),
+        finished_at: Some(now),
+    }
+}
+
+/// Waits for the end and gathers the last words.
+pub(crate) async fn ended(
+    instance: Instance,
+    files: Arc<FileSystem>,
+    log: ContainerLog,
+    container: ContainerPlan,
+) -> Termination {
+    let exit = instance.exited().await;
+    let path = container.termination_message.path.clone();
+    let written = blocking(move || last_words(&files, &path)).await;
+    let fallback = container.termination_message.fallback;
+    termination(exit, written, || match fallback {
+        LogFallback::Never => None,
+        LogFallback::OnError => Some(log.tail()).filter(|tail| !tail.is_empty()),
+    })
+}
+
+fn last_words(files: &FileSystem, path: &str) -> Option<String> {
+    // No file is the ordinary case, and an unreadable one says as little.
+    let bytes = match files.open_extent(path).ok()? {
+        FileSource::Bytes(bytes) => bytes,
+        FileSource::Extent(extent) if extent.len <= MESSAGE_FILE_BYTES_MAX => {
+            files.read_file(path).ok()?
+        }
+        FileSource::Extent(_) => return None,
+    };
+    let end = &bytes[bytes.len().saturating_sub(MESSAGE_BYTES_MAX)..];
+    Some(String::from_utf8_lossy(end).into_owned()).filter(|text| !text.is_empty())
+}
+
+fn termination(
+    exit: Exit,
+    written: Option<String>,
+    log_tail: impl FnOnce() -> Option<String>,
+) -> Termination {
+    let Exit {
+        code,
+        cause,
+        started_at,
+        finished_at,
+    } = exit;
+    let (reason, cause_message) = match cause {
+        ExitCause::Exited | ExitCause::Stopped | ExitCause::Killed if code == 0 => {
+            ("Completed", None)
+        }
+        ExitCause::Exited | ExitCause::Stopped | ExitCause::Killed => ("Error", None),
+        ExitCause::Trapped { message } => ("Error", Some(message)),
+        ExitCause::OutOfMemory => ("OOMKilled", None),
+        ExitCause::FailedToStart { message } => ("StartError", Some(message)),
+    };
+    let message = written
+        .or_else(|| if code == 0 { None } else { log_tail() })
+        .or(cause_message)
+        .map(|text| shortened(text, MESSAGE_BYTES_MAX));
+    Termination {
+        code,
+        reason,
+        message,
+        started_at: Timestamp::try_from(started_at).ok(),
+        finished_at: Timestamp::try_from(finished_at).ok(),
+    }
+}
+
+/// Cuts a text at a character's border.
+fn shortened(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        let mut end = bytes_max;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
+    text
+}

@@ -1,0 +1,38 @@
+//! Turns the pods assigned to this node into running ones and tells the truth about them.
+//!
+//! Entry point: [`Agent::start`]. The agent speaks to an API server through the `kube::Client` it is
+//! given and to nothing else; [`check_pod`] is the one conversion of a `Pod` into what will be done,
+//! and the one place that refuses.
+//!
+//! Long-running tasks:
+//! * the pod source: input: a watch of this node's pods; output: one worker per pod, told what is wanted;
+//! * one worker per pod: input: what is wanted, results, timers; output: steps, status, events;
+//! * the event writer: input: events of all workers; output: Event objects;
+//! * the heartbeat: output: Lease and Node status.
+
+mod agent;
+mod environment;
+mod events;
+mod ground;
+mod identity_files;
+mod images;
+mod launch;
+mod lifecycle;
+mod logs;
+mod node;
+mod spec;
+mod status;
+mod time;
+mod worker;
+
+pub use agent::{Agent, AgentConfig, AgentError, DeclaredPorts, NodeSettings};
+pub use logs::{OutputLine, StdStream};
+pub use spec::{
+    ContainerPlan, EnvFrom, EnvValue, EnvVar, FieldRefusal, HostPathCheck, HostPathPolicy,
+    HostPort, InstanceReuse, KeyItem, LogFallback, ObjectKind, ObjectRef, ObjectVolume, PodField,
+    PodKey, PodSpecPlan, Port, PullPolicy, ResourceAmount, Resources, RestartPolicy, Role,
+    Security, SubPath, TerminationMessage, Transport, VolumeMount, VolumePlan, VolumeSource,
+    check_pod,
+};
+pub use status::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
+pub use time::{Clock, Hand, Moment};

@@ -1,0 +1,320 @@
+//! A pod's life as data: what is known about it, what to do next, and how outcomes change it.
+//!
+//! Nothing here waits or does anything: [`plan`] is a pure function from (desired, observed, now) to
+//! steps, [`PodFacts::begin`] notes that a step was taken in hand, [`PodFacts::settle`] notes how it came
+//! out. The worker only carries messages between these and the world, so the generated histories in the
+//! tests drive exactly what runs in production.
+//!
+//! ```text
+//!             Fetch                 Start                        exited
+//!  Waiting ───────▶ Fetching ─ok─▶ Ready ───▶ Starting ─ok─▶ Running ───▶ Ended
+//!     ▲                │failed       ▲           │failed         │Stop      │ may restart
+//!     │                ▼             │           ▼               ▼          │  at once: Fetch
+//!     │           FetchFailed ◀──────┘      StartFailed       Stopping ─────▶ later: CrashLoop ─▶ Fetch
+//!     └───────── (retry at its time, both)                       │Kill
+//!                                                                ▼
+//!                                                              Ended
+//! ```
+
+mod apply;
+mod backoff;
+mod plan;
+mod recover;
+
+#[cfg(test)]
+mod histories;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub(crate) use apply::{Launched, Outcome};
+pub(crate) use backoff::{CrashBackoff, PullBackoff};
+pub(crate) use plan::{Step, StopReason, may_restart, plan};
+
+use crate::spec::PodSpecPlan;
+use crate::time::Moment;
+
+/// What the pod's owner wants of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// It shall run to its end.
+    Run,
+    /// It shall end.
+    End(Ending),
+}
+
+/// Why and how a pod ends before its containers do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ending {
+    /// Who ended it.
+    pub(crate) cause: EndCause,
+    /// Time between asking a container to end and ending it by force.
+    pub(crate) grace: Duration,
+}
+
+/// Who ended a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndCause {
+    /// Its object is being deleted; the agent removes it when all is done.
+    Deleted,
+    /// Its object is gone already.
+    Vanished,
+    /// The agent is stopping.
+    Shutdown,
+    /// `activeDeadlineSeconds` passed.
+    Deadline,
+}
+
+/// Everything known about one pod on this node.
+#[derive(Clone, Debug)]
+pub(crate) struct PodFacts {
+    /// When the agent accepted it; `activeDeadlineSeconds` counts from here.
+    pub(crate) accepted: Moment,
+    /// `status.startTime`.
+    pub(crate) start_time: Timestamp,
+    /// Volumes and network.
+    pub(crate) ground: Ground,
+    /// How often laying the ground failed.
+    pub(crate) setup_failures: u32,
+    /// One per planned container, in the same order.
+    pub(crate) containers: Vec<ContainerFacts>,
+    /// Set when the pod can never stand on this node; never unset.
+    pub(crate) rejected: Option<Problem>,
+    /// Set once something other than the containers ends the pod; never unset.
+    pub(crate) ending: Option<(Ending, Moment)>,
+}
+
+/// What a pod's containers stand on: mounted volumes, an address, published ports.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Ground {
+    /// Nothing is there. Entered at birth; left by `SetUp`.
+    Bare,
+    /// Volumes and network are being made. Left by the outcome only.
+    Laying,
+    /// It failed; nothing is left behind. Left by `SetUp` at `retry_at`.
+    Failed {
+        /// What went wrong.
+        problem: Problem,
+        /// When it is tried again.
+        retry_at: Moment,
+    },
+    /// Containers may start. Left by `TearDown` when none lives.
+    Laid,
+    /// It is being taken away. Left by the outcome only.
+    Clearing,
+    /// Nothing is left and nothing comes back. Final.
+    Cleared,
+}
+
+/// Everything known about one container.
+#[derive(Clone, Debug)]
+pub(crate) struct ContainerFacts {
+    /// Where it stands.
+    pub(crate) life: Life,
+    /// How often an instance of it was made; `restartCount` is one less.
+    pub(crate) attempts: u32,
+    /// The end before the present state.
+    pub(crate) last: Option<Arc<Termination>>,
+    /// The image its latest instance came from.
+    pub(crate) image_id: Option<Arc<str>>,
+    /// Delay between restarts.
+    pub(crate) crash: CrashBackoff,
+    /// Delay between pulls.
+    pub(crate) pull: PullBackoff,
+    /// Ordinary init containers only: ended with 0 once, so later ones may start.
+    pub(crate) completed: bool,
+}
+
+/// Where a container stands. See the module's diagram.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Life {
+    /// Nothing under way. Entered at birth and by cancellation; left by `Fetch`.
+    Waiting,
+    /// The image is looked up, pulled, compiled. Left by the outcome, or by `Cancel`.
+    Fetching,
+    /// The image is not to be had now. Left by `Fetch` at `retry_at`.
+    FetchFailed {
+        /// What went wrong.
+        problem: Problem,
+        /// When it failed.
+        at: Moment,
+        /// When it is tried again.
+        retry_at: Moment,
+        /// What the outside has been told.
+        shown: PullShown,
+    },
+    /// The code is here. Left by `Start`.
+    Ready,
+    /// Environment, mounts and instance are being made. Left by the outcome, or by `Cancel`.
+    Starting,
+    /// A fetch or start is being abandoned since the pod ends. Left by the outcome, which may still be a
+    /// living instance.
+    Cancelling,
+    /// The configuration cannot be resolved now. Left by `Fetch` at `retry_at`.
+    StartFailed {
+        /// What went wrong.
+        problem: Problem,
+        /// When it is tried again.
+        retry_at: Moment,
+    },
+    /// An instance lives. Left by its exit, or by `Stop`.
+    Running {
+        /// When it started.
+        since: Timestamp,
+    },
+    /// An instance lives and was asked to end. Left by its exit; `Kill` once, at `kill_at`.
+    Stopping {
+        /// When it started.
+        since: Timestamp,
+        /// When it was asked.
+        asked: Moment,
+        /// How far the force has gone.
+        force: Force,
+    },
+    /// No instance lives. Final, or left by `Fetch` (a restart at once) or `HoldBack`.
+    Ended {
+        /// How it ended.
+        end: Arc<Termination>,
+        /// When the agent learned of it; back-off counts from here.
+        at: Moment,
+    },
+    /// A restart is held back. Left by `Fetch` at `until`.
+    CrashLoop {
+        /// How it ended.
+        end: Arc<Termination>,
+        /// When it ended.
+        at: Moment,
+        /// The whole delay, as the message tells it.
+        delay: Duration,
+        /// When it is started again.
+        until: Moment,
+    },
+}
+
+/// How far the force against a stopping container has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Force {
+    /// It may still end by itself, until then.
+    KillAt(Moment),
+    /// It was ended by force; its exit is awaited.
+    Killed,
+}
+
+/// Which of the two waiting reasons of a failed pull is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PullShown {
+    /// The problem's own reason, like `ErrImagePull`.
+    Error,
+    /// `ImagePullBackOff`.
+    BackOff,
+}
+
+/// Something that keeps a container or a pod from going on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// The contract's reason, like `ErrImagePull`.
+    pub(crate) reason: &'static str,
+    /// What went wrong, for people.
+    pub(crate) message: Arc<str>,
+    /// Whether time may mend it.
+    pub(crate) outlook: Outlook,
+}
+
+/// Whether time may mend a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outlook {
+    /// An unreachable registry, a missing object: tried again, nothing is decided.
+    MayMend,
+    /// Coracle's own refusal. Still tried again, since the image may be replaced, but a person who
+    /// waits is told to stop waiting.
+    Refused,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Termination {
+    /// The exit code.
+    pub(crate) code: i32,
+    /// The contract's reason, like `Completed`.
+    pub(crate) reason: &'static str,
+    /// The last words.
+    pub(crate) message: Option<String>,
+    /// When its instance started.
+    pub(crate) started_at: Option<Timestamp>,
+    /// When it was gone.
+    pub(crate) finished_at: Option<Timestamp>,
+}
+
+impl PodFacts {
+    /// A pod just accepted.
+    pub(crate) fn new(spec: &PodSpecPlan, now: Moment) -> PodFacts {
+        PodFacts {
+            accepted: now,
+            start_time: now.wall(),
+            ground: Ground::Bare,
+            setup_failures: 0,
+            containers: spec
+                .containers
+                .iter()
+                .map(|_| ContainerFacts::new())
+                .collect(),
+            rejected: None,
+            ending: None,
+        }
+    }
+
+    /// Whether any instance lives or is being made.
+    pub(crate) fn any_alive(&self) -> bool {
+        self.containers.iter().any(|c| c.life.is_alive())
+    }
+}
+
+impl ContainerFacts {
+    fn new() -> ContainerFacts {
+        ContainerFacts {
+            life: Life::Waiting,
+            attempts: 0,
+            last: None,
+            image_id: None,
+            crash: CrashBackoff::default(),
+            pull: PullBackoff::default(),
+            completed: false,
+        }
+    }
+
+    /// The latest end, whether it is the present state or the one before.
+    pub(crate) fn latest_end(&self) -> Option<&Arc<Termination>> {
+        match &self.life {
+            Life::Ended { end, .. } | Life::CrashLoop { end, .. } => Some(end),
+            Life::Waiting
+            | Life::Fetching
+            | Life::FetchFailed { .. }
+            | Life::Ready
+            | Life::Starting
+            | Life::Cancelling
+            | Life::StartFailed { .. }
+            | Life::Running { .. }
+            | Life::Stopping { .. } => self.last.as_ref(),
+        }
+    }
+}
+
+impl Life {
+    /// Whether an instance lives, or may be about to.
+    pub(crate) fn is_alive(&self) -> bool {
+        match self {
+            Life::Starting | Life::Cancelling | Life::Running { .. } | Life::Stopping { .. } => {
+                true
+            }
+            Life::Waiting
+            | Life::Fetching
+            | Life::FetchFailed { .. }
+            | Life::Ready
+            | Life::StartFailed { .. }
+            | Life::Ended { .. }
+            | Life::CrashLoop { .. } => false,
+        }
+    }
+}

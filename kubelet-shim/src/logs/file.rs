@@ -1,0 +1,148 @@
+//! One log file in CRI format with its older pieces: `0.log`, `0.log.1` … `0.log.4`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::StdStream;
+
+/// A log file is put aside when it is this long; the kubelet's default.
+pub(crate) const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
+
+/// Log files kept per instance, the one being written included; the kubelet's default.
+pub(crate) const LOG_FILES_MAX: u32 = 5;
+
+/// A file that is made at the first line, so a silent container costs no descriptor.
+pub(crate) struct LogFile {
+    path: PathBuf,
+    open: Open,
+    buffer: Vec<u8>,
+    bytes_max: u64,
+}
+
+enum Open {
+    /// Nothing was written yet.
+    Not,
+    /// Being written, with its length.
+    Yes(File, u64),
+    /// It could not be written; said once, then lines are dropped.
+    Failed,
+}
+
+impl LogFile {
+    pub(crate) fn new(path: PathBuf) -> LogFile {
+        LogFile {
+            path,
+            open: Open::Not,
+            buffer: Vec::new(),
+            bytes_max: LOG_BYTES_MAX,
+        }
+    }
+
+    /// The same with a smaller bound.
+    #[cfg(test)]
+    pub(super) fn bounded(path: PathBuf, bytes_max: u64) -> LogFile {
+        LogFile {
+            bytes_max,
+            ..LogFile::new(path)
+        }
+    }
+
+    /// Appends one line. A disk that is full must not end a container, so failures are only logged.
+    pub(crate) fn append(&mut self, at: Timestamp, stream: StdStream, line: &[u8], is_whole: bool) {
+        let result = self.try_append(at, stream, line, is_whole);
+        if let Err(error) = result {
+            tracing::warn!(path = %self.path.display(), %error, "failed to write a container log");
+            self.open = Open::Failed;
+        }
+    }
+
+    fn try_append(
+        &mut self,
+        at: Timestamp,
+        stream: StdStream,
+        line: &[u8],
+        is_whole: bool,
+    ) -> io::Result<()> {
+        if matches!(self.open, Open::Failed) {
+            return Ok(());
+        }
+        self.buffer.clear();
+        let name = match stream {
+            StdStream::Stdout => "stdout",
+            StdStream::Stderr => "stderr",
+        };
+        let tag = if is_whole { 'F' } else { 'P' };
+        write!(self.buffer, "{at:.9} {name} {tag} ")?;
+        self.buffer.extend_from_slice(line);
+        self.buffer.push(b'\n');
+        let added = self.buffer.len() as u64;
+        if let Open::Yes(_, length) = &self.open
+            && *length + added > self.bytes_max
+        {
+            self.rotate()?;
+        }
+        if matches!(self.open, Open::Not) {
+            self.open = open(&self.path)?;
+        }
+        if let Open::Yes(file, length) = &mut self.open {
+            file.write_all(&self.buffer)?;
+            *length += added;
+        }
+        if self.buffer.capacity() > super::LINE_BYTES_MAX / 4 {
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Puts the file aside and drops the oldest piece. It is closed first: Windows renames no open file.
+    fn rotate(&mut self) -> io::Result<()> {
+        self.open = Open::Not;
+        for index in (1..LOG_FILES_MAX).rev() {
+            let older = piece(&self.path, index);
+            let newer = if index == 1 {
+                self.path.clone()
+            } else {
+                piece(&self.path, index - 1)
+            };
+            match fs::rename(&newer, &older) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<Open> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let file = OpenOptions::new().create(true).append(true).open(path)?;
+    let length = file.metadata()?.len();
+    Ok(Open::Yes(file, length))
+}
+
+/// The file that holds the `index`th older piece.
+fn piece(path: &Path, index: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{index}"));
+    PathBuf::from(name)
+}
+
+/// Removes the log of one attempt with its older pieces.
+pub(crate) fn remove_attempt(path: &Path) {
+    let pieces = (1..LOG_FILES_MAX).map(|index| piece(path, index));
+    for path in std::iter::once(path.to_owned()).chain(pieces) {
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "failed to remove a container log");
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::file::{LOG_FILES_MAX, LogFile};
+use super::*;
+use crate::time::Hand;
+
+fn key() -> PodKey {
+    PodKey {
+        namespace: "default".into(),
+        name: "p".into(),
+        uid: "u".into(),
+    }
+}
+
+fn log(path: PathBuf, forward: Option<mpsc::Sender<OutputLine>>) -> (ContainerLog, Hand) {
+    let (clock, hand) = Clock::manual("2026-01-02T03:04:05Z".parse().unwrap());
+    let log = ContainerLog::new(path, key(), "c".into(), clock, forward);
+    (log, hand)
+}
+
+#[test]
+fn lines_are_written_as_container_runtimes_write_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c/0.log");
+    let (log, hand) = log(path.clone(), None);
+    let (out, err) = (log.stream(StdStream::Stdout), log.stream(StdStream::Stderr));
+    assert_eq!(out.write(b"hello\nwor"), 9);
+    hand.advance(Duration::from_millis(1500));
+    assert_eq!(err.write(b"oh\n"), 3);
+    assert_eq!(out.write(b"ld\nrest"), 7);
+    drop(out);
+    let text = std::fs::read_to_string(path).unwrap();
+    assert_eq!(
+        text,
+        "2026-01-02T03:04:05.000000000Z stdout F hello\n\
+         2026-01-02T03:04:06.500000000Z stderr F oh\n\
+         2026-01-02T03:04:06.500000000Z stdout F world\n\
+         2026-01-02T03:04:06.500000000Z stdout F rest\n"
+    );
+    assert_eq!(log.tail(), "hello\noh\nworld\nrest\n");
+}
+
+#[test]
+fn a_line_longer_than_the_bound_is_cut_and_marked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.log");
+    let (log, _) = log(path.clone(), None);
+    let out = log.stream(StdStream::Stdout);
+    let long = vec![b'x'; LINE_BYTES_MAX + 10];
+    assert_eq!(out.write(&long), long.len());
+    assert_eq!(out.write(b"\n"), 1);
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].contains(" stdout P xxx"));
+    assert!(lines[1].ends_with(" stdout F xxxxxxxxxx"));
+    assert!(log.tail().len() <= TAIL_BYTES_MAX + LINE_BYTES_MAX / 1024);
+}
+
+#[tokio::test]
+async fn a_listener_that_stops_reading_makes_the_guest_wait_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sender, mut lines) = mpsc::channel(2);
+    let (log, _) = log(folder.path().join("0.log"), Some(sender));
+    let out = log.stream(StdStream::Stdout);
+    assert_eq!(out.write(b"1\n2\n3\n4\n"), 4, "two lines fit");
+    assert_eq!(out.write(b"3\n4\n"), 0);
+    let waiting = tokio::spawn({
+        let out = out.clone();
+        async move { std::future::poll_fn(|cx| out.poll_ready(cx)).await }
+    });
+    assert_eq!(&lines.recv().await.unwrap().line[..], b"1");
+    waiting.await.unwrap();
+    assert_eq!(out.write(b"3\n4\n"), 2);
+    assert_eq!(&lines.recv().await.unwrap().line[..], b"2");
+    assert_eq!(&lines.recv().await.unwrap().line[..], b"3");
+    drop(lines);
+    assert_eq!(
+        out.write(b"4\n5\n"),
+        4,
+        "without a listener the file alone is written"
+    );
+}
+
+#[test]
+fn a_log_is_cut_into_a_bounded_number_of_pieces() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.log");
+    let mut file = LogFile::bounded(path.clone(), 200);
+    for number in 0..100 {
+        let line = format!("line {number:03}");
+        file.append(
+            Timestamp::UNIX_EPOCH,
+            StdStream::Stdout,
+            line.as_bytes(),
+            true,
+        );
+    }
+    drop(file);
+    let mut sizes = Vec::new();
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        sizes.push(entry.unwrap().metadata().unwrap().len());
+    }
+    assert_eq!(sizes.len(), LOG_FILES_MAX as usize);
+    assert!(sizes.iter().all(|size| *size <= 200), "{sizes:?}");
+    assert!(std::fs::read_to_string(&path).unwrap().contains("line 099"));
+    remove_attempt(&path);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+proptest! {
+    /// Whatever pieces a guest writes in, the file holds its bytes in order.
+    #[test]
+    fn no_byte_is_lost_or_moved(pieces in prop::collection::vec("[a-z\n]{0,40}", 0..20)) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.log");
+        let clock = Clock::system();
+        let log = ContainerLog::new(path.clone(), key(), "c".into(), clock, None);
+        let out = log.stream(StdStream::Stdout);
+        for piece in &pieces {
+            prop_assert_eq!(out.write(piece.as_bytes()), piece.len());
+        }
+        drop(out);
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        let found: Vec<_> =
+            written.lines().map(|l| l.splitn(4, ' ').nth(3).unwrap_or_default()).collect();
+        let whole = pieces.concat();
+        let expected: Vec<_> = whole.lines().collect();
+        prop_assert_eq!(found, expected);
+    }
+}

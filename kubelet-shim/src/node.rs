@@ -1,0 +1,324 @@
+//! The agent's own Node object and its heartbeat (contract A.1–A.4).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use coracle_runtime::Runtime;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{
+    Node, NodeAddress, NodeCondition, NodeRuntimeHandler, NodeStatus, NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use tokio::time::Instant;
+
+use crate::agent::NodeSettings;
+use crate::status::whole_seconds;
+use crate::time::Clock;
+
+/// How often the lease is renewed.
+const LEASE_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a lease holds.
+const LEASE_SECONDS: i32 = 40;
+
+/// How often an unchanged status is written all the same.
+const STATUS_EVERY: Duration = Duration::from_secs(300);
+
+/// First delay after a failed registration; doubles to the last.
+const REGISTER_RETRY_FIRST: Duration = Duration::from_millis(100);
+
+/// Longest delay between tries to register.
+const REGISTER_RETRY_MAX: Duration = Duration::from_secs(7);
+
+/// Registration is given up after this; the caller says that the API is not there.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Most pods a node offers to the scheduler, whatever the machine allows.
+const PODS_MAX: u64 = 100_000;
+
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// This node as it shows itself.
+pub(crate) struct Registration {
+    client: kube::Client,
+    name: String,
+    clock: Clock,
+    status: NodeStatus,
+    labels: BTreeMap<String, String>,
+    uid: Option<String>,
+    since: Timestamp,
+}
+
+/// What a node has to give.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Amounts {
+    pub(crate) cpu_milli: u64,
+    pub(crate) memory: u64,
+    pub(crate) storage: u64,
+    pub(crate) pods: u64,
+}
+
+impl Amounts {
+    /// Takes what the settings say, and the machine's own where they say nothing.
+    pub(crate) fn find(
+        settings: &NodeSettings,
+        runtime: &Runtime,
+        data_dir: &std::path::Path,
+    ) -> Amounts {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = u64::try_from(cores).unwrap_or(1);
+        Amounts {
+            cpu_milli: settings.cpu_milli.unwrap_or(cores * 1000),
+            memory: settings.memory_bytes.unwrap_or_else(machine_memory),
+            // A folder whose disk cannot be measured still gets pods; it only shows no room.
+            storage: fs4::total_space(data_dir).unwrap_or(0),
+            pods: settings
+                .pods
+                .unwrap_or_else(|| runtime.capacity().instances.min(PODS_MAX)),
+        }
+    }
+}
+
+fn machine_memory() -> u64 {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let total = system.total_memory();
+    system
+        .cgroup_limits()
+        .map_or(total, |limits| limits.total_memory.min(total))
+}
+
+impl Registration {
+    pub(crate) fn new(
+        client: kube::Client,
+        name: &str,
+        settings: &NodeSettings,
+        amounts: Amounts,
+    ) -> Registration {
+        Registration {
+            client,
+            name: name.to_owned(),
+            clock: settings.clock.clone(),
+            status: status(name, settings, amounts),
+            labels: labels(name, settings),
+            uid: None,
+            since: settings.clock.now().wall(),
+        }
+    }
+
+    /// The labels pods may select this node by.
+    pub(crate) fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+
+    /// Creates the Node, or takes over the one of that name, and posts Ready; tries until it works.
+    pub(crate) async fn register(&mut self) -> Result<(), kube::Error> {
+        let began = Instant::now();
+        let mut delay = REGISTER_RETRY_FIRST;
+        loop {
+            let Err(error) = self.try_register().await else {
+                return Ok(());
+            };
+            if began.elapsed() > REGISTER_TIMEOUT {
+                return Err(error);
+            }
+            tracing::warn!(node = %self.name, %error, "failed to register the node");
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(REGISTER_RETRY_MAX);
+        }
+    }
+
+    async fn try_register(&mut self) -> Result<(), kube::Error> {
+        let api = Api::<Node>::all(self.client.clone());
+        let node = Node {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                labels: Some(self.labels.clone()),
+                ..ObjectMeta::default()
+            },
+            ..Node::default()
+        };
+        let registered = match api.create(&PostParams::default(), &node).await {
+            Ok(node) => node,
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                // Taints, foreign labels and `unschedulable` stay as they are.
+                let labels = serde_json::json!({"metadata": {"labels": self.labels}});
+                api.patch(&self.name, &PatchParams::default(), &Patch::Merge(labels))
+                    .await?
+            }
+            Err(error) => return Err(error),
+        };
+        self.uid = registered.metadata.uid;
+        self.post_status().await?;
+        self.renew_lease().await
+    }
+
+    /// Renews the lease and the status for as long as it is polled.
+    pub(crate) async fn keep_alive(self) {
+        let mut status_at = Instant::now() + STATUS_EVERY;
+        loop {
+            tokio::time::sleep(LEASE_EVERY).await;
+            if let Err(error) = self.renew_lease().await {
+                tracing::warn!(node = %self.name, %error, "failed to renew the node's lease");
+            }
+            if Instant::now() >= status_at {
+                status_at = Instant::now() + STATUS_EVERY;
+                if let Err(error) = self.post_status().await {
+                    tracing::warn!(node = %self.name, %error, "failed to post the node's status");
+                }
+            }
+        }
+    }
+
+    async fn post_status(&self) -> Result<(), kube::Error> {
+        let mut status = self.status.clone();
+        status.conditions = Some(conditions(self.since, self.clock.now().wall()));
+        let patch = serde_json::json!({"status": status});
+        let api = Api::<Node>::all(self.client.clone());
+        api.patch_status(&self.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .map(drop)
+    }
+
+    async fn renew_lease(&self) -> Result<(), kube::Error> {
+        let api = Api::<Lease>::namespaced(self.client.clone(), LEASE_NAMESPACE);
+        let now = MicroTime(self.clock.now().wall());
+        let spec = LeaseSpec {
+            holder_identity: Some(self.name.clone()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            renew_time: Some(now),
+            ..LeaseSpec::default()
+        };
+        let patch = Patch::Merge(serde_json::json!({"spec": spec}));
+        match api.patch(&self.name, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            other => return other.map(drop),
+        }
+        let owner = self.uid.clone().map(|uid| OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "Node".to_owned(),
+            name: self.name.clone(),
+            uid,
+            ..OwnerReference::default()
+        });
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                namespace: Some(LEASE_NAMESPACE.to_owned()),
+                owner_references: owner.map(|owner| vec![owner]),
+                ..ObjectMeta::default()
+            },
+            spec: Some(spec),
+        };
+        api.create(&PostParams::default(), &lease).await.map(drop)
+    }
+}
+
+fn labels(name: &str, settings: &NodeSettings) -> BTreeMap<String, String> {
+    let mut labels = settings.labels.clone();
+    let own = [
+        ("kubernetes.io/hostname", name),
+        // The API's word list has no `wasi`; pods select Wasm nodes by our own label.
+        ("kubernetes.io/os", std::env::consts::OS),
+        ("kubernetes.io/arch", architecture()),
+        ("coracle.dev/runtime", "wasm"),
+    ];
+    for (key, value) in own {
+        labels
+            .entry(key.to_owned())
+            .or_insert_with(|| value.to_owned());
+    }
+    labels
+}
+
+/// The machine's architecture in Kubernetes' words.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn status(name: &str, settings: &NodeSettings, amounts: Amounts) -> NodeStatus {
+    let quantities: BTreeMap<String, Quantity> = [
+        ("cpu", format!("{}m", amounts.cpu_milli)),
+        ("memory", amounts.memory.to_string()),
+        ("ephemeral-storage", amounts.storage.to_string()),
+        ("pods", amounts.pods.to_string()),
+    ]
+    .into_iter()
+    .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+    .collect();
+    let address = |type_: &str, address: String| NodeAddress {
+        type_: type_.to_owned(),
+        address,
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    NodeStatus {
+        addresses: Some(vec![
+            address("InternalIP", settings.ip.to_string()),
+            address("Hostname", name.to_owned()),
+        ]),
+        capacity: Some(quantities.clone()),
+        allocatable: Some(quantities),
+        node_info: Some(NodeSystemInfo {
+            architecture: architecture().to_owned(),
+            operating_system: std::env::consts::OS.to_owned(),
+            os_image: "Coracle".to_owned(),
+            kernel_version: sysinfo::System::kernel_version().unwrap_or_default(),
+            container_runtime_version: format!("coracle://{version}"),
+            // Shaped as semver within the API's skew, since controllers parse it.
+            kubelet_version: format!("v1.36.0+coracle-{version}"),
+            ..NodeSystemInfo::default()
+        }),
+        runtime_handlers: Some(vec![NodeRuntimeHandler {
+            name: Some(String::new()),
+            ..NodeRuntimeHandler::default()
+        }]),
+        ..NodeStatus::default()
+    }
+}
+
+fn conditions(since: Timestamp, now: Timestamp) -> Vec<NodeCondition> {
+    let rows = [
+        (
+            "MemoryPressure",
+            "False",
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
+        (
+            "DiskPressure",
+            "False",
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure",
+        ),
+        (
+            "PIDPressure",
+            "False",
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+        ),
+        (
+            "Ready",
+            "True",
+            "KubeletReady",
+            "kubelet is posting ready status",
+        ),
+    ];
+    rows.into_iter()
+        .map(|(type_, status, reason, message)| NodeCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            last_heartbeat_time: Some(Time(whole_seconds(now))),
+            last_transition_time: Some(Time(whole_seconds(since))),
+        })
+        .collect()
+}

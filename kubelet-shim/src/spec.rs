@@ -1,0 +1,460 @@
+//! What the agent intends to do for a pod: its own plan type, and the one conversion that refuses.
+//!
+//! [`check_pod`] turns a `Pod` from the wire into a [`PodSpecPlan`]. Every field of the wire types is
+//! taken apart by name, so a field that a newer Kubernetes adds breaks the build until someone decides
+//! whether it is honoured, satisfied by construction, mapped, or refused. Inside the agent nothing else
+//! reads a pod's specification.
+
+mod check;
+mod container;
+pub(crate) mod quantity;
+mod security;
+mod volume;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use check::check_pod;
+
+/// Whether pods may mount folders of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostPathPolicy {
+    /// `hostPath` volumes are mounted.
+    Allow,
+    /// `hostPath` volumes are refused.
+    Refuse,
+}
+
+/// One field of a pod that is not honoured, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` {reason}")]
+pub struct FieldRefusal {
+    /// Path from the pod's root, like `spec.containers[0].livenessProbe`.
+    pub field: String,
+    /// What is wrong with it; a fragment that continues the field's name.
+    pub reason: String,
+}
+
+/// Identity of one pod: a name may be used again, a UID is not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PodKey {
+    /// Namespace; a DNS label.
+    pub namespace: Arc<str>,
+    /// Name; a DNS subdomain.
+    pub name: Arc<str>,
+    /// UID given by the API server.
+    pub uid: Arc<str>,
+}
+
+/// Everything the agent needs to know about a pod to run it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodSpecPlan {
+    /// Who it is.
+    pub key: PodKey,
+    /// `metadata.labels`, for `fieldRef`.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`, for `fieldRef`.
+    pub annotations: BTreeMap<String, String>,
+    /// Host name inside the pod.
+    pub hostname: String,
+    /// `spec.subdomain`.
+    pub subdomain: Option<String>,
+    /// `spec.nodeName`, for `fieldRef`.
+    pub node_name: String,
+    /// `spec.serviceAccountName`, for `fieldRef`.
+    pub service_account: String,
+    /// `spec.nodeSelector`, compared with the node's labels at admission.
+    pub node_selector: BTreeMap<String, String>,
+    /// What happens when an ordinary container ends.
+    pub restart_policy: RestartPolicy,
+    /// How long a container may take to end.
+    pub grace: Duration,
+    /// `spec.activeDeadlineSeconds`.
+    pub active_deadline: Option<Duration>,
+    /// Init containers and sidecars in order, then the ordinary containers in order.
+    pub containers: Vec<ContainerPlan>,
+    /// Volumes by declaration.
+    pub volumes: Vec<VolumePlan>,
+}
+
+/// `spec.restartPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// Restarted whatever the exit code.
+    Always,
+    /// Restarted after a failure.
+    OnFailure,
+    /// Never restarted.
+    Never,
+}
+
+/// What a container is to its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Runs to its end before anything later starts.
+    Init,
+    /// An init container with `restartPolicy: Always`: started in turn, runs beside the others.
+    Sidecar,
+    /// An ordinary container.
+    App,
+}
+
+/// One container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerPlan {
+    /// Its name; a DNS label.
+    pub name: Arc<str>,
+    /// What it is to the pod.
+    pub role: Role,
+    /// The image as written.
+    pub image: String,
+    /// When the registry is asked.
+    pub pull_policy: PullPolicy,
+    /// Replaces the image's entrypoint.
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's arguments.
+    pub args: Option<Vec<String>>,
+    /// Replaces the image's working directory.
+    pub working_dir: Option<String>,
+    /// Whole objects as variables.
+    pub env_from: Vec<EnvFrom>,
+    /// Single variables.
+    pub env: Vec<EnvVar>,
+    /// Declared ports.
+    pub ports: Vec<Port>,
+    /// Where volumes appear.
+    pub mounts: Vec<VolumeMount>,
+    /// Requests and limits.
+    pub resources: Resources,
+    /// What the file system may be written to and who the guest claims to be.
+    pub security: Security,
+    /// Where the guest leaves its last words.
+    pub termination_message: TerminationMessage,
+    /// `coracle.dev/instances: reuse`.
+    pub instances: InstanceReuse,
+}
+
+/// `imagePullPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// The registry is asked at every start.
+    Always,
+    /// The registry is asked when the image is not here.
+    IfNotPresent,
+    /// The registry is never asked.
+    Never,
+}
+
+/// Whether a handler's instance may answer more than one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceReuse {
+    /// One instance per request.
+    Fresh,
+    /// Opted in by annotation.
+    Reuse,
+}
+
+/// One entry of `envFrom`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvFrom {
+    /// Put before each key.
+    pub prefix: String,
+    /// The object whose keys become variables.
+    pub source: ObjectRef,
+}
+
+/// A ConfigMap or Secret in the pod's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectRef {
+    /// Which kind.
+    pub kind: ObjectKind,
+    /// Its name.
+    pub name: String,
+    /// Whether its absence is no fault.
+    pub optional: bool,
+}
+
+/// The two kinds a container may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ObjectKind {
+    /// `ConfigMap`
+    ConfigMap,
+    /// `Secret`
+    Secret,
+}
+
+/// One variable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EnvVar {
+    /// Its name.
+    pub name: String,
+    /// Where its value comes from.
+    pub value: EnvValue,
+}
+
+/// Where a variable's value comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EnvValue {
+    /// Written out, `$(NAME)` expanded.
+    Literal(String),
+    /// A key of a ConfigMap or Secret.
+    Key {
+        /// The object.
+        object: ObjectRef,
+        /// The key in its data.
+        key: String,
+    },
+    /// A fact about the pod.
+    Field(PodField),
+    /// An amount of a container's resources, already in the divisor's unit, or the node's when unset.
+    Resource(ResourceAmount),
+}
+
+/// A pod field a variable may name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodField {
+    /// `metadata.name`
+    Name,
+    /// `metadata.namespace`
+    Namespace,
+    /// `metadata.uid`
+    Uid,
+    /// `metadata.labels['k']`
+    Label(String),
+    /// `metadata.annotations['k']`
+    Annotation(String),
+    /// `spec.nodeName`
+    NodeName,
+    /// `spec.serviceAccountName`
+    ServiceAccount,
+    /// `status.hostIP` and `status.hostIPs`
+    HostIp,
+    /// `status.podIP` and `status.podIPs`
+    PodIp,
+}
+
+/// `resourceFieldRef`, resolved as far as the pod alone allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResourceAmount {
+    /// Set in the pod: the value to show.
+    Fixed(u64),
+    /// A limit that is not set: the node's allocatable CPU, in units of `divisor_milli` thousandths.
+    NodeCpu {
+        /// Divisor in thousandths.
+        divisor_milli: u64,
+    },
+    /// A limit that is not set: the node's allocatable memory, in units of `divisor` bytes.
+    NodeMemory {
+        /// Divisor in bytes.
+        divisor: u64,
+    },
+}
+
+/// One declared port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: Option<String>,
+    /// The port in the pod.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Transport,
+    /// `hostPort` with `hostIP`.
+    pub host: Option<HostPort>,
+}
+
+/// Where on the machine a port is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// `hostIP`, unless it means every address.
+    pub ip: Option<IpAddr>,
+    /// `hostPort`.
+    pub port: u16,
+}
+
+/// TCP or UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+}
+
+/// Requests and limits of one container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// CPU asked for, in thousandths.
+    pub cpu_request_milli: Option<u64>,
+    /// CPU quota, in thousandths.
+    pub cpu_limit_milli: Option<u64>,
+    /// Memory asked for, in bytes.
+    pub memory_request: Option<u64>,
+    /// Memory limit, in bytes.
+    pub memory_limit: Option<u64>,
+}
+
+/// What remains of security contexts inside a sandbox without processes or capabilities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Security {
+    /// `runAsNonRoot`, container over pod.
+    pub run_as_non_root: bool,
+    /// `runAsUser`, container over pod.
+    pub run_as_user: Option<i64>,
+    /// `readOnlyRootFilesystem`.
+    pub read_only_root: bool,
+}
+
+/// Where a container's last words are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TerminationMessage {
+    /// The file.
+    pub path: String,
+    /// Whether the log's end serves when the file is empty.
+    pub fallback: LogFallback,
+}
+
+/// `terminationMessagePolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFallback {
+    /// `File`
+    Never,
+    /// `FallbackToLogsOnError`
+    OnError,
+}
+
+/// One entry of `volumeMounts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeMount {
+    /// The volume's name; it is declared.
+    pub volume: String,
+    /// Where it appears; absolute.
+    pub path: String,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// What part of the volume appears.
+    pub sub_path: SubPath,
+}
+
+/// `subPath` or `subPathExpr`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubPath {
+    /// The whole volume.
+    Whole,
+    /// A path in it.
+    Fixed(String),
+    /// A path in it, after `$(NAME)` is expanded.
+    Expression(String),
+}
+
+/// One volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumePlan {
+    /// Its name; a DNS label.
+    pub name: String,
+    /// What it holds.
+    pub source: VolumeSource,
+}
+
+/// What a volume holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// A folder of its own, removed with the pod.
+    EmptyDir,
+    /// A folder or file of the machine.
+    HostPath {
+        /// The path on the machine.
+        path: String,
+        /// What must be there.
+        check: HostPathCheck,
+    },
+    /// Keys of a ConfigMap or Secret as files in memory.
+    Object(ObjectVolume),
+}
+
+/// A ConfigMap or Secret as a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectVolume {
+    /// The object.
+    pub object: ObjectRef,
+    /// Which keys, and as what; all keys when empty.
+    pub items: Vec<KeyItem>,
+    /// File mode where an item names none.
+    pub default_mode: u32,
+}
+
+/// One key of an object volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyItem {
+    /// Key in the object's data.
+    pub key: String,
+    /// Relative path without `..`.
+    pub path: String,
+    /// Its mode.
+    pub mode: Option<u32>,
+}
+
+/// `hostPath.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostPathCheck {
+    /// Nothing is checked.
+    Unchecked,
+    /// A folder, made when missing.
+    DirectoryOrCreate,
+    /// A folder.
+    Directory,
+    /// A file, made when missing.
+    FileOrCreate,
+    /// A file.
+    File,
+}
+
+impl fmt::Display for PodKey {
+    /// `name_namespace(uid)`, as the kubelet's messages write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{}({})", self.name, self.namespace, self.uid)
+    }
+}
+
+impl ObjectKind {
+    /// The kind in lower case, as `configmap "x" not found` writes it.
+    pub(crate) fn lower(self) -> &'static str {
+        match self {
+            ObjectKind::ConfigMap => "configmap",
+            ObjectKind::Secret => "secret",
+        }
+    }
+
+    /// The kind as the API writes it.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            ObjectKind::ConfigMap => "ConfigMap",
+            ObjectKind::Secret => "Secret",
+        }
+    }
+}
+
+impl ContainerPlan {
+    /// The port a handler listens on: the one named `http`, else the first TCP port, else 80.
+    pub(crate) fn handler_port(&self) -> u16 {
+        let mut tcp = self.ports.iter().filter(|p| p.protocol == Transport::Tcp);
+        let named = tcp.clone().find(|p| p.name.as_deref() == Some("http"));
+        named
+            .or_else(|| tcp.next())
+            .map_or(DEFAULT_HANDLER_PORT, |p| p.port)
+    }
+
+    /// The `fieldPath` of events about this container.
+    pub(crate) fn field_path(&self) -> String {
+        match self.role {
+            Role::Init | Role::Sidecar => format!("spec.initContainers{{{}}}", self.name),
+            Role::App => format!("spec.containers{{{}}}", self.name),
+        }
+    }
+}
+
+/// Where a handler without declared ports listens.
+const DEFAULT_HANDLER_PORT: u16 = 80;

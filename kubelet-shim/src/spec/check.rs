@@ -1,0 +1,434 @@
+//! `Pod` → [`PodSpecPlan`]: the pod's own fields.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, NodeAffinity, Pod, PodAffinity, PodAntiAffinity, PodSpec,
+};
+
+use super::container::{self, PodContext};
+use super::{
+    ContainerPlan, FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, RestartPolicy, Role,
+    security, volume,
+};
+
+/// Grace period of a pod that names none.
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+
+/// Most containers of one pod, init containers included: every one costs an instance.
+const CONTAINERS_MAX: usize = 256;
+
+/// Most volumes of one pod.
+const VOLUMES_MAX: usize = 256;
+
+/// Runtime classes that mean a Wasm sandbox; the class object is not looked up.
+const RUNTIME_CLASSES: [&str; 4] = ["coracle", "wasi", "wasm", "wasmtime"];
+
+/// Longest host name, as DNS has it.
+const HOSTNAME_MAX: usize = 63;
+
+const NOT_YET: &str = "is not supported yet";
+
+/// Converts a pod into what the agent will do, or names every field that is not honoured.
+///
+/// Guarantees that a plan's names are safe as path segments and that every mount names a declared
+/// volume. The UID may be empty (before the API server has seen the pod).
+pub fn check_pod(pod: &Pod, host_path: HostPathPolicy) -> Result<PodSpecPlan, Vec<FieldRefusal>> {
+    let found = RefCell::new(Vec::new());
+    let root = Field {
+        path: String::new(),
+        found: &found,
+    };
+    let plan = convert(pod, host_path, &root);
+    let refusals = found.into_inner();
+    match plan {
+        Some(plan) if refusals.is_empty() => Ok(plan),
+        _ => Err(refusals),
+    }
+}
+
+/// A place in the pod and the list that refusals go to.
+pub(super) struct Field<'a> {
+    path: String,
+    found: &'a RefCell<Vec<FieldRefusal>>,
+}
+
+impl<'a> Field<'a> {
+    pub(super) fn field(&self, name: &str) -> Field<'a> {
+        let path = if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        };
+        Field {
+            path,
+            found: self.found,
+        }
+    }
+
+    pub(super) fn index(&self, index: usize) -> Field<'a> {
+        Field {
+            path: format!("{}[{index}]", self.path),
+            found: self.found,
+        }
+    }
+
+    pub(super) fn refuse(&self, reason: impl Into<String>) {
+        self.found.borrow_mut().push(FieldRefusal {
+            field: self.path.clone(),
+            reason: reason.into(),
+        });
+    }
+
+    /// Refuses the named child when it is present.
+    pub(super) fn absent<T>(&self, name: &str, value: &Option<T>) {
+        if value.is_some() {
+            self.field(name).refuse(NOT_YET);
+        }
+    }
+
+    /// Refuses the named child when it holds something.
+    pub(super) fn empty<T>(&self, name: &str, value: &Option<Vec<T>>) {
+        if value.as_ref().is_some_and(|list| !list.is_empty()) {
+            self.field(name).refuse(NOT_YET);
+        }
+    }
+
+    /// Refuses the named child when it is `true`.
+    pub(super) fn not_true(&self, name: &str, value: Option<bool>, reason: &str) {
+        if value == Some(true) {
+            self.field(name).refuse(reason);
+        }
+    }
+
+    /// Returns the name when it is a DNS label, else refuses it.
+    pub(super) fn dns_label(&self, value: &str) -> Option<Arc<str>> {
+        if is_dns_label(value) {
+            return Some(value.into());
+        }
+        self.refuse("is not a DNS label");
+        None
+    }
+}
+
+fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpecPlan> {
+    // `status` is what the agent itself reports; the rest of the metadata belongs to the API server.
+    let Pod {
+        metadata,
+        spec,
+        status: _,
+    } = pod;
+    let Some(spec) = spec else {
+        root.field("spec").refuse("is missing");
+        return None;
+    };
+    let key = pod_key(pod, root)?;
+    let labels = metadata.labels.clone().unwrap_or_default();
+    let annotations = metadata.annotations.clone().unwrap_or_default();
+    let at = root.field("spec");
+    let host = refuse_pod_fields(spec, &at);
+    let volumes = volume::convert_all(spec, policy, &at);
+    let context = PodContext {
+        instances: container::instance_reuse(&annotations, root),
+        security: security::of_pod(spec.security_context.as_ref(), &at),
+        volumes: volumes.iter().map(|v| v.name.as_str()).collect(),
+    };
+    let containers = convert_containers(spec, &context, &at);
+    Some(PodSpecPlan {
+        hostname: hostname(spec, &key.name, &at),
+        key,
+        labels,
+        annotations,
+        subdomain: host,
+        node_name: spec.node_name.clone().unwrap_or_default(),
+        service_account: spec
+            .service_account_name
+            .clone()
+            .or_else(|| spec.service_account.clone())
+            .unwrap_or_else(|| "default".to_owned()),
+        node_selector: spec.node_selector.clone().unwrap_or_default(),
+        restart_policy: restart_policy(spec.restart_policy.as_deref(), &at),
+        grace: seconds(
+            spec.termination_grace_period_seconds,
+            "terminationGracePeriodSeconds",
+            &at,
+        )
+        .unwrap_or(DEFAULT_GRACE),
+        active_deadline: seconds(spec.active_deadline_seconds, "activeDeadlineSeconds", &at),
+        containers,
+        volumes,
+    })
+}
+
+fn pod_key(pod: &Pod, root: &Field<'_>) -> Option<PodKey> {
+    let metadata = root.field("metadata");
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let namespace = metadata.field("namespace").dns_label(namespace);
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    if !is_dns_subdomain(name) {
+        metadata.field("name").refuse("is not a DNS subdomain");
+        return None;
+    }
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let safe = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if uid.len() > HOSTNAME_MAX || !uid.chars().all(safe) {
+        metadata.field("uid").refuse("is not a UID");
+        return None;
+    }
+    Some(PodKey {
+        namespace: namespace?,
+        name: name.into(),
+        uid: uid.into(),
+    })
+}
+
+/// Goes through every field of the pod's specification and returns the subdomain.
+///
+/// Fields converted by the caller are named here with `_` so that none can be forgotten.
+fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
+    let PodSpec {
+        // Converted by the caller.
+        active_deadline_seconds: _,
+        containers: _,
+        hostname: _,
+        init_containers: _,
+        node_name: _,
+        node_selector: _,
+        restart_policy: _,
+        security_context: _,
+        service_account: _,
+        service_account_name: _,
+        termination_grace_period_seconds: _,
+        volumes: _,
+        // The scheduler's, or satisfied where there are no taints, classes or peers to weigh.
+        preemption_policy: _,
+        priority: _,
+        priority_class_name: _,
+        scheduler_name: _,
+        tolerations: _,
+        topology_spread_constraints: _,
+        // Satisfied: no token is projected unless a volume asks for one, which is refused by name.
+        automount_service_account_token: _,
+        // Satisfied: there are no Services yet, so there is no link to inject.
+        enable_service_links: _,
+        // Satisfied: a sandbox shares no user table with the machine, and has no processes to share.
+        host_users: _,
+        share_process_namespace: _,
+        affinity,
+        dns_config,
+        dns_policy,
+        ephemeral_containers,
+        host_aliases,
+        host_ipc,
+        host_network,
+        host_pid,
+        hostname_override,
+        image_pull_secrets,
+        os,
+        overhead,
+        readiness_gates,
+        resource_claims,
+        resources,
+        runtime_class_name,
+        scheduling_gates,
+        scheduling_group,
+        set_hostname_as_fqdn,
+        subdomain,
+    } = spec;
+    refuse_affinity(affinity.as_ref(), &at.field("affinity"));
+    at.absent("dnsConfig", dns_config);
+    if dns_policy.as_deref() == Some("None") {
+        at.field("dnsPolicy").refuse("`None` is not supported yet");
+    }
+    at.empty("ephemeralContainers", ephemeral_containers);
+    at.empty("hostAliases", host_aliases);
+    let shared = "cannot be honoured: a Wasm sandbox shares nothing with the machine";
+    at.not_true("hostIPC", *host_ipc, shared);
+    at.not_true("hostPID", *host_pid, shared);
+    at.not_true("hostNetwork", *host_network, NOT_YET);
+    at.absent("hostnameOverride", hostname_override);
+    at.empty("imagePullSecrets", image_pull_secrets);
+    if os.is_some() {
+        at.field("os")
+            .refuse("must be unset: a Wasm pod belongs to no operating system");
+    }
+    if overhead.as_ref().is_some_and(|o| !o.is_empty()) {
+        at.field("overhead").refuse(NOT_YET);
+    }
+    at.empty("readinessGates", readiness_gates);
+    at.empty("resourceClaims", resource_claims);
+    at.absent("resources", resources);
+    if let Some(class) = runtime_class_name
+        && !RUNTIME_CLASSES.contains(&class.as_str())
+    {
+        at.field("runtimeClassName")
+            .refuse(format!("names the unknown runtime handler `{class}`"));
+    }
+    at.empty("schedulingGates", scheduling_gates);
+    at.absent("schedulingGroup", scheduling_group);
+    at.not_true("setHostnameAsFQDN", *set_hostname_as_fqdn, NOT_YET);
+    let subdomain = subdomain.as_deref().filter(|s| !s.is_empty())?;
+    at.field("subdomain")
+        .dns_label(subdomain)
+        .map(|s| s.to_string())
+}
+
+/// Preferences are met by any node; requirements need peers and labels nobody compares here yet.
+fn refuse_affinity(affinity: Option<&Affinity>, at: &Field<'_>) {
+    let Some(Affinity {
+        node_affinity,
+        pod_affinity,
+        pod_anti_affinity,
+    }) = affinity
+    else {
+        return;
+    };
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    if let Some(NodeAffinity {
+        preferred_during_scheduling_ignored_during_execution: _,
+        required_during_scheduling_ignored_during_execution: required,
+    }) = node_affinity
+    {
+        at.field("nodeAffinity").absent(REQUIRED, required);
+    }
+    if let Some(PodAffinity {
+        preferred_during_scheduling_ignored_during_execution: _,
+        required_during_scheduling_ignored_during_execution: required,
+    }) = pod_affinity
+    {
+        at.field("podAffinity").empty(REQUIRED, required);
+    }
+    if let Some(PodAntiAffinity {
+        preferred_during_scheduling_ignored_during_execution: _,
+        required_during_scheduling_ignored_during_execution: required,
+    }) = pod_anti_affinity
+    {
+        at.field("podAntiAffinity").empty(REQUIRED, required);
+    }
+}
+
+fn convert_containers(
+    spec: &PodSpec,
+    context: &PodContext<'_>,
+    at: &Field<'_>,
+) -> Vec<ContainerPlan> {
+    let inits = spec.init_containers.as_deref().unwrap_or_default();
+    if spec.containers.is_empty() {
+        at.field("containers").refuse("is empty");
+    }
+    if inits.len() + spec.containers.len() > CONTAINERS_MAX {
+        at.field("containers")
+            .refuse(format!("has more than {CONTAINERS_MAX} entries"));
+        return Vec::new();
+    }
+    let init_at = at.field("initContainers");
+    let app_at = at.field("containers");
+    let places = inits
+        .iter()
+        .enumerate()
+        .map(|(i, c)| (c, Role::Init, init_at.index(i)))
+        .chain(
+            spec.containers
+                .iter()
+                .enumerate()
+                .map(|(i, c)| (c, Role::App, app_at.index(i))),
+        );
+    let mut names = BTreeSet::new();
+    let mut plans = Vec::new();
+    for (wire, role, place) in places {
+        if !names.insert(wire.name.as_str()) {
+            place.field("name").refuse("is used twice");
+        }
+        plans.extend(container::convert(wire, role, context, &place));
+    }
+    resolve_resource_owners(spec, &mut plans, at);
+    plans
+}
+
+/// `resourceFieldRef` may name another container of the pod, so it is resolved when all are known.
+fn resolve_resource_owners(spec: &PodSpec, plans: &mut [ContainerPlan], at: &Field<'_>) {
+    let resources: Vec<_> = plans
+        .iter()
+        .map(|p| (p.name.clone(), p.resources))
+        .collect();
+    let inits = spec.init_containers.as_deref().unwrap_or_default();
+    let wires = inits.iter().chain(&spec.containers);
+    for (index, wire) in wires.enumerate() {
+        let place = if index < inits.len() {
+            at.field("initContainers").index(index)
+        } else {
+            at.field("containers").index(index - inits.len())
+        };
+        let Some(plan) = plans.iter_mut().find(|p| *p.name == *wire.name) else {
+            continue;
+        };
+        container::resolve_resource_refs(wire, plan, &resources, &place);
+    }
+}
+
+fn hostname(spec: &PodSpec, name: &str, at: &Field<'_>) -> String {
+    match spec.hostname.as_deref().filter(|h| !h.is_empty()) {
+        Some(hostname) => at
+            .field("hostname")
+            .dns_label(hostname)
+            .map(|h| h.to_string())
+            .unwrap_or_default(),
+        None => {
+            let cut = name.get(..HOSTNAME_MAX.min(name.len())).unwrap_or(name);
+            cut.trim_end_matches(['-', '.']).to_owned()
+        }
+    }
+}
+
+fn restart_policy(value: Option<&str>, at: &Field<'_>) -> RestartPolicy {
+    match value {
+        None | Some("Always") => RestartPolicy::Always,
+        Some("OnFailure") => RestartPolicy::OnFailure,
+        Some("Never") => RestartPolicy::Never,
+        Some(other) => {
+            at.field("restartPolicy")
+                .refuse(format!("has the unknown value `{other}`"));
+            RestartPolicy::Never
+        }
+    }
+}
+
+fn seconds(value: Option<i64>, name: &str, at: &Field<'_>) -> Option<Duration> {
+    let value = value?;
+    match u32::try_from(value) {
+        Ok(seconds) => Some(Duration::from_secs(seconds.into())),
+        Err(_) => {
+            at.field(name).refuse("is out of range");
+            None
+        }
+    }
+}
+
+pub(super) fn is_dns_label(text: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    (1..=HOSTNAME_MAX).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+pub(super) fn is_dns_subdomain(text: &str) -> bool {
+    /// Longest object name Kubernetes accepts.
+    const NAME_MAX: usize = 253;
+    text.len() <= NAME_MAX
+        && text.split('.').all(|part| {
+            let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+            !part.is_empty()
+                && part.bytes().all(inner)
+                && !part.starts_with('-')
+                && !part.ends_with('-')
+        })
+}
+
+pub(super) const UNSUPPORTED: &str = NOT_YET;
+
+/// Names of the volumes a pod declares are bounded by this.
+pub(super) const VOLUMES_PER_POD_MAX: usize = VOLUMES_MAX;

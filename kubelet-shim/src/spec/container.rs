@@ -1,0 +1,604 @@
+//! One container of the wire into one of the plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, EnvFromSource, EnvVar as WireEnvVar, EnvVarSource, Lifecycle,
+    ObjectFieldSelector, ResourceFieldSelector, ResourceRequirements, VolumeMount as WireMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::check::{Field, UNSUPPORTED};
+use super::volume::{is_inner_path, object};
+use super::{
+    ContainerPlan, EnvFrom, EnvValue, EnvVar, HostPort, InstanceReuse, LogFallback, ObjectKind,
+    PodField, Port, PullPolicy, ResourceAmount, Resources, Role, Security, SubPath,
+    TerminationMessage, Transport, VolumeMount, quantity, security,
+};
+
+/// Annotation that opts a pod's handlers into answering several requests with one instance.
+const INSTANCES_ANNOTATION: &str = "coracle.dev/instances";
+
+/// Where a guest leaves its last words unless told otherwise.
+const DEFAULT_TERMINATION_PATH: &str = "/dev/termination-log";
+
+/// What a container inherits from its pod.
+pub(super) struct PodContext<'a> {
+    pub(super) instances: InstanceReuse,
+    pub(super) security: Security,
+    pub(super) volumes: BTreeSet<&'a str>,
+}
+
+pub(super) fn instance_reuse(
+    annotations: &BTreeMap<String, String>,
+    root: &Field<'_>,
+) -> InstanceReuse {
+    match annotations.get(INSTANCES_ANNOTATION).map(String::as_str) {
+        None | Some("fresh") => InstanceReuse::Fresh,
+        Some("reuse") => InstanceReuse::Reuse,
+        Some(other) => {
+            let at = root.field(&format!("metadata.annotations['{INSTANCES_ANNOTATION}']"));
+            at.refuse(format!("has the unknown value `{other}`"));
+            InstanceReuse::Fresh
+        }
+    }
+}
+
+/// Returns nothing when the container cannot be planned; the reason is then recorded.
+pub(super) fn convert(
+    wire: &Container,
+    role: Role,
+    context: &PodContext<'_>,
+    at: &Field<'_>,
+) -> Option<ContainerPlan> {
+    let Container {
+        args,
+        command,
+        env,
+        env_from,
+        image,
+        image_pull_policy,
+        lifecycle,
+        liveness_probe,
+        name,
+        ports,
+        readiness_probe,
+        // Satisfied: resources are never resized in place.
+        resize_policy: _,
+        resources,
+        restart_policy,
+        restart_policy_rules,
+        security_context,
+        startup_probe,
+        stdin,
+        stdin_once,
+        termination_message_path,
+        termination_message_policy,
+        tty,
+        volume_devices,
+        volume_mounts,
+        working_dir,
+    } = wire;
+    at.absent("livenessProbe", liveness_probe);
+    at.absent("readinessProbe", readiness_probe);
+    at.absent("startupProbe", startup_probe);
+    at.empty("restartPolicyRules", restart_policy_rules);
+    at.not_true("stdin", *stdin, UNSUPPORTED);
+    at.not_true("stdinOnce", *stdin_once, UNSUPPORTED);
+    at.not_true("tty", *tty, UNSUPPORTED);
+    at.empty("volumeDevices", volume_devices);
+    refuse_hooks(lifecycle.as_ref(), &at.field("lifecycle"));
+    let role = effective_role(role, restart_policy.as_deref(), &at.field("restartPolicy"));
+    let image = image.clone().unwrap_or_default();
+    if image.is_empty() {
+        at.field("image").refuse("is missing");
+    }
+    let name = at.field("name").dns_label(name);
+    let pull_policy = pull_policy(image_pull_policy.as_deref(), &image, at);
+    Some(ContainerPlan {
+        name: name?,
+        role,
+        pull_policy,
+        image,
+        command: command.clone().filter(|c| !c.is_empty()),
+        args: args.clone().filter(|a| !a.is_empty()),
+        working_dir: working_dir.clone().filter(|w| !w.is_empty()),
+        env_from: convert_env_from(
+            env_from.as_deref().unwrap_or_default(),
+            &at.field("envFrom"),
+        ),
+        env: convert_env(env.as_deref().unwrap_or_default(), &at.field("env")),
+        ports: convert_ports(ports.as_deref().unwrap_or_default(), &at.field("ports")),
+        mounts: convert_mounts(
+            volume_mounts.as_deref().unwrap_or_default(),
+            context,
+            &at.field("volumeMounts"),
+        ),
+        resources: convert_resources(resources.as_ref(), &at.field("resources")),
+        security: security::of_container(security_context.as_ref(), context.security, at),
+        termination_message: termination_message(
+            termination_message_path.as_deref(),
+            termination_message_policy.as_deref(),
+            at,
+        ),
+        instances: context.instances,
+    })
+}
+
+fn refuse_hooks(lifecycle: Option<&Lifecycle>, at: &Field<'_>) {
+    // `stopSignal` is satisfied: without signals, which one it would be makes no difference.
+    let Some(Lifecycle {
+        post_start,
+        pre_stop,
+        stop_signal: _,
+    }) = lifecycle
+    else {
+        return;
+    };
+    at.absent("postStart", post_start);
+    at.absent("preStop", pre_stop);
+}
+
+fn effective_role(role: Role, restart_policy: Option<&str>, at: &Field<'_>) -> Role {
+    match (role, restart_policy) {
+        (role, None) => role,
+        (Role::Init, Some("Always")) => Role::Sidecar,
+        (role, Some(_)) => {
+            at.refuse(UNSUPPORTED);
+            role
+        }
+    }
+}
+
+/// The API server's default: always for `latest` or no tag, else if not present.
+fn pull_policy(value: Option<&str>, image: &str, at: &Field<'_>) -> PullPolicy {
+    match value {
+        Some("Always") => PullPolicy::Always,
+        Some("IfNotPresent") => PullPolicy::IfNotPresent,
+        Some("Never") => PullPolicy::Never,
+        None | Some("") => {
+            let last = image.rsplit('/').next().unwrap_or(image);
+            let pinned = last.contains('@');
+            let latest = last.rsplit_once(':').is_none_or(|(_, tag)| tag == "latest");
+            if latest && !pinned {
+                PullPolicy::Always
+            } else {
+                PullPolicy::IfNotPresent
+            }
+        }
+        Some(other) => {
+            at.field("imagePullPolicy")
+                .refuse(format!("has the unknown value `{other}`"));
+            PullPolicy::Never
+        }
+    }
+}
+
+fn convert_env_from(wire: &[EnvFromSource], at: &Field<'_>) -> Vec<EnvFrom> {
+    let mut converted = Vec::new();
+    for (
+        index,
+        EnvFromSource {
+            config_map_ref,
+            prefix,
+            secret_ref,
+        },
+    ) in wire.iter().enumerate()
+    {
+        let at = at.index(index);
+        let source = match (config_map_ref, secret_ref) {
+            (Some(c), None) => object(
+                ObjectKind::ConfigMap,
+                &c.name,
+                c.optional,
+                &at.field("configMapRef.name"),
+            ),
+            (None, Some(s)) => object(
+                ObjectKind::Secret,
+                &s.name,
+                s.optional,
+                &at.field("secretRef.name"),
+            ),
+            _ => {
+                at.refuse("needs exactly one source");
+                None
+            }
+        };
+        let prefix = prefix.clone().unwrap_or_default();
+        converted.extend(source.map(|source| EnvFrom { prefix, source }));
+    }
+    converted
+}
+
+fn convert_env(wire: &[WireEnvVar], at: &Field<'_>) -> Vec<EnvVar> {
+    let mut converted = Vec::new();
+    for (
+        index,
+        WireEnvVar {
+            name,
+            value,
+            value_from,
+        },
+    ) in wire.iter().enumerate()
+    {
+        let at = at.index(index);
+        if name.is_empty() || name.contains(['=', '\0']) {
+            at.field("name").refuse("is no variable name");
+            continue;
+        }
+        let value = match value_from {
+            None => Some(EnvValue::Literal(value.clone().unwrap_or_default())),
+            Some(_) if value.as_deref().is_some_and(|v| !v.is_empty()) => {
+                at.refuse("has both `value` and `valueFrom`");
+                None
+            }
+            Some(from) => env_source(from, &at.field("valueFrom")),
+        };
+        converted.extend(value.map(|value| EnvVar {
+            name: name.clone(),
+            value,
+        }));
+    }
+    converted
+}
+
+fn env_source(wire: &EnvVarSource, at: &Field<'_>) -> Option<EnvValue> {
+    let EnvVarSource {
+        config_map_key_ref,
+        field_ref,
+        file_key_ref,
+        resource_field_ref,
+        secret_key_ref,
+    } = wire;
+    at.absent("fileKeyRef", file_key_ref);
+    let sources = [
+        config_map_key_ref.as_ref().and_then(|r| {
+            let at = at.field("configMapKeyRef.name");
+            let object = object(ObjectKind::ConfigMap, &r.name, r.optional, &at)?;
+            Some(EnvValue::Key {
+                object,
+                key: r.key.clone(),
+            })
+        }),
+        secret_key_ref.as_ref().and_then(|r| {
+            let at = at.field("secretKeyRef.name");
+            let object = object(ObjectKind::Secret, &r.name, r.optional, &at)?;
+            Some(EnvValue::Key {
+                object,
+                key: r.key.clone(),
+            })
+        }),
+        field_ref
+            .as_ref()
+            .and_then(|f| pod_field(f, &at.field("fieldRef"))),
+        // Filled in when every container's resources are known.
+        resource_field_ref
+            .as_ref()
+            .map(|_| EnvValue::Resource(ResourceAmount::Fixed(0))),
+    ];
+    let mut sources = sources.into_iter().flatten();
+    let first = sources.next();
+    if sources.next().is_some() {
+        at.refuse("needs exactly one source");
+    }
+    first
+}
+
+fn pod_field(wire: &ObjectFieldSelector, at: &Field<'_>) -> Option<EnvValue> {
+    let ObjectFieldSelector {
+        api_version,
+        field_path,
+    } = wire;
+    if api_version
+        .as_deref()
+        .is_some_and(|v| !v.is_empty() && v != "v1")
+    {
+        at.field("apiVersion").refuse("is not `v1`");
+        return None;
+    }
+    let keyed = |prefix: &str| {
+        let key = field_path
+            .strip_prefix(prefix)?
+            .strip_prefix("['")?
+            .strip_suffix("']")?;
+        Some(key.to_owned())
+    };
+    let field = match field_path.as_str() {
+        "metadata.name" => PodField::Name,
+        "metadata.namespace" => PodField::Namespace,
+        "metadata.uid" => PodField::Uid,
+        "spec.nodeName" => PodField::NodeName,
+        "spec.serviceAccountName" => PodField::ServiceAccount,
+        "status.hostIP" | "status.hostIPs" => PodField::HostIp,
+        "status.podIP" | "status.podIPs" => PodField::PodIp,
+        _ => match (keyed("metadata.labels"), keyed("metadata.annotations")) {
+            (Some(label), _) => PodField::Label(label),
+            (_, Some(annotation)) => PodField::Annotation(annotation),
+            (None, None) => {
+                at.field("fieldPath")
+                    .refuse(format!("names the unknown field `{field_path}`"));
+                return None;
+            }
+        },
+    };
+    Some(EnvValue::Field(field))
+}
+
+/// Replaces the placeholder of each `resourceFieldRef` in the container's variables.
+pub(super) fn resolve_resource_refs(
+    wire: &Container,
+    plan: &mut ContainerPlan,
+    resources: &[(Arc<str>, Resources)],
+    at: &Field<'_>,
+) {
+    for (index, variable) in wire.env.as_deref().unwrap_or_default().iter().enumerate() {
+        let reference = variable
+            .value_from
+            .as_ref()
+            .and_then(|f| f.resource_field_ref.as_ref());
+        let Some(reference) = reference else { continue };
+        let at = at
+            .field("env")
+            .index(index)
+            .field("valueFrom.resourceFieldRef");
+        let owner = reference.container_name.as_deref().unwrap_or(&wire.name);
+        let Some((_, owned)) = resources.iter().find(|(name, _)| **name == *owner) else {
+            at.field("containerName")
+                .refuse("names no container of this pod");
+            continue;
+        };
+        let Some(amount) = resource_amount(reference, owned, &at) else {
+            continue;
+        };
+        for planned in plan.env.iter_mut().filter(|v| v.name == variable.name) {
+            if let EnvValue::Resource(placeholder) = &mut planned.value {
+                *placeholder = amount.clone();
+            }
+        }
+    }
+}
+
+fn resource_amount(
+    wire: &ResourceFieldSelector,
+    owned: &Resources,
+    at: &Field<'_>,
+) -> Option<ResourceAmount> {
+    let ResourceFieldSelector {
+        container_name: _,
+        divisor,
+        resource,
+    } = wire;
+    let one = Quantity("1".to_owned());
+    // An unset divisor arrives as "0" from a client that writes it out.
+    let divisor = divisor.as_ref().filter(|d| d.0 != "0").unwrap_or(&one);
+    let (milli, whole) = (quantity::milli(divisor), quantity::units(divisor));
+    let (Ok(divisor_milli @ 1..), Ok(divisor @ 1..)) = (milli, whole) else {
+        at.field("divisor").refuse("is no positive quantity");
+        return None;
+    };
+    let amount = match resource.as_str() {
+        "limits.cpu" => match owned.cpu_limit_milli {
+            Some(limit) => ResourceAmount::Fixed(limit.div_ceil(divisor_milli)),
+            None => ResourceAmount::NodeCpu { divisor_milli },
+        },
+        "limits.memory" => match owned.memory_limit {
+            Some(limit) => ResourceAmount::Fixed(limit.div_ceil(divisor)),
+            None => ResourceAmount::NodeMemory { divisor },
+        },
+        "requests.cpu" => {
+            ResourceAmount::Fixed(owned.cpu_request_milli.unwrap_or(0).div_ceil(divisor_milli))
+        }
+        "requests.memory" => {
+            ResourceAmount::Fixed(owned.memory_request.unwrap_or(0).div_ceil(divisor))
+        }
+        other => {
+            at.field("resource")
+                .refuse(format!("`{other}` {UNSUPPORTED}"));
+            return None;
+        }
+    };
+    Some(amount)
+}
+
+fn convert_ports(wire: &[ContainerPort], at: &Field<'_>) -> Vec<Port> {
+    let mut converted = Vec::new();
+    for (index, port) in wire.iter().enumerate() {
+        converted.extend(convert_port(port, &at.index(index)));
+    }
+    converted
+}
+
+fn convert_port(wire: &ContainerPort, at: &Field<'_>) -> Option<Port> {
+    let ContainerPort {
+        container_port,
+        host_ip,
+        host_port,
+        name,
+        protocol,
+    } = wire;
+    let protocol = match protocol.as_deref() {
+        None | Some("TCP") => Transport::Tcp,
+        Some("UDP") => Transport::Udp,
+        Some(other) => {
+            at.field("protocol")
+                .refuse(format!("`{other}` {UNSUPPORTED}"));
+            return None;
+        }
+    };
+    let port = port_number(*container_port, &at.field("containerPort"))?;
+    let host = match host_port.filter(|p| *p != 0) {
+        None => None,
+        Some(value) => Some(HostPort {
+            ip: host_address(host_ip.as_deref(), &at.field("hostIP"))?,
+            port: port_number(value, &at.field("hostPort"))?,
+        }),
+    };
+    Some(Port {
+        name: name.clone(),
+        port,
+        protocol,
+        host,
+    })
+}
+
+fn port_number(value: i32, at: &Field<'_>) -> Option<u16> {
+    let port = u16::try_from(value).ok().filter(|p| *p > 0);
+    if port.is_none() {
+        at.refuse("is no port number");
+    }
+    port
+}
+
+/// The outer value is missing when the text is no address, the inner when it means every address.
+fn host_address(text: Option<&str>, at: &Field<'_>) -> Option<Option<IpAddr>> {
+    let Some(text) = text.filter(|t| !t.is_empty()) else {
+        return Some(None);
+    };
+    match text.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() => Some(None),
+        Ok(ip) => Some(Some(ip)),
+        Err(_) => {
+            at.refuse("is no IP address");
+            None
+        }
+    }
+}
+
+fn convert_mounts(
+    wire: &[WireMount],
+    context: &PodContext<'_>,
+    at: &Field<'_>,
+) -> Vec<VolumeMount> {
+    let mut paths = BTreeSet::new();
+    let mut converted = Vec::new();
+    for (index, mount) in wire.iter().enumerate() {
+        let at = at.index(index);
+        if !paths.insert(mount.mount_path.as_str()) {
+            at.field("mountPath").refuse("is used twice");
+        }
+        converted.extend(convert_mount(mount, context, &at));
+    }
+    converted
+}
+
+fn convert_mount(
+    wire: &WireMount,
+    context: &PodContext<'_>,
+    at: &Field<'_>,
+) -> Option<VolumeMount> {
+    let WireMount {
+        mount_path,
+        mount_propagation,
+        name,
+        read_only,
+        recursive_read_only,
+        sub_path,
+        sub_path_expr,
+    } = wire;
+    if mount_propagation.as_deref() == Some("Bidirectional") {
+        at.field("mountPropagation")
+            .refuse("`Bidirectional` needs a mount table a guest lacks");
+    }
+    if recursive_read_only.as_deref() == Some("Enabled") {
+        at.field("recursiveReadOnly")
+            .refuse(format!("`Enabled` {UNSUPPORTED}"));
+    }
+    if !context.volumes.contains(name.as_str()) {
+        at.field("name")
+            .refuse("names no usable volume of this pod");
+    }
+    let inside = mount_path.strip_prefix('/');
+    if !inside.is_some_and(|path| is_inner_path(path.trim_end_matches('/'))) {
+        at.field("mountPath")
+            .refuse("is no absolute path below the root");
+    }
+    let text = |path: &Option<String>| path.clone().filter(|p| !p.is_empty());
+    let sub_path = match (text(sub_path), text(sub_path_expr)) {
+        (None, None) => SubPath::Whole,
+        (Some(path), None) if is_inner_path(&path) => SubPath::Fixed(path),
+        (Some(_), None) => {
+            at.field("subPath").refuse("must be relative, without `..`");
+            return None;
+        }
+        (None, Some(expression)) => SubPath::Expression(expression),
+        (Some(_), Some(_)) => {
+            at.field("subPathExpr")
+                .refuse("and `subPath` exclude each other");
+            return None;
+        }
+    };
+    Some(VolumeMount {
+        volume: name.clone(),
+        path: mount_path.clone(),
+        read_only: read_only.unwrap_or(false),
+        sub_path,
+    })
+}
+
+fn convert_resources(wire: Option<&ResourceRequirements>, at: &Field<'_>) -> Resources {
+    let Some(ResourceRequirements {
+        claims,
+        limits,
+        requests,
+    }) = wire
+    else {
+        return Resources::default();
+    };
+    at.empty("claims", claims);
+    let mut resources = Resources::default();
+    for (name, amount) in limits.iter().flatten() {
+        let at = at.field("limits").field(name);
+        match name.as_str() {
+            "cpu" => resources.cpu_limit_milli = read(quantity::milli(amount), &at),
+            "memory" => resources.memory_limit = read(quantity::units(amount), &at),
+            _ => at.refuse(UNSUPPORTED),
+        }
+    }
+    for (name, amount) in requests.iter().flatten() {
+        let at = at.field("requests").field(name);
+        match name.as_str() {
+            "cpu" => resources.cpu_request_milli = read(quantity::milli(amount), &at),
+            "memory" => resources.memory_request = read(quantity::units(amount), &at),
+            // A request only weighs in scheduling; the layer is accounted for when limits are.
+            "ephemeral-storage" => drop(read(quantity::units(amount), &at)),
+            _ => at.refuse(UNSUPPORTED),
+        }
+    }
+    // The API server's default: what is limited is requested.
+    resources.cpu_request_milli = resources.cpu_request_milli.or(resources.cpu_limit_milli);
+    resources.memory_request = resources.memory_request.or(resources.memory_limit);
+    resources
+}
+
+fn read(value: Result<u64, quantity::QuantityError>, at: &Field<'_>) -> Option<u64> {
+    value.map_err(|error| at.refuse(error.to_string())).ok()
+}
+
+fn termination_message(
+    path: Option<&str>,
+    policy: Option<&str>,
+    at: &Field<'_>,
+) -> TerminationMessage {
+    let path = path
+        .filter(|p| !p.is_empty())
+        .unwrap_or(DEFAULT_TERMINATION_PATH);
+    if !path.strip_prefix('/').is_some_and(is_inner_path) {
+        at.field("terminationMessagePath")
+            .refuse("is no absolute path below the root");
+    }
+    let fallback = match policy {
+        None | Some("File") => LogFallback::Never,
+        Some("FallbackToLogsOnError") => LogFallback::OnError,
+        Some(other) => {
+            at.field("terminationMessagePolicy")
+                .refuse(format!("has the unknown value `{other}`"));
+            LogFallback::Never
+        }
+    };
+    TerminationMessage {
+        path: path.to_owned(),
+        fallback,
+    }
+}

@@ -1,0 +1,293 @@
+//! `spec.volumes`: four sources are honoured, every other is refused by name.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{
+    ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, PodSpec,
+    SecretVolumeSource, Volume,
+};
+
+use super::check::{Field, UNSUPPORTED, VOLUMES_PER_POD_MAX};
+use super::{
+    HostPathCheck, HostPathPolicy, KeyItem, ObjectKind, ObjectRef, ObjectVolume, VolumePlan,
+    VolumeSource,
+};
+
+/// Mode of a file from a ConfigMap or Secret when nothing else is said.
+const DEFAULT_FILE_MODE: u32 = 0o644;
+
+/// Highest file mode: permission bits only.
+const FILE_MODE_MAX: i32 = 0o777;
+
+pub(super) fn convert_all(
+    spec: &PodSpec,
+    policy: HostPathPolicy,
+    at: &Field<'_>,
+) -> Vec<VolumePlan> {
+    let at = at.field("volumes");
+    let volumes = spec.volumes.as_deref().unwrap_or_default();
+    if volumes.len() > VOLUMES_PER_POD_MAX {
+        at.refuse(format!("has more than {VOLUMES_PER_POD_MAX} entries"));
+        return Vec::new();
+    }
+    let mut names = BTreeSet::new();
+    let mut plans = Vec::new();
+    for (index, volume) in volumes.iter().enumerate() {
+        let at = at.index(index);
+        if !names.insert(volume.name.as_str()) {
+            at.field("name").refuse("is used twice");
+        }
+        if at.field("name").dns_label(&volume.name).is_none() {
+            continue;
+        }
+        if let Some(source) = source(volume, policy, &at) {
+            plans.push(VolumePlan {
+                name: volume.name.clone(),
+                source,
+            });
+        }
+    }
+    plans
+}
+
+/// Finds the one source; a volume without any is an `emptyDir`, as the API defaults it.
+fn source(volume: &Volume, policy: HostPathPolicy, at: &Field<'_>) -> Option<VolumeSource> {
+    let Volume {
+        name: _,
+        config_map,
+        empty_dir,
+        host_path,
+        secret,
+        aws_elastic_block_store,
+        azure_disk,
+        azure_file,
+        cephfs,
+        cinder,
+        csi,
+        downward_api,
+        ephemeral,
+        fc,
+        flex_volume,
+        flocker,
+        gce_persistent_disk,
+        git_repo,
+        glusterfs,
+        image,
+        iscsi,
+        nfs,
+        persistent_volume_claim,
+        photon_persistent_disk,
+        portworx_volume,
+        projected,
+        quobyte,
+        rbd,
+        scale_io,
+        storageos,
+        vsphere_volume,
+    } = volume;
+    let refused = [
+        ("awsElasticBlockStore", aws_elastic_block_store.is_some()),
+        ("azureDisk", azure_disk.is_some()),
+        ("azureFile", azure_file.is_some()),
+        ("cephfs", cephfs.is_some()),
+        ("cinder", cinder.is_some()),
+        ("csi", csi.is_some()),
+        ("downwardAPI", downward_api.is_some()),
+        ("ephemeral", ephemeral.is_some()),
+        ("fc", fc.is_some()),
+        ("flexVolume", flex_volume.is_some()),
+        ("flocker", flocker.is_some()),
+        ("gcePersistentDisk", gce_persistent_disk.is_some()),
+        ("gitRepo", git_repo.is_some()),
+        ("glusterfs", glusterfs.is_some()),
+        ("image", image.is_some()),
+        ("iscsi", iscsi.is_some()),
+        ("nfs", nfs.is_some()),
+        ("persistentVolumeClaim", persistent_volume_claim.is_some()),
+        ("photonPersistentDisk", photon_persistent_disk.is_some()),
+        ("portworxVolume", portworx_volume.is_some()),
+        ("projected", projected.is_some()),
+        ("quobyte", quobyte.is_some()),
+        ("rbd", rbd.is_some()),
+        ("scaleIO", scale_io.is_some()),
+        ("storageos", storageos.is_some()),
+        ("vsphereVolume", vsphere_volume.is_some()),
+    ];
+    let mut is_refused = false;
+    for (name, present) in refused {
+        if present {
+            at.field(name).refuse(UNSUPPORTED);
+            is_refused = true;
+        }
+    }
+    if is_refused {
+        return None;
+    }
+    let honoured = [
+        config_map
+            .as_ref()
+            .and_then(|c| config_map_source(c, &at.field("configMap"))),
+        secret
+            .as_ref()
+            .and_then(|s| secret_source(s, &at.field("secret"))),
+        host_path
+            .as_ref()
+            .and_then(|h| host_path_source(h, policy, &at.field("hostPath"))),
+        empty_dir
+            .as_ref()
+            .map(|e| empty_dir_source(e, &at.field("emptyDir"))),
+    ];
+    let mut honoured = honoured.into_iter().flatten();
+    let first = honoured.next();
+    if honoured.next().is_some() {
+        at.refuse("has more than one source");
+    }
+    let named =
+        config_map.is_some() || secret.is_some() || host_path.is_some() || empty_dir.is_some();
+    first.or(if named {
+        None
+    } else {
+        Some(VolumeSource::EmptyDir)
+    })
+}
+
+fn empty_dir_source(wire: &EmptyDirVolumeSource, at: &Field<'_>) -> VolumeSource {
+    let EmptyDirVolumeSource { medium, size_limit } = wire;
+    if medium.as_deref().is_some_and(|m| !m.is_empty()) {
+        at.field("medium").refuse(UNSUPPORTED);
+    }
+    at.absent("sizeLimit", size_limit);
+    VolumeSource::EmptyDir
+}
+
+fn host_path_source(
+    wire: &HostPathVolumeSource,
+    policy: HostPathPolicy,
+    at: &Field<'_>,
+) -> Option<VolumeSource> {
+    let HostPathVolumeSource { path, type_ } = wire;
+    if policy == HostPathPolicy::Refuse {
+        at.refuse("is not allowed on this node");
+        return None;
+    }
+    if path.is_empty() || path.split(['/', '\\']).any(|segment| segment == "..") {
+        at.field("path").refuse("is empty or contains `..`");
+        return None;
+    }
+    let check = match type_.as_deref() {
+        None | Some("") => HostPathCheck::Unchecked,
+        Some("DirectoryOrCreate") => HostPathCheck::DirectoryOrCreate,
+        Some("Directory") => HostPathCheck::Directory,
+        Some("FileOrCreate") => HostPathCheck::FileOrCreate,
+        Some("File") => HostPathCheck::File,
+        Some(other) => {
+            at.field("type")
+                .refuse(format!("`{other}` cannot be offered to a Wasm guest"));
+            return None;
+        }
+    };
+    Some(VolumeSource::HostPath {
+        path: path.clone(),
+        check,
+    })
+}
+
+fn config_map_source(wire: &ConfigMapVolumeSource, at: &Field<'_>) -> Option<VolumeSource> {
+    let ConfigMapVolumeSource {
+        default_mode,
+        items,
+        name,
+        optional,
+    } = wire;
+    let object = object(ObjectKind::ConfigMap, name, *optional, &at.field("name"))?;
+    object_volume(object, items.as_deref(), *default_mode, at)
+}
+
+fn secret_source(wire: &SecretVolumeSource, at: &Field<'_>) -> Option<VolumeSource> {
+    let SecretVolumeSource {
+        default_mode,
+        items,
+        optional,
+        secret_name,
+    } = wire;
+    let name = secret_name.as_deref().unwrap_or_default();
+    let object = object(ObjectKind::Secret, name, *optional, &at.field("secretName"))?;
+    object_volume(object, items.as_deref(), *default_mode, at)
+}
+
+/// Checks a reference to a ConfigMap or Secret.
+pub(super) fn object(
+    kind: ObjectKind,
+    name: &str,
+    optional: Option<bool>,
+    at: &Field<'_>,
+) -> Option<ObjectRef> {
+    if !super::check::is_dns_subdomain(name) {
+        at.refuse("is not a DNS subdomain");
+        return None;
+    }
+    Some(ObjectRef {
+        kind,
+        name: name.to_owned(),
+        optional: optional.unwrap_or(false),
+    })
+}
+
+fn object_volume(
+    object: ObjectRef,
+    items: Option<&[KeyToPath]>,
+    default_mode: Option<i32>,
+    at: &Field<'_>,
+) -> Option<VolumeSource> {
+    let default_mode = match default_mode {
+        None => DEFAULT_FILE_MODE,
+        Some(value) => mode(value, &at.field("defaultMode"))?,
+    };
+    let at = at.field("items");
+    let mut converted = Vec::new();
+    for (
+        index,
+        KeyToPath {
+            key,
+            mode: item_mode,
+            path,
+        },
+    ) in items.unwrap_or_default().iter().enumerate()
+    {
+        let at = at.index(index);
+        if !is_inner_path(path) || path.starts_with("..") {
+            at.field("path").refuse("must be relative, without `..`");
+            return None;
+        }
+        let mode = match item_mode {
+            None => None,
+            Some(value) => Some(mode(*value, &at.field("mode"))?),
+        };
+        converted.push(KeyItem {
+            key: key.clone(),
+            path: path.clone(),
+            mode,
+        });
+    }
+    Some(VolumeSource::Object(ObjectVolume {
+        object,
+        items: converted,
+        default_mode,
+    }))
+}
+
+fn mode(value: i32, at: &Field<'_>) -> Option<u32> {
+    let mode = u32::try_from(value).ok().filter(|_| value <= FILE_MODE_MAX);
+    if mode.is_none() {
+        at.refuse("must be between 0 and 0777");
+    }
+    mode
+}
+
+/// Whether a path stays inside the folder it is relative to.
+pub(super) fn is_inner_path(path: &str) -> bool {
+    !path.is_empty()
+        && !path.starts_with('/')
+        && !path.contains(['\0', '\\'])
+        && path.split('/').all(|segment| segment != "..")
+}

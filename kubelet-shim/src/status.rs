@@ -1,0 +1,151 @@
+//! Facts into `PodStatus`, and the only hand that writes it.
+//!
+//! [`phase`] and the container states are pure functions of the facts; [`render`] adds what only the
+//! reporter keeps (transition times of conditions); [`Reporter`] patches the API when something changed.
+
+mod conditions;
+mod containers;
+mod phase;
+mod report;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodCondition, PodIP, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+pub(crate) use phase::{Phase, phase};
+pub(crate) use report::{Reporter, STATUS_WRITES_MAX, Written, is_gone};
+
+use crate::lifecycle::{EndCause, PodFacts};
+use crate::spec::{PodSpecPlan, Role};
+use crate::time::Moment;
+
+/// What the status says beside the facts of the lifecycle.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    /// `status.hostIP`.
+    pub(crate) host_ip: std::net::IpAddr,
+    /// The pod's address while it is attached.
+    pub(crate) pod_ip: Option<Ipv4Addr>,
+    /// `metadata.generation` of the object the plan was made from.
+    pub(crate) generation: Option<i64>,
+}
+
+/// Computes what to publish. `previous` is what was published last and keeps its transition times.
+pub(crate) fn render(
+    spec: &PodSpecPlan,
+    pod: &PodFacts,
+    surroundings: &Surroundings,
+    previous: &[PodCondition],
+    now: Moment,
+) -> PodStatus {
+    let phase = phase(spec, pod);
+    let statuses = containers::statuses(spec, pod, phase);
+    let conditions = conditions::conditions(&conditions::Input {
+        spec,
+        pod,
+        phase,
+        has_network: surroundings.pod_ip.is_some(),
+        statuses: &statuses,
+        generation: surroundings.generation,
+        previous,
+        now: now.wall(),
+    });
+    let (reason, message) = verdict(pod, phase);
+    let (inits, apps) = split(spec, statuses);
+    PodStatus {
+        phase: Some(phase.name().to_owned()),
+        reason,
+        message,
+        start_time: Some(Time(whole_seconds(pod.start_time))),
+        host_ip: Some(surroundings.host_ip.to_string()),
+        host_ips: Some(vec![HostIP {
+            ip: surroundings.host_ip.to_string(),
+        }]),
+        pod_ip: surroundings.pod_ip.map(|ip| ip.to_string()),
+        pod_ips: surroundings
+            .pod_ip
+            .map(|ip| vec![PodIP { ip: ip.to_string() }]),
+        observed_generation: surroundings.generation,
+        conditions: Some(conditions),
+        init_container_statuses: (!inits.is_empty()).then_some(inits),
+        container_statuses: Some(apps),
+        ..PodStatus::default()
+    }
+}
+
+/// The pod's own reason and message: only the agent's decisions have one.
+fn verdict(pod: &PodFacts, phase: Phase) -> (Option<String>, Option<String>) {
+    if let Some(problem) = &pod.rejected {
+        let message = format!("Pod was rejected: {}", problem.message);
+        return (Some(problem.reason.to_owned()), Some(message));
+    }
+    let text = match (pod.ending.map(|(ending, _)| ending.cause), phase) {
+        (Some(EndCause::Deadline), Phase::Failed) => (
+            "DeadlineExceeded",
+            "Pod was active on the node longer than the specified deadline",
+        ),
+        (Some(EndCause::Shutdown), Phase::Failed) => (
+            "Terminated",
+            "Pod was terminated in response to imminent node shutdown.",
+        ),
+        (
+            Some(EndCause::Deadline | EndCause::Shutdown | EndCause::Deleted | EndCause::Vanished)
+            | None,
+            _,
+        ) => {
+            return (None, None);
+        }
+    };
+    (Some(text.0.to_owned()), Some(text.1.to_owned()))
+}
+
+fn split(
+    spec: &PodSpecPlan,
+    statuses: Vec<ContainerStatus>,
+) -> (Vec<ContainerStatus>, Vec<ContainerStatus>) {
+    let mut inits = Vec::new();
+    let mut apps = Vec::new();
+    for (container, status) in spec.containers.iter().zip(statuses) {
+        match container.role {
+            Role::Init | Role::Sidecar => inits.push(status),
+            Role::App => apps.push(status),
+        }
+    }
+    (inits, apps)
+}
+
+/// The API's times have whole seconds.
+pub(crate) fn whole_seconds(at: jiff::Timestamp) -> jiff::Timestamp {
+    jiff::Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// One published port, as the annotation `coracle.dev/published` lists it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct PublishedUrl {
+    /// The container that declares it.
+    pub(crate) container: Arc<str>,
+    /// The port's name, or nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    /// The port in the pod.
+    pub(crate) port: u16,
+    /// Where it can be reached.
+    pub(crate) url: String,
+}
+
+/// One final refusal, as the annotation `coracle.dev/refused` lists it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Refused {
+    /// The container that cannot run.
+    pub(crate) container: Arc<str>,
+    /// Why.
+    pub(crate) message: String,
+}
+
+/// Annotation with the addresses at which a pod's ports can be reached.
+pub const ANNOTATION_PUBLISHED: &str = "coracle.dev/published";
+
+/// Annotation with the containers that can never run here, and why.
+pub const ANNOTATION_REFUSED: &str = "coracle.dev/refused";

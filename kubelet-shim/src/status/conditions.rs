@@ -1,0 +1,176 @@
+//! The conditions the agent owns (B.3), with transition times that move only when the status does.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::phase::Phase;
+use super::whole_seconds;
+use crate::lifecycle::{EndCause, PodFacts};
+use crate::spec::{PodSpecPlan, Role};
+
+/// What the conditions follow from.
+pub(super) struct Input<'a> {
+    pub(super) spec: &'a PodSpecPlan,
+    pub(super) pod: &'a PodFacts,
+    pub(super) phase: Phase,
+    pub(super) has_network: bool,
+    pub(super) statuses: &'a [ContainerStatus],
+    pub(super) generation: Option<i64>,
+    pub(super) previous: &'a [PodCondition],
+    pub(super) now: Timestamp,
+}
+
+struct Verdict {
+    holds: bool,
+    reason: Option<&'static str>,
+    message: Option<String>,
+}
+
+/// Returns all conditions: those of others as they were, then the agent's own.
+pub(super) fn conditions(input: &Input<'_>) -> Vec<PodCondition> {
+    let ready = containers_ready(input);
+    let mut owned = vec![
+        (
+            "PodReadyToStartContainers",
+            Verdict::plain(input.has_network),
+        ),
+        ("Initialized", initialized(input)),
+        ("Ready", ready.copy()),
+        ("ContainersReady", ready),
+        // The scheduler's, re-asserted for every pod that runs here.
+        ("PodScheduled", Verdict::plain(true)),
+    ];
+    if input.phase.is_terminal()
+        && input
+            .pod
+            .ending
+            .is_some_and(|(ending, _)| ending.cause == EndCause::Shutdown)
+    {
+        owned.push((
+            "DisruptionTarget",
+            Verdict {
+                holds: true,
+                reason: Some("TerminationByKubelet"),
+                message: Some(
+                    "Pod was terminated in response to imminent node shutdown.".to_owned(),
+                ),
+            },
+        ));
+    }
+    let foreign = input
+        .previous
+        .iter()
+        .filter(|c| owned.iter().all(|(name, _)| *name != c.type_))
+        .cloned()
+        .collect::<Vec<_>>();
+    let own = owned
+        .into_iter()
+        .map(|(name, verdict)| verdict.into_condition(name, input));
+    foreign.into_iter().chain(own).collect()
+}
+
+fn initialized(input: &Input<'_>) -> Verdict {
+    if input.phase == Phase::Succeeded {
+        return Verdict {
+            holds: true,
+            reason: Some("PodCompleted"),
+            message: None,
+        };
+    }
+    let names = names(input, |role, facts, _| match role {
+        Role::Init => !facts.completed,
+        Role::Sidecar => facts.attempts == 0,
+        Role::App => false,
+    });
+    match names {
+        None => Verdict::plain(true),
+        Some(names) => Verdict {
+            holds: false,
+            reason: Some("ContainersNotInitialized"),
+            message: Some(format!("containers with incomplete status: [{names}]")),
+        },
+    }
+}
+
+fn containers_ready(input: &Input<'_>) -> Verdict {
+    match input.phase {
+        Phase::Succeeded => {
+            return Verdict {
+                holds: false,
+                reason: Some("PodCompleted"),
+                message: None,
+            };
+        }
+        Phase::Failed => {
+            return Verdict {
+                holds: false,
+                reason: Some("PodFailed"),
+                message: None,
+            };
+        }
+        Phase::Pending | Phase::Running => {}
+    }
+    match names(input, |role, _, status| role != Role::Init && !status.ready) {
+        None => Verdict::plain(true),
+        Some(names) => Verdict {
+            holds: false,
+            reason: Some("ContainersNotReady"),
+            message: Some(format!("containers with unready status: [{names}]")),
+        },
+    }
+}
+
+/// Returns the names of the containers that fit, or nothing when none does.
+fn names(
+    input: &Input<'_>,
+    fits: impl Fn(Role, &crate::lifecycle::ContainerFacts, &ContainerStatus) -> bool,
+) -> Option<String> {
+    let pairs = input
+        .spec
+        .containers
+        .iter()
+        .zip(&input.pod.containers)
+        .zip(input.statuses);
+    let names: Vec<&str> = pairs
+        .filter(|((container, facts), status)| fits(container.role, facts, status))
+        .map(|((container, _), _)| &*container.name)
+        .collect();
+    (!names.is_empty()).then(|| names.join(" "))
+}
+
+impl Verdict {
+    fn plain(holds: bool) -> Verdict {
+        Verdict {
+            holds,
+            reason: None,
+            message: None,
+        }
+    }
+
+    fn copy(&self) -> Verdict {
+        Verdict {
+            holds: self.holds,
+            reason: self.reason,
+            message: self.message.clone(),
+        }
+    }
+
+    fn into_condition(self, name: &str, input: &Input<'_>) -> PodCondition {
+        let status = if self.holds { "True" } else { "False" };
+        let kept = input
+            .previous
+            .iter()
+            .find(|c| c.type_ == name && c.status == status)
+            .and_then(|c| c.last_transition_time.clone());
+        PodCondition {
+            type_: name.to_owned(),
+            status: status.to_owned(),
+            reason: self.reason.map(str::to_owned),
+            message: self.message,
+            last_transition_time: kept.or_else(|| Some(Time(whole_seconds(input.now)))),
+            last_probe_time: None,
+            observed_generation: input.generation,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! One `ContainerStatus` per container (B.2).
+
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, VolumeMountStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::phase::Phase;
+use super::whole_seconds;
+use crate::lifecycle::{ContainerFacts, Life, PodFacts, Problem, PullShown, Termination};
+use crate::spec::{ContainerPlan, PodSpecPlan, Role};
+
+/// Prefix of container IDs, the one `nodeInfo.containerRuntimeVersion` begins with.
+const ID_PREFIX: &str = "coracle://";
+
+/// Returns one status per planned container, in the plan's order.
+pub(super) fn statuses(spec: &PodSpecPlan, pod: &PodFacts, phase: Phase) -> Vec<ContainerStatus> {
+    let has_init = spec.containers.iter().any(|c| c.role != Role::App);
+    let mut initialising = has_init;
+    let mut first = true;
+    let mut list = Vec::with_capacity(spec.containers.len());
+    for (container, facts) in spec.containers.iter().zip(&pod.containers) {
+        // The first init container is created; all that wait behind it wait for initialisation.
+        let default = if initialising && !first {
+            "PodInitializing"
+        } else {
+            "ContainerCreating"
+        };
+        list.push(status(spec, container, facts, default, pod, phase));
+        first = false;
+        initialising = has_init && phase == Phase::Pending;
+    }
+    list
+}
+
+fn status(
+    spec: &PodSpecPlan,
+    container: &ContainerPlan,
+    facts: &ContainerFacts,
+    default_reason: &str,
+    pod: &PodFacts,
+    phase: Phase,
+) -> ContainerStatus {
+    let id = |attempt: u32| format!("{ID_PREFIX}{}.{}.{attempt}", spec.key.uid, container.name);
+    let is_over = phase.is_terminal() && pod.ending.is_some();
+    let running = matches!(facts.life, Life::Running { .. });
+    let shown = if is_over {
+        final_state(facts, &id)
+    } else {
+        None
+    };
+    let state = shown.unwrap_or_else(|| state(spec, container, facts, default_reason, &id));
+    let earlier = if state.terminated.is_some() && !matches!(facts.life, Life::Ended { .. }) {
+        None
+    } else {
+        previous(facts, &id)
+    };
+    let up = running || matches!(facts.life, Life::Stopping { .. });
+    ContainerStatus {
+        name: container.name.to_string(),
+        last_state: earlier,
+        ready: match container.role {
+            Role::Init => facts.completed,
+            Role::Sidecar | Role::App => up,
+        },
+        started: Some(up),
+        restart_count: i32::try_from(facts.attempts.saturating_sub(1)).unwrap_or(i32::MAX),
+        image: container.image.clone(),
+        image_id: facts.image_id.as_deref().unwrap_or_default().to_owned(),
+        container_id: (facts.attempts > 0).then(|| id(facts.attempts)),
+        state: Some(state),
+        volume_mounts: mounts(container),
+        ..ContainerStatus::default()
+    }
+}
+
+fn mounts(container: &ContainerPlan) -> Option<Vec<VolumeMountStatus>> {
+    let list: Vec<_> = container
+        .mounts
+        .iter()
+        .map(|m| VolumeMountStatus {
+            mount_path: m.path.clone(),
+            name: m.volume.clone(),
+            read_only: Some(m.read_only),
+            ..VolumeMountStatus::default()
+        })
+        .collect();
+    (!list.is_empty()).then_some(list)
+}
+
+fn state(
+    spec: &PodSpecPlan,
+    container: &ContainerPlan,
+    facts: &ContainerFacts,
+    default_reason: &str,
+    id: &dyn Fn(u32) -> String,
+) -> ContainerState {
+    match &facts.life {
+        Life::Waiting | Life::Fetching | Life::Ready | Life::Starting | Life::Cancelling => {
+            waiting(default_reason, None)
+        }
+        Life::FetchFailed { problem, shown, .. } => {
+            let Problem {
+                reason, message, ..
+            } = problem;
+            match shown {
+                PullShown::Error => waiting(reason, Some(message.to_string())),
+                // Never pulled: there is nothing to hold back, the kubelet repeats the same reason.
+                PullShown::BackOff if !is_pull(reason) => {
+                    waiting(reason, Some(message.to_string()))
+                }
+                PullShown::BackOff => waiting(
+                    "ImagePullBackOff",
+                    Some(format!(
+                        "Back-off pulling image \"{}\": {reason}: {message}",
+                        container.image
+                    )),
+                ),
+            }
+        }
+        Life::StartFailed { problem, .. } => {
+            waiting(problem.reason, Some(problem.message.to_string()))
+        }
+        Life::CrashLoop { delay, .. } => waiting(
+            "CrashLoopBackOff",
+            Some(format!(
+                "back-off {} restarting failed container={} pod={}",
+                go_duration(*delay),
+                container.name,
+                spec.key
+            )),
+        ),
+        Life::Running { since } | Life::Stopping { since, .. } => ContainerState {
+            running: Some(ContainerStateRunning {
+                started_at: Some(Time(whole_seconds(*since))),
+            }),
+            ..ContainerState::default()
+        },
+        Life::Ended { end, .. } => terminated(end, id(facts.attempts)),
+    }
+}
+
+/// Whether a failed fetch was a pull, which is then backed off from.
+pub(super) fn is_pull(reason: &str) -> bool {
+    reason == "ErrImagePull"
+}
+
+/// What a container of a pod ended from outside is left with: every one is terminated.
+fn final_state(facts: &ContainerFacts, id: &dyn Fn(u32) -> String) -> Option<ContainerState> {
+    match facts.latest_end() {
+        Some(end) => Some(terminated(end, id(facts.attempts))),
+        None => Some(ContainerState {
+            terminated: Some(ContainerStateTerminated {
+                exit_code: 137,
+                reason: Some("ContainerStatusUnknown".to_owned()),
+                message: Some("The container had not been started when the pod ended".to_owned()),
+                ..ContainerStateTerminated::default()
+            }),
+            ..ContainerState::default()
+        }),
+    }
+}
+
+/// `lastState`: the end before the present state.
+fn previous(facts: &ContainerFacts, id: &dyn Fn(u32) -> String) -> Option<ContainerState> {
+    match &facts.life {
+        Life::CrashLoop { end, .. } => Some(terminated(end, id(facts.attempts))),
+        Life::Running { .. } | Life::Stopping { .. } | Life::Ended { .. } => facts
+            .last
+            .as_ref()
+            .map(|end| terminated(end, id(facts.attempts.saturating_sub(1)))),
+        Life::Waiting
+        | Life::Fetching
+        | Life::FetchFailed { .. }
+        | Life::Ready
+        | Life::Starting
+        | Life::Cancelling
+        | Life::StartFailed { .. } => facts
+            .last
+            .as_ref()
+            .map(|end| terminated(end, id(facts.attempts))),
+    }
+}
+
+fn waiting(reason: &str, message: Option<String>) -> ContainerState {
+    ContainerState {
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(reason.to_owned()),
+            message,
+        }),
+        ..ContainerState::default()
+    }
+}
+
+fn terminated(end: &Termination, id: String) -> ContainerState {
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            exit_code: end.code,
+            reason: Some(end.reason.to_owned()),
+            message: end.message.clone(),
+            started_at: end.started_at.map(|at| Time(whole_seconds(at))),
+            finished_at: end.finished_at.map(|at| Time(whole_seconds(at))),
+            container_id: Some(id),
+            signal: None,
+        }),
+        ..ContainerState::default()
+    }
+}
+
+/// Writes a delay of whole seconds as Go does: `10s`, `1m20s`, `5m0s`.
+pub(crate) fn go_duration(delay: std::time::Duration) -> String {
+    let seconds = delay.as_secs();
+    if seconds < 60 {
+        format!("{seconds}s")
+    } else {
+        format!("{}m{}s", seconds / 60, seconds % 60)
+    }
+}

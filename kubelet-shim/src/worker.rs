@@ -1,0 +1,272 @@
+//! One pod's worker: observe, plan, execute, report; woken by events and by the timer its plan asked for.
+//!
+//! The worker is the only owner of everything a pod has here. Work that waits runs as futures inside the
+//! worker's own task, so a panic anywhere in it ends this one task, and dropping it ends the pod's
+//! instances, ports and address.
+
+mod execute;
+mod hold;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_runtime::Runtime;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
+use kube::Api;
+use kube::api::{DeleteParams, Preconditions};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+pub(crate) use execute::{Report, log_dir};
+use hold::Hold;
+
+use crate::events::{EventSink, PodEvents};
+use crate::ground::{GroundKit, Site};
+use crate::images::Images;
+use crate::lifecycle::{EndCause, Intent, PodFacts, plan};
+use crate::logs::OutputLine;
+use crate::spec::{PodKey, PodSpecPlan};
+use crate::status::{self, Reporter, Surroundings, Written, is_gone};
+use crate::time::{Clock, Moment};
+
+/// Plans in a row without waiting. A plan comes to rest within a handful; more is a broken promise.
+const ROUNDS_MAX: usize = 64;
+
+/// A stopping agent gives up on a server that took none of this many writes in a row.
+const LAST_WRITES_MAX: u32 = 5;
+
+/// Delay before a failed deletion of a pod's object is tried again.
+const REMOVAL_RETRY: Duration = Duration::from_secs(1);
+
+/// What all workers of a node share.
+pub(crate) struct Node {
+    pub(crate) clock: Clock,
+    pub(crate) site: Site,
+    pub(crate) images: Images,
+    pub(crate) runtime: Runtime,
+    pub(crate) output: Option<mpsc::Sender<OutputLine>>,
+    pub(crate) events: EventSink,
+    pub(crate) writes: Arc<Semaphore>,
+    pub(crate) host_ip: IpAddr,
+    pub(crate) cpu_milli: u64,
+    pub(crate) memory: u64,
+}
+
+/// What is wanted of a pod now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Desired {
+    pub(crate) generation: Option<i64>,
+    pub(crate) intent: Intent,
+}
+
+/// Runs one pod.
+pub(crate) struct Worker {
+    node: Arc<Node>,
+    spec: Arc<PodSpecPlan>,
+    desired: watch::Receiver<Desired>,
+    facts: PodFacts,
+    kit: Option<Arc<GroundKit>>,
+    holds: Vec<Hold>,
+    reporter: Reporter,
+    events: Arc<PodEvents>,
+    under_way: FuturesUnordered<BoxFuture<'static, Report>>,
+    object: Object,
+}
+
+/// How far the pod's object in the API is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Object {
+    /// It is there.
+    There,
+    /// Its deletion was sent.
+    Leaving,
+    /// It is gone; nothing is reported any more.
+    Gone,
+}
+
+impl Worker {
+    /// Makes a worker for an accepted pod; `status` is what its object says so far.
+    pub(crate) fn new(
+        node: Arc<Node>,
+        spec: Arc<PodSpecPlan>,
+        status: Option<&PodStatus>,
+        desired: watch::Receiver<Desired>,
+    ) -> Worker {
+        let now = node.clock.now();
+        let facts = match status {
+            Some(status) => PodFacts::recover(&spec, status, now),
+            None => PodFacts::new(&spec, now),
+        };
+        let conditions: Vec<PodCondition> = status
+            .and_then(|s| s.conditions.clone())
+            .unwrap_or_default();
+        let client = node.site.client.clone();
+        let reporter = Reporter::new(spec.key.clone(), client, node.writes.clone(), conditions);
+        let events = Arc::new(PodEvents::new(node.events.clone(), spec.key.clone()));
+        let holds = spec.containers.iter().map(|_| Hold::default()).collect();
+        Worker {
+            node,
+            spec,
+            desired,
+            facts,
+            kit: None,
+            holds,
+            reporter,
+            events,
+            under_way: FuturesUnordered::new(),
+            object: Object::There,
+        }
+    }
+
+    /// Works until nothing is left to do for the pod, now or later.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let (wake, is_finished) = self.advance();
+            self.report();
+            if is_finished && self.is_done() {
+                return;
+            }
+            if !self.wait(wake).await {
+                return;
+            }
+        }
+    }
+
+    /// Plans and takes steps in hand until the plan rests.
+    fn advance(&mut self) -> (Option<Moment>, bool) {
+        let intent = self.desired.borrow_and_update().intent;
+        for _ in 0..ROUNDS_MAX {
+            let now = self.node.clock.now();
+            let plan = plan(&self.spec, intent, &self.facts, now);
+            if plan.steps.is_empty() {
+                return (plan.wake, plan.finished);
+            }
+            for step in &plan.steps {
+                tracing::debug!(pod = %self.spec.key, ?step, "step");
+                self.facts.begin(step, now);
+                self.execute(step);
+            }
+        }
+        tracing::error!(pod = %self.spec.key, "broken promise: a plan comes to rest");
+        (
+            Some(self.node.clock.now().after(Duration::from_secs(1))),
+            false,
+        )
+    }
+
+    /// Offers the present status; nothing happens when the server knows it.
+    fn report(&mut self) {
+        let cause = self.cause();
+        if self.object == Object::Gone || cause == Some(EndCause::Vanished) {
+            return;
+        }
+        let now = self.node.clock.now();
+        let surroundings = Surroundings {
+            host_ip: self.node.host_ip,
+            pod_ip: self.kit.as_ref().map(|kit| kit.network.ip()),
+            generation: self.desired.borrow().generation,
+        };
+        let previous = self.reporter.conditions();
+        let status = status::render(&self.spec, &self.facts, &surroundings, previous, now);
+        let (published, refused) = (self.published(), self.refused());
+        if let Some(write) = self.reporter.offer(&status, &published, &refused, now) {
+            self.under_way
+                .push(Box::pin(async { Report::Written(write.await) }));
+        }
+    }
+
+    fn cause(&self) -> Option<EndCause> {
+        self.facts.ending.map(|(ending, _)| ending.cause)
+    }
+
+    /// Called when the plan is finished: sees the object out, and says whether that is done too.
+    fn is_done(&mut self) -> bool {
+        let gave_up = self
+            .reporter
+            .retry()
+            .is_some_and(|(_, times)| times >= LAST_WRITES_MAX);
+        match (self.object, self.cause()) {
+            (Object::Gone, _) | (_, Some(EndCause::Vanished)) => true,
+            (_, Some(EndCause::Shutdown)) => self.reporter.is_settled() || gave_up,
+            (Object::There, Some(EndCause::Deleted)) => {
+                if self.reporter.is_settled() {
+                    self.object = Object::Leaving;
+                    let removal = remove(self.node.site.client.clone(), self.spec.key.clone());
+                    self.under_way
+                        .push(Box::pin(async { Report::Removed(removal.await) }));
+                }
+                false
+            }
+            (Object::Leaving, _) => false,
+            (Object::There, Some(EndCause::Deadline) | None) => self.reporter.is_settled(),
+        }
+    }
+
+    /// Waits for whatever comes first; false when nobody wants the pod any more.
+    async fn wait(&mut self, wake: Option<Moment>) -> bool {
+        let retry = self.reporter.retry().map(|(at, _)| at);
+        let wake = match (wake, retry) {
+            (Some(wake), Some(retry)) => Some(wake.min(retry)),
+            (wake, retry) => wake.or(retry),
+        };
+        let timer = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at.instant()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // Safe to cancel: a change stays marked until it is read.
+            changed = self.desired.changed() => changed.is_ok(),
+            // Safe to cancel: a finished future is taken out only when it is returned.
+            Some(report) = self.under_way.next() => {
+                self.take(report);
+                true
+            }
+            // Safe to cancel: the plan is asked again and names its timer anew.
+            () = timer => true,
+        }
+    }
+}
+
+/// Deletes a pod's object for good; true when it is gone.
+pub(crate) async fn remove(client: kube::Client, key: PodKey) -> bool {
+    let api = Api::namespaced(client, &key.namespace);
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(Preconditions {
+            uid: Some(key.uid.to_string()),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    match api.delete(&key.name, &params).await {
+        Ok(_) => true,
+        Err(error) if is_gone(&api, &key, &error).await => true,
+        Err(error) => {
+            tracing::warn!(pod = %key, %error, "failed to remove a deleted pod");
+            tokio::time::sleep(REMOVAL_RETRY).await;
+            false
+        }
+    }
+}
+
+impl Worker {
+    fn written(&mut self, outcome: &Written) {
+        self.reporter.written(outcome, self.node.clock.now());
+        match outcome {
+            Written::Accepted => {}
+            Written::Gone => self.object = Object::Gone,
+            Written::Failed(error) => {
+                tracing::warn!(pod = %self.spec.key, %error, "failed to write a pod's status");
+            }
+        }
+    }
+
+    fn removed(&mut self, is_gone: bool) {
+        self.object = if is_gone { Object::Gone } else { Object::There };
+    }
+}

@@ -1,0 +1,402 @@
+//! Steps into work, and its results into facts. Decides nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use coracle_runtime::WorkloadKind;
+use futures::future::abortable;
+
+use super::Worker;
+use crate::environment::{self, Facts};
+use crate::events::Severity::{self, Normal, Warning};
+use crate::ground::{self, GroundKit};
+use crate::images::{Fetched, Origin, describe};
+use crate::launch::{self, Alive, Launch, LaunchFailure};
+use crate::lifecycle::{Launched, Life, Outcome, Outlook, Problem, Step, StopReason, Termination};
+use crate::logs::{ContainerLog, remove_attempt};
+use crate::spec::{ContainerPlan, PodKey, Transport};
+use crate::status::{PublishedUrl, Refused, Written};
+
+/// Ends of a container whose logs are kept: the present one and the one before, for `logs --previous`.
+const LOGS_KEPT: u32 = 2;
+
+/// What became of something under way. Nothing inside means that it was abandoned.
+pub(crate) enum Report {
+    Laid(Result<GroundKit, Problem>),
+    Cleared,
+    Fetched(usize, Option<Result<Fetched, Problem>>),
+    Started(usize, Option<Result<Alive, LaunchFailure>>),
+    Exited(usize, Termination),
+    Written(Written),
+    Removed(bool),
+}
+
+impl Worker {
+    pub(super) fn execute(&mut self, step: &Step) {
+        match step {
+            Step::BeginEnding(ending) => {
+                tracing::info!(pod = %self.spec.key, ?ending, "pod ends");
+            }
+            Step::Cancel(index) => {
+                if let Some(abort) = &self.holds[*index].abort {
+                    abort.abort();
+                }
+            }
+            Step::Stop(index, reason, _) => self.stop(*index, *reason),
+            Step::Kill(index) => {
+                if let Some(instance) = &self.holds[*index].instance {
+                    instance.kill();
+                }
+            }
+            Step::SetUp => {
+                let (node, spec) = (self.node.clone(), self.spec.clone());
+                self.under_way.push(Box::pin(async move {
+                    Report::Laid(ground::lay(&node.site, &spec).await)
+                }));
+            }
+            Step::TearDown => self.tear_down(),
+            Step::Fetch(index) => self.fetch(*index),
+            Step::Start(index) => self.start(*index),
+            Step::ShowPullBackOff(index) => self.show_pull_back_off(*index),
+            Step::HoldBack(index, _, _) => {
+                let message = format!(
+                    "Back-off restarting failed container {} in pod {}",
+                    self.spec.containers[*index].name, self.spec.key
+                );
+                self.tell(*index, Warning, "BackOff", message);
+            }
+        }
+    }
+
+    fn tell(&self, index: usize, severity: Severity, reason: &'static str, message: String) {
+        let field_path = self.spec.containers[index].field_path();
+        self.events
+            .emit(severity, reason, message, Some(field_path));
+    }
+
+    fn stop(&mut self, index: usize, reason: StopReason) {
+        let name = &self.spec.containers[index].name;
+        tracing::debug!(pod = %self.spec.key, container = %name, ?reason, "container is asked to end");
+        self.tell(
+            index,
+            Normal,
+            "Killing",
+            format!("Stopping container {name}"),
+        );
+        if let Some(instance) = &self.holds[index].instance {
+            instance.stop();
+        }
+    }
+
+    fn tear_down(&mut self) {
+        if let Some(kit) = self.kit.take() {
+            kit.network.detach();
+        }
+        let (node, spec) = (self.node.clone(), self.spec.clone());
+        self.under_way.push(Box::pin(async move {
+            ground::clear(&node.site, &spec).await;
+            Report::Cleared
+        }));
+    }
+
+    fn fetch(&mut self, index: usize) {
+        let (images, spec) = (self.node.images.clone(), self.spec.clone());
+        let events = self.events.clone();
+        let (work, abort) = abortable(async move {
+            let container = &spec.containers[index];
+            let pulling = || {
+                let message = format!("Pulling image \"{}\"", container.image);
+                events.emit(Normal, "Pulling", message, Some(container.field_path()));
+            };
+            images.fetch(container, pulling).await
+        });
+        self.holds[index].abort = Some(abort);
+        self.under_way.push(Box::pin(
+            async move { Report::Fetched(index, work.await.ok()) },
+        ));
+    }
+
+    fn start(&mut self, index: usize) {
+        let (Some(kit), Some(image)) = (self.kit.clone(), self.holds[index].image.clone()) else {
+            // Invariant: a plan starts only what was fetched, on laid ground.
+            tracing::error!(pod = %self.spec.key, index, "broken promise: start without image or ground");
+            self.under_way
+                .push(Box::pin(async move { Report::Started(index, None) }));
+            return;
+        };
+        let attempt = self.facts.containers[index].attempts;
+        let container = &self.spec.containers[index];
+        if let Some(old) = attempt.checked_sub(LOGS_KEPT) {
+            remove_attempt(&self.log_path(container, old));
+        }
+        let layers = ground::layer_dir(&self.node.site.data_dir, &self.spec);
+        let launch = Launch {
+            runtime: self.node.runtime.clone(),
+            pod: self.spec.clone(),
+            index,
+            image,
+            network: kit.network.clone(),
+            layer: layers.join(&*container.name).join(attempt.to_string()),
+            facts: Facts {
+                pod_ip: kit.network.ip().into(),
+                host_ip: self.node.host_ip,
+                node_cpu_milli: self.node.cpu_milli,
+                node_memory: self.node.memory,
+            },
+            log: ContainerLog::new(
+                self.log_path(container, attempt),
+                self.spec.key.clone(),
+                container.name.clone(),
+                self.node.clock.clone(),
+                self.node.output.clone(),
+            ),
+        };
+        let (client, spec) = (self.node.site.client.clone(), self.spec.clone());
+        let (work, abort) = abortable(async move {
+            let container = &spec.containers[index];
+            let wanted = environment::wanted_objects(container);
+            let objects = ground::fetch(&client, &spec.key.namespace, wanted).await;
+            let objects = objects.map_err(|error| config_failure(describe(&error)))?;
+            let mounts = |variables: &[(String, String)]| {
+                kit.mounts(container, variables)
+                    .map_err(|error| config_problem(error.to_string()))
+            };
+            launch.run(objects, mounts).await
+        });
+        self.holds[index].abort = Some(abort);
+        self.under_way.push(Box::pin(
+            async move { Report::Started(index, work.await.ok()) },
+        ));
+    }
+
+    fn log_path(&self, container: &ContainerPlan, attempt: u32) -> PathBuf {
+        log_dir(&self.node.site.data_dir, &self.spec.key)
+            .join(&*container.name)
+            .join(format!("{attempt}.log"))
+    }
+
+    fn show_pull_back_off(&mut self, index: usize) {
+        let is_pull = matches!(
+            &self.facts.containers[index].life,
+            Life::FetchFailed { problem, .. } if problem.reason == "ErrImagePull"
+        );
+        if is_pull {
+            let image = &self.spec.containers[index].image;
+            self.tell(
+                index,
+                Normal,
+                "BackOff",
+                format!("Back-off pulling image \"{image}\""),
+            );
+            self.tell(
+                index,
+                Warning,
+                "Failed",
+                "Error: ImagePullBackOff".to_owned(),
+            );
+        }
+    }
+
+    /// Takes a result in: keeps what is to be held, tells of it, and notes the outcome.
+    pub(super) fn take(&mut self, report: Report) {
+        let outcome = match report {
+            Report::Laid(result) => Outcome::SetUp(self.laid(result)),
+            Report::Cleared => Outcome::TornDown,
+            Report::Fetched(index, None) | Report::Started(index, None) => {
+                self.holds[index].abort = None;
+                Outcome::Cancelled(index)
+            }
+            Report::Fetched(index, Some(result)) => {
+                self.holds[index].abort = None;
+                self.fetched(index, result)
+            }
+            Report::Started(index, Some(result)) => {
+                self.holds[index].abort = None;
+                Outcome::Started(index, self.started(index, result))
+            }
+            Report::Exited(index, end) => {
+                self.holds[index].instance = None;
+                Outcome::Exited(index, end)
+            }
+            Report::Written(outcome) => return self.written(&outcome),
+            Report::Removed(is_gone) => return self.removed(is_gone),
+        };
+        let now = self.node.clock.now();
+        self.facts.settle(&self.spec, outcome, now);
+    }
+
+    fn laid(&mut self, result: Result<GroundKit, Problem>) -> Result<(), Problem> {
+        match result {
+            Ok(kit) => {
+                self.kit = Some(kit.into());
+                Ok(())
+            }
+            Err(problem) => {
+                self.events
+                    .emit(Warning, problem.reason, &*problem.message, None);
+                Err(problem)
+            }
+        }
+    }
+
+    fn fetched(&mut self, index: usize, result: Result<Fetched, Problem>) -> Outcome {
+        let image = &self.spec.containers[index].image;
+        match result {
+            Ok(Fetched {
+                image: shared,
+                origin,
+            }) => {
+                let message = match origin {
+                    Origin::Present => {
+                        format!("Container image \"{image}\" already present on machine")
+                    }
+                    Origin::Pulled { took, waited } => format!(
+                        "Successfully pulled image \"{image}\" in {} ({} including waiting). Image size: \
+                         {} bytes.",
+                        seconds(took),
+                        seconds(waited),
+                        shared.size()
+                    ),
+                };
+                self.tell(index, Normal, "Pulled", message);
+                let id = shared.id().into();
+                self.holds[index].image = Some(shared);
+                Outcome::Fetched(index, Ok(id))
+            }
+            Err(problem) => {
+                let event = match problem.reason {
+                    "ErrImageNeverPull" => "ErrImageNeverPull",
+                    "InvalidImageName" | "ImageInspectError" => "InspectFailed",
+                    _ => "Failed",
+                };
+                let message = match problem.reason {
+                    "ErrImagePull" => {
+                        format!("Failed to pull image \"{image}\": {}", problem.message)
+                    }
+                    _ => problem.message.to_string(),
+                };
+                self.tell(index, Warning, event, message);
+                self.tell(
+                    index,
+                    Warning,
+                    "Failed",
+                    format!("Error: {}", problem.reason),
+                );
+                Outcome::Fetched(index, Err(problem))
+            }
+        }
+    }
+
+    fn started(&mut self, index: usize, result: Result<Alive, LaunchFailure>) -> Launched {
+        match result {
+            Ok(Alive {
+                instance,
+                files,
+                log,
+                kind,
+            }) => {
+                self.tell(index, Normal, "Created", "Container created".to_owned());
+                self.tell(index, Normal, "Started", "Container started".to_owned());
+                let container = self.spec.containers[index].clone();
+                let end = launch::ended(instance.clone(), files, log, container);
+                self.under_way
+                    .push(Box::pin(async move { Report::Exited(index, end.await) }));
+                let hold = &mut self.holds[index];
+                hold.instance = Some(instance);
+                hold.kind = Some(kind);
+                Launched::Alive(self.node.clock.now().wall())
+            }
+            Err(LaunchFailure::Dead(end)) => {
+                let message = end.message.as_deref().unwrap_or_default();
+                self.tell(index, Warning, "Failed", format!("Error: {message}"));
+                Launched::Dead(end)
+            }
+            Err(LaunchFailure::Refused(problem)) => {
+                self.tell(
+                    index,
+                    Warning,
+                    "Failed",
+                    format!("Error: {}", problem.message),
+                );
+                Launched::Refused(problem)
+            }
+        }
+    }
+
+    /// The published ports whose containers have run, with a URL a person can use.
+    pub(super) fn published(&self) -> Vec<PublishedUrl> {
+        let Some(kit) = &self.kit else {
+            return Vec::new();
+        };
+        let known = kit.published.iter().filter_map(|published| {
+            let kind = self.holds[published.container].kind?;
+            let container = &self.spec.containers[published.container];
+            let port = &published.port;
+            let is_handler = kind == WorkloadKind::Handler && port.port == container.handler_port();
+            let scheme = match port.protocol {
+                Transport::Tcp if is_handler => "http",
+                Transport::Tcp => "tcp",
+                Transport::Udp => "udp",
+            };
+            Some(PublishedUrl {
+                container: container.name.clone(),
+                name: port.name.clone(),
+                port: port.port,
+                url: format!("{scheme}://{}", published.handle.address),
+            })
+        });
+        known.collect()
+    }
+
+    /// The containers that can never run here as they are.
+    pub(super) fn refused(&self) -> Vec<Refused> {
+        let pairs = self.spec.containers.iter().zip(&self.facts.containers);
+        let refused = pairs.filter_map(|(container, facts)| {
+            let problem = match &facts.life {
+                Life::FetchFailed { problem, .. } | Life::StartFailed { problem, .. } => problem,
+                Life::Waiting
+                | Life::Fetching
+                | Life::Ready
+                | Life::Starting
+                | Life::Cancelling
+                | Life::Running { .. }
+                | Life::Stopping { .. }
+                | Life::Ended { .. }
+                | Life::CrashLoop { .. } => self.facts.rejected.as_ref()?,
+            };
+            (problem.outlook == Outlook::Refused).then(|| Refused {
+                container: container.name.clone(),
+                message: problem.message.to_string(),
+            })
+        });
+        refused.collect()
+    }
+}
+
+/// Where the logs of a pod are.
+pub(crate) fn log_dir(data_dir: &std::path::Path, key: &PodKey) -> PathBuf {
+    let name = format!("{}_{}_{}", key.namespace, key.name, key.uid);
+    data_dir.join("pods").join(name)
+}
+
+fn config_problem(message: String) -> Problem {
+    Problem {
+        reason: "CreateContainerConfigError",
+        message: message.into(),
+        outlook: Outlook::MayMend,
+    }
+}
+
+fn config_failure(message: String) -> LaunchFailure {
+    LaunchFailure::Refused(config_problem(message))
+}
+
+/// Milliseconds as Go writes a duration: `850ms`, `1.2s`.
+fn seconds(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis < 1000 {
+        format!("{millis}ms")
+    } else {
+        format!("{:.3}s", duration.as_secs_f64())
+    }
+}

@@ -1,0 +1,29 @@
+//! What a worker holds for one container; letting go ends it.
+
+use std::sync::Arc;
+
+use coracle_runtime::{Instance, WorkloadKind};
+use futures::future::AbortHandle;
+
+use crate::images::SharedImage;
+
+/// What belongs to one container. Invariant: no instance outlives it.
+#[derive(Default)]
+pub(super) struct Hold {
+    /// The image its latest instance came from, or the next will.
+    pub(super) image: Option<Arc<SharedImage>>,
+    /// What its latest instance runs as.
+    pub(super) kind: Option<WorkloadKind>,
+    /// The living instance.
+    pub(super) instance: Option<Instance>,
+    /// Abandons the fetch or start under way.
+    pub(super) abort: Option<AbortHandle>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(instance) = &self.instance {
+            instance.kill();
+        }
+    }
+}
