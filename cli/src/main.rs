@@ -2,6 +2,7 @@
 
 mod console;
 mod data_dir;
+mod descriptors;
 mod exit;
 mod image;
 mod manifest;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         return coracle_runtime::compile_child();
     }
     start_logging(cli.verbose);
+    descriptors::raise_limit();
     match dispatch(cli) {
         Ok(code) => code,
         Err(error) => {

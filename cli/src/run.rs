@@ -95,11 +95,11 @@ async fn session(
 ) -> anyhow::Result<Exit> {
     let mut signals = Signals::install()?;
     let console = settings.console.clone();
-    let (system, lines) = wiring::System::build(settings)?;
+    let (system, lines) = wiring::System::build(settings).await?;
     let writer = output::start(console.clone(), lines)?;
     // Nothing runs before the agent starts, so a refused object means that nothing has started.
     system.apply(&plan.objects).await?;
-    let mut running = system.start().await?;
+    let running = system.start().await?;
 
     let follower = follow::Follower::new(running.client(), console.clone());
     let verdict = {

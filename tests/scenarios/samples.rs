@@ -1,13 +1,48 @@
 //! Every sample through the real binary: what its README promises is what happens.
 
-use coracle_tests::{Coracle, get, repository};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use coracle_tests::{Coracle, Ended, Run, get, repository};
 
 fn coracle() -> Coracle {
     Coracle::new(env!("CARGO_BIN_EXE_coracle"))
 }
 
 fn sample(path: &str) -> String {
-    repository().join("samples").join(path).display().to_string()
+    repository()
+        .join("samples")
+        .join(path)
+        .display()
+        .to_string()
+}
+
+/// Runs a sample that ends by itself and compares its code and, in order, its lines.
+fn check_batch(path: &str, code: i32, expected: &[&str]) {
+    let Ended {
+        code: ended,
+        stdout,
+        stderr,
+    } = coracle().finish(&["run", &sample(path)]);
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(
+        (ended, lines.as_slice()),
+        (Some(code), expected),
+        "{stderr}"
+    );
+}
+
+/// Ends a run as Ctrl-C does and expects success.
+fn check_end(run: Run) {
+    #[cfg(unix)]
+    {
+        run.interrupt();
+        let ended = run.end();
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    }
+    // Elsewhere a console would be needed to send the signal; dropping the run ends it.
+    #[cfg(not(unix))]
+    drop(run);
 }
 
 /// The first thing a newcomer types.
@@ -18,11 +53,84 @@ fn hello_http_answers_and_ends_with_success_on_a_signal() {
     let url = run.wait_for_address("http");
     assert_eq!(url, "http://127.0.0.1:8080");
     let answer = get(&url, "/").expect("the pod answers");
-    assert_eq!((answer.status, answer.body.as_str()), (200, "Hello from a Coracle pod!\n"));
-    #[cfg(unix)]
-    {
-        run.interrupt();
-        let ended = run.end();
-        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (200, "Hello from a Coracle pod!\n")
+    );
+    check_end(run);
+}
+
+#[test]
+fn tcp_echo_sends_back_what_it_receives() {
+    let coracle = coracle();
+    let mut run = coracle.start(&["run", &sample("tcp-echo")], "");
+    let url = run.wait_for_address("tcp");
+    assert_eq!(url, "tcp://127.0.0.1:7007");
+    run.wait_for("the guest to listen", |line| {
+        line.contains("listening").then_some(())
+    });
+    let mut stream = TcpStream::connect("127.0.0.1:7007").expect("the guest accepts");
+    stream.write_all(b"ahoy\n").expect("the guest reads");
+    stream
+        .shutdown(Shutdown::Write)
+        .expect("the stream is open");
+    let mut echo = String::new();
+    stream.read_to_string(&mut echo).expect("the guest writes");
+    assert_eq!(echo, "ahoy\n");
+    check_end(run);
+}
+
+/// Two containers meet on their pod's own localhost and in a shared folder.
+#[test]
+fn the_containers_of_sidecar_share_localhost_and_a_folder() {
+    let coracle = coracle();
+    let mut run = coracle.start(&["run", &sample("sidecar")], "");
+    for page in 1..=3 {
+        let expected = format!("127.0.0.1:8080 says: page {page} from the writer, request {page}");
+        run.wait_for(&expected, |line| {
+            (line == format!("sidecar/writer | {expected}")).then_some(())
+        });
     }
+    check_end(run);
+}
+
+#[test]
+fn batch_runs_to_its_end_and_its_variant_fails_with_its_own_code() {
+    check_batch(
+        "batch",
+        0,
+        &[
+            "batch/primes | step 1 of 3: 168 primes below 1000",
+            "batch/primes | step 2 of 3: 303 primes below 2000",
+            "batch/primes | step 3 of 3: 430 primes below 3000",
+        ],
+    );
+    check_batch(
+        "batch/fails",
+        3,
+        &["batch-fails/primes | step 1 of 1: 168 primes below 1000"],
+    );
+}
+
+#[test]
+fn hello_c_sees_its_environment_and_arguments_and_keeps_its_code() {
+    check_batch(
+        "hello-c",
+        4,
+        &[
+            "hello-c/hello | Ahoy from C",
+            "hello-c/hello | argument 1: one",
+            "hello-c/hello | argument 2: two words",
+            "hello-c/hello | argument 3: --exit=4",
+        ],
+    );
+}
+
+#[test]
+fn hello_zig_reads_a_file_of_its_config_map() {
+    check_batch(
+        "hello-zig",
+        0,
+        &["hello-zig/hello | Ahoy, says hello-zig in Zig"],
+    );
 }

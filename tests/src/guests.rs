@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 /// Returns the root of the repository.
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate has a parent folder").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate has a parent folder")
+        .to_owned()
 }
 
 /// Assembles a module from its text format and writes it to `path`.

@@ -22,13 +22,22 @@ pub struct Answer {
 ///
 /// Returns the error of the connection, or a description of what is no HTTP.
 pub fn get(url: &str, path: &str) -> Result<Answer, String> {
-    let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let authority = url
+        .strip_prefix("http://")
+        .unwrap_or(url)
+        .trim_end_matches('/');
     let mut stream = TcpStream::connect(authority).map_err(|error| error.to_string())?;
-    stream.set_read_timeout(Some(ANSWER_DEADLINE)).map_err(|error| error.to_string())?;
+    stream
+        .set_read_timeout(Some(ANSWER_DEADLINE))
+        .map_err(|error| error.to_string())?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(|error| error.to_string())?;
+    stream
+        .write_all(request.as_bytes())
+        .map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    stream
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
     parse(&bytes).ok_or_else(|| format!("no HTTP answer: {}", String::from_utf8_lossy(&bytes)))
 }
 
@@ -52,10 +61,19 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let chunked = head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked");
     let body = &bytes[end + 4..];
-    let body = if chunked { unchunk(body)? } else { body.to_vec() };
-    Some(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+    let body = if chunked {
+        unchunk(body)?
+    } else {
+        body.to_vec()
+    };
+    Some(Answer {
+        status,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
 }
 
 fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
@@ -78,8 +96,12 @@ mod tests {
 
     #[test]
     fn a_chunked_answer_is_put_together() {
-        let text = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
-        let expected = Answer { status: 200, body: "abcde".to_owned() };
+        let text =
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+        let expected = Answer {
+            status: 200,
+            body: "abcde".to_owned(),
+        };
         assert_eq!(parse(text.as_bytes()), Some(expected));
     }
 }

@@ -8,8 +8,10 @@
 
 mod guests;
 mod http;
+mod layout;
 mod run;
 
 pub use guests::{module, repository};
 pub use http::{Answer, get, get_ready};
+pub use layout::{linux_layout, wasm_layout};
 pub use run::{Coracle, Ended, Run};

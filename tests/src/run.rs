@@ -25,7 +25,10 @@ impl Coracle {
     ///
     /// Panics when there is no temporary folder.
     pub fn new(path: &str) -> Self {
-        Self { binary: path.into(), data: TempDir::new().expect("a temporary folder") }
+        Self {
+            binary: path.into(),
+            data: TempDir::new().expect("a temporary folder"),
+        }
     }
 
     /// Returns the data folder.
@@ -53,9 +56,22 @@ impl Coracle {
         // A program that refuses early closes its end; that is its right.
         std::thread::spawn(move || stdin.write_all(input.as_bytes()));
         let (sender, lines) = channel();
-        forward(child.stdout.take().expect("stdout is piped"), Source::Stdout, sender.clone());
-        forward(child.stderr.take().expect("stderr is piped"), Source::Stderr, sender);
-        Run { child, lines, stdout: Vec::new(), stderr: Vec::new() }
+        forward(
+            child.stdout.take().expect("stdout is piped"),
+            Source::Stdout,
+            sender.clone(),
+        );
+        forward(
+            child.stderr.take().expect("stderr is piped"),
+            Source::Stderr,
+            sender,
+        );
+        Run {
+            child,
+            lines,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        }
     }
 
     /// Runs the binary to its end.
@@ -117,8 +133,28 @@ impl Run {
     pub fn wait_for_address(&mut self, scheme: &str) -> String {
         let prefix = format!("{scheme}://");
         self.wait_for("an address", |line| {
-            line.starts_with(&prefix).then(|| line.split(' ').next().unwrap_or(line).to_owned())
+            line.starts_with(&prefix)
+                .then(|| line.split(' ').next().unwrap_or(line).to_owned())
         })
+    }
+
+    /// Waits for the next line with an address that begins with `scheme`, and returns that.
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`Run::wait_for`].
+    pub fn next_address(&mut self, scheme: &str) -> String {
+        let prefix = format!("{scheme}://");
+        let begin = Instant::now();
+        while let Some((from, line)) = self.receive(begin) {
+            if from == Source::Stdout && line.starts_with(&prefix) {
+                return line.split(' ').next().unwrap_or(&line).to_owned();
+            }
+        }
+        panic!(
+            "the process ended before an address came\n{}",
+            self.transcript()
+        );
     }
 
     /// Returns the process's id.
@@ -133,9 +169,14 @@ impl Run {
     /// Panics when the process is gone.
     #[cfg(unix)]
     pub fn interrupt(&self) {
-        let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        rustix::process::kill_process(id.expect("a process has an id"), rustix::process::Signal::INT)
-            .expect("the process is there");
+        let id = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(
+            id.expect("a process has an id"),
+            rustix::process::Signal::INT,
+        )
+        .expect("the process is there");
     }
 
     /// Waits for the end of the process.
@@ -154,12 +195,7 @@ impl Run {
         }
     }
 
-    fn wait_in<T>(
-        &mut self,
-        source: Source,
-        what: &str,
-        wanted: impl Fn(&str) -> Option<T>,
-    ) -> T {
+    fn wait_in<T>(&mut self, source: Source, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
         let seen = match source {
             Source::Stdout => &self.stdout,
             Source::Stderr => &self.stderr,
@@ -169,16 +205,24 @@ impl Run {
         }
         let begin = Instant::now();
         while let Some((from, line)) = self.receive(begin) {
-            if from == source && let Some(found) = wanted(&line) {
+            if from == source
+                && let Some(found) = wanted(&line)
+            {
                 return found;
             }
         }
-        panic!("the process ended before {what} came\n{}", self.transcript());
+        panic!(
+            "the process ended before {what} came\n{}",
+            self.transcript()
+        );
     }
 
     /// Receives one line; `None` when both streams are at their end.
     fn receive(&mut self, begin: Instant) -> Option<(Source, String)> {
-        match self.lines.recv_timeout(DEADLINE.saturating_sub(begin.elapsed())) {
+        match self
+            .lines
+            .recv_timeout(DEADLINE.saturating_sub(begin.elapsed()))
+        {
             Ok((source, line)) => {
                 match source {
                     Source::Stdout => self.stdout.push(line.clone()),
@@ -192,7 +236,11 @@ impl Run {
     }
 
     fn transcript(&self) -> String {
-        format!("stdout:\n{}\nstderr:\n{}", self.stdout.join("\n"), self.stderr.join("\n"))
+        format!(
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout.join("\n"),
+            self.stderr.join("\n")
+        )
     }
 }
 
@@ -207,8 +255,13 @@ fn forward(stream: impl Read + Send + 'static, source: Source, lines: Sender<(So
     std::thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut bytes = Vec::new();
-        while reader.read_until(b'\n', &mut bytes).is_ok_and(|count| count > 0) {
-            let line = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
+        while reader
+            .read_until(b'\n', &mut bytes)
+            .is_ok_and(|count| count > 0)
+        {
+            let line = String::from_utf8_lossy(&bytes)
+                .trim_end_matches(['\n', '\r'])
+                .to_owned();
             if lines.send((source, line)).is_err() {
                 return;
             }

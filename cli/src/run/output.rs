@@ -1,6 +1,7 @@
 //! Container output on its way to stdout: `pod/container | line`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -66,7 +67,7 @@ impl Writer {
 /// The painted `pod/container | ` of each container that has written.
 struct Prefixes {
     console: Console,
-    known: HashMap<(String, String), String>,
+    known: HashMap<(Arc<str>, Arc<str>), String>,
 }
 
 impl Prefixes {

@@ -36,6 +36,10 @@ pub(super) fn check(objects: Vec<Object>, images: &ImageStore) -> anyhow::Result
     for mut object in objects {
         if object.kind == "Pod" {
             pack_images(&mut object, images).with_context(|| object.to_string())?;
+        }
+        coracle_control_plane::check_manifest(&object.value)
+            .with_context(|| object.to_string())?;
+        if object.kind == "Pod" {
             match refusals_of(&object, &mut notices)? {
                 refused if refused.is_empty() => {}
                 refused => refusals.push(format!("{object}: {}", refused.join("; "))),

@@ -4,14 +4,12 @@
 
 use std::collections::HashMap;
 
+use coracle_kubelet_shim::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 
 use crate::exit::Exit;
-
-/// The annotation in which the agent reports where a pod's ports can be reached.
-const PUBLISHED_ANNOTATION: &str = "coracle.dev/published";
 
 /// Something to tell the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +36,13 @@ pub(super) enum Standing {
 struct PublishedPort {
     container: String,
     url: String,
+}
+
+/// One entry of the annotation with the images that can never run.
+#[derive(Deserialize)]
+struct RefusedImage {
+    container: String,
+    message: String,
 }
 
 /// What was last told of each pod.
@@ -78,6 +83,9 @@ impl Tracker {
         }
         told.note_addresses(pod, name, &mut notes);
         told.note_phase(pod, name, &mut notes);
+        if let Some(RefusedImage { container, message }) = annotated(pod, ANNOTATION_REFUSED).pop() {
+            told.refusal = Some(format!("{name}/{container}: {message}"));
+        }
         notes
     }
 
@@ -120,9 +128,6 @@ impl Told {
 
     fn note_container(&mut self, status: &ContainerStatus, pod: &str, notes: &mut Vec<Note>) {
         let Some(state) = &status.state else { return };
-        if let Some(refusal) = final_refusal(state) {
-            self.refusal = Some(format!("{pod}/{}: {refusal}", status.name));
-        }
         let Some(line) = describe(state, status.restart_count) else { return };
         if self.containers.get(&status.name) != Some(&line) {
             notes.push(Note::State(format!("{pod}/{}: {line}", status.name)));
@@ -131,7 +136,7 @@ impl Told {
     }
 
     fn note_addresses(&mut self, pod: &Pod, name: &str, notes: &mut Vec<Note>) {
-        for port in published(pod) {
+        for port in annotated::<PublishedPort>(pod, ANNOTATION_PUBLISHED) {
             let running = container_statuses(pod).any(|status| {
                 status.name == port.container && status.state.as_ref().is_some_and(is_running)
             });
@@ -206,22 +211,12 @@ fn describe(state: &ContainerState, restarts: i32) -> Option<String> {
     Some(format!("ended with {} ({reason}){message}", ended.exit_code))
 }
 
-/// Returns why a container's image can never run here, if the agent says so.
-fn final_refusal(state: &ContainerState) -> Option<String> {
-    let waiting = state.waiting.as_ref()?;
-    let message = waiting.message.clone().unwrap_or_default();
-    match waiting.reason.as_deref()? {
-        "InvalidImageName" | "ErrImageNeverPull" => Some(message),
-        _ => None,
-    }
-}
-
-/// Reads the addresses that the agent reports; what cannot be read counts as none.
-fn published(pod: &Pod) -> Vec<PublishedPort> {
+/// Reads a list that the agent reports in an annotation; what cannot be read counts as empty.
+fn annotated<T: serde::de::DeserializeOwned>(pod: &Pod, annotation: &str) -> Vec<T> {
     pod.metadata
         .annotations
         .as_ref()
-        .and_then(|annotations| annotations.get(PUBLISHED_ANNOTATION))
+        .and_then(|annotations| annotations.get(annotation))
         .and_then(|text| serde_json::from_str(text).ok())
         .unwrap_or_default()
 }
@@ -277,8 +272,16 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_can_never_run_ends_the_run() {
+        let refused = json!({ANNOTATION_REFUSED: r#"[{"container":"c","message":"no such image"}]"#});
+        let waiting = json!({"waiting": {"reason": "ErrImagePull", "message": "no such image"}});
+        let refused = pod("a", "Pending", &[("c", waiting)], refused);
+        check(&[refused], Standing::Refused("a/c: no such image".to_owned()));
+    }
+
+    #[test]
     fn an_address_is_told_once_and_only_when_its_container_runs() {
-        let annotations = json!({PUBLISHED_ANNOTATION:
+        let annotations = json!({ANNOTATION_PUBLISHED:
             r#"[{"container":"c","name":"http","port":80,"url":"http://127.0.0.1:8080"}]"#});
         let waiting = json!({"waiting": {"reason": "ContainerCreating"}});
         let mut tracker = Tracker::default();

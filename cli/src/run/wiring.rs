@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use coracle_control_plane::{ControlPlane, ControlPlaneConfig};
-use coracle_kubelet_shim::{Agent, AgentConfig, HostPathPolicy, OutputLine};
+use coracle_control_plane::{ControlPlane, ControlPlaneConfig, KindInfo, Scope};
+use coracle_kubelet_shim::{Agent, AgentConfig, HostPathPolicy, NodeSettings, OutputLine};
 use coracle_network::{EgressRules, Fabric, FabricConfig, LinkLocal, PublishPlan};
 use coracle_registry::ImageStore;
 use coracle_runtime::{CompilerCommand, Runtime, RuntimeConfig};
@@ -85,10 +85,10 @@ impl System {
     /// # Errors
     ///
     /// Fails when the engine, the network or the program's own path is not to be had.
-    pub(super) fn build(
+    pub(super) async fn build(
         settings: Settings,
     ) -> anyhow::Result<(Self, mpsc::Receiver<OutputLine>)> {
-        let control_plane = ControlPlane::start(ControlPlaneConfig::default());
+        let control_plane = ControlPlane::start(ControlPlaneConfig::default()).await;
         let fabric = Fabric::new(FabricConfig {
             publish: PublishPlan::Loopback,
             egress: EgressRules { link_local: settings.link_local },
@@ -115,6 +115,7 @@ impl System {
             host_path: HostPathPolicy::Allow,
             output: Some(sender),
             pull_progress: PullBars::new(settings.console),
+            node: NodeSettings { memory_bytes: Some(memory_budget()), ..NodeSettings::default() },
         };
         Ok((Self { control_plane, agent }, lines))
     }
@@ -138,7 +139,7 @@ impl System {
             let Some(info) = coracle_control_plane::served(&object.api_version, &object.kind) else {
                 bail!("{object} is of a kind that is not served");
             };
-            let path = info.collection_path(&object.namespace);
+            let path = collection_path(info, &object.namespace);
             create(&client, &path, &object.value)
                 .await
                 .with_context(|| format!("{object} was refused"))?;
@@ -187,6 +188,18 @@ fn missing_namespaces(objects: &[Object]) -> Vec<String> {
             && !["kube-system", "kube-node-lease", "kube-public"].contains(&namespace.as_str())
     });
     wanted
+}
+
+/// Returns the path that objects of a kind are created under.
+fn collection_path(info: &KindInfo, namespace: &str) -> String {
+    let root = match info.group {
+        "" => format!("/api/{}", info.version),
+        group => format!("/apis/{group}/{}", info.version),
+    };
+    match info.scope {
+        Scope::Cluster => format!("{root}/{}", info.plural),
+        Scope::Namespaced => format!("{root}/namespaces/{namespace}/{}", info.plural),
+    }
 }
 
 /// Posts one object; unknown fields are refused, as kubectl asks for by default.

@@ -113,11 +113,17 @@ impl Downloads<'_> {
     }
 
     /// Repeats a small request until it succeeds, its failure is final, or it is time to give up.
-    pub(super) async fn repeat<T>(
+    ///
+    /// An ordinary closure that returns a future, not an asynchronous one: of the latter's future the
+    /// compiler cannot tell yet that it may move between threads, and a pull must.
+    pub(super) async fn repeat<T, F>(
         &self,
         what: &str,
-        mut request: impl AsyncFnMut() -> Result<T, RegistryError>,
-    ) -> Result<T, RegistryError> {
+        mut request: impl FnMut() -> F,
+    ) -> Result<T, RegistryError>
+    where
+        F: Future<Output = Result<T, RegistryError>>,
+    {
         let mut failures = 0;
         loop {
             match request().await {

@@ -224,9 +224,7 @@ impl Pull<'_> {
         };
         let stated = self
             .downloads()
-            .repeat(&reference.to_string(), async || {
-                self.session.resolve(tag).await
-            })
+            .repeat(&reference.to_string(), || self.session.resolve(tag))
             .await
             .map_err(PullFault::Registry)?;
         if stated.as_deref() != Some(name.resolved.to_string().as_str()) {
@@ -289,7 +287,7 @@ impl Pull<'_> {
 
     async fn document(&self, name: &str) -> Result<Fetched, PullFault> {
         let what = self.session.reference().to_string();
-        let request = async || self.session.manifest(name).await;
+        let request = || self.session.manifest(name);
         self.downloads()
             .repeat(&what, request)
             .await

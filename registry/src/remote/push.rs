@@ -226,7 +226,7 @@ impl Push<'_> {
 
     async fn there(&self, digest: Digest) -> Result<bool, PushFault> {
         let name = digest.to_string();
-        let request = async || {
+        let request = || async {
             let client = self.session.client().await?;
             let there = client
                 .blob_exists(self.session.reference().wire(), &name)
@@ -245,7 +245,7 @@ impl Push<'_> {
         }
         let name = expected.digest.to_string();
         self.options.progress.started(&name, expected.size);
-        let request = async || self.upload(&name, expected.size, &path).await;
+        let request = || self.upload(&name, expected.size, &path);
         let sent = self.downloads().repeat(&name, request).await;
         self.options.progress.finished(&name);
         sent.map_err(PushFault::Registry)
@@ -270,7 +270,7 @@ impl Push<'_> {
     async fn manifest(&self, bytes: Bytes, media_type: &str) -> Result<(), PushFault> {
         let what = self.session.reference().to_string();
         let media_type = HeaderValue::from_str(media_type).map_err(|_| StoreError::Worker)?;
-        let request = async || {
+        let request = || async {
             let client = self.session.client().await?;
             let reference = self.session.reference().wire();
             let sent = client

@@ -260,3 +260,6 @@ fn wasm_digest(entry: &mut tar::Entry<'_, impl Read>) -> Result<Option<Digest>, 
     let (_, _, digest) = hashing.finish();
     Ok(Some(digest))
 }
+
+#[cfg(test)]
+mod tests;

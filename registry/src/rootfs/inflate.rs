@@ -133,3 +133,90 @@ fn copy(
             .map_err(InflateFault::Write)?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).expect("memory");
+        encoder.finish().expect("memory")
+    }
+
+    fn check(packed: &[u8], compression: Compression, expected: &[u8]) {
+        let mut out = Vec::new();
+        let done = inflate(packed, compression, &mut out, &UnpackBudget::default());
+        let done = done.expect("it can be uncompressed");
+        assert_eq!(out, expected);
+        assert_eq!(done.arrived, (packed.len() as u64, Digest::of(packed)));
+        assert_eq!(done.tar, (expected.len() as u64, Digest::of(expected)));
+    }
+
+    #[test]
+    fn every_compression_gives_the_bytes_and_both_digests() {
+        let bytes: Vec<u8> = (0..400_000u32)
+            .flat_map(|at| (at / 7).to_le_bytes())
+            .collect();
+        let (first, second) = bytes.split_at(100_000);
+        check(&bytes, Compression::None, &bytes);
+        check(&gzip(&bytes), Compression::Gzip, &bytes);
+        // Parallel compressors write several members after each other.
+        check(
+            &[gzip(first), gzip(second)].concat(),
+            Compression::Gzip,
+            &bytes,
+        );
+        let zstd = |bytes| zstd::stream::encode_all(bytes, 1).expect("memory");
+        check(&zstd(&bytes[..]), Compression::Zstd, &bytes);
+        check(
+            &[zstd(first), zstd(second)].concat(),
+            Compression::Zstd,
+            &bytes,
+        );
+        check(b"", Compression::None, b"");
+    }
+
+    #[test]
+    fn a_bomb_stops_at_the_budget() {
+        let bomb = gzip(&vec![0; 10 << 20]);
+        assert!(bomb.len() < 100_000);
+        struct Counting(u64);
+        impl Write for Counting {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 += bytes.len() as u64;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let budget = UnpackBudget::new(1 << 20);
+        let mut sink = Counting(0);
+        let ended = inflate(&bomb[..], Compression::Gzip, &mut sink, &budget);
+        assert!(matches!(ended, Err(InflateFault::Bomb)), "{ended:?}");
+        assert!(sink.0 <= 1 << 20);
+        // What one layer has used is gone for the next.
+        let rest = inflate(&bomb[..], Compression::Gzip, &mut sink, &budget);
+        assert!(matches!(rest, Err(InflateFault::Bomb)));
+    }
+
+    #[test]
+    fn a_damaged_stream_is_an_error_and_not_its_beginning() {
+        for cut in [1, 10, 100, 2000] {
+            let mut packed = gzip(
+                &(0..50_000u32)
+                    .flat_map(u32::to_le_bytes)
+                    .collect::<Vec<_>>(),
+            );
+            packed.truncate(packed.len() - cut);
+            let ended = inflate(
+                &packed[..],
+                Compression::Gzip,
+                io::sink(),
+                &UnpackBudget::default(),
+            );
+            assert!(matches!(ended, Err(InflateFault::Read(_))), "{ended:?}");
+        }
+    }
+}

@@ -167,3 +167,6 @@ fn implied_folder(path: &str) -> RootEntry {
         wasm: None,
     }
 }
+
+#[cfg(test)]
+mod tests;
