@@ -95,9 +95,7 @@ impl Schema {
                 .lines()
                 .filter(|line| !line.is_empty() && !line.starts_with('#'))
         };
-        let named: Vec<_> = lines()
-            .filter_map(|line| line.strip_prefix("type "))
-            .collect();
+        let named: Vec<_> = lines().filter_map(opened).collect();
         let names: HashMap<_, _> = named
             .iter()
             .enumerate()

@@ -1,26 +1,43 @@
 //! Requests against a control plane in this process.
-#![expect(unreachable_pub, reason = "each test takes what it needs")]
 
 use bytes::Bytes;
 use coracle_control_plane::{ApiBody, ControlPlane, ControlPlaneConfig};
+use coracle_store::Limits;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 use tower::ServiceExt;
 
 /// A running control plane.
-pub struct Harness {
-    pub plane: ControlPlane,
+pub(crate) struct Harness {
+    pub(crate) plane: ControlPlane,
 }
 
 impl Harness {
     /// Starts one with the limits that everyone gets.
-    pub async fn start() -> Harness {
-        Harness { plane: ControlPlane::start(ControlPlaneConfig::default()).await }
+    pub(crate) async fn start() -> Harness {
+        Harness {
+            plane: ControlPlane::start(ControlPlaneConfig::default()).await,
+        }
+    }
+
+    /// Starts one that keeps only so many events for watches.
+    pub(crate) async fn with_history(history_events: usize) -> Harness {
+        let history = Limits {
+            history_events,
+            ..Limits::default()
+        };
+        let config = ControlPlaneConfig {
+            history,
+            ..ControlPlaneConfig::default()
+        };
+        Harness {
+            plane: ControlPlane::start(config).await,
+        }
     }
 
     /// Sends a request and returns the answer as it comes.
-    pub async fn response(
+    pub(crate) async fn response(
         &self,
         method: &str,
         path: &str,
@@ -37,7 +54,7 @@ impl Harness {
     }
 
     /// Sends text and returns the code and the JSON of the answer.
-    pub async fn send_text(
+    pub(crate) async fn send_text(
         &self,
         method: &str,
         path: &str,
@@ -51,14 +68,24 @@ impl Harness {
     }
 
     /// Sends JSON; null is no body.
-    pub async fn send(&self, method: &str, path: &str, media: &str, body: &Value) -> (u16, Value) {
-        let text = if body.is_null() { String::new() } else { body.to_string() };
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        media: &str,
+        body: &Value,
+    ) -> (u16, Value) {
+        let text = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         self.send_text(method, path, media, text).await
     }
 }
 
 /// Sends a request; the answer must have this code and contain what is expected.
-pub async fn check(
+pub(crate) async fn check(
     api: &Harness,
     method: &str,
     path: &str,
