@@ -261,12 +261,12 @@ impl Shared {
         let gone = self.shard(ip).write().remove(&ip);
         let mut directory = self.directory.write();
         directory.by_uid.remove(&pod.identity().uid);
-        if let Some(record) = HostRecord::of(pod.identity()) {
-            if let Some(addresses) = directory.by_name.get_mut(&record) {
-                addresses.retain(|address| *address != ip);
-                if addresses.is_empty() {
-                    directory.by_name.remove(&record);
-                }
+        if let Some(record) = HostRecord::of(pod.identity())
+            && let Some(addresses) = directory.by_name.get_mut(&record)
+        {
+            addresses.retain(|address| *address != ip);
+            if addresses.is_empty() {
+                directory.by_name.remove(&record);
             }
         }
         drop(directory);

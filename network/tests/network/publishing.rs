@@ -3,7 +3,9 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use coracle_network::{HostAddress, NetError, Protocol, PublishError, PublishPort};
+use coracle_network::{
+    HostAddress, NetError, PodNetwork, Protocol, PublishError, PublishPort, Published,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::fixture::*;
@@ -14,9 +16,17 @@ fn tasks() -> usize {
         .num_alive_tasks()
 }
 
-fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("bound").port()
+/// Publishes on a host port that is free now; another program may be quicker, then on the next.
+fn publish_somewhere(pod: &PodNetwork, protocol: Protocol, port: u16, ip: [u8; 4]) -> Published {
+    loop {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let free = socket.local_addr().expect("bound").port();
+        drop(socket);
+        match pod.publish(on_host_port(protocol, port, at(ip, free))) {
+            Err(PublishError::PortInUse { .. }) => {}
+            result => return result.expect("the port was free a moment ago"),
+        }
+    }
 }
 
 fn refused(to: SocketAddr) -> bool {
@@ -178,10 +188,9 @@ async fn a_port_below_1024_is_published_whether_or_not_this_user_may_bind_it() {
 async fn a_clash_of_host_ports_names_the_port_even_before_anyone_listens() {
     let fabric = fabric();
     let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
-    let host = at([127, 0, 0, 1], free_port());
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let first = a.publish(on_host_port(protocol, 80, host)).expect("free");
-        assert_eq!(first.address, host);
+        let first = publish_somewhere(&a, protocol, 80, [127, 0, 0, 1]);
+        let host = first.address;
         let clash = b.publish(on_host_port(protocol, 80, host));
         assert!(matches!(&clash, Err(PublishError::PortInUse { address }) if *address == host));
         let text = clash.expect_err("in use").to_string();
@@ -274,9 +283,8 @@ async fn a_guest_cannot_go_out_and_in_again_through_a_published_port() {
     let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
     let _listener = listen(&a, "0.0.0.0:8089");
     let on_loopback = a.publish(on_loopback(Protocol::Tcp, 8089)).expect("free");
-    let port = free_port();
-    let everywhere = a.publish(on_host_port(Protocol::Tcp, 8089, at([0, 0, 0, 0], port)));
-    let _everywhere = everywhere.expect("free");
+    let everywhere = publish_somewhere(&a, Protocol::Tcp, 8089, [0, 0, 0, 0]);
+    let port = everywhere.address.port();
     let mut targets = vec![on_loopback.address];
     // The host's own address, whatever it is here: the one it would use towards the outside.
     let probe = std::net::UdpSocket::bind("0.0.0.0:0").expect("free");
