@@ -172,10 +172,11 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    // Files, sockets and the environment are the container's, not the host's.
-    linker.allow_shadowing(true);
+    // Files, sockets and the environment are the container's, not the host's; the first two set
+    // and reset the linker's permission to shadow by themselves.
     crate::fs::add_to_linker(&mut linker)?;
     crate::sockets::add_to_linker(&mut linker)?;
+    linker.allow_shadowing(true);
     environment::add_to_linker::<Guest, Environment>(&mut linker, |guest| EnvironmentView {
         spec: &guest.container.spec,
     })?;
