@@ -1,7 +1,7 @@
 //! Measures the fabric from host end to host end, and the same over loopback TCP in the same run.
 //!
-//! Prints nanoseconds for a connection (connect, accept, close) and for a round trip of 64 bytes, best
-//! and median of several rounds. Each side is a task of its own on one thread, then on two.
+//! Prints nanoseconds for a connection (connect, accept, close) and for a round trip of 64 bytes,
+//! best and median of several rounds. Each side is a task of its own on one thread, then on two.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,6 +15,8 @@ const CONNECTIONS: u32 = 20_000;
 const CONNECTIONS_TCP: u32 = 2_000;
 const ROUND_TRIPS: u32 = 200_000;
 const ROUND_TRIPS_TCP: u32 = 10_000;
+const BULK_BYTES: usize = 512 * 1024 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 const PODS: u32 = 10_000;
 
 fn main() {
@@ -45,6 +47,9 @@ async fn compare(threads: usize) {
     let to = SocketAddr::from((b.ip(), 81));
     let client = a.connect(None, to).await.expect("listening");
     let server = listener.accept().await.expect("waiting");
+    let bulk = bulk(client, server).await;
+    let client = a.connect(None, to).await.expect("listening");
+    let server = listener.accept().await.expect("waiting");
     tokio::spawn(echo(server));
     let trip = tokio::spawn(round_trips(client, ROUND_TRIPS))
         .await
@@ -63,7 +68,32 @@ async fn compare(threads: usize) {
         .await
         .expect("runs to its end");
     report(threads, "round trip of 64 bytes", &trip, &tcp);
+    let client = tokio::net::TcpStream::connect(to).await.expect("listening");
+    let (server, _) = listener.accept().await.expect("waiting");
+    let tcp = self::bulk(client, server).await;
+    println!("{threads} thread(s), bulk: fabric {bulk:.1} GB/s, loopback TCP {tcp:.1} GB/s");
     drop(fabric);
+}
+
+/// Returns how many gigabytes a second go through a connection in chunks of 64 KiB.
+async fn bulk(
+    mut from: impl AsyncWrite + Unpin + Send + 'static,
+    mut to: impl AsyncRead + Unpin + Send + 'static,
+) -> f64 {
+    let start = Instant::now();
+    let writer = tokio::spawn(async move {
+        let chunk = vec![7; CHUNK_BYTES];
+        for _ in 0..BULK_BYTES / CHUNK_BYTES {
+            from.write_all(&chunk).await.expect("open");
+        }
+    });
+    let reader = tokio::spawn(async move {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        while to.read(&mut chunk).await.expect("open") > 0 {}
+    });
+    writer.await.expect("runs to its end");
+    reader.await.expect("runs to its end");
+    BULK_BYTES as f64 / start.elapsed().as_nanos() as f64
 }
 
 fn two_pods() -> (Fabric, PodNetwork, PodNetwork) {
@@ -154,7 +184,8 @@ async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 fn report(threads: usize, what: &str, ours: &[f64], tcp: &[f64]) {
     let (ours, tcp) = (Spread::of(ours), Spread::of(tcp));
     println!(
-        "{threads} thread(s), {what}: fabric {:.0} ns (best {:.0}), loopback TCP {:.0} ns (best {:.0}), ratio {:.0}",
+        "{threads} thread(s), {what}: fabric {:.0} ns (best {:.0}), \
+         loopback TCP {:.0} ns (best {:.0}), ratio {:.0}",
         ours.median,
         ours.best,
         tcp.median,

@@ -1,4 +1,5 @@
-//! Hands out numbers of a range, each to one holder, as late as possible again: pod addresses and loopback addresses.
+//! Hands out numbers of a range, each to one holder, as late as possible again: pod addresses and
+//! loopback addresses.
 
 /// A set of numbers `0..len`, kept as bits.
 #[derive(Debug)]
@@ -126,7 +127,10 @@ mod tests {
     proptest! {
         /// However numbers come and go, no number is held twice and none is lost.
         #[test]
-        fn behaves_like_a_set(len in 1u32..200, steps in prop::collection::vec(any::<Option<u32>>(), 0..400)) {
+        fn behaves_like_a_set(
+            len in 1u32..200,
+            steps in prop::collection::vec(any::<Option<u32>>(), 0..400),
+        ) {
             let mut pool = AddressPool::new(len, &[]);
             let mut held = BTreeSet::new();
             for step in steps {

@@ -1,4 +1,5 @@
-//! What a pod's in-memory sockets may hold in buffers together, so that no guest fills the host by connecting to itself.
+//! What a pod's in-memory sockets may hold in buffers together, so that no guest fills the host by
+//! connecting to itself.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

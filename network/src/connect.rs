@@ -1,4 +1,5 @@
-//! Establishes connections: between pods in memory, from the host side into a pod, and out through the host.
+//! Establishes connections: between pods in memory, from the host side into a pod, and out through
+//! the host.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -176,7 +177,8 @@ async fn outwards(
     ))
 }
 
-/// Takes the port the caller bound, if it covers the source address of this connection, or a random one.
+/// Takes the port the caller bound, if it covers the source address of this connection, or a random
+/// one.
 fn source_port(
     pod: &Arc<Pod>,
     from: Option<TcpPort>,

@@ -1,7 +1,8 @@
-//! Decides what an address means to a guest: its own loopback, a pod, the outside, or nothing it may reach.
+//! Decides what an address means to a guest: its own loopback, a pod, the outside, or nothing it
+//! may reach.
 //!
-//! The decision is pure and is made on the address of each connection and datagram, never on a name:
-//! whatever a resolver answered for a name, the address it led to is judged here.
+//! The decision is pure and is made on the address of each connection and datagram, never on a
+//! name: whatever a resolver answered for a name, the address it led to is judged here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,12 +12,13 @@ use crate::error::NetError;
 
 /// Which addresses outside the pod network guests may reach.
 ///
-/// Closed whatever the rules say: the host's loopback (`127.0.0.0/8`, `::1`, `0.0.0.0/8`, `::`), every
-/// address and port we publish, multicast, broadcast and reserved ranges, and all forms of IPv6 that
-/// carry a closed IPv4 address (mapped, compatible, NAT64, 6to4).
+/// Closed whatever the rules say: the host's loopback (`127.0.0.0/8`, `::1`, `0.0.0.0/8`, `::`),
+/// every address and port we publish, multicast, broadcast and reserved ranges, and all forms of
+/// IPv6 that carry a closed IPv4 address (mapped, compatible, NAT64, 6to4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EgressRules {
-    /// Whether link-local addresses, among them the metadata services of clouds, are open to guests.
+    /// Whether link-local addresses, among them the metadata services of clouds, are open to
+    /// guests.
     pub link_local: LinkLocal,
 }
 

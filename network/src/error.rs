@@ -3,7 +3,10 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
-/// A failure a guest sees; each variant has one counterpart among the error codes of `wasi:sockets`.
+use crate::platform;
+
+/// A failure a guest sees; each variant has one counterpart among the error codes of
+/// `wasi:sockets`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetError {
@@ -90,7 +93,8 @@ impl From<NetError> for io::Error {
 }
 
 impl From<io::Error> for NetError {
-    /// Recovers the class of an error that left this crate as [`io::Error`], or names that of the kernel.
+    /// Recovers the class of an error that left this crate as [`io::Error`], or names that of the
+    /// kernel.
     fn from(error: io::Error) -> NetError {
         use io::ErrorKind as K;
         let error = match error.downcast::<NetError>() {
@@ -108,6 +112,7 @@ impl From<io::Error> for NetError {
             K::InvalidInput => NetError::InvalidArgument,
             K::TimedOut => NetError::TimedOut,
             K::Unsupported => NetError::NotSupported,
+            _ if platform::is_exhausted(&error) => NetError::Limit("host sockets of the process"),
             _ => NetError::Io(error),
         }
     }
@@ -212,4 +217,42 @@ pub enum PublishError {
         #[source]
         source: io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_survives_the_way_through_an_io_error() {
+        fn check(error: NetError) {
+            let text = format!("{error:?}");
+            let kind = error.kind();
+            let carried = io::Error::from(error);
+            assert_eq!(carried.kind(), kind);
+            assert_eq!(format!("{:?}", NetError::from(carried)), text);
+        }
+        check(NetError::AddressInUse);
+        check(NetError::ConnectionRefused);
+        check(NetError::DatagramTooLarge);
+        check(NetError::Detached);
+        check(NetError::InvalidArgument);
+        check(NetError::Limit("ports of a pod"));
+        check(NetError::NameNotFound);
+        check(NetError::ResolverUnavailable);
+    }
+
+    #[test]
+    fn the_kernels_reasons_have_classes_too() {
+        fn check(kind: io::ErrorKind, expected: NetError) {
+            let found = NetError::from(io::Error::from(kind));
+            assert_eq!(format!("{found:?}"), format!("{expected:?}"));
+        }
+        check(io::ErrorKind::NetworkUnreachable, NetError::Unreachable);
+        check(io::ErrorKind::BrokenPipe, NetError::ConnectionReset);
+        check(io::ErrorKind::PermissionDenied, NetError::AccessDenied);
+        check(io::ErrorKind::TimedOut, NetError::TimedOut);
+        let other = NetError::from(io::Error::other("something else"));
+        assert!(matches!(other, NetError::Io(_)));
+    }
 }

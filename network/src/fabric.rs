@@ -26,7 +26,8 @@ use crate::stream::Stream;
 /// The shortest prefix of a pod CIDR: 4 million addresses, half a megabyte to keep count of them.
 const CIDR_PREFIX_MIN: u8 = 10;
 
-/// The longest prefix of a pod CIDR: one pod besides the network, the node and the broadcast address.
+/// The longest prefix of a pod CIDR: one pod besides the network, the node and the broadcast
+/// address.
 const CIDR_PREFIX_MAX: u8 = 30;
 
 /// Ranges that mean something else to a guest than another pod.
@@ -79,7 +80,8 @@ pub struct PodIdentity {
     pub uid: String,
     /// The host name its containers see.
     pub hostname: String,
-    /// `spec.subdomain`; with it `<hostname>.<subdomain>.<namespace>.svc.<cluster domain>` is answered.
+    /// `spec.subdomain`; with it `<hostname>.<subdomain>.<namespace>.svc.<cluster domain>` is
+    /// answered.
     pub subdomain: Option<String>,
 }
 
@@ -179,8 +181,8 @@ impl Fabric {
         Ok(PodNetwork::new(pod))
     }
 
-    /// Connects from the host side to a port of a pod: probes, port-forward. The pod sees the node's
-    /// address inside the pod CIDR as the peer.
+    /// Connects from the host side to a port of a pod: probes, port-forward. The pod sees the
+    /// node's address inside the pod CIDR as the peer.
     pub async fn dial(&self, to: SocketAddr) -> io::Result<Stream> {
         connect::from_host(&self.shared, to).await
     }
@@ -243,7 +245,8 @@ impl Shared {
         SocketAddr::new(ip, peer.port())
     }
 
-    /// Takes a loopback address to publish the pod at `ip` on; nothing where `127.0.0.1` serves all.
+    /// Takes a loopback address to publish the pod at `ip` on; nothing where `127.0.0.1` serves
+    /// all.
     pub(crate) fn take_loopback(&self, ip: Ipv4Addr) -> Result<Option<Ipv4Addr>, PublishError> {
         match (self.plan, &self.block) {
             (PublishPlan::Nowhere, _) => Err(PublishError::Nowhere),

@@ -1,8 +1,9 @@
-//! Gives every pod an address and a port space of its own, and carries traffic between pods and the outside.
+//! Gives every pod an address and a port space of its own, and carries traffic between pods and the
+//! outside.
 //!
-//! Entry point: [`Fabric::new`], then [`Fabric::attach`] for each pod. The crate owns no task and no
-//! thread: everything is polled by whoever holds a [`Stream`], [`Listener`] or [`UdpSocket`], and
-//! kernel sockets are registered with the reactor of the thread that polls them first.
+//! Entry point: [`Fabric::new`], then [`Fabric::attach`] for each pod. The crate owns no task and
+//! no thread: everything is polled by whoever holds a [`Stream`], [`Listener`] or [`UdpSocket`],
+//! and kernel sockets are registered with the reactor of the thread that polls them first.
 
 mod addresses;
 mod budget;

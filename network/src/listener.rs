@@ -1,8 +1,9 @@
-//! A pod's listening socket: one queue of connections from pods, and the kernel sockets of the port's publications.
+//! A pod's listening socket: one queue of connections from pods, and the kernel sockets of the
+//! port's publications.
 //!
-//! Nothing accepts on its behalf. [`Listener::poll_accept`] looks into the queue and asks the kernel
-//! sockets itself; a kernel socket is registered with the reactor of the thread that polls first, and
-//! an accepted kernel socket becomes the guest's [`Stream`] as it is.
+//! Nothing accepts on its behalf. [`Listener::poll_accept`] looks into the queue and asks the
+//! kernel sockets itself; a kernel socket is registered with the reactor of the thread that polls
+//! first, and an accepted kernel socket becomes the guest's [`Stream`] as it is.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -240,7 +241,8 @@ impl Backlog {
         Ok(())
     }
 
-    /// Joins a publication: its socket listens from here on. Returns whether the backlog is open still.
+    /// Joins a publication: its socket listens from here on. Returns whether the backlog is open
+    /// still.
     pub(crate) fn join(&self, publication: &Arc<Publication>) -> io::Result<Joined> {
         let mut state = self.state.lock();
         if state.life == Life::Closed {

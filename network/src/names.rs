@@ -110,8 +110,8 @@ fn look_up(pod: &Arc<Pod>, record: &Record) -> Vec<IpAddr> {
     }
 }
 
-/// Asks the host's resolver on a thread for blocking work. The look-up keeps its place in both counts
-/// until the system returns, even if the caller goes away: only then is the thread free.
+/// Asks the host's resolver on a thread for blocking work. The look-up keeps its place in both
+/// counts until the system returns, even if the caller goes away: only then is the thread free.
 async fn ask_host(pod: &Arc<Pod>, name: String) -> Result<Vec<IpAddr>, NetError> {
     let closed = |_| NetError::ResolverUnavailable;
     let of_pod = Arc::clone(pod.lookups())
@@ -208,7 +208,8 @@ pub(crate) fn canonical(name: &str) -> Result<String, NetError> {
     Ok(name.to_ascii_lowercase())
 }
 
-/// Returns the addresses of names that mean the asker's own loopback (RFC 6761 and a pod's hosts file).
+/// Returns the addresses of names that mean the asker's own loopback (RFC 6761 and a pod's hosts
+/// file).
 fn loopback_name(name: &str) -> Option<Vec<IpAddr>> {
     let (v4, v6) = (
         IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -1,10 +1,10 @@
 //! One direction of an in-memory connection: a bounded byte queue with one reader and one writer.
 //!
-//! The two ends live independently: each records how its holder left it, and every operation looks at
-//! both. A reader sees all bytes written before the writer finished or reset. The buffer is allocated
-//! by the first write, grows with need up to [`PIPE_BYTES_MAX`], is charged to the writer's
-//! [`Budget`], and is freed as soon as the reader has drained it and waits: an idle connection holds
-//! no buffer. Wakers run after the lock is released.
+//! The two ends live independently: each records how its holder left it, and every operation looks
+//! at both. A reader sees all bytes written before the writer finished or reset. The buffer is
+//! allocated by the first write, grows with need up to [`PIPE_BYTES_MAX`], is charged to the
+//! writer's [`Budget`], and is freed as soon as the reader has drained it and waits: an idle
+//! connection holds no buffer. Wakers run after the lock is released.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -18,10 +18,12 @@ use crate::budget::Budget;
 /// The most bytes in flight in one direction, the usual size of a kernel's socket buffer.
 pub(crate) const PIPE_BYTES_MAX: usize = 64 * 1024;
 
-/// What a pipe may hold even when its pod's budget is used up, so that every connection makes progress.
+/// What a pipe may hold even when its pod's budget is used up, so that every connection makes
+/// progress.
 pub(crate) const PIPE_BYTES_MIN: usize = 4 * 1024;
 
-/// A waiting writer is woken when this much is free, so that a slow reader does not cost one wake-up a byte.
+/// A waiting writer is woken when this much is free, so that a slow reader does not cost one
+/// wake-up a byte.
 const WRITER_WAKE_BYTES: usize = PIPE_BYTES_MAX / 4;
 
 /// A byte queue shared by one reader and one writer.

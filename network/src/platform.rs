@@ -17,7 +17,8 @@ mod system;
 
 pub(crate) use system::{LOOPBACK_BLOCKS, is_exhausted, is_temporary_lookup_failure};
 
-/// Binds `address` for TCP without listening: connections are refused, and no other socket gets the port.
+/// Binds `address` for TCP without listening: connections are refused, and no other socket gets the
+/// port.
 pub(crate) fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
     let socket = new_socket(address, Type::STREAM, Protocol::TCP)?;
     // Accepted sockets inherit it, so no connection pays for setting it.

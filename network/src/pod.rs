@@ -1,4 +1,5 @@
-//! One pod's place in the fabric: its ports, its connections, its publications, and the handle others hold.
+//! One pod's place in the fabric: its ports, its connections, its publications, and the handle
+//! others hold.
 
 use std::fmt;
 use std::io;
@@ -106,15 +107,16 @@ impl PodNetwork {
 
     /// Holds a TCP port, as `bind` does; port 0 takes a random free one.
     ///
-    /// `0.0.0.0` is the pod's address and `127.0.0.1`; `[::]` is these and `::1`, so a listener on it
-    /// takes IPv4 too and clashes with one on `0.0.0.0`; `::ffff:a.b.c.d` is `a.b.c.d`. A held port is
-    /// [`NetError::AddressInUse`], an address that is not the pod's [`NetError::AddressNotAvailable`].
+    /// `0.0.0.0` is the pod's address and `127.0.0.1`; `[::]` is these and `::1`, so a listener on
+    /// it takes IPv4 too and clashes with one on `0.0.0.0`; `::ffff:a.b.c.d` is `a.b.c.d`. A held
+    /// port is [`NetError::AddressInUse`], an address that is not the pod's
+    /// [`NetError::AddressNotAvailable`].
     pub fn reserve_tcp(&self, local: SocketAddr) -> Result<TcpPort, NetError> {
         self.pod().reserve_tcp(local)
     }
 
-    /// Makes a held port listen. At most `backlog` connections wait to be accepted, further ones wait
-    /// to be let in. The port's publications accept connections from here on.
+    /// Makes a held port listen. At most `backlog` connections wait to be accepted, further ones
+    /// wait to be let in. The port's publications accept connections from here on.
     pub fn listen(&self, port: TcpPort, backlog: usize) -> Result<Listener, NetError> {
         let pod = self.pod();
         if !Arc::ptr_eq(pod, &port.pod) {
@@ -135,25 +137,27 @@ impl PodNetwork {
         Ok(listener)
     }
 
-    /// Connects to a pod, to the pod's own loopback, or out through the host as the egress rules allow.
+    /// Connects to a pod, to the pod's own loopback, or out through the host as the egress rules
+    /// allow.
     ///
     /// Within the fabric it is done at once: [`NetError::ConnectionRefused`] where nothing listens,
-    /// [`NetError::Unreachable`] where no pod is; it waits only while the listener's backlog is full.
-    /// Going out opens a kernel socket on the reactor of the caller, which must be a tokio runtime.
+    /// [`NetError::Unreachable`] where no pod is; it waits only while the listener's backlog is
+    /// full. Going out opens a kernel socket on the reactor of the caller, which must be a tokio
+    /// runtime.
     pub async fn connect(&self, from: Option<TcpPort>, to: SocketAddr) -> Result<Stream, NetError> {
         connect::from_pod(self.pod(), from, to).await
     }
 
-    /// Binds a UDP socket, under the same rules for addresses as [`PodNetwork::reserve_tcp`]. Datagrams
-    /// to the port's publications reach it too.
+    /// Binds a UDP socket, under the same rules for addresses as [`PodNetwork::reserve_tcp`].
+    /// Datagrams to the port's publications reach it too.
     pub fn bind_udp(&self, local: SocketAddr) -> Result<UdpSocket, NetError> {
         UdpSocket::bind(self.pod(), local)
     }
 
     /// Answers a name as `getaddrinfo` in a container of the pod would: literals, `localhost`, the
-    /// pod's own host name, records of pods under the cluster domain (with the usual search list), and
-    /// the host's resolver for everything else. Names under the cluster domain never leave the process.
-    /// What an answer may be used for is decided when it is connected to.
+    /// pod's own host name, records of pods under the cluster domain (with the usual search list),
+    /// and the host's resolver for everything else. Names under the cluster domain never leave the
+    /// process. What an answer may be used for is decided when it is connected to.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetError> {
         names::resolve(self.pod(), name).await
     }
@@ -163,8 +167,8 @@ impl PodNetwork {
         self.pod().publish(&port)
     }
 
-    /// Ends everything the pod has on the network: listeners and waiting calls fail, connections are
-    /// reset, publications close, the address is free. Doing it again is harmless.
+    /// Ends everything the pod has on the network: listeners and waiting calls fail, connections
+    /// are reset, publications close, the address is free. Doing it again is harmless.
     pub fn detach(&self) {
         self.pod().close();
     }
@@ -275,7 +279,8 @@ impl Pod {
         })
     }
 
-    /// Makes an accepted kernel socket the pod's own stream, with the pod's address as its local one.
+    /// Makes an accepted kernel socket the pod's own stream, with the pod's address as its local
+    /// one.
     pub(crate) fn take_kernel_stream(
         self: &Arc<Self>,
         tcp: tokio::net::TcpStream,
@@ -354,7 +359,8 @@ impl TcpPort {
     /// Lets go of the port before the handle is dropped.
     pub(crate) fn release(&self) {
         if !self.released.swap(true, Ordering::AcqRel) {
-            // Bound to a name so that it is dropped after the lock: a backlog may hold streams with ports.
+            // Bound to a name so that it is dropped after the lock: a backlog may hold streams with
+            // ports.
             let _holder = self.pod.tcp.lock().release(self.slots, self.local.port());
         }
     }

@@ -32,9 +32,9 @@ pub(crate) const PUBLICATIONS_PER_POD_MAX: usize = 256;
 /// Where a fabric publishes ports that have no host port of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PublishPlan {
-    /// On loopback: each pod on an address of its own out of a block of `127.64.0.0/10` that only this
-    /// process uses. Where only `127.0.0.1` exists (macOS), and when every block is taken, on a free
-    /// port of `127.0.0.1`.
+    /// On loopback: each pod on an address of its own out of a block of `127.64.0.0/10` that only
+    /// this process uses. Where only `127.0.0.1` exists (macOS), and when every block is taken, on
+    /// a free port of `127.0.0.1`.
     #[default]
     Loopback,
     /// Not at all; host ports still work.
@@ -209,8 +209,8 @@ pub(crate) struct KernelListener {
     socket: Registered,
 }
 
-/// A listening socket before and after its first poll. Registration waits for the first poll because
-/// it belongs to the reactor of the thread that runs the guest.
+/// A listening socket before and after its first poll. Registration waits for the first poll
+/// because it belongs to the reactor of the thread that runs the guest.
 enum Registered {
     Raw(std::net::TcpListener),
     Live(tokio::net::TcpListener),
@@ -261,7 +261,7 @@ impl KernelListener {
         match socket.and_then(|socket| platform::stop_listening(socket.into(), address)) {
             Ok(socket) => publication.put_back(socket),
             Err(error) => {
-                tracing::warn!(%address, %error, "a published port is lost after its listener ended");
+                tracing::warn!(%address, %error, "a published port is lost with its listener");
             }
         }
         publication

@@ -1,7 +1,7 @@
 //! A TCP connection as guests and the host side hold it: in memory or a kernel socket, one type.
 //!
-//! All methods take `&self`, so that the two halves can be driven from one `Arc`. Each direction keeps
-//! the waker of whoever polled it last, as tokio's sockets do.
+//! All methods take `&self`, so that the two halves can be driven from one `Arc`. Each direction
+//! keeps the waker of whoever polled it last, as tokio's sockets do.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -150,8 +150,8 @@ impl Stream {
         self.local
     }
 
-    /// Returns the other side's address. Programs on the host's loopback appear as the node's address
-    /// inside the pod CIDR, for `127.0.0.1` means the pod's own loopback to a guest.
+    /// Returns the other side's address. Programs on the host's loopback appear as the node's
+    /// address inside the pod CIDR, for `127.0.0.1` means the pod's own loopback to a guest.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
     }

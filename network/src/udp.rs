@@ -1,8 +1,10 @@
-//! A pod's UDP socket: datagrams between pods in memory, to and from the host by kernel sockets it polls itself.
+//! A pod's UDP socket: datagrams between pods in memory, to and from the host by kernel sockets it
+//! polls itself.
 //!
 //! Three sources feed one socket: its inbox, which other pods write to; the kernel sockets of its
-//! port's publications; and up to two kernel sockets for what it sends out, bound when first needed.
-//! From those it takes only datagrams of addresses it has sent to, as a NAT in front of a pod would.
+//! port's publications; and up to two kernel sockets for what it sends out, bound when first
+//! needed. From those it takes only datagrams of addresses it has sent to, as a NAT in front of a
+//! pod would.
 
 use std::fmt;
 use std::io;
@@ -72,22 +74,22 @@ impl UdpSocket {
         })
     }
 
-    /// Receives one datagram and tells who sent it, `WouldBlock` when none is there. What does not fit
-    /// into `buf` is lost. A connected socket receives from its peer only.
+    /// Receives one datagram and tells who sent it, `WouldBlock` when none is there. What does not
+    /// fit into `buf` is lost. A connected socket receives from its peer only.
     pub fn try_recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let shown = |peer| self.pod.fabric().shown(peer);
         let (length, from) = self.inbox.try_recv(buf, self.peer_addr(), &shown)?;
         Ok((length, in_family(from, self.local)))
     }
 
-    /// Becomes ready when [`UdpSocket::try_recv_from`] may give a datagram or an error. Needs a tokio
-    /// runtime when the port is published or the socket has sent something out.
+    /// Becomes ready when [`UdpSocket::try_recv_from`] may give a datagram or an error. Needs a
+    /// tokio runtime when the port is published or the socket has sent something out.
     pub fn poll_recv_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.inbox.poll_recv_ready(cx)
     }
 
-    /// Sends one datagram. A connected socket takes only its peer as `to`. Inside the fabric a datagram
-    /// to a port that nobody has bound is lost, and refused if the socket is connected.
+    /// Sends one datagram. A connected socket takes only its peer as `to`. Inside the fabric a
+    /// datagram to a port that nobody has bound is lost, and refused if the socket is connected.
     pub fn try_send_to(&self, data: &[u8], to: SocketAddr) -> io::Result<usize> {
         match self.peer_addr() {
             Some(peer) if peer != to => Err(NetError::InvalidArgument.into()),
@@ -104,14 +106,14 @@ impl UdpSocket {
         }
     }
 
-    /// Becomes ready when [`UdpSocket::try_send_to`] may succeed: at once inside the fabric, when the
-    /// kernel has room for what goes out.
+    /// Becomes ready when [`UdpSocket::try_send_to`] may succeed: at once inside the fabric, when
+    /// the kernel has room for what goes out.
     pub fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.inbox.poll_send_ready(cx)
     }
 
-    /// Sets the only peer to exchange datagrams with, or lifts that again. What waits in the inbox from
-    /// others is dropped when it is met.
+    /// Sets the only peer to exchange datagrams with, or lifts that again. What waits in the inbox
+    /// from others is dropped when it is met.
     pub fn connect(&self, peer: Option<SocketAddr>) -> io::Result<()> {
         if let Some(peer) = peer {
             self.check(peer)?;
@@ -164,7 +166,8 @@ impl UdpSocket {
         Ok(data.len())
     }
 
-    /// Answers a peer of a publication through it; sends anything else by a kernel socket of its own.
+    /// Answers a peer of a publication through it; sends anything else by a kernel socket of its
+    /// own.
     fn send_out(
         &self,
         data: &[u8],

@@ -283,7 +283,10 @@ proptest! {
     /// Whatever the two ends do and whatever the budget, bytes arrive in order and once, readiness
     /// tells the truth, and the account is settled at the end.
     #[test]
-    fn behaves_like_a_queue(limit in 0usize..200_000, steps in prop::collection::vec(step(), 0..60)) {
+    fn behaves_like_a_queue(
+        limit in 0usize..200_000,
+        steps in prop::collection::vec(step(), 0..60),
+    ) {
         let (pipe, budget) = pipe_with(limit);
         let mut model = Model {
             queue: VecDeque::new(),

@@ -1,4 +1,5 @@
-//! Linux: all of `127.0.0.0/8` is local, and a listening socket can be told to stop and keep its port.
+//! Linux: all of `127.0.0.0/8` is local, and a listening socket can be told to stop and keep its
+//! port.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -13,9 +14,9 @@ const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
 const ENOBUFS: i32 = 105;
 
-/// Binds so that a second bind fails even though neither socket listens yet. `SO_REUSEADDR` would let
-/// two idle sockets share a port; without it, connections of an earlier run in TIME_WAIT hold the port
-/// for a minute. So it is set only for the bind that met such a port, and cleared at once.
+/// Binds so that a second bind fails even though neither socket listens yet. `SO_REUSEADDR` would
+/// let two idle sockets share a port; without it, connections of an earlier run in TIME_WAIT hold
+/// the port for a minute. So it is set only for the bind that met such a port, and cleared at once.
 pub(super) fn bind_exclusively(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     match socket.bind(&address.into()) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -32,7 +33,8 @@ pub(super) fn prepare_listening(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_address(true)
 }
 
-/// Shutting a listening socket down for reading ends listening and keeps the bind (`inet_shutdown`).
+/// Shutting a listening socket down for reading ends listening and keeps the bind
+/// (`inet_shutdown`).
 pub(super) fn stop_listening(socket: Socket, _address: SocketAddr) -> io::Result<Socket> {
     socket.shutdown(Shutdown::Read)?;
     socket.set_reuse_address(false)?;

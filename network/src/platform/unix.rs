@@ -35,7 +35,8 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }
 
-/// Tells whether a failed look-up may succeed later; these systems say so only in words we do not read.
+/// Tells whether a failed look-up may succeed later; these systems say so only in words we do not
+/// read.
 pub(crate) fn is_temporary_lookup_failure(_error: &io::Error) -> bool {
     false
 }

@@ -1,4 +1,5 @@
-//! Windows: all of `127.0.0.0/8` is local; `SO_REUSEADDR` would let a stranger take the port and is never set.
+//! Windows: all of `127.0.0.0/8` is local; `SO_REUSEADDR` would let a stranger take the port and is
+//! never set.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,6 +1,8 @@
-//! A pod's table of ports: who holds which port on which of the pod's addresses. Pure, one table per protocol.
+//! A pod's table of ports: who holds which port on which of the pod's addresses. Pure, one table
+//! per protocol.
 //!
-//! A pod has three addresses: its own, `127.0.0.1` and `::1`. A socket holds a port on a set of them:
+//! A pod has three addresses: its own, `127.0.0.1` and `::1`. A socket holds a port on a set of
+//! them:
 //!
 //! | bound to | holds the port on |
 //! |---|---|
@@ -8,7 +10,8 @@
 //! | `0.0.0.0` | the pod's address and `127.0.0.1` |
 //! | `[::]` | all three: a listener on `[::]` takes IPv4 too, as on a Linux host |
 //!
-//! `::ffff:a.b.c.d` means `a.b.c.d`. Two sockets clash when they hold the same port on the same address.
+//! `::ffff:a.b.c.d` means `a.b.c.d`. Two sockets clash when they hold the same port on the same
+//! address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -38,7 +41,8 @@ impl Slots {
     /// `::1`.
     pub(crate) const LOOPBACK_6: Slots = Slots(4);
 
-    /// Returns what binding to `local` holds in the pod at `pod`, nothing if the address is not the pod's.
+    /// Returns what binding to `local` holds in the pod at `pod`, nothing if the address is not the
+    /// pod's.
     pub(crate) fn bound_to(local: IpAddr, pod: Ipv4Addr) -> Option<Slots> {
         match local.to_canonical() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some(Slots::POD.and(Slots::LOOPBACK_4)),

@@ -1,4 +1,5 @@
-//! A pod's publications: entering them, lending them to what serves their port, taking them off again.
+//! A pod's publications: entering them, lending them to what serves their port, taking them off
+//! again.
 //!
 //! A publication and what serves its port may come in either order, at once on two threads. Each
 //! enters itself first and then looks for the other, so at least one of them sees both.
@@ -110,7 +111,8 @@ impl Pod {
     pub(crate) fn join_publication(pod: &Arc<Pod>, publication: &Arc<Publication>) {
         let port = publication.port();
         let result = match publication.protocol() {
-            // A listener found closed has left the table, so another look finds its successor or nobody.
+            // A listener found closed has left the table, so another look finds its successor or
+            // nobody.
             Protocol::Tcp => loop {
                 match pod
                     .listening(Slots::POD, port)

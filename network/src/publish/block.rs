@@ -1,7 +1,7 @@
 //! The loopback addresses of one process: a block of `127.64.0.0/10` that no other run uses.
 //!
-//! A block is claimed by binding a fixed port of its first address. The kernel lets go of it when the
-//! process ends, however it ends, so a claim is never stale.
+//! A block is claimed by binding a fixed port of its first address. The kernel lets go of it when
+//! the process ends, however it ends, so a claim is never stale.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -20,8 +20,8 @@ const BLOCK_ADDRESSES: u32 = 1 << 14;
 /// So many blocks fit into the range, and so many runs live side by side.
 const BLOCKS: u32 = 1 << 8;
 
-/// The ports a claim binds, outside the range Linux hands out to clients. The second is for machines
-/// where something holds the first on every address.
+/// The ports a claim binds, outside the range Linux hands out to clients. The second is for
+/// machines where something holds the first on every address.
 const CLAIM_PORTS: [u16; 2] = [64_127, 62_127];
 
 /// A claimed block and the addresses taken of it.

@@ -1,5 +1,5 @@
-//! The host ports we publish beyond loopback. Guests are kept away from them: a guest reaches a pod as
-//! a pod, and a rule that names who may reach it must not be passed by going out and in again.
+//! The host ports we publish beyond loopback. Guests are kept away from them: a guest reaches a pod
+//! as a pod, and a rule that names who may reach it must not be passed by going out and in again.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 
 use crate::error::NetError;
 
-/// Kernel sockets a pod holds at once, published and egress together, so that one pod cannot use up the
-/// process's descriptors.
+/// Kernel sockets a pod holds at once, published and egress together, so that one pod cannot use up
+/// the process's descriptors.
 pub(crate) const KERNEL_SOCKETS_PER_POD_MAX: usize = 4_096;
 
 /// A connected kernel socket and its place in the pod's count.

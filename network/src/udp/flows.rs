@@ -1,4 +1,5 @@
-//! Who a UDP socket talks to outside the fabric: address translation for publications, answers for what it sent. Pure.
+//! Who a UDP socket talks to outside the fabric: address translation for publications, answers for
+//! what it sent. Pure.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -165,9 +166,12 @@ mod tests {
     }
 
     proptest! {
-        /// Every shown address leads to exactly the peer that was given it last, and the tables agree.
+        /// Every shown address leads to exactly the peer that was given it last, and the tables
+        /// agree.
         #[test]
-        fn translation_is_one_to_one(entries in prop::collection::vec((0u64..3, 0u32..40, 0u32..5), 0..300)) {
+        fn translation_is_one_to_one(
+            entries in prop::collection::vec((0u64..3, 0u32..40, 0u32..5), 0..300),
+        ) {
             let mut flows = Flows::new();
             for (number, real, wanted) in entries {
                 let flow = Flow { number, real: address(real) };

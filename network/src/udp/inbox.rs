@@ -1,8 +1,9 @@
-//! Where a UDP socket's datagrams arrive: a bounded queue for those of pods, and the kernel sockets it polls.
+//! Where a UDP socket's datagrams arrive: a bounded queue for those of pods, and the kernel sockets
+//! it polls.
 //!
 //! The queue and the kernel sockets have a lock each, so that a pod that sends never waits for a
-//! system call of the receiver. The inbox is what the port table knows of a socket; detaching the pod
-//! closes it.
+//! system call of the receiver. The inbox is what the port table knows of a socket; detaching the
+//! pod closes it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -146,8 +147,8 @@ impl Inbox {
         self.outward.lock().try_answer(data, to)
     }
 
-    /// Sends out by a kernel socket of this socket's own. A reader is woken when that was just bound,
-    /// since it has a further source now.
+    /// Sends out by a kernel socket of this socket's own. A reader is woken when that was just
+    /// bound, since it has a further source now.
     pub(super) fn try_send_out(
         &self,
         data: &[u8],
@@ -181,8 +182,8 @@ impl Inbox {
         drop(socket);
     }
 
-    /// Ends the socket: whatever waits is dropped, kernel sockets go back or are closed. Returns the
-    /// publications that are free for another socket.
+    /// Ends the socket: whatever waits is dropped, kernel sockets go back or are closed. Returns
+    /// the publications that are free for another socket.
     pub(crate) fn close(&self) -> Vec<Arc<Publication>> {
         let mut queue = self.queue.lock();
         queue.life = Life::Closed;

@@ -1,4 +1,5 @@
-//! The kernel sockets behind one UDP socket of a pod: those of its publications, and its own for what it sends out.
+//! The kernel sockets behind one UDP socket of a pod: those of its publications, and its own for
+//! what it sends out.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,7 +14,8 @@ use crate::stream::kernel::{KernelCount, Place};
 /// Datagrams looked at in one call before giving the thread back, when none of them is wanted.
 const UNWANTED_PER_CALL_MAX: usize = 64;
 
-/// Datagrams dropped from a publication's socket when it gets a reader: they came before there was one.
+/// Datagrams dropped from a publication's socket when it gets a reader: they came before there was
+/// one.
 const STALE_DATAGRAMS_MAX: usize = 4_096;
 
 /// The kernel sockets of one UDP socket.
@@ -308,7 +310,8 @@ fn send_past_readiness(
     }
 }
 
-/// Tells whether the error reports what became of something sent earlier, as Windows does on receiving.
+/// Tells whether the error reports what became of something sent earlier, as Windows does on
+/// receiving.
 fn is_of_another_datagram(error: &io::Error) -> bool {
     matches!(
         error.kind(),

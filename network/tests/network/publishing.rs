@@ -205,16 +205,18 @@ async fn a_clash_of_host_ports_names_the_port_even_before_anyone_listens() {
 async fn a_host_port_without_address_is_on_loopback_and_foreign_addresses_are_named() {
     let fabric = fabric();
     let a = pod(&fabric, "a");
-    let port = free_port();
-    let host = HostAddress::HostPort { ip: None, port };
-    let published = a
-        .publish(PublishPort {
-            protocol: Protocol::Tcp,
-            port: 80,
-            host,
-        })
-        .expect("free");
-    assert_eq!(published.address, at([127, 0, 0, 1], port));
+    let probed = publish_somewhere(&a, Protocol::Tcp, 80, [127, 0, 0, 1]);
+    let (protocol, port) = (Protocol::Tcp, 80);
+    let host = HostAddress::HostPort {
+        ip: None,
+        port: probed.address.port(),
+    };
+    let clash = a.publish(PublishPort {
+        protocol,
+        port,
+        host,
+    });
+    assert!(matches!(clash, Err(PublishError::PortInUse { address }) if address == probed.address));
     let foreign = a.publish(on_host_port(Protocol::Tcp, 80, address("192.0.2.1:8080")));
     assert!(matches!(foreign, Err(PublishError::AddressNotLocal { .. })));
     let nowhere = a.publish(on_loopback(Protocol::Tcp, 80));
@@ -225,13 +227,17 @@ async fn a_host_port_without_address_is_on_loopback_and_foreign_addresses_are_na
 
 #[tokio::test]
 async fn a_host_port_is_free_again_although_connections_of_the_last_run_linger() {
-    let host = at([127, 0, 0, 1], free_port());
+    let mut last = None;
     for _ in 0..3 {
         let fabric = fabric();
         let a = pod(&fabric, "a");
-        let _published = a
-            .publish(on_host_port(Protocol::Tcp, 80, host))
-            .expect("free");
+        let published = match last {
+            None => publish_somewhere(&a, Protocol::Tcp, 80, [127, 0, 0, 1]),
+            Some(host) => a
+                .publish(on_host_port(Protocol::Tcp, 80, host))
+                .expect("free again"),
+        };
+        let host = *last.insert(published.address);
         let listener = listen(&a, "0.0.0.0:80");
         let mut client = TcpStream::connect(host).expect("listening");
         // The server closes first, so the connection lingers on its side, in TIME_WAIT.

@@ -149,7 +149,8 @@ proptest! {
     fn behaves_like_a_map_of_addresses(seed: u64, steps in prop::collection::vec(step(), 0..80)) {
         let mut table = PortTable::new();
         let mut random = StdRng::seed_from_u64(seed);
-        // What the model knows: for each port and single address, who holds it and by which binding.
+        // What the model knows: for each port and single address, who holds it and by which
+        // binding.
         let mut model = BTreeMap::<(u16, u8), (usize, usize)>::new();
         for (number, step) in steps.into_iter().enumerate() {
             let covered = |local: usize| {
@@ -175,7 +176,8 @@ proptest! {
                 Step::Release(local, port) => {
                     let first = covered(local).next().expect("a binding covers an address");
                     let held = model.get(&(port, first.0)).filter(|held| held.1 == local).copied();
-                    prop_assert_eq!(table.release(slots(LOCALS[local]), port), held.map(|held| held.0));
+                    let released = table.release(slots(LOCALS[local]), port);
+                    prop_assert_eq!(released, held.map(|held| held.0));
                     if held.is_some() {
                         model.retain(|key, value| key.0 != port || value.1 != local);
                     }
