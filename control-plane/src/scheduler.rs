@@ -79,10 +79,12 @@ impl Scheduler {
         ));
         loop {
             let retry_at = self.retry_at;
-            // Streams and the timer lose nothing when another branch wins.
+            // Streams and the timer lose nothing when another branch wins. Nodes come first, so
+            // that a pod is not judged by an older picture of them than need be.
             let wake = tokio::select! {
-                Some(event) = pods.next() => self.cluster.on_pod(event),
+                biased;
                 Some(event) = nodes.next() => self.cluster.on_node(event),
+                Some(event) = pods.next() => self.cluster.on_pod(event),
                 () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
                     self.retry_at = None;
                     Wake::All
@@ -239,11 +241,11 @@ where
     good(watcher(api, config)).boxed()
 }
 
-fn good<K: 'static>(
+fn good<K>(
     stream: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send,
 ) -> impl Stream<Item = watcher::Event<K>> + Send
 where
-    K: Send,
+    K: Send + 'static,
 {
     stream.filter_map(|event| async {
         match event {

@@ -14,9 +14,8 @@ pub(crate) struct ApiError {
     pub(crate) code: StatusCode,
     reason: &'static str,
     pub(crate) message: String,
-    details: Details,
-    /// Where a list whose revision is gone can go on with what is there now.
-    continue_token: Option<String>,
+    /// Boxed, so that the many functions that can fail return little when they do not.
+    details: Box<Details>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,17 +25,18 @@ struct Details {
     kind: Option<&'static str>,
     causes: Vec<Cause>,
     retry_after_seconds: Option<u32>,
+    /// Where a list whose revision is gone can go on with what is there now.
+    continue_token: Option<String>,
 }
 
 impl ApiError {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> ApiError {
-        let (message, details) = (message.into(), Details::default());
+        let (message, details) = (message.into(), Box::default());
         ApiError {
             code,
             reason,
             message,
             details,
-            continue_token: None,
         }
     }
 
@@ -93,14 +93,10 @@ impl ApiError {
             group => format!("{}.{group}", info.kind),
         };
         let message = format!("{qualified} \"{name}\" is invalid: {list}");
-        let mut error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
-        error.details = Details {
-            name: Some(name.to_owned()),
-            group: Some(info.group),
-            kind: Some(info.kind),
-            causes,
-            retry_after_seconds: None,
-        };
+        let code = StatusCode::UNPROCESSABLE_ENTITY;
+        let mut error = ApiError::new(code, "Invalid", message).about(info, name);
+        error.details.kind = Some(info.kind);
+        error.details.causes = causes;
         error
     }
 
@@ -150,7 +146,7 @@ impl ApiError {
                        list - objects that were created, modified, or deleted between the time \
                        the first chunk was returned and now may show up in the list.";
         let mut error = ApiError::new(StatusCode::GONE, "Expired", message);
-        error.continue_token = Some(fresh);
+        error.details.continue_token = Some(fresh);
         error
     }
 
@@ -216,7 +212,7 @@ impl ApiError {
             "reason": self.reason,
             "code": self.code.as_u16(),
         });
-        if let Some(token) = &self.continue_token {
+        if let Some(token) = &self.details.continue_token {
             status["metadata"]["continue"] = Value::from(token.as_str());
         }
         if details

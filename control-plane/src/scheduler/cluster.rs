@@ -32,6 +32,7 @@ pub(super) struct Waiting {
 /// A pod on a node, or about to be.
 #[derive(Debug)]
 struct Placed {
+    uid: String,
     node: String,
     demand: Demand,
 }
@@ -165,7 +166,8 @@ impl Cluster {
                 Wake::Nobody
             }
             Event::Init => {
-                self.nodes_known.begin();
+                // Verdicts wait until the list is complete again.
+                self.nodes_known = Knowledge::Nothing;
                 self.nodes.clear();
                 Wake::Nobody
             }
@@ -204,7 +206,7 @@ impl Cluster {
             _ if ended => self.forget(&key),
             Some(node) => {
                 self.waiting.remove(&key);
-                self.put(key, node, Demand::of(&pod.spec));
+                self.put(key, uid, node, Demand::of(&pod.spec));
                 Wake::Nobody
             }
             None => self.set_waiting(key, uid, pod),
@@ -217,9 +219,12 @@ impl Cluster {
         if !ours || deleting || !pod.spec.scheduling_gates.is_empty() {
             return self.forget(&key);
         }
-        if self.placed.contains_key(&key) {
+        match self.placed.get(&key) {
             // Its binding is on its way through the watch; this is the state before.
-            return Wake::Nobody;
+            Some(placed) if placed.uid == uid => return Wake::Nobody,
+            // Another pod of the same name, whose end the watch has missed.
+            Some(_) => drop(self.take(&key)),
+            None => (),
         }
         let demand = Demand::of(&pod.spec);
         match self.waiting.get_mut(&key) {
@@ -238,11 +243,11 @@ impl Cluster {
         }
     }
 
-    fn put(&mut self, key: PodKey, node: &str, demand: Demand) {
+    fn put(&mut self, key: PodKey, uid: String, node: &str, demand: Demand) {
         if self
             .placed
             .get(&key)
-            .is_some_and(|old| old.node == node && old.demand == demand)
+            .is_some_and(|old| old.uid == uid && old.node == node && old.demand == demand)
         {
             return;
         }
@@ -251,6 +256,7 @@ impl Cluster {
         self.placed.insert(
             key,
             Placed {
+                uid,
                 node: node.to_owned(),
                 demand,
             },
@@ -280,7 +286,7 @@ impl Cluster {
     /// Counts a pod on the node it is being bound to.
     pub(super) fn assume(&mut self, key: &PodKey, node: &str) {
         if let Some(waiting) = self.waiting.remove(key) {
-            self.put(key.clone(), node, waiting.demand);
+            self.put(key.clone(), waiting.uid, node, waiting.demand);
         }
     }
 

@@ -20,12 +20,7 @@ pub(super) struct Demand {
     amounts: BTreeMap<String, i64>,
     host_ports: BTreeSet<HostPort>,
     selector: BTreeMap<String, String>,
-    tolerations: Vec<(
-        Option<String>,
-        Option<String>,
-        Option<String>,
-        Option<String>,
-    )>,
+    tolerations: Vec<Toleration>,
 }
 
 /// What is taken of a node.
@@ -93,36 +88,26 @@ impl Demand {
                 number,
             ))
         });
-        let toleration = |Toleration {
-                              key,
-                              operator,
-                              value,
-                              effect,
-                          }: &Toleration| {
-            (key.clone(), operator.clone(), value.clone(), effect.clone())
-        };
         Demand {
             amounts: requests(spec),
             host_ports: host_ports.collect(),
             selector: spec.node_selector.clone(),
-            tolerations: spec.tolerations.iter().map(toleration).collect(),
+            tolerations: spec.tolerations.clone(),
         }
     }
 
     fn tolerates(&self, (key, value, effect): &(String, String, String)) -> bool {
-        self.tolerations
-            .iter()
-            .any(|(for_key, operator, for_value, for_effect)| {
-                let same_key = match for_key.as_deref() {
-                    None | Some("") => operator.as_deref() == Some("Exists"),
-                    Some(wanted) => wanted == key,
-                };
-                let same_value = operator.as_deref() == Some("Exists")
-                    || for_value.as_deref().unwrap_or_default() == value;
-                let same_effect = matches!(for_effect.as_deref(), None | Some(""))
-                    || for_effect.as_ref() == Some(effect);
-                same_key && same_value && same_effect
-            })
+        self.tolerations.iter().any(|toleration| {
+            let exists = toleration.operator.as_deref() == Some("Exists");
+            let text = |value: &Option<String>| value.clone().unwrap_or_default();
+            let same_key = match text(&toleration.key) {
+                none if none.is_empty() => exists,
+                wanted => wanted == *key,
+            };
+            let same_value = exists || text(&toleration.value) == *value;
+            let wanted = text(&toleration.effect);
+            same_key && same_value && (wanted.is_empty() || wanted == *effect)
+        })
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) struct PortView {
     pub(super) protocol: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Toleration {
     pub(super) key: Option<String>,

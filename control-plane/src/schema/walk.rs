@@ -1,6 +1,6 @@
 //! Brings an object into its stored form: known fields only, types checked, defaults filled in.
 
-use serde_json::{Map, Value, map::Entry};
+use serde_json::{Map, Number, Value, map::Entry};
 
 use super::{Shape, TypeId, schema};
 use crate::quantity;
@@ -48,13 +48,8 @@ impl Walk {
             (Shape::Any, _) => return Ok(()),
             (Shape::String, Value::String(_)) | (Shape::Boolean, Value::Bool(_)) => return Ok(()),
             (Shape::IntOrString, Value::String(_)) => return Ok(()),
-            (Shape::Int32 | Shape::IntOrString, Value::Number(number)) => {
-                if number
-                    .as_i64()
-                    .is_some_and(|number| i32::try_from(number).is_ok())
-                {
-                    return Ok(());
-                }
+            (Shape::Int32 | Shape::IntOrString, Value::Number(number)) if fits_int32(number) => {
+                return Ok(());
             }
             (Shape::Int64, Value::Number(number)) if number.is_i64() => return Ok(()),
             (Shape::Time, Value::String(text)) => return time(text),
@@ -149,6 +144,11 @@ impl Walk {
             "json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {wanted}"
         ))
     }
+}
+
+fn fits_int32(number: &Number) -> bool {
+    let number = number.as_i64();
+    number.is_some_and(|number| i32::try_from(number).is_ok())
 }
 
 /// What a null element counts as: the empty value of its type.

@@ -180,7 +180,7 @@ impl<'a> ContainerCheck<'a, '_> {
             for (name, required) in [("containerPort", true), ("hostPort", false)] {
                 match port[name].as_i64().unwrap_or(0) {
                     0 if required => self.causes.required(field(name), ""),
-                    0 | 1..=65535 => (),
+                    0..=65535 => (),
                     _ => self.causes.invalid(field(name), &port[name], PORT_MESSAGE),
                 }
             }

@@ -1,5 +1,7 @@
 //! The embedded API from outside: requests, watches, the life of a pod.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 mod harness;
 mod pods;
 mod requests;

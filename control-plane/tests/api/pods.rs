@@ -1,6 +1,6 @@
 //! The life of a pod in the API: placed, deleted, seen by stock client machinery.
 
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod};
@@ -16,6 +16,9 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::harness::{Harness, check};
+
+/// Only a broken scheduler takes this long.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(30);
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -57,14 +60,19 @@ async fn create_node(api: &Harness, name: &str, allocatable: Value) {
         .unwrap();
 }
 
-/// Waits until the scheduler has given its verdict: the node, or why there is none.
-async fn verdict(api: &Harness, name: &str) -> Result<String, String> {
-    let decided = |pod: Option<&Pod>| pod.is_some_and(|pod| outcome(pod).is_some());
-    let pod = await_condition(pods(api), name, decided)
+/// Waits until the scheduler's verdict is the expected one: the node, or why there is none.
+///
+/// An earlier verdict may have been given before the scheduler saw the newest node.
+async fn verdict(api: &Harness, name: &str, expected: Result<&str, &str>) {
+    let expected = expected.map(str::to_owned).map_err(str::to_owned);
+    let decided = |pod: Option<&Pod>| pod.and_then(outcome).as_ref() == Some(&expected);
+    let waiting = await_condition(pods(api), name, decided);
+    if tokio::time::timeout(VERDICT_TIMEOUT, waiting)
         .await
-        .unwrap()
-        .unwrap();
-    outcome(&pod).unwrap()
+        .is_err()
+    {
+        panic!("{name}: {:?}", pods(api).get(name).await);
+    }
 }
 
 fn outcome(pod: &Pod) -> Option<Result<String, String>> {
@@ -100,9 +108,9 @@ async fn a_pod_is_placed_on_a_node_with_room() {
     let requests = json!({"containers": [{"name": "c", "image": "i",
         "resources": {"requests": {"cpu": "3"}}}]});
     create_pod(&api, "a", requests).await;
-    assert_eq!(verdict(&api, "a").await, Ok("large".to_owned()));
+    verdict(&api, "a", Ok("large")).await;
     create_pod(&api, "b", json!({"nodeSelector": {"name": "small"}})).await;
-    assert_eq!(verdict(&api, "b").await, Ok("small".to_owned()));
+    verdict(&api, "b", Ok("small")).await;
     let events: Api<Event> = Api::namespaced(api.plane.client("default"), "default");
     let about_b = "involvedObject.name=b,reason=Scheduled";
     let seen = |event: Option<&Event>| event.is_some();
@@ -143,14 +151,18 @@ async fn a_pod_that_fits_nowhere_is_told_why_and_placed_when_room_appears() {
         ),
     ] {
         create_pod(&api, name, spec).await;
-        let told = Err(format!("0/1 nodes are available: {reason}."));
-        assert_eq!(verdict(&api, name).await, told);
+        let told = format!("0/1 nodes are available: {reason}.");
+        verdict(&api, name, Err(&told)).await;
     }
     create_pod(&api, "first", json!({})).await;
-    assert_eq!(verdict(&api, "first").await, Ok("n".to_owned()));
+    verdict(&api, "first", Ok("n")).await;
     create_pod(&api, "second", json!({})).await;
-    let full = Err("0/1 nodes are available: 1 Too many pods.".to_owned());
-    assert_eq!(verdict(&api, "second").await, full);
+    verdict(
+        &api,
+        "second",
+        Err("0/1 nodes are available: 1 Too many pods."),
+    )
+    .await;
     let force = DeleteParams::default().grace_period(0);
     pods(&api).delete("first", &force).await.unwrap();
     let placed = |pod: Option<&Pod>| pod.is_some_and(|pod| matches!(outcome(pod), Some(Ok(_))));
@@ -164,16 +176,11 @@ async fn host_ports_keep_pods_apart() {
     let spec = json!({"containers": [{"name": "c", "image": "i",
         "ports": [{"containerPort": 80, "hostPort": 8080}]}]});
     create_pod(&api, "a", spec.clone()).await;
-    assert_eq!(verdict(&api, "a").await, Ok("n".to_owned()));
+    verdict(&api, "a", Ok("n")).await;
     create_pod(&api, "b", spec).await;
-    assert_eq!(
-        verdict(&api, "b").await,
-        Err(
-            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod \
-             ports."
-                .to_owned()
-        )
-    );
+    let taken =
+        "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.";
+    verdict(&api, "b", Err(taken)).await;
 }
 
 #[tokio::test]
@@ -184,7 +191,7 @@ async fn a_pod_that_names_its_node_or_another_scheduler_is_left_alone() {
     create_pod(&api, "foreign", json!({"schedulerName": "mine"})).await;
     // The scheduler takes pods in order, so its verdict on this one comes after the others.
     create_pod(&api, "ours", json!({})).await;
-    assert_eq!(verdict(&api, "ours").await, Ok("n".to_owned()));
+    verdict(&api, "ours", Ok("n")).await;
     let node_of = |pod: Pod| pod.spec.and_then(|spec| spec.node_name);
     assert_eq!(
         node_of(pods(&api).get("named").await.unwrap()).as_deref(),
