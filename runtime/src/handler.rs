@@ -13,7 +13,7 @@ use connection::serve_connection;
 use coracle_network::Listener;
 use instances::InstanceSource;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
@@ -35,7 +35,8 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(10);
 /// What the connections of one container share.
 struct Server {
     container: Arc<Container>,
-    pools: Arc<Pools>,
+    /// Weak: the pools hold this container's tasks, and end them when the runtime is dropped.
+    pools: Weak<Pools>,
     life: Arc<Life>,
     instances: InstanceSource,
     connections: Arc<Semaphore>,
@@ -61,7 +62,7 @@ pub(crate) fn start(
     let server = Arc::new(Server {
         instances: InstanceSource::new(&container),
         container,
-        pools: pools.clone(),
+        pools: Arc::downgrade(pools),
         life: life.clone(),
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
     });
@@ -88,8 +89,11 @@ async fn accept_forever(server: &Arc<Server>, listener: &Listener, end: &Arc<End
         let permit = permit.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok(stream) => {
+                let Some(pools) = server.pools.upgrade() else {
+                    return;
+                };
                 let (serving, end) = (server.clone(), end.clone());
-                server.life.spawn(&server.pools, async move {
+                server.life.spawn(&pools, async move {
                     serve_connection(serving, stream).await;
                     drop(permit);
                     drop(end);

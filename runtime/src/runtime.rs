@@ -288,8 +288,8 @@ impl Runtime {
         self.inner.engines.capacity(blocking::abandoned())
     }
 
-    /// Ends every container at once, and waits until the last one is gone. Nothing starts any
-    /// more.
+    /// Ends every container at once, and waits until the last one and the guest threads are gone.
+    /// Nothing starts any more.
     pub async fn shutdown(&self) {
         let lives: Vec<_> = {
             let mut lives = self.inner.lives.lock();
@@ -306,6 +306,9 @@ impl Runtime {
         for life in lives {
             life.exited().await;
         }
+        let pools = self.inner.pools.clone();
+        // Joining threads blocks, if only for a moment; a runtime that ends itself needs no answer.
+        let _ = blocking::run(move || pools.shutdown()).await;
     }
 }
 

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         }
         ["--crash"] => {
             eprintln!("the compiler met its end");
-            std::process::abort();
+            crash();
         }
         _ => {
             eprintln!("usage: compile-child [--count FILE | --crash]");
@@ -29,4 +29,12 @@ fn main() -> ExitCode {
         }
     }
     coracle_runtime::compile_child()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what a crash of the compiler does is what is tested"
+)]
+fn crash() -> ! {
+    std::process::abort()
 }
