@@ -1,0 +1,269 @@
+//! The pools with real threads. Orders and shares are tested in `queue` and `account`, without any.
+
+use super::*;
+use crate::account::{NodeBudget, SLICE};
+use crate::spec::{ContainerId, Limits};
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Far longer than anything here takes; a test that meets it has failed.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Fixture {
+    pools: Pools,
+    ticks: Arc<AtomicUsize>,
+}
+
+fn fixture(interactive: usize, batch: usize) -> Fixture {
+    let ticks = Arc::new(AtomicUsize::new(0));
+    let counter = ticks.clone();
+    let tick = Arc::new(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+    });
+    let pools = Pools::new(PoolsConfig { interactive, batch, tick }).expect("threads");
+    Fixture { pools, ticks }
+}
+
+fn account(cpu_milli: Option<u64>) -> Arc<Account> {
+    let id =
+        ContainerId { namespace: "default".into(), pod: "p".into(), container: "c".into() };
+    let limits = Limits { memory: None, cpu_milli, cpu_request_milli: 100 };
+    Arc::new(Account::new(&id, &limits, Arc::new(NodeBudget::new(u64::MAX))))
+}
+
+fn wait<T>(task: GuestTask<T>) -> Result<T, TaskEnd> {
+    let timed = async { tokio::time::timeout(DEADLINE, task).await };
+    let runtime = Builder::new_current_thread().enable_time().build().expect("runtime");
+    runtime.block_on(timed).expect("the task ends in time")
+}
+
+/// Computes as a guest does that is interrupted after each slice, until `until` says so.
+async fn spin(mut until: impl FnMut() -> bool) {
+    while !until() {
+        let began = Instant::now();
+        while began.elapsed() < SLICE {
+            std::hint::spin_loop();
+        }
+        yield_once().await;
+    }
+}
+
+async fn yield_once() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+fn thread_name() -> String {
+    thread::current().name().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_task_gives_its_result_and_is_charged() {
+    let Fixture { pools, .. } = fixture(1, 1);
+    let account = account(None);
+    let mut slices = 0;
+    let spinning = spin(move || {
+        slices += 1;
+        slices > 3
+    });
+    let task = pools.spawn(account.clone(), async {
+        spinning.await;
+        7
+    });
+    assert_eq!(wait(task), Ok(7));
+    assert!(account.cpu() >= SLICE * 3, "{:?}", account.cpu());
+}
+
+#[test]
+fn a_panic_ends_its_task_only() {
+    let Fixture { pools, .. } = fixture(1, 1);
+    let task = pools.spawn(account(None), async { panic!("broken") });
+    assert_eq!(wait::<()>(task), Err(TaskEnd::Panicked("broken".into())));
+    assert_eq!(wait(pools.spawn(account(None), async { 1 })), Ok(1));
+}
+
+#[test]
+fn a_spinner_moves_to_the_batch_threads_and_returns_when_it_blocks() {
+    let Fixture { pools, .. } = fixture(1, 1);
+    let task = pools.spawn(account(None), async {
+        let first = thread_name();
+        spin(|| thread_name().starts_with("guest-batch")).await;
+        let spinning = thread_name();
+        tokio::time::sleep(SLICE).await;
+        (first, spinning, thread_name())
+    });
+    let names = wait(task).expect("result");
+    let expected = ("guest-fast-0".into(), "guest-batch-0".into(), "guest-fast-0".into());
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn a_yielding_task_is_ended_from_outside_and_its_future_dropped() {
+    struct SaysWhenDropped(mpsc::Sender<()>);
+    impl Drop for SaysWhenDropped {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+    let Fixture { pools, .. } = fixture(1, 1);
+    let (dropped, was_dropped) = mpsc::channel();
+    let (started, has_started) = mpsc::channel();
+    let guard = SaysWhenDropped(dropped);
+    let task = pools.spawn(account(None), async move {
+        let _guard = guard;
+        let _ = started.send(());
+        spin(|| false).await;
+    });
+    has_started.recv_timeout(DEADLINE).expect("the task starts");
+    task.abort();
+    task.abort();
+    assert_eq!(wait(task), Err(TaskEnd::Aborted));
+    was_dropped.recv_timeout(DEADLINE).expect("the future is dropped");
+}
+
+#[test]
+fn a_blocked_task_can_be_ended() {
+    let Fixture { pools, .. } = fixture(2, 1);
+    let task = pools.spawn(account(None), std::future::pending::<()>());
+    task.abort();
+    assert_eq!(wait(task), Err(TaskEnd::Aborted));
+}
+
+#[test]
+fn a_task_may_end_itself() {
+    let Fixture { pools, .. } = fixture(1, 1);
+    let (sender, receiver) = oneshot::channel::<Arc<GuestTask<()>>>();
+    let task = Arc::new(pools.spawn(account(None), async move {
+        let own = receiver.await.expect("the handle is sent");
+        own.abort();
+        std::future::pending::<()>().await;
+    }));
+    let sent = sender.send(task.clone());
+    assert!(sent.is_ok());
+    let gone = async {
+        while Arc::strong_count(&task) > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let runtime = Builder::new_current_thread().enable_time().build().expect("runtime");
+    let gone = runtime.block_on(async { tokio::time::timeout(DEADLINE, gone).await });
+    gone.expect("the future with its handle is dropped");
+}
+
+#[test]
+fn a_dropped_handle_leaves_its_task_alone() {
+    let Fixture { pools, .. } = fixture(1, 1);
+    let (sender, receiver) = mpsc::channel();
+    drop(pools.spawn(account(None), async move {
+        tokio::time::sleep(SLICE).await;
+        let _ = sender.send(7);
+    }));
+    assert_eq!(receiver.recv_timeout(DEADLINE), Ok(7));
+}
+
+/// One thread for both: the neighbour must be polled between the spinner's slices.
+#[test]
+fn a_neighbour_of_spinners_stays_responsive() {
+    let Fixture { pools, .. } = fixture(1, 1);
+    let spinners: Vec<_> =
+        (0..4).map(|_| pools.spawn(account(None), spin(|| false))).collect();
+    let neighbour = pools.spawn(account(None), async {
+        let began = Instant::now();
+        for _ in 0..50 {
+            tokio::time::sleep(SLICE).await;
+        }
+        began.elapsed()
+    });
+    let elapsed = wait(neighbour).expect("result");
+    spinners.iter().for_each(GuestTask::abort);
+    // 50 timers of 1 ms: about 120 ms alone. Behind four spinners in one queue it would be 300.
+    assert!(elapsed < DEADLINE / 4, "{elapsed:?}");
+}
+
+#[test]
+fn a_container_over_its_quota_is_parked_and_can_be_ended_meanwhile() {
+    let Fixture { pools, .. } = fixture(1, 1);
+    let account = account(Some(10));
+    let (over, is_over) = mpsc::channel();
+    let metered = account.clone();
+    let task = pools.spawn(account.clone(), async move {
+        let began = Instant::now();
+        spin(|| began.elapsed() > SLICE * 40).await;
+        let _ = over.send((began.elapsed(), metered.cpu()));
+        spin(|| false).await;
+    });
+    let (elapsed, used) = is_over.recv_timeout(DEADLINE).expect("the task runs");
+    // One period's worth (1 ms), what refilled since, and at most a few slices of debt.
+    let fair = SLICE + elapsed / 100;
+    assert!(used < elapsed / 2 && used < fair + SLICE * 20, "{used:?} of {elapsed:?}");
+    task.abort();
+    assert_eq!(wait(task), Err(TaskEnd::Aborted));
+}
+
+#[test]
+fn tasks_of_one_thread_are_helped_by_an_idle_one() {
+    let Fixture { pools, .. } = fixture(2, 1);
+    let pools = Arc::new(pools);
+    let inner = pools.clone();
+    let helped = Arc::new(AtomicBool::new(false));
+    let outer = helped.clone();
+    let task = pools.spawn(account(None), async move {
+        let home = thread_name();
+        for _ in 0..8 {
+            let (helped, home) = (helped.clone(), home.clone());
+            inner.spawn(account(None), async move {
+                if thread_name() != home {
+                    helped.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+        // Never yields: without help nobody else would be polled here.
+        let began = Instant::now();
+        while !helped.load(Ordering::SeqCst) && began.elapsed() < DEADLINE {
+            std::hint::spin_loop();
+        }
+    });
+    assert_eq!(wait(task), Ok(()));
+    assert!(outer.load(Ordering::SeqCst));
+}
+
+#[test]
+fn the_clock_ticks_only_while_somebody_is_polled() {
+    let Fixture { pools, ticks } = fixture(1, 1);
+    let counter = ticks.clone();
+    let task = pools.spawn(account(None), async move {
+        let began = Instant::now();
+        while counter.load(Ordering::SeqCst) < 3 && began.elapsed() < DEADLINE {
+            std::hint::spin_loop();
+        }
+        // Blocked for long enough that a clock that runs on would be seen.
+        let before = counter.load(Ordering::SeqCst);
+        tokio::time::sleep(SLICE * 30).await;
+        (before, counter.load(Ordering::SeqCst))
+    });
+    let (before, after) = wait(task).expect("result");
+    assert!(before >= 3 && after <= before + 2, "{before} then {after}");
+}
+
+#[test]
+fn shutting_down_ends_every_task_and_takes_no_more() {
+    let Fixture { pools, .. } = fixture(2, 2);
+    let spinner = pools.spawn(account(None), spin(|| false));
+    let blocked = pools.spawn(account(None), std::future::pending::<()>());
+    let parked = pools.spawn(account(Some(1)), spin(|| false));
+    pools.shutdown();
+    pools.shutdown();
+    assert_eq!(wait(spinner), Err(TaskEnd::Aborted));
+    assert_eq!(wait(blocked), Err(TaskEnd::Aborted));
+    assert_eq!(wait(parked), Err(TaskEnd::Aborted));
+    assert_eq!(wait(pools.spawn(account(None), async {})), Err(TaskEnd::Aborted));
+    assert_eq!(Arc::strong_count(&pools.shared), 1, "no task is left behind");
+}

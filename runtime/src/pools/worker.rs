@@ -1,0 +1,266 @@
+//! One thread of a pool: a reactor with timers, and the queue of guest tasks it polls.
+//!
+//! The queue is served by one task of the thread's own reactor, in turns: some polls, then the
+//! reactor, so that guests that always have more to do cannot keep a neighbour's packet waiting.
+
+use super::Shared;
+use super::queue::RunQueue;
+use super::task::{Polled, PoolKind, Task};
+use crate::account::SLICE;
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+/// Polls between two looks at the reactor; fewer if they take a slice together. A look costs about
+/// a microsecond.
+const POLLS_PER_TURN: usize = 16;
+/// How many must wait for a thread before one that has nothing to do takes some. A single one is
+/// usually answered sooner where its data is.
+const STEAL_WAITING_MIN: usize = 2;
+
+/// What a thread shares with those who wake its tasks.
+pub(super) struct Worker {
+    pool: PoolKind,
+    index: usize,
+    queue: Mutex<RunQueue<Arc<Task>>>,
+    /// The length of the queue, to look at without the lock.
+    waiting: AtomicUsize,
+    /// Tasks that live here.
+    residents: AtomicUsize,
+    /// Polls begun, to see from outside that one of them is long.
+    polls: AtomicU64,
+    polls_at_tick: AtomicU64,
+    /// Whether the thread may take even a single waiting task from a sibling.
+    invited: AtomicBool,
+    idle: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// Tasks whose containers have used up their quota, by the time they may run again.
+type Parked = BTreeMap<(Instant, u64), Arc<Task>>;
+
+/// How a turn ended.
+enum Turn {
+    More,
+    Empty,
+}
+
+impl Worker {
+    pub(super) fn new(pool: PoolKind, index: usize) -> Self {
+        Self {
+            pool,
+            index,
+            queue: Mutex::new(RunQueue::new()),
+            waiting: AtomicUsize::new(0),
+            residents: AtomicUsize::new(0),
+            polls: AtomicU64::new(0),
+            polls_at_tick: AtomicU64::new(0),
+            invited: AtomicBool::new(false),
+            idle: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    pub(super) fn residents(&self) -> &AtomicUsize {
+        &self.residents
+    }
+
+    /// Lets a queued task wait for this thread.
+    pub(super) fn push(&self, task: Arc<Task>) {
+        let time = task.account.virtual_nanos();
+        self.with_queue(|queue| queue.push(time, task));
+        self.wake();
+    }
+
+    /// Lets a task be met before all others.
+    pub(super) fn push_first(&self, task: Arc<Task>) {
+        self.with_queue(|queue| queue.push_first(task));
+        self.wake();
+    }
+
+    /// Wakes the thread if it has nothing to do.
+    pub(super) fn wake(&self) {
+        if self.idle.load(Ordering::SeqCst) && self.idle.swap(false, Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    /// Lets the thread take work from a sibling, if it has none itself.
+    pub(super) fn invite(&self) -> bool {
+        let idle = self.idle.load(Ordering::SeqCst);
+        if idle {
+            self.invited.store(true, Ordering::SeqCst);
+            self.wake();
+        }
+        idle
+    }
+
+    /// Tells, once a tick, whether tasks wait here longer than they should.
+    pub(super) fn is_behind(&self) -> bool {
+        let polls = self.polls.load(Ordering::Relaxed);
+        let stuck = self.polls_at_tick.swap(polls, Ordering::Relaxed) == polls;
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        waiting >= STEAL_WAITING_MIN || (stuck && waiting > 0)
+    }
+
+    /// Is the thread's one task: serves the queue until the pools have ended.
+    pub(super) async fn serve(&self, shared: &Shared) {
+        let mut parked = Parked::new();
+        loop {
+            match self.turn(shared, &mut parked) {
+                Turn::More => tokio::task::yield_now().await,
+                Turn::Empty if shared.is_over() => return,
+                Turn::Empty => self.sleep(shared, &parked).await,
+            }
+        }
+    }
+
+    fn turn(&self, shared: &Shared, parked: &mut Parked) -> Turn {
+        let began = Instant::now();
+        self.release(began, parked);
+        let Some(mut task) = self.next(shared) else {
+            return Turn::Empty;
+        };
+        shared.enter();
+        let mut now = began;
+        for _ in 0..POLLS_PER_TURN {
+            now = self.run(shared, task, now, parked);
+            if now.duration_since(began) >= SLICE {
+                break;
+            }
+            task = match self.next(shared) {
+                Some(task) => task,
+                None => break,
+            };
+            continue;
+        }
+        shared.leave();
+        Turn::More
+    }
+
+    /// Polls one task and decides where it goes; returns the time.
+    fn run(
+        &self,
+        shared: &Shared,
+        task: Arc<Task>,
+        now: Instant,
+        parked: &mut Parked,
+    ) -> Instant {
+        if !task.begin() {
+            return now;
+        }
+        self.take_home(shared, &task);
+        if task.is_aborted() {
+            shared.end(&task);
+            return now;
+        }
+        if let Some(until) = task.account.parked_until(now) {
+            task.put_back();
+            // An abort may have come before that and left the task to us.
+            if task.is_aborted() {
+                self.push_first(task);
+            } else {
+                parked.insert((until, task.id), task);
+            }
+            return now;
+        }
+        self.polls.fetch_add(1, Ordering::Relaxed);
+        let result = task.poll();
+        let ended = Instant::now();
+        let used = ended.duration_since(now);
+        task.account.charge(used, ended);
+        let polled = match result {
+            Poll::Ready(()) => Polled::Ended,
+            Poll::Pending => task.after_poll(used),
+        };
+        match polled {
+            Polled::Blocked => {}
+            Polled::Again => shared.enqueue(task),
+            Polled::Ended => shared.end(&task),
+        }
+        ended
+    }
+
+    /// Makes this thread the home of a task that it took from a sibling.
+    fn take_home(&self, shared: &Shared, task: &Task) {
+        if task.home(self.pool) == self.index {
+            return;
+        }
+        let before = task.move_home(self.pool, self.index);
+        if self.pool == PoolKind::Interactive {
+            shared.workers(self.pool)[before].residents.fetch_sub(1, Ordering::Relaxed);
+            self.residents.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn next(&self, shared: &Shared) -> Option<Arc<Task>> {
+        self.pop().or_else(|| self.steal(shared))
+    }
+
+    fn pop(&self) -> Option<Arc<Task>> {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        self.with_queue(|queue| queue.pop(|task| task.account.virtual_nanos()))
+    }
+
+    fn steal(&self, shared: &Shared) -> Option<Arc<Task>> {
+        let invited = self.invited.load(Ordering::Relaxed) && self.invited.swap(false, Ordering::SeqCst);
+        let least = if invited { 1 } else { STEAL_WAITING_MIN };
+        let siblings = shared.workers(self.pool).iter();
+        let waiting = |worker: &&Worker| worker.waiting.load(Ordering::Relaxed);
+        let fullest = siblings.filter(|worker| worker.index != self.index).max_by_key(waiting)?;
+        if waiting(&fullest) < least {
+            return None;
+        }
+        fullest.pop()
+    }
+
+    /// Brings back the tasks that may run again.
+    fn release(&self, now: Instant, parked: &mut Parked) {
+        while let Some(entry) = parked.first_entry() {
+            if entry.key().0 > now {
+                return;
+            }
+            self.push(entry.remove());
+        }
+    }
+
+    /// Waits for a wake, an invitation, the end, or the first parked task.
+    async fn sleep(&self, shared: &Shared, parked: &Parked) {
+        let work = poll_fn(|cx| self.poll_work(cx, shared));
+        match parked.first_key_value() {
+            None => work.await,
+            Some((&(until, _), _)) => {
+                // Either may be dropped: both only say "look again".
+                tokio::select! {
+                    () = work => {}
+                    () = tokio::time::sleep_until(until.into()) => {}
+                }
+            }
+        }
+        self.idle.store(false, Ordering::SeqCst);
+    }
+
+    fn poll_work(&self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
+        self.waker.register(cx.waker());
+        self.idle.store(true, Ordering::SeqCst);
+        // Whoever came before the store did not see it; whoever comes after it wakes us.
+        let work = self.waiting.load(Ordering::SeqCst) > 0
+            || self.invited.load(Ordering::SeqCst)
+            || shared.is_over();
+        if work { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn with_queue<R>(&self, act: impl FnOnce(&mut RunQueue<Arc<Task>>) -> R) -> R {
+        let mut queue = self.queue.lock();
+        let result = act(&mut queue);
+        self.waiting.store(queue.len(), Ordering::SeqCst);
+        result
+    }
+}
