@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, Metadata, OpenOptions};
+use parking_lot::Mutex;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
 use self::names::check_name;
@@ -237,11 +238,18 @@ impl HostFile {
     }
 
     pub(super) fn write(&self, at: WriteAt, bytes: &[u8]) -> Outcome<()> {
-        // Not `O_APPEND`: other descriptors of this file write at offsets. Two containers that append
-        // to one file at the same moment may therefore overwrite each other.
+        // Not `O_APPEND`, since one descriptor writes at its end and at offsets. Containers of one pod
+        // that append to a shared file still take turns; another process of the host does not.
+        static APPENDING: [Mutex<()>; 16] = [const { Mutex::new(()) }; 16];
+        let _turn;
         let offset = match at {
             WriteAt::Offset(offset) => offset,
-            WriteAt::End => self.file.metadata()?.len(),
+            WriteAt::End => {
+                let metadata = Metadata::from_file(&self.file)?;
+                let number = identity::of(&metadata).map_or(0, |(_, number)| number);
+                _turn = APPENDING[(number % APPENDING.len() as u64) as usize].lock();
+                self.file.metadata()?.len()
+            }
         };
         offset
             .checked_add(bytes.len() as u64)
@@ -270,6 +278,7 @@ impl HostFile {
 
     pub(super) fn identity(&self) -> Outcome<(u64, u64)> {
         let metadata = Metadata::from_file(&self.file)?;
+        // Where files have no numbers, an opening is only itself.
         let own = (u64::MAX, std::ptr::from_ref(self).addr() as u64);
         Ok(identity::of(&metadata).unwrap_or(own))
     }

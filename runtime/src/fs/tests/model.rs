@@ -301,7 +301,7 @@ fn compare(steps: &[Step], ours: &mut Ours, theirs: &mut Theirs) -> Result<(), T
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     /// The writable layer over an image behaves as a folder with the image's files.
     #[test]

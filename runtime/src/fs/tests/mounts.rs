@@ -135,6 +135,34 @@ fn a_host_folder_is_shared_with_the_host() {
     )));
 }
 
+/// Containers of a pod write one log in a shared folder.
+#[test]
+fn appending_containers_take_turns() {
+    let host = tempfile::tempdir().unwrap();
+    fs::write(host.path().join("log"), "").unwrap();
+    let source = || MountSource::HostDir(host.path().to_owned());
+    std::thread::scope(|scope| {
+        for name in ["a", "b", "c"] {
+            let mounts = vec![mount("/w", source(), Access::ReadWrite)];
+            scope.spawn(move || {
+                let view = View::read_only(Tree::empty(), mounts);
+                for n in 0..200 {
+                    view.append("w/log", &format!("{name}{n}\n")).unwrap();
+                }
+            });
+        }
+    });
+    let log = fs::read_to_string(host.path().join("log")).unwrap();
+    assert_eq!(log.lines().count(), 600);
+    for name in ["a", "b", "c"] {
+        let own: Vec<_> = log
+            .lines()
+            .filter_map(|line| line.strip_prefix(name))
+            .collect();
+        assert_eq!(own, (0..200).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
+}
+
 /// The host's disk is never waited for on a guest's thread.
 #[test]
 fn a_host_folder_is_not_touched_inline() {
