@@ -1,6 +1,7 @@
 //! One entry of a hostile tar, read with bounds and checked.
 
-use std::io::Read;
+use std::io::{self, Read};
+use std::ops::Range;
 
 use tar::{EntryType, PaxExtensions};
 
@@ -12,6 +13,12 @@ const PATH_BYTES_MAX: usize = 4096;
 const NAME_BYTES_MAX: usize = 255;
 /// Extended headers hold a few names and numbers; vendors' attributes stay far below this.
 const EXTENDED_HEADER_BYTES_MAX: u64 = 1 << 20;
+
+// Where the numbers of a header lie; every form of tar has these in the same place.
+const MODE: Range<usize> = 100..108;
+const UID: Range<usize> = 108..116;
+const GID: Range<usize> = 116..124;
+const MTIME: Range<usize> = 136..148;
 
 /// What the headers before an entry say about it: GNU long names and pax records.
 #[derive(Debug, Default)]
@@ -79,9 +86,8 @@ impl Overrides {
         {
             return Err(TarFault::TwoSizes);
         }
-        let small = |own: std::io::Result<u64>, other: Option<u64>| {
-            let value = other.map_or(own, Ok).map_err(TarFault::Read)?;
-            u32::try_from(value).map_err(|_| TarFault::Number)
+        let small = |own: u64, other: Option<u64>| {
+            u32::try_from(other.unwrap_or(own)).map_err(|_| TarFault::Number)
         };
         Ok(Head {
             kind: header.entry_type(),
@@ -94,13 +100,10 @@ impl Overrides {
                     .map(std::borrow::Cow::into_owned)
                     .unwrap_or_default()
             }),
-            mode: header.mode().map_err(TarFault::Read)? & 0o7777,
-            uid: small(header.uid(), self.uid)?,
-            gid: small(header.gid(), self.gid)?,
-            mtime: self
-                .mtime
-                .map_or_else(|| header.mtime(), Ok)
-                .map_err(TarFault::Read)?,
+            mode: small(field(header, MODE, |header| header.mode().map(u64::from))?, None)? & 0o7777,
+            uid: small(field(header, UID, tar::Header::uid)?, self.uid)?,
+            gid: small(field(header, GID, tar::Header::gid)?, self.gid)?,
+            mtime: self.mtime.map_or_else(|| field(header, MTIME, tar::Header::mtime), Ok)?,
         })
     }
 }
@@ -167,6 +170,18 @@ fn long_name(entry: &mut tar::Entry<'_, impl Read>) -> Result<Vec<u8>, TarFault>
         name.pop();
     }
     Ok(name)
+}
+
+/// Returns a number of a header. Some writers leave a field blank; every reader takes it for 0.
+fn field(
+    header: &tar::Header,
+    place: Range<usize>,
+    read: impl Fn(&tar::Header) -> io::Result<u64>,
+) -> Result<u64, TarFault> {
+    if header.as_bytes()[place].iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(0);
+    }
+    read(header).map_err(TarFault::Read)
 }
 
 fn number(text: &[u8]) -> Option<u64> {
