@@ -307,3 +307,6 @@ fn amount_value(amount: &ResourceAmount, facts: Facts) -> u64 {
         ResourceAmount::NodeMemory { divisor } => facts.node_memory.div_ceil((*divisor).max(1)),
     }
 }
+
+#[cfg(test)]
+mod tests;

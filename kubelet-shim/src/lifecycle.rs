@@ -265,9 +265,11 @@ impl PodFacts {
         }
     }
 
-    /// Whether any instance lives or is being made.
-    pub(crate) fn any_alive(&self) -> bool {
-        self.containers.iter().any(|c| c.life.is_alive())
+    /// Whether any instance lives, or something is under way that may still make one.
+    pub(crate) fn any_under_way(&self) -> bool {
+        self.containers
+            .iter()
+            .any(|c| c.life.is_alive() || c.life == Life::Fetching)
     }
 }
 

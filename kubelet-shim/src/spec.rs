@@ -458,3 +458,6 @@ impl ContainerPlan {
 
 /// Where a handler without declared ports listens.
 const DEFAULT_HANDLER_PORT: u16 = 80;
+
+#[cfg(test)]
+mod tests;

@@ -149,3 +149,6 @@ pub const ANNOTATION_PUBLISHED: &str = "coracle.dev/published";
 
 /// Annotation with the containers that can never run here, and why.
 pub const ANNOTATION_REFUSED: &str = "coracle.dev/refused";
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,546 @@
-//! Generated histories.
+//! Generated histories: whatever happens in whatever order, the planner's promises hold.
+//!
+//! A small world stands for the executor: it takes steps in hand, lets what is under way come out in any
+//! order and any way, lets instances end, time pass, and the owner change their mind. After every change
+//! the invariants are checked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::*;
+use crate::spec::{HostPathPolicy, RestartPolicy, Role, check_pod};
+use crate::status::{Phase, phase};
+use crate::time::{Clock, Hand};
+
+/// Instances of one container, as the runtime would know them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Instance {
+    None,
+    Alive,
+    Asked { at: u64, grace: u64 },
+    Killed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Work {
+    SetUp,
+    TearDown,
+    Fetch(usize),
+    Start(usize),
+    Cancelled(usize),
+}
+
+/// What is expected of a container's back-off, computed from its ends alone.
+#[derive(Clone, Copy, Debug, Default)]
+struct Expected {
+    ended_at: Option<u64>,
+    delay: Option<(u64, u64)>,
+}
+
+struct World {
+    spec: PodSpecPlan,
+    clock: Clock,
+    hand: Hand,
+    second: u64,
+    intent: Intent,
+    pod: PodFacts,
+    instances: Vec<Instance>,
+    expected: Vec<Expected>,
+    work: Vec<Work>,
+    over: Option<Phase>,
+}
+
+#[derive(Clone, Debug)]
+enum Happening {
+    /// Something under way comes out, well or badly.
+    Settle { pick: usize, well: bool },
+    /// An instance ends.
+    Exit { pick: usize, code: i32 },
+    /// Time passes.
+    Wait(u64),
+    /// Time passes until the plan wants to look again.
+    Sleep,
+    /// The pod is deleted.
+    Delete(u64),
+    /// The object vanishes.
+    Vanish,
+    /// The agent stops.
+    Shutdown(u64),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        8 => (any::<prop::sample::Index>(), prop::bool::weighted(0.85))
+            .prop_map(|(i, well)| Happening::Settle { pick: i.index(64), well }),
+        4 => (0usize..8, prop_oneof![Just(0), Just(1), Just(137)])
+            .prop_map(|(pick, code)| Happening::Exit { pick, code }),
+        3 => (0u64..700).prop_map(Happening::Wait),
+        4 => Just(Happening::Sleep),
+        1 => (0u64..40).prop_map(Happening::Delete),
+        1 => Just(Happening::Vanish),
+        1 => (0u64..5).prop_map(Happening::Shutdown),
+    ]
+}
+
+fn spec() -> impl Strategy<Value = PodSpecPlan> {
+    let role = prop_oneof![Just("init"), Just("sidecar"), Just("app"), Just("app")];
+    let policy = prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")];
+    (
+        prop::collection::vec(role, 1..5),
+        policy,
+        prop::option::weighted(0.2, 1u64..400),
+    )
+        .prop_map(|(roles, policy, deadline)| plan_of(&roles, policy, deadline))
+}
+
+fn plan_of(roles: &[&str], policy: &str, deadline: Option<u64>) -> PodSpecPlan {
+    let mut inits = Vec::new();
+    let mut apps = Vec::new();
+    for (index, role) in roles.iter().enumerate() {
+        let mut container = serde_json::json!({"name": format!("c{index}"), "image": "i"});
+        match *role {
+            "init" => inits.push(container),
+            "sidecar" => {
+                container["restartPolicy"] = "Always".into();
+                inits.push(container);
+            }
+            _ => apps.push(container),
+        }
+    }
+    if apps.is_empty() {
+        apps.push(serde_json::json!({"name": "app", "image": "i"}));
+    }
+    let pod = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+        "spec": {
+            "initContainers": inits, "containers": apps, "restartPolicy": policy,
+            "activeDeadlineSeconds": deadline,
+        },
+    }))
+    .unwrap();
+    check_pod(&pod, HostPathPolicy::Refuse).unwrap()
+}
+
+fn problem(reason: &'static str) -> Problem {
+    Problem {
+        reason,
+        message: "m".into(),
+        outlook: Outlook::MayMend,
+    }
+}
+
+fn termination(code: i32) -> Termination {
+    Termination {
+        code,
+        reason: "Error",
+        message: None,
+        started_at: None,
+        finished_at: None,
+    }
+}
+
+impl World {
+    fn new(spec: PodSpecPlan) -> World {
+        let (clock, hand) = Clock::manual(Timestamp::UNIX_EPOCH);
+        let pod = PodFacts::new(&spec, clock.now());
+        let count = spec.containers.len();
+        World {
+            spec,
+            clock,
+            hand,
+            second: 0,
+            intent: Intent::Run,
+            pod,
+            instances: vec![Instance::None; count],
+            expected: vec![Expected::default(); count],
+            work: Vec::new(),
+            over: None,
+        }
+    }
+
+    /// Does what the worker does, and returns when the plan wants to look again.
+    fn advance(&mut self) -> Option<Moment> {
+        for _ in 0..64 {
+            let now = self.clock.now();
+            let plan = plan(&self.spec, self.intent, &self.pod, now);
+            if plan.steps.is_empty() {
+                if plan.finished {
+                    assert_eq!(self.pod.ground, Ground::Cleared);
+                    assert!(
+                        self.work.is_empty(),
+                        "finished with {:?} under way",
+                        self.work
+                    );
+                    assert!(self.instances.iter().all(|i| *i == Instance::None));
+                }
+                return plan.wake;
+            }
+            for step in &plan.steps {
+                self.check_step(step);
+                self.pod.begin(step, now);
+                self.execute(step);
+            }
+            self.check();
+        }
+        panic!("the plan does not come to rest");
+    }
+
+    fn check_step(&self, step: &Step) {
+        let ends = self.pod.ending.is_some();
+        match step {
+            Step::Start(index) => {
+                assert!(!ends, "a start after the end began");
+                assert_eq!(
+                    self.instances[*index],
+                    Instance::None,
+                    "a second live instance"
+                );
+                assert!(
+                    !self.work.iter().any(|w| *w == Work::Start(*index)),
+                    "a second start"
+                );
+                assert_eq!(self.pod.ground, Ground::Laid);
+                self.check_order(*index);
+            }
+            Step::Fetch(index) => {
+                assert!(!ends, "a fetch after the end began");
+                assert!(
+                    !self.work.iter().any(|w| *w == Work::Fetch(*index)),
+                    "a second fetch"
+                );
+                self.check_delay(*index);
+            }
+            Step::SetUp => assert!(!ends),
+            Step::TearDown => {
+                assert!(self.instances.iter().all(|i| *i == Instance::None));
+                assert!(self.work.is_empty(), "torn down under {:?}", self.work);
+            }
+            Step::Kill(index) => {
+                let Instance::Asked { at, .. } = self.instances[*index] else {
+                    panic!("killed without being asked: {:?}", self.instances[*index])
+                };
+                let shutdown = self
+                    .pod
+                    .ending
+                    .is_some_and(|(e, _)| e.cause == EndCause::Shutdown);
+                assert!(
+                    shutdown || self.second >= at + 2,
+                    "less than two seconds to end"
+                );
+            }
+            Step::Stop(index, _, _) => assert_eq!(self.instances[*index], Instance::Alive),
+            Step::BeginEnding(_)
+            | Step::Cancel(_)
+            | Step::ShowPullBackOff(_)
+            | Step::HoldBack(..) => {}
+        }
+    }
+
+    /// Ordinary init containers before it have ended well, sidecars before it have started.
+    fn check_order(&self, index: usize) {
+        for (other, facts) in self
+            .spec
+            .containers
+            .iter()
+            .zip(&self.pod.containers)
+            .take(index)
+        {
+            match other.role {
+                Role::Init => assert!(facts.completed, "an init container was not finished"),
+                Role::Sidecar => assert!(facts.attempts > 0, "a sidecar was not started"),
+                Role::App => {}
+            }
+        }
+    }
+
+    /// A restart comes exactly when the contract says, never before.
+    fn check_delay(&self, index: usize) {
+        let expected = self.expected[index];
+        let Some(ended) = expected.ended_at else {
+            return;
+        };
+        if let Some((delay, updated)) = expected.delay
+            && ended - updated.min(ended) <= 600
+        {
+            assert!(self.second >= ended + delay, "restarted {delay} s early");
+        }
+    }
+
+    fn execute(&mut self, step: &Step) {
+        match step {
+            Step::SetUp => self.work.push(Work::SetUp),
+            Step::TearDown => self.work.push(Work::TearDown),
+            Step::Fetch(index) => {
+                let expected = &mut self.expected[*index];
+                if let Some(ended) = expected.ended_at.take() {
+                    let doubled = match expected.delay {
+                        Some((delay, updated)) if ended - updated.min(ended) <= 600 => {
+                            (delay * 2).min(300)
+                        }
+                        _ => 10,
+                    };
+                    expected.delay = Some((doubled, self.second));
+                }
+                self.work.push(Work::Fetch(*index));
+            }
+            Step::Start(index) => self.work.push(Work::Start(*index)),
+            Step::Cancel(index) => {
+                for work in &mut self.work {
+                    if *work == Work::Fetch(*index) || *work == Work::Start(*index) {
+                        *work = Work::Cancelled(*index);
+                    }
+                }
+            }
+            Step::Stop(index, ..) => {
+                self.instances[*index] = Instance::Asked {
+                    at: self.second,
+                    grace: 0,
+                };
+            }
+            Step::Kill(index) => self.instances[*index] = Instance::Killed,
+            Step::BeginEnding(_) | Step::ShowPullBackOff(_) | Step::HoldBack(..) => {}
+        }
+    }
+
+    fn settle(&mut self, outcome: Outcome) {
+        let now = self.clock.now();
+        self.pod.settle(&self.spec, outcome, now);
+        self.check();
+    }
+
+    fn happen(&mut self, happening: &Happening, wake: Option<Moment>) {
+        match happening {
+            Happening::Settle { pick, well } => {
+                if !self.work.is_empty() {
+                    let work = self.work.remove(pick % self.work.len());
+                    self.come_out(work, *well);
+                }
+            }
+            Happening::Exit { pick, code } => {
+                let index = pick % self.instances.len();
+                if self.instances[index] != Instance::None {
+                    self.exit(index, *code);
+                }
+            }
+            Happening::Wait(seconds) => self.wait(Duration::from_secs(*seconds)),
+            Happening::Sleep => {
+                if let Some(wake) = wake {
+                    let left = wake.since(self.clock.now());
+                    self.wait(Duration::from_secs(left.as_secs_f64().ceil() as u64));
+                }
+            }
+            Happening::Delete(grace) => self.end(EndCause::Deleted, *grace),
+            Happening::Vanish => self.end(EndCause::Vanished, 1),
+            Happening::Shutdown(grace) => {
+                if self.intent == Intent::Run {
+                    self.end(EndCause::Shutdown, *grace);
+                }
+            }
+        }
+    }
+
+    fn exit(&mut self, index: usize, code: i32) {
+        self.instances[index] = Instance::None;
+        self.expected[index].ended_at = Some(self.second);
+        self.settle(Outcome::Exited(index, termination(code)));
+    }
+
+    fn end(&mut self, cause: EndCause, grace: u64) {
+        self.intent = Intent::End(Ending {
+            cause,
+            grace: Duration::from_secs(grace),
+        });
+    }
+
+    fn wait(&mut self, by: Duration) {
+        self.hand.advance(by);
+        self.second += by.as_secs();
+    }
+
+    fn come_out(&mut self, work: Work, well: bool) {
+        let now = self.clock.now().wall();
+        let outcome = match work {
+            Work::SetUp if well => Outcome::SetUp(Ok(())),
+            Work::SetUp => Outcome::SetUp(Err(problem("FailedMount"))),
+            Work::TearDown => Outcome::TornDown,
+            Work::Fetch(index) if well => Outcome::Fetched(index, Ok("id".into())),
+            Work::Fetch(index) => Outcome::Fetched(index, Err(problem("ErrImagePull"))),
+            // What is abandoned may have come out alive before it noticed.
+            Work::Cancelled(index) if well => Outcome::Cancelled(index),
+            Work::Start(index) | Work::Cancelled(index) if well => {
+                self.instances[index] = Instance::Alive;
+                Outcome::Started(index, Launched::Alive(now))
+            }
+            Work::Cancelled(index) => Outcome::Cancelled(index),
+            Work::Start(index) => Outcome::Started(
+                index,
+                Launched::Refused(problem("CreateContainerConfigError")),
+            ),
+        };
+        self.settle(outcome);
+    }
+
+    fn check(&mut self) {
+        for (index, facts) in self.pod.containers.iter().enumerate() {
+            let alive = matches!(facts.life, Life::Running { .. } | Life::Stopping { .. });
+            assert_eq!(
+                alive,
+                self.instances[index] != Instance::None,
+                "{index}: {:?}",
+                facts.life
+            );
+        }
+        let phase = phase(&self.spec, &self.pod);
+        if phase.is_terminal() {
+            assert!(
+                !self.pod.any_under_way(),
+                "{phase:?} with a container alive"
+            );
+        }
+        if let Some(over) = self.over {
+            assert_eq!(phase, over, "a terminal phase was left");
+        }
+        self.over = phase.is_terminal().then_some(phase);
+    }
+
+    /// Lets everything come out well from here on; the pod must come to its end when it is asked to.
+    fn run_out(&mut self) {
+        self.end(EndCause::Vanished, 1);
+        for _ in 0..200 {
+            let wake = self.advance();
+            if let Some(work) = self.work.pop() {
+                self.come_out(work, true);
+            } else if let Some(index) = self.instances.iter().position(|i| *i == Instance::Killed) {
+                self.exit(index, 137);
+            } else if let Some(wake) = wake {
+                let left = wake.since(self.clock.now());
+                self.wait(Duration::from_secs(left.as_secs() + 1));
+            } else {
+                break;
+            }
+        }
+        let plan = plan(&self.spec, self.intent, &self.pod, self.clock.now());
+        assert!(plan.finished, "never at its end: {:?}", self.pod);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8192, ..ProptestConfig::default() })]
+
+    /// Never two live instances of a container, no start after the end began, no early restart, no
+    /// terminal phase with a container alive, no terminal phase left, and always an end.
+    #[test]
+    fn promises_hold_in_every_history(
+        spec in spec(),
+        happenings in prop::collection::vec(happening(), 0..60),
+    ) {
+        let mut world = World::new(spec);
+        for happening in &happenings {
+            let wake = world.advance();
+            world.happen(happening, wake);
+        }
+        world.run_out();
+    }
+}
+
+/// Runs one container that ends at once with `code` until `ends` ends, and returns the waits in between.
+fn waits(policy: &str, code: i32, ends: usize) -> (Vec<u64>, World) {
+    let mut world = World::new(plan_of(&["app"], policy, None));
+    let mut waits = Vec::new();
+    let mut ended_at = None;
+    while waits.len() < ends {
+        let wake = world.advance();
+        if let Some(work) = world.work.pop() {
+            world.come_out(work, true);
+        } else if world.instances[0] == Instance::Alive {
+            if let Some(at) = ended_at {
+                waits.push(world.second - at);
+            }
+            world.exit(0, code);
+            ended_at = Some(world.second);
+        } else {
+            let Some(wake) = wake else { break };
+            let left = wake.since(world.clock.now());
+            world.wait(left);
+        }
+    }
+    (waits, world)
+}
+
+#[test]
+fn restarts_wait_as_the_contract_says() {
+    let (found, _) = waits("Always", 1, 9);
+    assert_eq!(found, [0, 10, 20, 40, 80, 160, 300, 300, 300]);
+    let (found, _) = waits("Always", 0, 3);
+    assert_eq!(found, [0, 10, 20], "also after a good end");
+    let (found, _) = waits("OnFailure", 1, 3);
+    assert_eq!(found, [0, 10, 20]);
+    assert!(waits("OnFailure", 0, 1).0.is_empty());
+    assert!(waits("Never", 1, 1).0.is_empty());
+}
+
+#[test]
+fn a_container_held_back_shows_crash_loop_and_stays_running() {
+    let (_, mut world) = waits("Always", 1, 1);
+    world.advance();
+    let Life::CrashLoop { delay, .. } = &world.pod.containers[0].life else {
+        panic!("{:?}", world.pod.containers[0].life)
+    };
+    assert_eq!(*delay, Duration::from_secs(10));
+    assert_eq!(phase(&world.spec, &world.pod), Phase::Running);
+    assert_eq!(world.pod.containers[0].attempts, 2);
+}
+
+#[test]
+fn the_deadline_ends_a_pod_that_runs() {
+    let mut world = World::new(plan_of(&["app"], "Always", Some(30)));
+    while world.instances[0] != Instance::Alive {
+        world.advance();
+        if let Some(work) = world.work.pop() {
+            world.come_out(work, true);
+        }
+    }
+    let wake = world.advance().expect("the deadline is a timer");
+    assert_eq!(wake.since(world.clock.now()), Duration::from_secs(30));
+    world.wait(Duration::from_secs(30));
+    world.advance();
+    assert!(matches!(world.instances[0], Instance::Asked { .. }));
+    world.exit(0, 143);
+    world.run_out();
+    assert_eq!(phase(&world.spec, &world.pod), Phase::Failed);
+}
+
+/// The policy that the planner follows, as a table.
+#[test]
+fn who_is_restarted() {
+    let check = |policy, role, code, completed, expected| {
+        let found = may_restart(policy, role, &termination(code), completed);
+        assert_eq!(found, expected, "{policy:?} {role:?} {code} {completed}");
+    };
+    use RestartPolicy::{Always, Never, OnFailure};
+    for (policy, after_good, after_bad) in [
+        (Always, true, true),
+        (OnFailure, false, true),
+        (Never, false, false),
+    ] {
+        check(policy, Role::App, 0, false, after_good);
+        check(policy, Role::App, 1, false, after_bad);
+        check(policy, Role::Sidecar, 0, false, true);
+        check(policy, Role::Sidecar, 1, false, true);
+        check(policy, Role::Init, 0, true, false);
+    }
+    check(Always, Role::Init, 1, false, true);
+    check(OnFailure, Role::Init, 1, false, true);
+    check(Never, Role::Init, 1, false, false);
+}
+
+/// Keeps `Arc` in use where the generated world shares ends with the facts.
+#[test]
+fn an_end_is_kept_as_the_last_state_of_the_next_run() {
+    let (_, world) = waits("Always", 7, 2);
+    let last: &Arc<Termination> = world.pod.containers[0].last.as_ref().expect("a last state");
+    assert_eq!(last.code, 7);
+}

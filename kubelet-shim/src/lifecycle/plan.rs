@@ -184,6 +184,15 @@ fn stronger(known: EndCause, wanted: EndCause) -> EndCause {
     }
 }
 
+/// Abandons what would make an instance that nobody wants any more.
+fn cancel_all(pod: &PodFacts, plan: &mut Plan) {
+    for (index, facts) in pod.containers.iter().enumerate() {
+        if matches!(facts.life, Life::Fetching | Life::Starting) {
+            plan.steps.push(Step::Cancel(index));
+        }
+    }
+}
+
 fn end_pod(
     spec: &PodSpecPlan,
     ending: Ending,
@@ -192,11 +201,7 @@ fn end_pod(
     now: Moment,
     plan: &mut Plan,
 ) {
-    for (index, facts) in pod.containers.iter().enumerate() {
-        if matches!(facts.life, Life::Fetching | Life::Starting) {
-            plan.steps.push(Step::Cancel(index));
-        }
-    }
+    cancel_all(pod, plan);
     // The grace is the pod's: sidecars asked later get what is left of it.
     let left = ending.grace.saturating_sub(now.since(since));
     let minimum = match ending.cause {
@@ -283,11 +288,7 @@ fn stop_alive(
 }
 
 fn clear_ground(pod: &PodFacts, plan: &mut Plan) {
-    let under_way = pod
-        .containers
-        .iter()
-        .any(|c| c.life.is_alive() || matches!(c.life, Life::Fetching));
-    if under_way {
+    if pod.any_under_way() {
         return;
     }
     match pod.ground {

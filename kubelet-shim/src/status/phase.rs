@@ -36,10 +36,15 @@ impl Phase {
     }
 }
 
-/// Computes the phase. Invariant: a terminal phase never with an instance alive, whatever the rules say.
+/// Computes the phase.
+///
+/// Invariant: a terminal phase never while an instance lives or may still come to live, nor before a pod
+/// that was ended from outside has let go of everything, whatever the rules say.
 pub(crate) fn phase(spec: &PodSpecPlan, pod: &PodFacts) -> Phase {
     let computed = by_rules(spec, pod);
-    if computed.is_terminal() && pod.any_alive() {
+    let is_settled =
+        !pod.any_under_way() && (pod.ending.is_none() || pod.ground == Ground::Cleared);
+    if computed.is_terminal() && !is_settled {
         Phase::Running
     } else {
         computed

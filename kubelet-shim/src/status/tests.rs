@@ -1,0 +1,428 @@
+//! The contract's tables of phases, states and conditions.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::*;
+use crate::lifecycle::{Ending, Ground, Life, Outlook, Problem, PullShown, Termination};
+use crate::spec::{HostPathPolicy, check_pod};
+use crate::time::Clock;
+
+fn spec(inits: &[&str], apps: usize, policy: &str) -> PodSpecPlan {
+    let container = |name: String| json!({"name": name, "image": "i:1"});
+    let inits: Vec<_> = inits
+        .iter()
+        .enumerate()
+        .map(|(index, role)| {
+            let mut init = container(format!("i{index}"));
+            if *role == "sidecar" {
+                init["restartPolicy"] = "Always".into();
+            }
+            init
+        })
+        .collect();
+    let apps: Vec<_> = (0..apps)
+        .map(|index| container(format!("a{index}")))
+        .collect();
+    let pod = serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+        "spec": {"initContainers": inits, "containers": apps, "restartPolicy": policy},
+    }))
+    .unwrap();
+    check_pod(&pod, HostPathPolicy::Refuse).unwrap()
+}
+
+fn now() -> Moment {
+    Clock::manual(Timestamp::UNIX_EPOCH).0.now()
+}
+
+fn end(code: i32) -> Arc<Termination> {
+    let reason = if code == 0 { "Completed" } else { "Error" };
+    Arc::new(Termination {
+        code,
+        reason,
+        message: None,
+        started_at: None,
+        finished_at: None,
+    })
+}
+
+fn ended(code: i32) -> Life {
+    Life::Ended {
+        end: end(code),
+        at: now(),
+    }
+}
+
+fn crash_loop(code: i32) -> Life {
+    let delay = Duration::from_secs(80);
+    Life::CrashLoop {
+        end: end(code),
+        at: now(),
+        delay,
+        until: now().after(delay),
+    }
+}
+
+fn running() -> Life {
+    Life::Running {
+        since: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn failed_pull(reason: &'static str, shown: PullShown) -> Life {
+    Life::FetchFailed {
+        problem: Problem {
+            reason,
+            message: "no route".into(),
+            outlook: Outlook::MayMend,
+        },
+        at: now(),
+        retry_at: now(),
+        shown,
+    }
+}
+
+fn facts(spec: &PodSpecPlan, lives: Vec<Life>) -> PodFacts {
+    let mut pod = PodFacts::new(spec, now());
+    pod.ground = Ground::Laid;
+    for ((facts, life), container) in pod.containers.iter_mut().zip(lives).zip(&spec.containers) {
+        facts.attempts = match &life {
+            Life::Running { .. } | Life::Ended { .. } => 1,
+            Life::CrashLoop { .. } => 3,
+            _ => 0,
+        };
+        facts.completed = container.role == Role::Init
+            && matches!(&life, Life::Ended { end, .. } if end.code == 0);
+        facts.life = life;
+    }
+    pod
+}
+
+fn ended_by(pod: &mut PodFacts, cause: EndCause) {
+    pod.ending = Some((
+        Ending {
+            cause,
+            grace: Duration::ZERO,
+        },
+        now(),
+    ));
+    pod.ground = Ground::Cleared;
+}
+
+/// `lives` are those of the init containers, then those of the apps.
+fn check(inits: &[&str], policy: &str, lives: Vec<Life>, expected: Phase) {
+    let spec = spec(inits, lives.len() - inits.len(), policy);
+    let pod = facts(&spec, lives);
+    assert_eq!(
+        phase(&spec, &pod),
+        expected,
+        "{inits:?} {policy} {:?}",
+        pod.containers
+    );
+}
+
+#[test]
+fn the_phase_follows_the_contracts_list() {
+    use Phase::{Failed, Pending, Running, Succeeded};
+    // 1: an init container failed for good.
+    check(&["init"], "Never", vec![ended(1), Life::Waiting], Failed);
+    // 2: not initialised.
+    check(&["init"], "Always", vec![ended(1), Life::Waiting], Pending);
+    check(&["init"], "Always", vec![running(), Life::Waiting], Pending);
+    check(
+        &["sidecar"],
+        "Always",
+        vec![Life::Waiting, Life::Waiting],
+        Pending,
+    );
+    // 3: something waits for its first start.
+    check(&[], "Always", vec![running(), Life::Fetching], Pending);
+    check(
+        &[],
+        "Always",
+        vec![failed_pull("ErrImagePull", PullShown::BackOff)],
+        Pending,
+    );
+    // 4: something runs.
+    check(&[], "Never", vec![running(), ended(1)], Running);
+    check(&["sidecar"], "Never", vec![running(), running()], Running);
+    // 5: all stopped; a container held back is no Pending one.
+    check(&[], "Always", vec![crash_loop(1)], Running);
+    check(&[], "Always", vec![ended(0)], Running);
+    check(&[], "OnFailure", vec![ended(1)], Running);
+    check(&[], "OnFailure", vec![ended(0)], Succeeded);
+    check(&[], "Never", vec![ended(0), ended(0)], Succeeded);
+    check(&[], "Never", vec![ended(0), ended(3)], Failed);
+    check(&["init"], "Never", vec![ended(0), ended(0)], Succeeded);
+    // Ended sidecars do not count, living ones keep the pod from its end.
+    check(&["sidecar"], "Never", vec![ended(137), ended(0)], Succeeded);
+    check(&["sidecar"], "Never", vec![running(), ended(0)], Running);
+}
+
+#[test]
+fn a_pod_ended_from_outside_is_judged_by_its_exit_codes() {
+    for (life, expected) in [
+        (ended(0), Phase::Succeeded),
+        (ended(143), Phase::Failed),
+        (crash_loop(1), Phase::Failed),
+        (Life::Waiting, Phase::Failed),
+    ] {
+        let spec = spec(&[], 1, "Always");
+        let mut pod = facts(&spec, vec![life]);
+        ended_by(&mut pod, EndCause::Deleted);
+        assert_eq!(phase(&spec, &pod), expected, "{:?}", pod.containers[0].life);
+    }
+}
+
+fn rendered(spec: &PodSpecPlan, pod: &PodFacts, previous: &[PodCondition]) -> PodStatus {
+    let surroundings = Surroundings {
+        host_ip: Ipv4Addr::LOCALHOST.into(),
+        pod_ip: Some(Ipv4Addr::new(10, 244, 0, 9)),
+        generation: Some(4),
+    };
+    render(spec, pod, &surroundings, previous, now())
+}
+
+fn waiting_of(life: Life) -> (String, String) {
+    let spec = spec(&[], 1, "Always");
+    let status = rendered(&spec, &facts(&spec, vec![life]), &[]);
+    let state = status.container_statuses.unwrap().remove(0).state.unwrap();
+    let waiting = state.waiting.expect("waiting");
+    (waiting.reason.unwrap(), waiting.message.unwrap_or_default())
+}
+
+#[test]
+fn waiting_reasons_and_messages_are_the_contracts() {
+    for (life, reason, message) in [
+        (Life::Waiting, "ContainerCreating", ""),
+        (Life::Fetching, "ContainerCreating", ""),
+        (
+            failed_pull("ErrImagePull", PullShown::Error),
+            "ErrImagePull",
+            "no route",
+        ),
+        (
+            failed_pull("ErrImagePull", PullShown::BackOff),
+            "ImagePullBackOff",
+            "Back-off pulling image \"i:1\": ErrImagePull: no route",
+        ),
+        (
+            failed_pull("ErrImageNeverPull", PullShown::BackOff),
+            "ErrImageNeverPull",
+            "no route",
+        ),
+        (
+            failed_pull("InvalidImageName", PullShown::BackOff),
+            "InvalidImageName",
+            "no route",
+        ),
+        (
+            crash_loop(1),
+            "CrashLoopBackOff",
+            "back-off 1m20s restarting failed container=a0 pod=p_n(u)",
+        ),
+    ] {
+        assert_eq!(waiting_of(life), (reason.to_owned(), message.to_owned()));
+    }
+}
+
+#[test]
+fn a_container_held_back_keeps_its_last_state_and_count() {
+    let spec = spec(&[], 1, "Always");
+    let status = rendered(&spec, &facts(&spec, vec![crash_loop(7)]), &[]);
+    let container = status.container_statuses.unwrap().remove(0);
+    assert_eq!(container.restart_count, 2);
+    assert_eq!(
+        container.last_state.unwrap().terminated.unwrap().exit_code,
+        7
+    );
+    assert!(!container.ready);
+}
+
+#[test]
+fn containers_behind_an_init_container_wait_for_initialisation() {
+    let spec = spec(&["init", "init"], 1, "Always");
+    let lives = vec![Life::Fetching, Life::Waiting, Life::Waiting];
+    let status = rendered(&spec, &facts(&spec, lives), &[]);
+    let reason = |status: &ContainerStatus| {
+        status
+            .state
+            .as_ref()
+            .unwrap()
+            .waiting
+            .as_ref()
+            .unwrap()
+            .reason
+            .clone()
+            .unwrap()
+    };
+    let inits: Vec<_> = status
+        .init_container_statuses
+        .as_ref()
+        .unwrap()
+        .iter()
+        .map(reason)
+        .collect();
+    assert_eq!(inits, ["ContainerCreating", "PodInitializing"]);
+    assert_eq!(
+        reason(&status.container_statuses.as_ref().unwrap()[0]),
+        "PodInitializing"
+    );
+    let initialized = condition(&status, "Initialized");
+    assert_eq!(
+        initialized.reason.as_deref(),
+        Some("ContainersNotInitialized")
+    );
+    assert_eq!(
+        initialized.message.as_deref(),
+        Some("containers with incomplete status: [i0 i1]")
+    );
+}
+
+fn condition<'a>(status: &'a PodStatus, type_: &str) -> &'a PodCondition {
+    status
+        .conditions
+        .as_ref()
+        .unwrap()
+        .iter()
+        .find(|c| c.type_ == type_)
+        .unwrap()
+}
+
+#[test]
+fn conditions_say_who_is_not_ready() {
+    let spec = spec(&[], 2, "Always");
+    let status = rendered(&spec, &facts(&spec, vec![running(), Life::Fetching]), &[]);
+    for type_ in ["Ready", "ContainersReady"] {
+        let found = condition(&status, type_);
+        assert_eq!(found.status, "False");
+        assert_eq!(found.reason.as_deref(), Some("ContainersNotReady"));
+        assert_eq!(
+            found.message.as_deref(),
+            Some("containers with unready status: [a1]")
+        );
+        assert_eq!(found.observed_generation, Some(4));
+    }
+    let status = rendered(&spec, &facts(&spec, vec![running(), running()]), &[]);
+    for type_ in [
+        "Ready",
+        "ContainersReady",
+        "Initialized",
+        "PodScheduled",
+        "PodReadyToStartContainers",
+    ] {
+        assert_eq!(condition(&status, type_).status, "True", "{type_}");
+    }
+    let spec = self::spec(&[], 1, "Never");
+    let status = rendered(&spec, &facts(&spec, vec![ended(0)]), &[]);
+    assert_eq!(
+        condition(&status, "Ready").reason.as_deref(),
+        Some("PodCompleted")
+    );
+    assert_eq!(
+        condition(&status, "Initialized").reason.as_deref(),
+        Some("PodCompleted")
+    );
+    let status = rendered(&spec, &facts(&spec, vec![ended(1)]), &[]);
+    assert_eq!(
+        condition(&status, "Ready").reason.as_deref(),
+        Some("PodFailed")
+    );
+}
+
+#[test]
+fn a_transition_time_moves_only_with_the_status_and_foreign_conditions_stay() {
+    let spec = spec(&[], 1, "Always");
+    let old = Time("2020-01-01T00:00:00Z".parse().unwrap());
+    let before = |type_: &str, status: &str| PodCondition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        last_transition_time: Some(old.clone()),
+        ..PodCondition::default()
+    };
+    let previous = [
+        before("Ready", "True"),
+        before("Initialized", "False"),
+        before("x/y", "True"),
+    ];
+    let status = rendered(&spec, &facts(&spec, vec![running()]), &previous);
+    assert_eq!(
+        condition(&status, "Ready").last_transition_time,
+        Some(old.clone())
+    );
+    assert_ne!(
+        condition(&status, "Initialized").last_transition_time,
+        Some(old.clone())
+    );
+    assert_eq!(
+        condition(&status, "x/y").last_transition_time,
+        Some(old.clone())
+    );
+}
+
+#[test]
+fn only_the_agents_decisions_give_the_pod_a_reason() {
+    let spec = spec(&[], 1, "Always");
+    for (cause, reason) in [
+        (EndCause::Deadline, Some("DeadlineExceeded")),
+        (EndCause::Shutdown, Some("Terminated")),
+        (EndCause::Deleted, None),
+    ] {
+        let mut pod = facts(&spec, vec![ended(143)]);
+        ended_by(&mut pod, cause);
+        assert_eq!(
+            rendered(&spec, &pod, &[]).reason.as_deref(),
+            reason,
+            "{cause:?}"
+        );
+    }
+    let mut pod = facts(&spec, vec![Life::Waiting]);
+    pod.rejected = Some(Problem {
+        reason: "NodePorts",
+        message: "port 80 is taken".into(),
+        outlook: Outlook::Refused,
+    });
+    let status = rendered(&spec, &pod, &[]);
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
+    assert_eq!(status.reason.as_deref(), Some("NodePorts"));
+    assert_eq!(
+        status.message.as_deref(),
+        Some("Pod was rejected: port 80 is taken")
+    );
+}
+
+#[test]
+fn containers_of_a_pod_that_ended_early_are_all_terminated() {
+    let spec = spec(&[], 2, "Always");
+    let mut pod = facts(&spec, vec![crash_loop(9), Life::Waiting]);
+    ended_by(&mut pod, EndCause::Deleted);
+    let statuses = rendered(&spec, &pod, &[]).container_statuses.unwrap();
+    let codes: Vec<_> = statuses
+        .iter()
+        .map(|s| {
+            s.state
+                .as_ref()
+                .unwrap()
+                .terminated
+                .as_ref()
+                .unwrap()
+                .exit_code
+        })
+        .collect();
+    assert_eq!(codes, [9, 137]);
+}
+
+#[test]
+fn times_have_whole_seconds() {
+    let spec = spec(&[], 1, "Always");
+    let mut pod = facts(&spec, vec![running()]);
+    pod.start_time = "2020-01-01T00:00:00.75Z".parse().unwrap();
+    let status = rendered(&spec, &pod, &[]);
+    assert_eq!(
+        status.start_time.unwrap().0.to_string(),
+        "2020-01-01T00:00:00Z"
+    );
+}
