@@ -32,6 +32,11 @@ pub(crate) fn new_pod(object: &mut Value) {
     object["status"] = json!({"phase": "Pending", "qosClass": qos_class(&object["spec"])});
 }
 
+/// Fills in a spec: the stock server never sends objects without one, and clients rely on it.
+pub(crate) fn empty_spec(object: &mut Value) {
+    object_at(object, "spec");
+}
+
 /// Gives a new namespace the status it begins with and the label with its own name.
 pub(crate) fn new_namespace(object: &mut Value) {
     object["spec"]["finalizers"] = json!(["kubernetes"]);

@@ -171,6 +171,7 @@ pub(crate) static KINDS: &[KindInfo] = &[
             pointer: "/spec/unschedulable",
             absent: "false",
         }],
+        defaults: defaults::empty_spec,
         validate: validate::small::node,
         ..core("Node", "core.v1.Node")
     },
@@ -200,6 +201,7 @@ pub(crate) static KINDS: &[KindInfo] = &[
         group: "coordination.k8s.io",
         plural: "leases",
         singular: "lease",
+        defaults: defaults::empty_spec,
         validate: validate::small::lease,
         ..core("Lease", "coordination.v1.Lease")
     },

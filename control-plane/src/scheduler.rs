@@ -251,7 +251,7 @@ where
         match event {
             Ok(event) => Some(event),
             Err(error) => {
-                tracing::debug!(%error, "watch failed, it goes on");
+                tracing::warn!(%error, "watch failed, it goes on");
                 tokio::time::sleep(WATCH_RETRY_DELAY).await;
                 None
             }

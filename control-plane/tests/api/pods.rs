@@ -71,7 +71,8 @@ async fn verdict(api: &Harness, name: &str, expected: Result<&str, &str>) {
         .await
         .is_err()
     {
-        panic!("{name}: {:?}", pods(api).get(name).await);
+        let pod = pods(api).get(name).await.unwrap();
+        panic!("{name}: {:?} instead of {expected:?}", outcome(&pod));
     }
 }
 
