@@ -60,7 +60,7 @@ pub enum LoadError {
         image: String,
         /// Why.
         #[source]
-        source: Refusal,
+        source: Box<Refusal>,
     },
     /// The store failed.
     #[error("failed to store an image of `{}`", path.display())]
@@ -385,7 +385,7 @@ impl Load<'_> {
             Fault::Refused(source) => LoadError::Refused {
                 path,
                 image,
-                source,
+                source: Box::new(source),
             },
             Fault::Store(source) => LoadError::Store { path, source },
         }

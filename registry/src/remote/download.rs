@@ -16,7 +16,7 @@ use crate::refusal::FailureClass;
 use crate::store::Expected;
 
 /// Chunks between the connection and the worker: enough that neither waits for the other's pauses.
-const CHUNKS_AHEAD: usize = 32;
+const CHUNKS_AHEAD: usize = 8;
 /// The most connections that one blob may use up, however much each of them brings.
 const CONNECTIONS_MAX: u32 = 100;
 

@@ -100,10 +100,15 @@ impl Overrides {
                     .map(std::borrow::Cow::into_owned)
                     .unwrap_or_default()
             }),
-            mode: small(field(header, MODE, |header| header.mode().map(u64::from))?, None)? & 0o7777,
+            mode: small(
+                field(header, MODE, |header| header.mode().map(u64::from))?,
+                None,
+            )? & 0o7777,
             uid: small(field(header, UID, tar::Header::uid)?, self.uid)?,
             gid: small(field(header, GID, tar::Header::gid)?, self.gid)?,
-            mtime: self.mtime.map_or_else(|| field(header, MTIME, tar::Header::mtime), Ok)?,
+            mtime: self
+                .mtime
+                .map_or_else(|| field(header, MTIME, tar::Header::mtime), Ok)?,
         })
     }
 }
@@ -178,7 +183,10 @@ fn field(
     place: Range<usize>,
     read: impl Fn(&tar::Header) -> io::Result<u64>,
 ) -> Result<u64, TarFault> {
-    if header.as_bytes()[place].iter().all(|byte| matches!(byte, 0 | b' ')) {
+    if header.as_bytes()[place]
+        .iter()
+        .all(|byte| matches!(byte, 0 | b' '))
+    {
         return Ok(0);
     }
     read(header).map_err(TarFault::Read)

@@ -404,7 +404,7 @@ async fn a_hostile_layer_is_refused_by_image_and_layer() {
 async fn a_truncated_or_damaged_layer_is_refused() {
     let (registry, place) = (Registry::start().await, Place::new());
     let whole = tar(&[("app.wasm", &wasm(&noise(5000)))]);
-    let mut made = prepare(&registry, &[whole.clone()]);
+    let mut made = prepare(&registry, std::slice::from_ref(&whole));
     // A gzip stream that ends early, and says so in an honest descriptor.
     let mut packed = gzip(&whole);
     packed.truncate(packed.len() - 200);

@@ -184,9 +184,10 @@ fn an_archive_that_is_damaged_or_ends_early_is_refused() {
     let mut cut = Tar::default().file("a", &[1; 2000]);
     cut.0.truncate(1000);
     check(cut, Err("ends inside an entry"));
-    let mut text = Tar::default();
-    text.0 = b"hello, this is no archive".repeat(40);
-    check(text, Err("not a readable tar"));
+    check(
+        Tar(b"hello, this is no archive".repeat(40)),
+        Err("not a readable tar"),
+    );
 }
 
 #[test]
