@@ -69,12 +69,17 @@ struct Bucket {
 
 impl NodeBudget {
     pub(crate) fn new(bytes: u64) -> Self {
-        Self { limit: bytes, used: AtomicU64::new(0) }
+        Self {
+            limit: bytes,
+            used: AtomicU64::new(0),
+        }
     }
 
     fn take(&self, bytes: u64) -> Result<(), MemoryRefused> {
         let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit);
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
         taken.map(|_| ()).map_err(|_| MemoryRefused::Node)
     }
 
@@ -93,14 +98,19 @@ impl Account {
             weight: limits.cpu_request_milli.max(WEIGHT_MIN),
             cpu_nanos: AtomicU64::new(0),
             virtual_nanos: AtomicU64::new(0),
-            quota: limits.cpu_milli.map(|milli| Mutex::new(Bucket::full(milli, Instant::now()))),
+            quota: limits
+                .cpu_milli
+                .map(|milli| Mutex::new(Bucket::full(milli, Instant::now()))),
         }
     }
 
     /// Charges `bytes` to the container and the node, or to neither.
     pub(crate) fn grow(&self, bytes: u64) -> Result<(), MemoryRefused> {
         let mut memory = self.memory.lock();
-        let within = memory.used.checked_add(bytes).filter(|used| *used <= self.memory_limit);
+        let within = memory
+            .used
+            .checked_add(bytes)
+            .filter(|used| *used <= self.memory_limit);
         let grown = match within {
             Some(used) => self.budget.take(bytes).map(|()| used),
             None => Err(MemoryRefused::Container),
@@ -182,7 +192,12 @@ impl Bucket {
         let milli = milli.max(1);
         let period = nanos(QUOTA_PERIOD).saturating_mul(milli) / 1_000;
         let capacity = i64::try_from(period.max(nanos(SLICE))).unwrap_or(i64::MAX / 2);
-        Self { milli, capacity, tokens: capacity, filled_at: now }
+        Self {
+            milli,
+            capacity,
+            tokens: capacity,
+            filled_at: now,
+        }
     }
 
     fn fill(&mut self, now: Instant) {
@@ -230,7 +245,10 @@ mod tests {
     #[test]
     fn growth_is_charged_to_the_container_and_the_node_or_to_neither() {
         let budget = Arc::new(NodeBudget::new(100));
-        let limits = Limits { memory: Some(60), ..Limits::default() };
+        let limits = Limits {
+            memory: Some(60),
+            ..Limits::default()
+        };
         let (first, second) = (account(limits, &budget), account(limits, &budget));
         assert_eq!(first.grow(60), Ok(()));
         assert_eq!(first.grow(1), Err(MemoryRefused::Container));
@@ -261,13 +279,23 @@ mod tests {
     fn virtual_time_passes_more_slowly_for_heavier_containers() {
         let budget = Arc::new(NodeBudget::new(0));
         let virtual_nanos = |cpu_request_milli| {
-            let account = account(Limits { cpu_request_milli, ..Limits::default() }, &budget);
+            let account = account(
+                Limits {
+                    cpu_request_milli,
+                    ..Limits::default()
+                },
+                &budget,
+            );
             account.charge(SLICE, Instant::now());
             account.virtual_nanos()
         };
         assert_eq!(virtual_nanos(1_000), 1_000_000);
         assert_eq!(virtual_nanos(3_000), 333_333);
-        assert_eq!(virtual_nanos(0), 100_000_000, "no request still counts as a small one");
+        assert_eq!(
+            virtual_nanos(0),
+            100_000_000,
+            "no request still counts as a small one"
+        );
     }
 
     /// Runs a spinner in whole slices against a clock of its own for ten seconds.
@@ -295,9 +323,15 @@ mod tests {
             let (share, quota) = (share_of_a_spinner(milli), milli as f64 / 1_000.0);
             // One bucket of burst over ten seconds, and a slice of debt.
             let tolerance = quota * 0.01 + 0.000_2;
-            assert!((share - quota).abs() <= tolerance, "{milli}m: used {share:.4}");
+            assert!(
+                (share - quota).abs() <= tolerance,
+                "{milli}m: used {share:.4}"
+            );
         }
-        assert!(share_of_a_spinner(2_000) > 0.999, "one task cannot use two processors");
+        assert!(
+            share_of_a_spinner(2_000) > 0.999,
+            "one task cannot use two processors"
+        );
     }
 
     #[test]

@@ -90,7 +90,9 @@ impl Pools {
     /// Starts the threads: at least one for each pool.
     pub(crate) fn new(config: PoolsConfig) -> io::Result<Self> {
         let workers = |pool, count: usize| -> Vec<Worker> {
-            (0..count.max(1)).map(|index| Worker::new(pool, index)).collect()
+            (0..count.max(1))
+                .map(|index| Worker::new(pool, index))
+                .collect()
         };
         let shared = Arc::new(Shared {
             interactive: workers(PoolKind::Interactive, config.interactive),
@@ -102,24 +104,33 @@ impl Pools {
             stopping: AtomicBool::new(false),
         });
         // Made first: dropping it ends whatever threads there are when a later one fails.
-        let pools = Self { shared, threads: Mutex::default() };
+        let pools = Self {
+            shared,
+            threads: Mutex::default(),
+        };
         pools.start(config.tick)?;
         Ok(pools)
     }
 
     fn start(&self, tick: Arc<dyn Fn() + Send + Sync>) -> io::Result<()> {
         let shared = self.shared.clone();
-        let ticker = thread::Builder::new().name("guest-ticker".into()).spawn(move || {
-            let ticker = shared.ticker.clone();
-            ticker.run(|| {
-                tick();
-                shared.balance();
-            });
-        })?;
-        self.shared.ticker_thread.get_or_init(|| ticker.thread().clone());
+        let ticker = thread::Builder::new()
+            .name("guest-ticker".into())
+            .spawn(move || {
+                let ticker = shared.ticker.clone();
+                ticker.run(|| {
+                    tick();
+                    shared.balance();
+                });
+            })?;
+        self.shared
+            .ticker_thread
+            .get_or_init(|| ticker.thread().clone());
         self.threads.lock().push(ticker);
-        for (pool, name) in [(PoolKind::Interactive, "guest-fast"), (PoolKind::Batch, "guest-batch")]
-        {
+        for (pool, name) in [
+            (PoolKind::Interactive, "guest-fast"),
+            (PoolKind::Batch, "guest-batch"),
+        ] {
             for index in 0..self.shared.workers(pool).len() {
                 let (shared, runtime) = (self.shared.clone(), runtime()?);
                 let thread = thread::Builder::new()
@@ -168,7 +179,10 @@ impl Pools {
         // The clock must tick until the last guest has yielded, so it ends last.
         let ticker = threads.next();
         let ours = thread::current().id();
-        let inside = threads.as_slice().iter().any(|thread| thread.thread().id() == ours);
+        let inside = threads
+            .as_slice()
+            .iter()
+            .any(|thread| thread.thread().id() == ours);
         if !inside {
             threads.for_each(join);
         }
@@ -221,7 +235,9 @@ impl Shared {
         }
         tasks.insert(id, task.clone());
         drop(tasks);
-        this.interactive[home].residents().fetch_add(1, Ordering::Relaxed);
+        this.interactive[home]
+            .residents()
+            .fetch_add(1, Ordering::Relaxed);
         this.enqueue(task.clone());
         Some(task)
     }
@@ -233,7 +249,9 @@ impl Shared {
             Some(_) | None => {
                 let residents = |worker: &Worker| worker.residents().load(Ordering::Relaxed);
                 let counted = self.interactive.iter().map(residents).enumerate();
-                counted.min_by_key(|(_, residents)| *residents).map_or(0, |(index, _)| index)
+                counted
+                    .min_by_key(|(_, residents)| *residents)
+                    .map_or(0, |(index, _)| index)
             }
         }
     }
@@ -271,7 +289,9 @@ impl Shared {
         drop(tasks);
         if known {
             let home = task.home(PoolKind::Interactive);
-            self.interactive[home].residents().fetch_sub(1, Ordering::Relaxed);
+            self.interactive[home]
+                .residents()
+                .fetch_sub(1, Ordering::Relaxed);
         }
         if last && self.stopping.load(Ordering::SeqCst) {
             self.wake_all();
@@ -279,7 +299,10 @@ impl Shared {
     }
 
     fn wake_all(&self) {
-        self.interactive.iter().chain(&self.batch).for_each(Worker::wake);
+        self.interactive
+            .iter()
+            .chain(&self.batch)
+            .for_each(Worker::wake);
     }
 
     /// Tells whether no task is left and none will come.
@@ -309,13 +332,20 @@ impl Shared {
             let workers = self.workers(pool);
             // Not `any`: every worker's count of polls must be read at every tick.
             let behind = workers.iter().filter(|worker| worker.is_behind()).count();
-            workers.iter().filter(|worker| behind > 0 && worker.invite()).take(behind).count();
+            workers
+                .iter()
+                .filter(|worker| behind > 0 && worker.invite())
+                .take(behind)
+                .count();
         }
     }
 }
 
 fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build()
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()
 }
 
 /// Is a guest thread.
@@ -345,5 +375,6 @@ fn join(thread: JoinHandle<()>) {
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "panic".to_owned())
 }

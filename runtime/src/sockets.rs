@@ -29,7 +29,7 @@ mod tcp_socket;
 mod udp_socket;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// The most sockets and look-ups one instance holds at a time, as file descriptors usually are.
 const SOCKETS_MAX: usize = 1024;
@@ -90,12 +90,17 @@ pub(crate) fn add_to_linker<T: NetView + 'static>(linker: &mut Linker<T>) -> was
 impl NetState {
     /// Makes the state of an instance whose pod has `network`.
     pub(crate) fn new(network: PodNetwork) -> Self {
-        Self { network, open: Arc::default() }
+        Self {
+            network,
+            open: Arc::default(),
+        }
     }
 
     fn slot(&self) -> SocketResult<Slot> {
         let taken = self.open.fetch_add(1, Ordering::Relaxed);
-        let slot = Slot { open: self.open.clone() };
+        let slot = Slot {
+            open: self.open.clone(),
+        };
         match taken < SOCKETS_MAX {
             true => Ok(slot),
             false => Err(ErrorCode::NewSocketLimit.into()),
@@ -131,7 +136,9 @@ impl network::Host for NetCtx<'_> {
         error: Resource<wasmtime::Error>,
     ) -> wasmtime::Result<Option<ErrorCode>> {
         let error = self.table.get(&error)?;
-        Ok(error.downcast_ref::<std::io::Error>().map(error::code_of_io))
+        Ok(error
+            .downcast_ref::<std::io::Error>()
+            .map(error::code_of_io))
     }
 }
 

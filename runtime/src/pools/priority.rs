@@ -26,9 +26,8 @@ mod platform {
     #[expect(unsafe_code, reason = "the standard library knows no priorities")]
     pub(super) fn lower() {
         // SAFETY: takes no pointers, and concerns the calling thread only.
-        let result = unsafe {
-            libc::pthread_set_qos_class_self_np(libc::qos_class_t::QOS_CLASS_UTILITY, 0)
-        };
+        let result =
+            unsafe { libc::pthread_set_qos_class_self_np(libc::qos_class_t::QOS_CLASS_UTILITY, 0) };
         if result != 0 {
             tracing::debug!("batch threads keep the normal priority");
         }

@@ -25,7 +25,11 @@ struct Entry<T> {
 
 impl<T> RunQueue<T> {
     pub(super) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), now: 0, arrivals: 0 }
+        Self {
+            heap: BinaryHeap::new(),
+            now: 0,
+            arrivals: 0,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -48,8 +52,10 @@ impl<T> RunQueue<T> {
     pub(super) fn pop(&mut self, time_of: impl Fn(&T) -> u64) -> Option<T> {
         while let Some(Reverse(mut entry)) = self.heap.pop() {
             let place = self.place(time_of(&entry.item));
-            let others_first =
-                self.heap.peek().is_some_and(|Reverse(other)| other.place < place);
+            let others_first = self
+                .heap
+                .peek()
+                .is_some_and(|Reverse(other)| other.place < place);
             if entry.place != 0 && entry.place < place && others_first {
                 entry.place = place;
                 self.heap.push(Reverse(entry));
@@ -68,7 +74,11 @@ impl<T> RunQueue<T> {
     fn insert(&mut self, place: u64, item: T) {
         let arrival = self.arrivals;
         self.arrivals += 1;
-        self.heap.push(Reverse(Entry { place, arrival, item }));
+        self.heap.push(Reverse(Entry {
+            place,
+            arrival,
+            item,
+        }));
     }
 }
 

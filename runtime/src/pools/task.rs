@@ -149,10 +149,14 @@ impl Task {
             }
             // Woken in between: it did not block after all.
             self.unblocked_nanos.store(nanos, Ordering::Relaxed);
-            self.is_batch.store(was == PoolKind::Batch, Ordering::Relaxed);
+            self.is_batch
+                .store(was == PoolKind::Batch, Ordering::Relaxed);
         }
         let used = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
-        let nanos = self.unblocked_nanos.load(Ordering::Relaxed).saturating_add(used);
+        let nanos = self
+            .unblocked_nanos
+            .load(Ordering::Relaxed)
+            .saturating_add(used);
         self.unblocked_nanos.store(nanos, Ordering::Relaxed);
         if u128::from(nanos) >= BATCH_AFTER.as_nanos() {
             self.is_batch.store(true, Ordering::Relaxed);
@@ -175,7 +179,9 @@ impl Task {
     }
 
     fn change(&self, from: u8, to: u8) -> bool {
-        self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        self.state
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
     }
 }
 

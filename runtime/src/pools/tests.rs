@@ -21,20 +21,39 @@ fn fixture(interactive: usize, batch: usize) -> Fixture {
     let tick = Arc::new(move || {
         counter.fetch_add(1, Ordering::SeqCst);
     });
-    let pools = Pools::new(PoolsConfig { interactive, batch, tick }).expect("threads");
+    let pools = Pools::new(PoolsConfig {
+        interactive,
+        batch,
+        tick,
+    })
+    .expect("threads");
     Fixture { pools, ticks }
 }
 
 fn account(cpu_milli: Option<u64>) -> Arc<Account> {
-    let id =
-        ContainerId { namespace: "default".into(), pod: "p".into(), container: "c".into() };
-    let limits = Limits { memory: None, cpu_milli, cpu_request_milli: 100 };
-    Arc::new(Account::new(&id, &limits, Arc::new(NodeBudget::new(u64::MAX))))
+    let id = ContainerId {
+        namespace: "default".into(),
+        pod: "p".into(),
+        container: "c".into(),
+    };
+    let limits = Limits {
+        memory: None,
+        cpu_milli,
+        cpu_request_milli: 100,
+    };
+    Arc::new(Account::new(
+        &id,
+        &limits,
+        Arc::new(NodeBudget::new(u64::MAX)),
+    ))
 }
 
 fn wait<T>(task: GuestTask<T>) -> Result<T, TaskEnd> {
     let timed = async { tokio::time::timeout(DEADLINE, task).await };
-    let runtime = Builder::new_current_thread().enable_time().build().expect("runtime");
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("runtime");
     runtime.block_on(timed).expect("the task ends in time")
 }
 
@@ -101,7 +120,11 @@ fn a_spinner_moves_to_the_batch_threads_and_returns_when_it_blocks() {
         (first, spinning, thread_name())
     });
     let names = wait(task).expect("result");
-    let expected = ("guest-fast-0".into(), "guest-batch-0".into(), "guest-fast-0".into());
+    let expected = (
+        "guest-fast-0".into(),
+        "guest-batch-0".into(),
+        "guest-fast-0".into(),
+    );
     assert_eq!(names, expected);
 }
 
@@ -126,7 +149,9 @@ fn a_yielding_task_is_ended_from_outside_and_its_future_dropped() {
     task.abort();
     task.abort();
     assert_eq!(wait(task), Err(TaskEnd::Aborted));
-    was_dropped.recv_timeout(DEADLINE).expect("the future is dropped");
+    was_dropped
+        .recv_timeout(DEADLINE)
+        .expect("the future is dropped");
 }
 
 #[test]
@@ -153,7 +178,10 @@ fn a_task_may_end_itself() {
             tokio::task::yield_now().await;
         }
     };
-    let runtime = Builder::new_current_thread().enable_time().build().expect("runtime");
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("runtime");
     let gone = runtime.block_on(async { tokio::time::timeout(DEADLINE, gone).await });
     gone.expect("the future with its handle is dropped");
 }
@@ -173,8 +201,9 @@ fn a_dropped_handle_leaves_its_task_alone() {
 #[test]
 fn a_neighbour_of_spinners_stays_responsive() {
     let Fixture { pools, .. } = fixture(1, 1);
-    let spinners: Vec<_> =
-        (0..4).map(|_| pools.spawn(account(None), spin(|| false))).collect();
+    let spinners: Vec<_> = (0..4)
+        .map(|_| pools.spawn(account(None), spin(|| false)))
+        .collect();
     let neighbour = pools.spawn(account(None), async {
         let began = Instant::now();
         for _ in 0..50 {
@@ -203,7 +232,10 @@ fn a_container_over_its_quota_is_parked_and_can_be_ended_meanwhile() {
     let (elapsed, used) = is_over.recv_timeout(DEADLINE).expect("the task runs");
     // One period's worth (1 ms), what refilled since, and at most a few slices of debt.
     let fair = SLICE + elapsed / 100;
-    assert!(used < elapsed / 2 && used < fair + SLICE * 20, "{used:?} of {elapsed:?}");
+    assert!(
+        used < elapsed / 2 && used < fair + SLICE * 20,
+        "{used:?} of {elapsed:?}"
+    );
     task.abort();
     assert_eq!(wait(task), Err(TaskEnd::Aborted));
 }
@@ -264,6 +296,13 @@ fn shutting_down_ends_every_task_and_takes_no_more() {
     assert_eq!(wait(spinner), Err(TaskEnd::Aborted));
     assert_eq!(wait(blocked), Err(TaskEnd::Aborted));
     assert_eq!(wait(parked), Err(TaskEnd::Aborted));
-    assert_eq!(wait(pools.spawn(account(None), async {})), Err(TaskEnd::Aborted));
-    assert_eq!(Arc::strong_count(&pools.shared), 1, "no task is left behind");
+    assert_eq!(
+        wait(pools.spawn(account(None), async {})),
+        Err(TaskEnd::Aborted)
+    );
+    assert_eq!(
+        Arc::strong_count(&pools.shared),
+        1,
+        "no task is left behind"
+    );
 }

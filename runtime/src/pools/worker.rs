@@ -144,13 +144,7 @@ impl Worker {
     }
 
     /// Polls one task and decides where it goes; returns the time.
-    fn run(
-        &self,
-        shared: &Shared,
-        task: Arc<Task>,
-        now: Instant,
-        parked: &mut Parked,
-    ) -> Instant {
+    fn run(&self, shared: &Shared, task: Arc<Task>, now: Instant, parked: &mut Parked) -> Instant {
         if !task.begin() {
             return now;
         }
@@ -193,7 +187,9 @@ impl Worker {
         }
         let before = task.move_home(self.pool, self.index);
         if self.pool == PoolKind::Interactive {
-            shared.workers(self.pool)[before].residents.fetch_sub(1, Ordering::Relaxed);
+            shared.workers(self.pool)[before]
+                .residents
+                .fetch_sub(1, Ordering::Relaxed);
             self.residents.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -210,11 +206,14 @@ impl Worker {
     }
 
     fn steal(&self, shared: &Shared) -> Option<Arc<Task>> {
-        let invited = self.invited.load(Ordering::Relaxed) && self.invited.swap(false, Ordering::SeqCst);
+        let invited =
+            self.invited.load(Ordering::Relaxed) && self.invited.swap(false, Ordering::SeqCst);
         let least = if invited { 1 } else { STEAL_WAITING_MIN };
         let siblings = shared.workers(self.pool).iter();
         let waiting = |worker: &&Worker| worker.waiting.load(Ordering::Relaxed);
-        let fullest = siblings.filter(|worker| worker.index != self.index).max_by_key(waiting)?;
+        let fullest = siblings
+            .filter(|worker| worker.index != self.index)
+            .max_by_key(waiting)?;
         if waiting(&fullest) < least {
             return None;
         }

@@ -17,7 +17,11 @@ pub(super) fn check_remote(address: SocketAddr, family: IpAddressFamily) -> Sock
 }
 
 fn require(condition: bool) -> SocketResult<()> {
-    if condition { Ok(()) } else { Err(ErrorCode::InvalidArgument.into()) }
+    if condition {
+        Ok(())
+    } else {
+        Err(ErrorCode::InvalidArgument.into())
+    }
 }
 
 fn is_of(ip: IpAddr, family: IpAddressFamily) -> bool {
@@ -63,7 +67,11 @@ mod tests {
         for (text, family, local, remote) in cases {
             let address: SocketAddr = text.parse().expect("address");
             assert_eq!(check_local(address, family).is_ok(), local, "bind {text}");
-            assert_eq!(check_remote(address, family).is_ok(), remote, "connect {text}");
+            assert_eq!(
+                check_remote(address, family).is_ok(),
+                remote,
+                "connect {text}"
+            );
         }
     }
 }

@@ -30,7 +30,10 @@ pub(super) fn code_of(error: &NetError) -> ErrorCode {
 
 /// Returns the error code for a failure that may carry one of the network's.
 pub(super) fn code_of_io(error: &io::Error) -> ErrorCode {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<NetError>()) {
+    match error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<NetError>())
+    {
         Some(own) => code_of(own),
         None => error.into(),
     }
@@ -56,8 +59,14 @@ mod tests {
             (NetError::Limit("sockets"), ErrorCode::NewSocketLimit),
             (NetError::DatagramTooLarge, ErrorCode::DatagramTooLarge),
             (NetError::NameNotFound, ErrorCode::NameUnresolvable),
-            (NetError::ResolverUnavailable, ErrorCode::TemporaryResolverFailure),
-            (NetError::Io(io::ErrorKind::WouldBlock.into()), ErrorCode::WouldBlock),
+            (
+                NetError::ResolverUnavailable,
+                ErrorCode::TemporaryResolverFailure,
+            ),
+            (
+                NetError::Io(io::ErrorKind::WouldBlock.into()),
+                ErrorCode::WouldBlock,
+            ),
         ];
         for (error, code) in errors {
             assert_eq!(code_of(&error), code);

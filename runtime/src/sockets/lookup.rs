@@ -60,7 +60,10 @@ impl ip_name_lookup::Host for NetCtx<'_> {
         let slot = self.state.slot()?;
         let network = self.state.network.clone();
         let asked = Box::pin(async move { network.resolve(&name).await });
-        let mut lookup = Lookup { answer: Answer::Asked(asked), _slot: slot };
+        let mut lookup = Lookup {
+            answer: Answer::Asked(asked),
+            _slot: slot,
+        };
         // Most names are answered here and now; the others are asked for from now on.
         let _ = lookup.poll(&mut Context::from_waker(Waker::noop()));
         Ok(theirs(self.table.push(lookup)?))
@@ -76,9 +79,9 @@ impl ip_name_lookup::HostResolveAddressStream for NetCtx<'_> {
         let _ = lookup.poll(&mut Context::from_waker(Waker::noop()));
         match &mut lookup.answer {
             Answer::Asked(_) => Err(ErrorCode::WouldBlock.into()),
-            Answer::Found(addresses) => {
-                Ok(addresses.next().map(|address| address.to_canonical().into()))
-            }
+            Answer::Found(addresses) => Ok(addresses
+                .next()
+                .map(|address| address.to_canonical().into())),
             Answer::Failed(code) => Err((*code).into()),
         }
     }

@@ -47,7 +47,11 @@ impl Default for TcpOptions {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { hop_limit: 64, receive_buffer: BUFFER_BYTES_MAX, send_buffer: BUFFER_BYTES_MAX }
+        Self {
+            hop_limit: 64,
+            receive_buffer: BUFFER_BYTES_MAX,
+            send_buffer: BUFFER_BYTES_MAX,
+        }
     }
 }
 
@@ -111,7 +115,11 @@ impl Options {
 
 /// Refuses 0, as every option of `wasi:sockets` does.
 pub(super) fn positive<N: Default + PartialEq>(value: N) -> SocketResult<N> {
-    if value == N::default() { Err(ErrorCode::InvalidArgument.into()) } else { Ok(value) }
+    if value == N::default() {
+        Err(ErrorCode::InvalidArgument.into())
+    } else {
+        Ok(value)
+    }
 }
 
 fn buffer_size(bytes: u64) -> SocketResult<u64> {

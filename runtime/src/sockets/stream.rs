@@ -191,7 +191,10 @@ impl Connection {
     }
 
     fn check_write(&self) -> StreamResult<usize> {
-        if self.poll_writable(&mut Context::from_waker(Waker::noop())).is_pending() {
+        if self
+            .poll_writable(&mut Context::from_waker(Waker::noop()))
+            .is_pending()
+        {
             return Ok(0);
         }
         let mut writing = self.writing.lock();

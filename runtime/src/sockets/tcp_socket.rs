@@ -52,7 +52,10 @@ enum State {
     /// It listens; the guest has not asked for the result.
     StartingToListen(Listener),
     /// `accepted` is what somebody who polled has found and nobody has taken.
-    Listening { listener: Listener, accepted: Option<io::Result<Stream>> },
+    Listening {
+        listener: Listener,
+        accepted: Option<io::Result<Stream>>,
+    },
     Connecting(BoxFuture<'static, Result<Stream, NetError>>),
     /// A result that somebody who polled has found and nobody has taken.
     ConnectDone(Result<Stream, NetError>),
@@ -68,7 +71,10 @@ impl Socket {
                 let result = std::task::ready!(connecting.as_mut().poll(cx));
                 self.state = State::ConnectDone(result);
             }
-            State::Listening { listener, accepted: accepted @ None } => {
+            State::Listening {
+                listener,
+                accepted: accepted @ None,
+            } => {
                 *accepted = Some(std::task::ready!(listener.poll_accept(cx)));
             }
             _ => {}
@@ -118,7 +124,9 @@ impl Socket {
     }
 
     fn set_backlog(&mut self, value: u64) -> SocketResult<()> {
-        let backlog = usize::try_from(positive(value)?).unwrap_or(BACKLOG_MAX).min(BACKLOG_MAX);
+        let backlog = usize::try_from(positive(value)?)
+            .unwrap_or(BACKLOG_MAX)
+            .min(BACKLOG_MAX);
         match self.state {
             State::Unbound | State::Binding(_) | State::Bound(_) => {
                 self.backlog = backlog;
@@ -260,7 +268,10 @@ impl tcp::HostTcpSocket for NetCtx<'_> {
         let is_starting = |state: &State| matches!(state, State::StartingToListen(_));
         let state = socket.take(is_starting, ErrorCode::NotInProgress)?;
         if let State::StartingToListen(listener) = state {
-            socket.state = State::Listening { listener, accepted: None };
+            socket.state = State::Listening {
+                listener,
+                accepted: None,
+            };
         }
         Ok(())
     }
@@ -268,8 +279,11 @@ impl tcp::HostTcpSocket for NetCtx<'_> {
     fn accept(
         &mut self,
         socket: Resource<TcpSocket>,
-    ) -> SocketResult<(Resource<TcpSocket>, Resource<DynInputStream>, Resource<DynOutputStream>)>
-    {
+    ) -> SocketResult<(
+        Resource<TcpSocket>,
+        Resource<DynInputStream>,
+        Resource<DynOutputStream>,
+    )> {
         // Before a connection is taken that could not be handed out.
         let slot = self.state.slot()?;
         let this = self.tcp(&socket)?;
@@ -280,7 +294,10 @@ impl tcp::HostTcpSocket for NetCtx<'_> {
         let State::Listening { accepted, .. } = &mut this.state else {
             return Err(ErrorCode::InvalidState.into());
         };
-        let stream = accepted.take().ok_or(ErrorCode::WouldBlock)?.map_err(refuse_io)?;
+        let stream = accepted
+            .take()
+            .ok_or(ErrorCode::WouldBlock)?
+            .map_err(refuse_io)?;
         let connection = Connection::new(stream);
         let accepted = Socket {
             family: this.family,

@@ -25,7 +25,10 @@ use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
 /// Datagrams received or sent by one call at most.
 const DATAGRAMS_MAX: usize = 16;
 
-type Streams = (Resource<IncomingDatagramStream>, Resource<OutgoingDatagramStream>);
+type Streams = (
+    Resource<IncomingDatagramStream>,
+    Resource<OutgoingDatagramStream>,
+);
 
 /// A UDP socket of a guest.
 struct Socket {
@@ -68,7 +71,11 @@ impl Socket {
             check_remote(peer, self.family)?;
         }
         socket.connect(peer).map_err(refuse_io)?;
-        let outgoing = Outgoing { socket: socket.clone(), family: self.family, permitted: 0 };
+        let outgoing = Outgoing {
+            socket: socket.clone(),
+            family: self.family,
+            permitted: 0,
+        };
         Ok((Incoming(socket.clone()), outgoing))
     }
 }
@@ -79,7 +86,10 @@ impl Incoming {
             let received = self.0.try_recv_from(scratch);
             received.map(|(length, from)| (scratch[..length].to_vec(), from))
         });
-        received.map(|(data, from)| IncomingDatagram { data, remote_address: from.into() })
+        received.map(|(data, from)| IncomingDatagram {
+            data,
+            remote_address: from.into(),
+        })
     }
 
     fn receive_some(&self, max: usize) -> SocketResult<Vec<IncomingDatagram>> {
@@ -301,7 +311,9 @@ impl udp::HostIncomingDatagramStream for NetCtx<'_> {
         max_results: u64,
     ) -> SocketResult<Vec<IncomingDatagram>> {
         let incoming: &Incoming = self.table.get(&ours(&stream))?;
-        let max = usize::try_from(max_results).unwrap_or(DATAGRAMS_MAX).min(DATAGRAMS_MAX);
+        let max = usize::try_from(max_results)
+            .unwrap_or(DATAGRAMS_MAX)
+            .min(DATAGRAMS_MAX);
         incoming.receive_some(max)
     }
 
