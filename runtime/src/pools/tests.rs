@@ -101,6 +101,22 @@ fn a_task_gives_its_result_and_is_charged() {
     assert!(account.cpu() >= SLICE * 3, "{:?}", account.cpu());
 }
 
+/// More than fit into one turn, each of them short.
+#[test]
+fn no_task_of_a_crowd_is_lost() {
+    let Fixture { pools, .. } = fixture(2, 1);
+    let crowd = (0..200).map(|_| {
+        pools.spawn(account(None), async {
+            for _ in 0..50 {
+                yield_once().await;
+            }
+        })
+    });
+    for task in crowd.collect::<Vec<_>>() {
+        assert_eq!(wait(task), Ok(()));
+    }
+}
+
 #[test]
 fn a_panic_ends_its_task_only() {
     let Fixture { pools, .. } = fixture(1, 1);

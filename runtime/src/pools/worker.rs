@@ -128,16 +128,16 @@ impl Worker {
         };
         shared.enter();
         let mut now = began;
-        for _ in 0..POLLS_PER_TURN {
+        for polls in 1.. {
             now = self.run(shared, task, now, parked);
-            if now.duration_since(began) >= SLICE {
+            // Before the next task is taken out: it would be lost if the turn ended after that.
+            if polls == POLLS_PER_TURN || now.duration_since(began) >= SLICE {
                 break;
             }
             task = match self.next(shared) {
                 Some(task) => task,
                 None => break,
             };
-            continue;
         }
         shared.leave();
         Turn::More
