@@ -31,7 +31,7 @@ enum ImageCommand {
     /// Push images to the registries of their names
     Push(bring::PushArgs),
     /// Build an image from a Wasm file
-    Build(make::BuildArgs),
+    Build(Box<make::BuildArgs>),
     /// Load images from an OCI image layout or the output of `docker save`
     Load(make::LoadArgs),
     /// List the images in the store
@@ -86,7 +86,7 @@ pub(crate) fn run(args: ImageArgs, data_dir: &Path) -> anyhow::Result<ExitCode> 
     match args.command {
         ImageCommand::Pull(args) => bring::pull(args, data_dir)?,
         ImageCommand::Push(args) => bring::push(args, data_dir)?,
-        ImageCommand::Build(args) => make::build(args, data_dir)?,
+        ImageCommand::Build(args) => make::build(*args, data_dir)?,
         ImageCommand::Load(args) => make::load(args, data_dir)?,
         ImageCommand::Ls(args) => show::list(&args, data_dir)?,
         ImageCommand::Rm(args) => show::remove(args, data_dir)?,
