@@ -64,10 +64,12 @@ impl Zig {
         let mut emit = std::ffi::OsString::from("-femit-bin=");
         emit.push(module);
         let mut command = self.command();
+        // Zig's own standard library follows no symbolic link on WASI, and the files of a ConfigMap
+        // are links; with a C library it leaves opening to that.
         command
             .arg("build-exe")
             .args(TARGET)
-            .args(["-O", "ReleaseSmall", "-fstrip"]);
+            .args(["-O", "ReleaseSmall", "-fstrip", "-lc"]);
         call(command.arg(emit).arg(source))
     }
 
