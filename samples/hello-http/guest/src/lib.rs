@@ -10,9 +10,14 @@ impl wasip2::exports::http::incoming_handler::Guest for Hello {
     fn handle(request: IncomingRequest, answer: ResponseOutparam) {
         let text = greeting(&request);
         let headers = Fields::new();
-        headers
-            .append("content-type", b"text/plain; charset=utf-8")
-            .expect("the header is allowed");
+        for (name, value) in [
+            ("content-type", "text/plain; charset=utf-8"),
+            ("content-length", &text.len().to_string()),
+        ] {
+            headers
+                .append(name, value.as_bytes())
+                .expect("the header is allowed");
+        }
         let response = OutgoingResponse::new(headers);
         let body = response.body().expect("the body is taken once");
         ResponseOutparam::set(answer, Ok(response));
