@@ -200,14 +200,8 @@ async fn a_tight_loop_that_waits_for_its_quota_can_be_killed() {
     while instance.usage().cpu == Duration::ZERO {
         tokio::task::yield_now().await;
     }
-    let asked = Instant::now();
     instance.kill();
     assert_eq!(instance.exited().await.code, 137);
-    assert!(
-        asked.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        asked.elapsed()
-    );
 }
 
 #[tokio::test]
