@@ -181,36 +181,29 @@ impl PodEvents {
         }
         let nanos = now.wall().as_nanosecond();
         let name = format!("{}.{nanos:x}{:02x}", self.key.name, state.recent.len());
-        let event = self.event(severity, reason, &message, field_path.clone(), &name, at);
-        self.sink.send(Write::Create(Box::new(event)));
-        if state.recent.len() == RECENT_MAX {
-            state.recent.pop_front();
-        }
-        state.recent.push_back(Recent {
+        let news = Recent {
             reason,
             message,
             field_path,
             name,
             count: 1,
-        });
+        };
+        let event = self.event(severity, &news, at);
+        self.sink.send(Write::Create(Box::new(event)));
+        if state.recent.len() == RECENT_MAX {
+            state.recent.pop_front();
+        }
+        state.recent.push_back(news);
     }
 
-    fn event(
-        &self,
-        severity: Severity,
-        reason: &str,
-        message: &str,
-        field_path: Option<String>,
-        name: &str,
-        at: Time,
-    ) -> Event {
+    fn event(&self, severity: Severity, news: &Recent, at: Time) -> Event {
         let type_ = match severity {
             Severity::Normal => "Normal",
             Severity::Warning => "Warning",
         };
         Event {
             metadata: ObjectMeta {
-                name: Some(name.to_owned()),
+                name: Some(news.name.clone()),
                 namespace: Some(self.key.namespace.to_string()),
                 ..ObjectMeta::default()
             },
@@ -220,11 +213,11 @@ impl PodEvents {
                 name: Some(self.key.name.to_string()),
                 namespace: Some(self.key.namespace.to_string()),
                 uid: Some(self.key.uid.to_string()),
-                field_path,
+                field_path: news.field_path.clone(),
                 ..ObjectReference::default()
             },
-            reason: Some(reason.to_owned()),
-            message: Some(message.to_owned()),
+            reason: Some(news.reason.to_owned()),
+            message: Some(news.message.clone()),
             type_: Some(type_.to_owned()),
             count: Some(1),
             first_timestamp: Some(at.clone()),

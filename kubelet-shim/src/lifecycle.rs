@@ -31,7 +31,7 @@ use jiff::Timestamp;
 
 pub(crate) use apply::{Launched, Outcome};
 pub(crate) use backoff::{CrashBackoff, PullBackoff};
-pub(crate) use plan::{Step, StopReason, may_restart, plan};
+pub(crate) use plan::{Step, StopReason, is_complete, may_restart, plan};
 
 use crate::spec::PodSpecPlan;
 use crate::time::Moment;

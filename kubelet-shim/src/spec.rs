@@ -9,6 +9,7 @@ mod check;
 mod container;
 pub(crate) mod quantity;
 mod security;
+mod variables;
 mod volume;
 
 use std::collections::BTreeMap;

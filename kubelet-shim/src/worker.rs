@@ -62,6 +62,15 @@ pub(crate) struct Desired {
     pub(crate) intent: Intent,
 }
 
+/// What is left when a worker has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remains {
+    /// The object may still be there.
+    Object,
+    /// The object is gone, or was never this task's matter.
+    Nothing,
+}
+
 /// Runs one pod.
 pub(crate) struct Worker {
     node: Arc<Node>,
@@ -121,16 +130,16 @@ impl Worker {
         }
     }
 
-    /// Works until nothing is left to do for the pod, now or later.
-    pub(crate) async fn run(mut self) {
+    /// Works until nothing is left to do for the pod, now or later, and says what is left of its object.
+    pub(crate) async fn run(mut self) -> Remains {
         loop {
             let (wake, is_finished) = self.advance();
             self.report();
-            if is_finished && self.is_done() {
-                return;
-            }
-            if !self.wait(wake).await {
-                return;
+            if is_finished && self.is_done() || !self.wait(wake).await {
+                return match self.object {
+                    Object::There | Object::Leaving => Remains::Object,
+                    Object::Gone => Remains::Nothing,
+                };
             }
         }
     }

@@ -16,7 +16,7 @@ use tokio::task::{self, JoinError, JoinSet};
 use super::rejection;
 use crate::lifecycle::{EndCause, Ending, Intent};
 use crate::spec::{FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, check_pod};
-use crate::worker::{Desired, Node, Worker, log_dir, remove};
+use crate::worker::{Desired, Node, Remains, Worker, log_dir, remove};
 
 /// Grace of a pod whose object vanished (contract B.9).
 const VANISHED_GRACE: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ pub(super) struct Pods {
     labels: BTreeMap<String, String>,
     host_path: HostPathPolicy,
     slots: HashMap<Arc<str>, Slot>,
-    workers: JoinSet<()>,
+    workers: JoinSet<Remains>,
     by_task: HashMap<task::Id, Arc<str>>,
     /// Pods seen since a full list began.
     listed: Option<HashSet<Arc<str>>>,
@@ -231,6 +231,10 @@ impl Pods {
         };
         tracing::info!(pod = %key, reason = refusal.reason, message = refusal.message, "pod is rejected");
         let task = rejection::reject(self.node.clone(), key, pod.clone(), refusal);
+        let task = async move {
+            task.await;
+            Remains::Object
+        };
         let handle = self.workers.spawn(task);
         self.by_task.insert(handle.id(), uid.into());
     }
@@ -292,16 +296,17 @@ impl Pods {
         };
         slot.stage = Stage::Leaving;
         let (client, key) = (self.node.site.client.clone(), slot.key.clone());
-        let handle = self
-            .workers
-            .spawn(async move { while !remove(client.clone(), key.clone()).await {} });
+        let handle = self.workers.spawn(async move {
+            while !remove(client.clone(), key.clone()).await {}
+            Remains::Nothing
+        });
         self.by_task.insert(handle.id(), uid.into());
     }
 
-    fn reap(&mut self, ended: Result<(task::Id, ()), JoinError>) {
-        let (id, broke) = match ended {
-            Ok((id, ())) => (id, None),
-            Err(error) => (error.id(), Some(error)),
+    fn reap(&mut self, ended: Result<(task::Id, Remains), JoinError>) {
+        let (id, end) = match ended {
+            Ok((id, remains)) => (id, Ok(remains)),
+            Err(error) => (error.id(), Err(error)),
         };
         let Some(uid) = self.by_task.remove(&id) else {
             return;
@@ -312,14 +317,22 @@ impl Pods {
         if slot.vanished {
             return self.forget(&uid);
         }
-        let Some(error) = broke else {
-            if matches!(slot.stage, Stage::Working { .. }) {
+        match (end, &slot.stage) {
+            (Ok(remains), Stage::Working { desired, .. }) => {
+                // A deletion may have come when the worker had just ended.
+                let is_unwanted = desired.borrow().intent != Intent::Run;
                 slot.stage = Stage::Over;
+                if is_unwanted && remains == Remains::Object {
+                    self.leave(&uid);
+                }
             }
-            return;
-        };
-        tracing::error!(pod = %slot.key, %error, "broken promise: a pod worker does not panic");
-        self.restart(&uid);
+            (Ok(_), Stage::Over | Stage::Leaving) => {}
+            (Err(error), _) => {
+                let pod = &slot.key;
+                tracing::error!(%pod, %error, "broken promise: a pod worker does not panic");
+                self.restart(&uid);
+            }
+        }
     }
 
     /// Gives a pod whose worker broke a new one; what the old one held ended with it.
@@ -342,7 +355,7 @@ impl Pods {
                 .and_then(|p| p.status);
             Worker::new(node, spec, status.as_ref(), receiver)
                 .run()
-                .await;
+                .await
         });
         self.by_task.insert(handle.id(), uid.into());
     }
@@ -360,6 +373,7 @@ impl Pods {
             {
                 tracing::warn!(path = %logs.display(), %error, "failed to remove a pod's logs");
             }
+            Remains::Nothing
         });
         self.by_task.insert(handle.id(), uid.into());
     }

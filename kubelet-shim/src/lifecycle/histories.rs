@@ -20,7 +20,7 @@ use crate::time::{Clock, Hand};
 enum Instance {
     None,
     Alive,
-    Asked { at: u64, grace: u64 },
+    Asked { until: u64 },
     Killed,
 }
 
@@ -219,17 +219,14 @@ impl World {
                 assert!(self.work.is_empty(), "torn down under {:?}", self.work);
             }
             Step::Kill(index) => {
-                let Instance::Asked { at, .. } = self.instances[*index] else {
+                let Instance::Asked { until } = self.instances[*index] else {
                     panic!("killed without being asked: {:?}", self.instances[*index])
                 };
                 let shutdown = self
                     .pod
                     .ending
                     .is_some_and(|(e, _)| e.cause == EndCause::Shutdown);
-                assert!(
-                    shutdown || self.second >= at + 2,
-                    "less than two seconds to end"
-                );
+                assert!(shutdown || self.second >= until, "too little time to end");
             }
             Step::Stop(index, _, _) => assert_eq!(self.instances[*index], Instance::Alive),
             Step::BeginEnding(_)
@@ -294,10 +291,11 @@ impl World {
                     }
                 }
             }
-            Step::Stop(index, ..) => {
+            Step::Stop(index, _, kill_at) => {
+                // Two seconds, unless the agent stops and has less.
+                let given = kill_at.since(self.clock.now()).as_secs();
                 self.instances[*index] = Instance::Asked {
-                    at: self.second,
-                    grace: 0,
+                    until: self.second + given.min(2),
                 };
             }
             Step::Kill(index) => self.instances[*index] = Instance::Killed,

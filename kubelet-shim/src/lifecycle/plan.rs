@@ -108,7 +108,7 @@ pub(crate) fn may_restart(
 }
 
 /// Whether the pod has come to its own end: all apps ended for good, or an init container failed so.
-pub(super) fn is_complete(spec: &PodSpecPlan, pod: &PodFacts) -> bool {
+pub(crate) fn is_complete(spec: &PodSpecPlan, pod: &PodFacts) -> bool {
     let over = |(container, facts): (&crate::spec::ContainerPlan, &ContainerFacts)| {
         ended_for_good(spec.restart_policy, container.role, facts)
     };
@@ -312,9 +312,25 @@ fn advance(spec: &PodSpecPlan, pod: &PodFacts, now: Moment, plan: &mut Plan) {
 fn advance_containers(spec: &PodSpecPlan, pod: &PodFacts, now: Moment, plan: &mut Plan) {
     let mut held = false;
     for (index, (container, facts)) in spec.containers.iter().zip(&pod.containers).enumerate() {
-        let gate = advance_one(spec, container.role, index, facts, held, now, plan);
+        let turn = Turn {
+            index,
+            role: container.role,
+            held,
+            now,
+        };
+        let gate = advance_one(spec, facts, turn, plan);
         held |= gate == Gate::Closed;
     }
+}
+
+/// One container's turn in the walk.
+#[derive(Clone, Copy)]
+struct Turn {
+    index: usize,
+    role: Role,
+    /// One before it is not far enough for this one to start.
+    held: bool,
+    now: Moment,
 }
 
 /// Whether the containers behind may start.
@@ -324,15 +340,13 @@ enum Gate {
     Closed,
 }
 
-fn advance_one(
-    spec: &PodSpecPlan,
-    role: Role,
-    index: usize,
-    facts: &ContainerFacts,
-    held: bool,
-    now: Moment,
-    plan: &mut Plan,
-) -> Gate {
+fn advance_one(spec: &PodSpecPlan, facts: &ContainerFacts, turn: Turn, plan: &mut Plan) -> Gate {
+    let Turn {
+        index,
+        role,
+        held,
+        now,
+    } = turn;
     // An app that cannot start does not hold back its neighbours; an init container does, and a sidecar
     // until it has started once.
     let stuck = match role {

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 use super::container::{self, PodContext};
 use super::{
     ContainerPlan, FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, RestartPolicy, Role,
-    security, volume,
+    security, variables, volume,
 };
 
 /// Grace period of a pod that names none.
@@ -188,6 +188,7 @@ fn pod_key(pod: &Pod, root: &Field<'_>) -> Option<PodKey> {
 /// Goes through every field of the pod's specification and returns the subdomain.
 ///
 /// Fields converted by the caller are named here with `_` so that none can be forgotten.
+// tidy: table, because it names every field of a pod once.
 fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
     let PodSpec {
         // Converted by the caller.
@@ -365,7 +366,7 @@ fn resolve_resource_owners(spec: &PodSpec, plans: &mut [ContainerPlan], at: &Fie
         let Some(plan) = plans.iter_mut().find(|p| *p.name == *wire.name) else {
             continue;
         };
-        container::resolve_resource_refs(wire, plan, &resources, &place);
+        variables::resolve_resource_refs(wire, plan, &resources, &place);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The pod's phase, by the contract's list (B.1): the first rule that matches wins.
 
-use crate::lifecycle::{ContainerFacts, Ground, Life, PodFacts, may_restart};
+use crate::lifecycle::{ContainerFacts, Ground, Life, PodFacts, is_complete, may_restart};
 use crate::spec::{ContainerPlan, PodSpecPlan, Role};
 
 /// `status.phase`.
@@ -42,8 +42,8 @@ impl Phase {
 /// that was ended from outside has let go of everything, whatever the rules say.
 pub(crate) fn phase(spec: &PodSpecPlan, pod: &PodFacts) -> Phase {
     let computed = by_rules(spec, pod);
-    let is_settled =
-        !pod.any_under_way() && (pod.ending.is_none() || pod.ground == Ground::Cleared);
+    let is_decided = pod.ending.is_none() || pod.rejected.is_some() || is_complete(spec, pod);
+    let is_settled = !pod.any_under_way() && (is_decided || pod.ground == Ground::Cleared);
     if computed.is_terminal() && !is_settled {
         Phase::Running
     } else {
