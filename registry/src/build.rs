@@ -412,17 +412,7 @@ fn read_module(path: &Path) -> Result<Vec<u8>, BuildError> {
             source,
         });
     }
-    let wasm = std::fs::read(path).map_err(unreadable)?;
-    if !wasm.starts_with(crate::rootfs::index::WASM_MAGIC) {
-        let source = Refusal::NotWasm {
-            path: path.display().to_string(),
-        };
-        return Err(BuildError::Refused {
-            path: path.to_owned(),
-            source,
-        });
-    }
-    Ok(wasm)
+    std::fs::read(path).map_err(unreadable)
 }
 
 fn compression_of(path: &Path) -> std::io::Result<Compression> {

@@ -171,7 +171,7 @@ fn check_linux_image(coracle: &Coracle, registry: &Registry, layout: &Path) {
     ]);
     let ended = coracle.finish(&["image", "pull", &image]);
     assert_eq!(ended.code, Some(125), "{}", ended.stderr);
-    assert!(ended.stderr.contains("Linux image"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("is a Linux"), "{}", ended.stderr);
 }
 
 /// An ordinary image for linux/amd64 with one empty layer, by `umoci`'s rules but by hand.

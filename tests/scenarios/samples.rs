@@ -108,7 +108,10 @@ fn batch_runs_to_its_end_and_its_variant_fails_with_its_own_code() {
     check_batch(
         "batch/fails",
         3,
-        &["batch-fails/primes | step 1 of 1: 168 primes below 1000"],
+        &[
+            "batch-fails/primes | step 1 of 1: 168 primes below 1000",
+            "batch-fails/primes | giving up with exit code 3",
+        ],
     );
 }
 

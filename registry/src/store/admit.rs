@@ -178,16 +178,17 @@ fn judge_others(root: &Root, settings: &ImageConfig, judge: &dyn Judge) -> Resul
 
 /// Returns whether the bytes are a `component` or a `module` that can run.
 fn judged(path: &str, wasm: &[u8], judge: &dyn Judge) -> Result<&'static str, Fault> {
+    // The judge goes first: it can tell what the bytes are instead.
+    judge.judge(wasm).map_err(|reason| Refusal::Judged {
+        path: path.to_owned(),
+        reason,
+    })?;
     if !wasm.starts_with(WASM_MAGIC) {
         return Err(Refusal::NotWasm {
             path: path.to_owned(),
         }
         .into());
     }
-    judge.judge(wasm).map_err(|reason| Refusal::Judged {
-        path: path.to_owned(),
-        reason,
-    })?;
     Ok(form_of(wasm))
 }
 
