@@ -198,19 +198,13 @@ impl World {
                     Instance::None,
                     "a second live instance"
                 );
-                assert!(
-                    !self.work.iter().any(|w| *w == Work::Start(*index)),
-                    "a second start"
-                );
+                assert!(!self.work.contains(&Work::Start(*index)), "a second start");
                 assert_eq!(self.pod.ground, Ground::Laid);
                 self.check_order(*index);
             }
             Step::Fetch(index) => {
                 assert!(!ends, "a fetch after the end began");
-                assert!(
-                    !self.work.iter().any(|w| *w == Work::Fetch(*index)),
-                    "a second fetch"
-                );
+                assert!(!self.work.contains(&Work::Fetch(*index)), "a second fetch");
                 self.check_delay(*index);
             }
             Step::SetUp => assert!(!ends),

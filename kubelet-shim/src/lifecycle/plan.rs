@@ -399,23 +399,33 @@ fn advance_one(spec: &PodSpecPlan, facts: &ContainerFacts, turn: Turn, plan: &mu
         // Only the end of the pod asks containers to end.
         Life::Stopping { .. } => Gate::Closed,
         Life::Ended { end, at } => {
-            if !may_restart(spec.restart_policy, role, end, facts.completed) {
-                return if role == Role::Init && !facts.completed {
-                    Gate::Closed
-                } else {
-                    Gate::Open
-                };
+            if may_restart(spec.restart_policy, role, end, facts.completed) {
+                restart(facts, *at, turn, plan);
+                stuck
+            } else if role == Role::Init && !facts.completed {
+                Gate::Closed
+            } else {
+                Gate::Open
             }
-            match facts.crash.delay_after(*at) {
-                Some(delay) if !now.reached(at.after(delay)) => {
-                    plan.steps
-                        .push(Step::HoldBack(index, delay, at.after(delay)));
-                }
-                Some(_) | None if !held => plan.steps.push(Step::Fetch(index)),
-                Some(_) | None => {}
-            }
-            stuck
         }
+    }
+}
+
+/// Starts an ended container again, at once or after its back-off.
+fn restart(facts: &ContainerFacts, ended: Moment, turn: Turn, plan: &mut Plan) {
+    let Turn {
+        index,
+        held,
+        now,
+        role: _,
+    } = turn;
+    match facts.crash.delay_after(ended) {
+        Some(delay) if !now.reached(ended.after(delay)) => {
+            plan.steps
+                .push(Step::HoldBack(index, delay, ended.after(delay)));
+        }
+        Some(_) | None if !held => plan.steps.push(Step::Fetch(index)),
+        Some(_) | None => {}
     }
 }
 

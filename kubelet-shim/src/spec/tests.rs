@@ -43,6 +43,7 @@ fn accepts(spec: Value, container: Value) -> PodSpecPlan {
     check_pod(&pod(spec, container), HostPathPolicy::Allow).unwrap()
 }
 
+// tidy: table, because it is one row per field.
 #[test]
 fn pod_fields_that_are_not_honoured_are_refused_by_name() {
     let probe = json!({"tcpSocket": {"port": 80}});
@@ -122,6 +123,7 @@ fn pod_fields_that_are_not_honoured_are_refused_by_name() {
     }
 }
 
+// tidy: table, because it is one row per field.
 #[test]
 fn container_fields_that_are_not_honoured_are_refused_by_name() {
     let probe = json!({"httpGet": {"port": 80}});
