@@ -14,7 +14,11 @@ pub(crate) fn stderr_is_terminal() -> bool {
 
 /// Prints an error with its causes, once, on stderr.
 pub(crate) fn print_error(error: &anyhow::Error) {
-    let head = if stderr_is_terminal() { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+    let head = if stderr_is_terminal() {
+        "\x1b[1;31merror:\x1b[0m"
+    } else {
+        "error:"
+    };
     let _ = writeln!(io::stderr(), "{head} {error:#}");
 }
 
@@ -56,7 +60,9 @@ impl Console {
         if !self.colour {
             return name.to_owned();
         }
-        let sum = name.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let sum = name.bytes().fold(0u32, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(byte.into())
+        });
         format!("\x1b[3{}m{name}\x1b[0m", 1 + sum % 6)
     }
 
@@ -77,12 +83,18 @@ pub(crate) struct PullBars {
 impl PullBars {
     /// Draws on `console`.
     pub(crate) fn new(console: Console) -> Arc<Self> {
-        Arc::new(Self { console, running: std::sync::Mutex::default() })
+        Arc::new(Self {
+            console,
+            running: std::sync::Mutex::default(),
+        })
     }
 
     fn with_running(&self, change: impl FnOnce(&mut HashMap<String, ProgressBar>)) {
         // A thread that panicked while drawing leaves the map whole: every change is one call.
-        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut running = self
+            .running
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         change(&mut running);
     }
 }
@@ -90,7 +102,8 @@ impl PullBars {
 impl coracle_registry::Progress for PullBars {
     fn started(&self, layer: &str, total: u64) {
         let Some(bars) = &self.console.bars else {
-            self.console.progress(&format!("pulling {layer} ({total} bytes)"));
+            self.console
+                .progress(&format!("pulling {layer} ({total} bytes)"));
             return;
         };
         let bar = bars.add(ProgressBar::new(total).with_style(bar_style()));
@@ -117,7 +130,10 @@ impl coracle_registry::Progress for PullBars {
     }
 
     fn retrying(&self, what: &str, wait: Duration) {
-        self.console.progress(&format!("{what}; trying again in {:.1} s", wait.as_secs_f64()));
+        self.console.progress(&format!(
+            "{what}; trying again in {:.1} s",
+            wait.as_secs_f64()
+        ));
     }
 }
 

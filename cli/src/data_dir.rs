@@ -78,13 +78,17 @@ fn lock_path(run: &Path) -> PathBuf {
 
 /// Removes folders of runs whose process is gone; what is in use or cannot be removed stays.
 fn remove_abandoned(runs: &Path) {
-    let Ok(entries) = fs::read_dir(runs) else { return };
+    let Ok(entries) = fs::read_dir(runs) else {
+        return;
+    };
     for entry in entries.flatten() {
         let lock = entry.path();
         if lock.extension().is_none_or(|extension| extension != "lock") {
             continue;
         }
-        let Ok(file) = File::options().write(true).open(&lock) else { continue };
+        let Ok(file) = File::options().write(true).open(&lock) else {
+            continue;
+        };
         match file.try_lock() {
             Ok(()) => {
                 let folder = lock.with_extension("");

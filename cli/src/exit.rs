@@ -55,8 +55,19 @@ mod tests {
     /// Scripts compare numbers, so a wide code must not wrap around to success.
     #[test]
     fn a_failing_container_never_ends_the_command_with_success() {
-        for (code, expected) in [(0, 0), (3, 3), (134, 134), (255, 255), (256, 255), (-1, 255)] {
-            assert_eq!(Exit::of_container(code).code(), expected, "container code {code}");
+        for (code, expected) in [
+            (0, 0),
+            (3, 3),
+            (134, 134),
+            (255, 255),
+            (256, 255),
+            (-1, 255),
+        ] {
+            assert_eq!(
+                Exit::of_container(code).code(),
+                expected,
+                "container code {code}"
+            );
         }
     }
 }

@@ -99,8 +99,10 @@ fn start_logging(verbose: u8) {
     let default = match verbose {
         0 => "error",
         1 => "warn,coracle=info,coracle_kubelet_shim=info,coracle_runtime=info",
-        _ => "info,coracle=debug,coracle_kubelet_shim=debug,coracle_runtime=debug,coracle_network=debug,\
-              coracle_registry=debug,coracle_control_plane=debug",
+        _ => {
+            "info,coracle=debug,coracle_kubelet_shim=debug,coracle_runtime=debug,coracle_network=debug,\
+              coracle_registry=debug,coracle_control_plane=debug"
+        }
     };
     let filter = EnvFilter::try_from_env("CORACLE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()

@@ -91,7 +91,11 @@ pub(crate) fn read(sources: &[PathBuf]) -> anyhow::Result<Vec<Object>> {
             read_file(source, &mut objects)?;
         }
     }
-    ensure!(!objects.is_empty(), "no Kubernetes object in {}", names(sources));
+    ensure!(
+        !objects.is_empty(),
+        "no Kubernetes object in {}",
+        names(sources)
+    );
     Ok(objects)
 }
 
@@ -135,21 +139,22 @@ fn read_text(source: impl Read, name: &str) -> anyhow::Result<String> {
         .take(MANIFEST_BYTES_MAX + 1)
         .read_to_string(&mut text)
         .with_context(|| format!("failed to read `{name}` as UTF-8 text"))?;
-    ensure!(text.len() as u64 <= MANIFEST_BYTES_MAX, "`{name}` is larger than 256 MiB");
+    ensure!(
+        text.len() as u64 <= MANIFEST_BYTES_MAX,
+        "`{name}` is larger than 256 MiB"
+    );
     Ok(text)
 }
 
 /// Parses the documents of one file and appends their objects; a `List` is replaced by its items.
-fn parse(
-    name: &str,
-    folder: &Path,
-    text: &str,
-    objects: &mut Vec<Object>,
-) -> anyhow::Result<()> {
+fn parse(name: &str, folder: &Path, text: &str, objects: &mut Vec<Object>) -> anyhow::Result<()> {
     let documents = documents(text).with_context(|| format!("failed to parse `{name}`"))?;
     for (index, document) in documents.into_iter().enumerate() {
-        let origin =
-            Origin { name: name.to_owned(), folder: folder.to_owned(), document: index + 1 };
+        let origin = Origin {
+            name: name.to_owned(),
+            folder: folder.to_owned(),
+            document: index + 1,
+        };
         append(origin, document, objects)?;
     }
     Ok(())
@@ -159,8 +164,9 @@ fn parse(
 fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_start().starts_with('{') {
-        let values: Result<Vec<Value>, _> =
-            serde_json::Deserializer::from_str(text).into_iter::<Value>().collect();
+        let values: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(text)
+            .into_iter::<Value>()
+            .collect();
         if let Ok(values) = values {
             return Ok(values);
         }
@@ -175,12 +181,18 @@ fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
         legacy_octal_numbers: true,
     };
     let values: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)?;
-    Ok(values.into_iter().filter(|value| !value.is_null()).collect())
+    Ok(values
+        .into_iter()
+        .filter(|value| !value.is_null())
+        .collect())
 }
 
 fn append(origin: Origin, document: Value, objects: &mut Vec<Object>) -> anyhow::Result<()> {
     let Value::Object(fields) = document else {
-        bail!("{origin} is no Kubernetes object, but {}", describe(&document));
+        bail!(
+            "{origin} is no Kubernetes object, but {}",
+            describe(&document)
+        );
     };
     let api_version = text_of(&fields, "apiVersion", &origin)?;
     let kind = text_of(&fields, "kind", &origin)?;
@@ -189,7 +201,9 @@ fn append(origin: Origin, document: Value, objects: &mut Vec<Object>) -> anyhow:
             Some(Value::Array(items)) => items.clone(),
             _ => bail!("the `List` in {origin} has no `items`"),
         };
-        return items.into_iter().try_for_each(|item| append(origin.clone(), item, objects));
+        return items
+            .into_iter()
+            .try_for_each(|item| append(origin.clone(), item, objects));
     }
     let (name, namespace) = identity(&fields, &kind, &origin)?;
     objects.push(Object {
@@ -215,7 +229,10 @@ fn identity(
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(other) => {
-                bail!("`metadata.{name}` of the {kind} in {origin} is {}, not a string", describe(other))
+                bail!(
+                    "`metadata.{name}` of the {kind} in {origin} is {}, not a string",
+                    describe(other)
+                )
             }
         }
     };
@@ -224,7 +241,10 @@ fn identity(
         (None, Some(prefix)) => format!("{prefix}*"),
         (None, None) => bail!("the {kind} in {origin} has no `metadata.name`"),
     };
-    Ok((name, field("namespace")?.unwrap_or_else(|| "default".to_owned())))
+    Ok((
+        name,
+        field("namespace")?.unwrap_or_else(|| "default".to_owned()),
+    ))
 }
 
 fn text_of(fields: &Map<String, Value>, name: &str, origin: &Origin) -> anyhow::Result<String> {
@@ -248,7 +268,10 @@ fn describe(value: &Value) -> &'static str {
 }
 
 fn names(sources: &[PathBuf]) -> String {
-    let names: Vec<_> = sources.iter().map(|source| format!("`{}`", source.display())).collect();
+    let names: Vec<_> = sources
+        .iter()
+        .map(|source| format!("`{}`", source.display()))
+        .collect();
     names.join(", ")
 }
 
@@ -281,7 +304,10 @@ mod tests {
     #[test]
     fn documents_of_yaml_and_json_become_objects_in_their_order() {
         check(POD, Ok(&["Pod/a@default"]));
-        check(&format!("---\n{POD}---\n# nothing\n---\n{POD}"), Ok(&["Pod/a@default", "Pod/a@default"]));
+        check(
+            &format!("---\n{POD}---\n# nothing\n---\n{POD}"),
+            Ok(&["Pod/a@default", "Pod/a@default"]),
+        );
         check(
             r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","namespace":"n"}}
                {"apiVersion":"v1","kind":"Secret","metadata":{"generateName":"s-"}}"#,
@@ -295,13 +321,22 @@ mod tests {
 
     #[test]
     fn what_is_no_object_is_refused_with_the_file_and_what_it_lacks() {
-        check("just text", Err("test.yaml is no Kubernetes object, but a string"));
+        check(
+            "just text",
+            Err("test.yaml is no Kubernetes object, but a string"),
+        );
         check("kind: Pod\nmetadata: {name: a}\n", Err("no `apiVersion`"));
         check("apiVersion: v1\nkind: Pod\n", Err("no `metadata.name`"));
-        check("apiVersion: v1\nkind: Pod\nmetadata: {name: 3}\n", Err("a number, not a string"));
+        check(
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: 3}\n",
+            Err("a number, not a string"),
+        );
         check("a: [", Err("failed to parse `test.yaml`"));
         check(&format!("{POD}---\n- 1\n"), Err("(document 2)"));
-        check("apiVersion: v1\nkind: Pod\nkind: Pod\nmetadata: {name: a}", Err("duplicate"));
+        check(
+            "apiVersion: v1\nkind: Pod\nkind: Pod\nmetadata: {name: a}",
+            Err("duplicate"),
+        );
     }
 
     /// kubectl reads modes as YAML 1.1 does; a mode of 644 decimal would open files to everyone.

@@ -147,7 +147,7 @@ impl Images {
             }
             (None, PullPolicy::Always | PullPolicy::IfNotPresent) => {
                 pulling();
-                self.pull(name, &reference).await?
+                self.pull(&reference).await?
             }
         };
         let image = self.share(image).await.map_err(|error| Problem {
@@ -168,7 +168,7 @@ impl Images {
         })
     }
 
-    async fn pull(&self, name: &str, reference: &Reference) -> Result<(Image, Origin), Problem> {
+    async fn pull(&self, reference: &Reference) -> Result<(Image, Origin), Problem> {
         let asked = tokio::time::Instant::now();
         // Never closed; without a permit the pull only goes uncounted.
         let _permit = self.0.pulls.acquire().await.ok();
@@ -191,7 +191,7 @@ impl Images {
             )),
             Err(error) => Err(Problem {
                 reason: "ErrImagePull",
-                message: format!("failed to pull `{name}`: {}", describe(&error)).into(),
+                message: describe(&error).into(),
                 outlook: match error.class() {
                     FailureClass::Retry => Outlook::MayMend,
                     FailureClass::Final => Outlook::Refused,

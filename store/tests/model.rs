@@ -136,44 +136,10 @@ async fn run(steps: Vec<Step>, limits: Limits) {
     for step in steps {
         let newest = store.revision().get();
         match step {
-            Step::Put {
-                key,
-                value,
-                expect: wanted,
-            } => {
-                let mut state = model.now();
-                let found = state.get(KEYS[key]).map(|(at, _)| *at);
-                let (expect, verdict) = expect(wanted, found, newest);
-                let render = |at: Revision| (Bytes::from(vec![value]), at.get());
-                let written = store.put(KEYS[key], expect, render).await;
-                assert_eq!(written.map(drop), verdict);
-                if verdict.is_ok() {
-                    let change = found.map_or(Change::Created, |_| Change::Updated);
-                    state.insert(KEYS[key].to_owned(), (newest + 1, value));
-                    model
-                        .history
-                        .push((newest + 1, change, KEYS[key].to_owned(), value, state));
-                }
+            Step::Put { key, value, expect } => {
+                put(&store, &mut model, (KEYS[key], value), expect).await
             }
-            Step::Delete {
-                key,
-                expect: wanted,
-            } => {
-                let mut state = model.now();
-                let found = state.get(KEYS[key]).map(|(at, _)| *at);
-                let (expect, mut verdict) = expect(wanted, found, newest);
-                if found.is_none() && verdict.is_ok() {
-                    verdict = Err(WriteError::Missing);
-                }
-                let render = |at: Revision| (Bytes::from_static(b"\0"), at.get());
-                let written = store.delete(KEYS[key], expect, render).await;
-                assert_eq!(written.map(drop), verdict);
-                if verdict.is_ok() {
-                    state.remove(KEYS[key]);
-                    let entry = (newest + 1, Change::Deleted, KEYS[key].to_owned(), 0, state);
-                    model.history.push(entry);
-                }
-            }
+            Step::Delete { key, expect } => delete(&store, &mut model, KEYS[key], expect).await,
             Step::Read {
                 prefix,
                 back,
@@ -217,6 +183,40 @@ async fn run(steps: Vec<Step>, limits: Limits) {
             }
             Step::Drain { .. } => (),
         }
+    }
+}
+
+async fn put(store: &Store<u64>, model: &mut Model, (key, value): (&str, u8), wanted: Wanted) {
+    let newest = store.revision().get();
+    let mut state = model.now();
+    let found = state.get(key).map(|(at, _)| *at);
+    let (expect, verdict) = expect(wanted, found, newest);
+    let render = |at: Revision| (Bytes::from(vec![value]), at.get());
+    let written = store.put(key, expect, render).await;
+    assert_eq!(written.map(drop), verdict);
+    if verdict.is_ok() {
+        let change = found.map_or(Change::Created, |_| Change::Updated);
+        state.insert(key.to_owned(), (newest + 1, value));
+        let entry = (newest + 1, change, key.to_owned(), value, state);
+        model.history.push(entry);
+    }
+}
+
+async fn delete(store: &Store<u64>, model: &mut Model, key: &str, wanted: Wanted) {
+    let newest = store.revision().get();
+    let mut state = model.now();
+    let found = state.get(key).map(|(at, _)| *at);
+    let (expect, mut verdict) = expect(wanted, found, newest);
+    if found.is_none() && verdict.is_ok() {
+        verdict = Err(WriteError::Missing);
+    }
+    let render = |at: Revision| (Bytes::from_static(b"\0"), at.get());
+    let written = store.delete(key, expect, render).await;
+    assert_eq!(written.map(drop), verdict);
+    if verdict.is_ok() {
+        state.remove(key);
+        let entry = (newest + 1, Change::Deleted, key.to_owned(), 0, state);
+        model.history.push(entry);
     }
 }
 

@@ -5,9 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use coracle_registry::{Listed, Reference, StoreOptions};
+use coracle_registry::{ImageStore, Listed, Reference, StoreOptions};
 
 use super::{open, parsed, print};
+
+/// A name of fewer letters is taken for a name, even if all of them could be of a digest.
+const DIGEST_LETTERS_MIN: usize = 7;
 
 /// How a list is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,17 +36,17 @@ pub(super) struct ListArgs {
 /// Arguments of `coracle image rm`.
 #[derive(Debug, Args)]
 pub(super) struct RemoveArgs {
-    /// Images, by name or `name@digest`
-    #[arg(required = true, value_name = "IMAGE", value_parser = parsed)]
-    images: Vec<Reference>,
+    /// Images, by name, `name@digest` or the beginning of a digest
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
 }
 
 /// Arguments of `coracle image inspect`.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// Images, by name or `name@digest`
-    #[arg(required = true, value_name = "IMAGE", value_parser = parsed)]
-    images: Vec<Reference>,
+    /// Images, by name, `name@digest` or the beginning of a digest
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
 }
 
 /// Prints the images in the store.
@@ -64,8 +67,8 @@ pub(super) fn list(args: &ListArgs, data_dir: &Path) -> anyhow::Result<()> {
 /// Removes each image, tells what went, and fails at the end if one could not be removed.
 pub(super) fn remove(args: RemoveArgs, data_dir: &Path) -> anyhow::Result<()> {
     let store = open(data_dir, StoreOptions::default())?;
-    for reference in &args.images {
-        let removed = store.remove(reference)?;
+    for image in &args.images {
+        let removed = store.remove(&chosen(&store, image)?)?;
         print(&format!("untagged: {}\n", removed.reference));
         if let Some(digest) = removed.deleted {
             print(&format!("deleted: {digest}\n"));
@@ -78,14 +81,37 @@ pub(super) fn remove(args: RemoveArgs, data_dir: &Path) -> anyhow::Result<()> {
 pub(super) fn inspect(args: InspectArgs, data_dir: &Path) -> anyhow::Result<()> {
     let store = open(data_dir, StoreOptions::default())?;
     let mut images = Vec::new();
-    for reference in &args.images {
-        images.push(store.inspect(reference)?);
+    for image in &args.images {
+        images.push(store.inspect(&chosen(&store, image)?)?);
     }
     if images.is_empty() {
         bail!("no image was named");
     }
     print(&format!("{}\n", serde_json::to_string_pretty(&images)?));
     Ok(())
+}
+
+/// Finds out which image is meant: `image ls` prints digests, and whoever copies one means that image.
+fn chosen(store: &ImageStore, text: &str) -> anyhow::Result<Reference> {
+    let beginning = text.strip_prefix("sha256:").unwrap_or(text);
+    let is_digest = beginning.len() >= DIGEST_LETTERS_MIN
+        && beginning.bytes().all(|letter| letter.is_ascii_hexdigit());
+    if is_digest {
+        let listed = store.list()?;
+        let mut found = listed.iter().filter(|image| {
+            image
+                .digest
+                .trim_start_matches("sha256:")
+                .starts_with(beginning)
+        });
+        if let Some(image) = found.next() {
+            if found.any(|other| other.digest != image.digest) {
+                bail!("more than one image has a digest that begins with `{text}`");
+            }
+            return parsed(&image.reference).map_err(anyhow::Error::msg);
+        }
+    }
+    parsed(text).map_err(anyhow::Error::msg)
 }
 
 fn lines<'a>(items: impl Iterator<Item = &'a str>) -> String {

@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Event as KubeEvent, Pod};
 use kube::Api;
 use kube::runtime::watcher::{self, Event};
 
@@ -36,16 +36,27 @@ impl Verdict {
     }
 }
 
-/// Watches all pods of a run.
+/// Watches all pods of a run, and the warnings about them.
 pub(super) struct Follower {
     pods: Api<Pod>,
+    events: Api<KubeEvent>,
     console: Console,
+}
+
+/// Something that the API tells.
+enum News {
+    Pod(Event<Pod>),
+    Warning(Event<KubeEvent>),
 }
 
 impl Follower {
     /// Watches through `client` and prints on `console`.
     pub(super) fn new(client: kube::Client, console: Console) -> Self {
-        Self { pods: Api::all(client), console }
+        Self {
+            pods: Api::all(client.clone()),
+            events: Api::all(client),
+            console,
+        }
     }
 
     /// Prints what happens until `expected` pods are at their end or one can never start.
@@ -55,12 +66,22 @@ impl Follower {
     /// Fails when the watch ends, which the embedded API does only when it is stopped.
     pub(super) async fn until_finished(self, expected: usize) -> anyhow::Result<Verdict> {
         let mut tracker = Tracker::default();
-        let mut events = pin!(watcher::watcher(self.pods.clone(), watcher::Config::default()));
-        while let Some(event) = events.try_next().await.context("failed to watch the pods")? {
-            let notes = match event {
-                Event::Apply(pod) | Event::InitApply(pod) => tracker.observe(&pod),
-                Event::Delete(pod) => tracker.forget(&pod),
-                Event::Init | Event::InitDone => continue,
+        let pods = watcher::watcher(self.pods.clone(), watcher::Config::default());
+        let warnings = watcher::Config::default().fields("type=Warning");
+        let warnings = watcher::watcher(self.events.clone(), warnings);
+        let pods = pods.map_ok(News::Pod);
+        let mut news = pin!(futures::stream::select(
+            pods,
+            warnings.map_ok(News::Warning)
+        ));
+        while let Some(news) = news.try_next().await.context("failed to watch the pods")? {
+            let notes = match news {
+                News::Pod(Event::Apply(pod) | Event::InitApply(pod)) => tracker.observe(&pod),
+                News::Pod(Event::Delete(pod)) => tracker.forget(&pod),
+                News::Warning(Event::Apply(event) | Event::InitApply(event)) => {
+                    tracker.warn(&event)
+                }
+                News::Pod(Event::Init | Event::InitDone) | News::Warning(_) => continue,
             };
             self.print(&notes);
             match tracker.standing(expected) {
@@ -77,7 +98,8 @@ impl Follower {
             match note {
                 Note::State(line) => self.console.progress(line),
                 Note::Address { url, container } => {
-                    self.console.output(format!("{url}  {container}\n").as_bytes());
+                    self.console
+                        .output(format!("{url}  {container}\n").as_bytes());
                 }
             }
         }

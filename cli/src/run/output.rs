@@ -39,7 +39,10 @@ pub(super) fn start(
         .name("stdout".to_owned())
         .spawn(move || {
             let _alive = alive;
-            let mut prefixes = Prefixes { console, known: HashMap::new() };
+            let mut prefixes = Prefixes {
+                console,
+                known: HashMap::new(),
+            };
             let mut batch = Vec::with_capacity(BATCH_BYTES);
             while let Some(line) = lines.blocking_recv() {
                 prefixes.append(&line, &mut batch);

@@ -37,8 +37,7 @@ pub(super) fn check(objects: Vec<Object>, images: &ImageStore) -> anyhow::Result
         if object.kind == "Pod" {
             pack_images(&mut object, images).with_context(|| object.to_string())?;
         }
-        coracle_control_plane::check_manifest(&object.value)
-            .with_context(|| object.to_string())?;
+        coracle_control_plane::check_manifest(&object.value).with_context(|| object.to_string())?;
         if object.kind == "Pod" {
             match refusals_of(&object, &mut notices)? {
                 refused if refused.is_empty() => {}
@@ -48,7 +47,10 @@ pub(super) fn check(objects: Vec<Object>, images: &ImageStore) -> anyhow::Result
         checked.push(object);
     }
     if !refusals.is_empty() {
-        bail!("nothing was started, because fields are not supported: {}", refusals.join("; "));
+        bail!(
+            "nothing was started, because fields are not supported: {}",
+            refusals.join("; ")
+        );
     }
     let pods = checked.iter().filter(|object| object.kind == "Pod").count();
     if pods == 0 {
@@ -59,7 +61,11 @@ pub(super) fn check(objects: Vec<Object>, images: &ImageStore) -> anyhow::Result
         "Pod" => 2,
         _ => 1,
     });
-    Ok(Plan { objects: checked, pods, notices })
+    Ok(Plan {
+        objects: checked,
+        pods,
+        notices,
+    })
 }
 
 fn refuse_unserved(objects: &[Object]) -> anyhow::Result<()> {
@@ -82,14 +88,21 @@ fn refuse_unserved(objects: &[Object]) -> anyhow::Result<()> {
 /// Nodes, Leases and Events are served by the API, yet they are the agent's to write, not a manifest's.
 fn is_runnable(object: &Object) -> bool {
     coracle_control_plane::served(&object.api_version, &object.kind).is_some()
-        && matches!(object.kind.as_str(), "Pod" | "ConfigMap" | "Secret" | "Namespace")
+        && matches!(
+            object.kind.as_str(),
+            "Pod" | "ConfigMap" | "Secret" | "Namespace"
+        )
 }
 
 /// Returns what the agent would refuse of a pod, and notes what the user should know.
 fn refusals_of(object: &Object, notices: &mut Vec<String>) -> anyhow::Result<Vec<String>> {
     let pod: Pod = serde_json::from_value(object.value.clone())
         .with_context(|| format!("failed to read {object}"))?;
-    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+    for volume in pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten())
+    {
         if let Some(host) = &volume.host_path {
             notices.push(format!(
                 "pod `{}` mounts `{}` of this machine (volume `{}`)",
@@ -108,7 +121,9 @@ fn pack_images(object: &mut Object, images: &ImageStore) -> anyhow::Result<()> {
     let folder = object.origin.folder().to_owned();
     for list in ["initContainers", "containers"] {
         let containers = object.value.pointer_mut(&format!("/spec/{list}"));
-        let Some(Value::Array(containers)) = containers else { continue };
+        let Some(Value::Array(containers)) = containers else {
+            continue;
+        };
         for container in containers {
             pack_image(container, &folder, images)?;
         }
@@ -117,13 +132,20 @@ fn pack_images(object: &mut Object, images: &ImageStore) -> anyhow::Result<()> {
 }
 
 fn pack_image(container: &mut Value, folder: &Path, images: &ImageStore) -> anyhow::Result<()> {
-    let Some(fields) = container.as_object_mut() else { return Ok(()) };
-    let Some(Value::String(image)) = fields.get("image") else { return Ok(()) };
+    let Some(fields) = container.as_object_mut() else {
+        return Ok(());
+    };
+    let Some(Value::String(image)) = fields.get("image") else {
+        return Ok(());
+    };
     if !is_path(image) {
         return Ok(());
     }
     let path = folder.join(image);
-    let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("image");
+    let name = path
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .unwrap_or("image");
     let reference = images
         .pack(&path, name, &CodeJudge)
         .with_context(|| format!("failed to pack the image file `{image}`"))?;

@@ -50,7 +50,11 @@ mod platform {
     use tokio::sync::mpsc;
 
     pub(super) fn forward(sender: mpsc::Sender<()>) -> io::Result<()> {
-        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        for kind in [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+        ] {
             let mut signals = signal(kind)?;
             let sender = sender.clone();
             tokio::spawn(async move {
@@ -85,7 +89,13 @@ mod platform {
     }
 
     pub(super) fn forward(sender: mpsc::Sender<()>) -> io::Result<()> {
-        forward_each!(sender, ctrl_c(), ctrl_break(), ctrl_close(), ctrl_shutdown());
+        forward_each!(
+            sender,
+            ctrl_c(),
+            ctrl_break(),
+            ctrl_close(),
+            ctrl_shutdown()
+        );
         Ok(())
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use coracle_kubelet_shim::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 
@@ -49,6 +49,8 @@ struct RefusedImage {
 #[derive(Default)]
 pub(super) struct Tracker {
     pods: HashMap<String, Told>,
+    /// The last warning about each pod.
+    warnings: HashMap<String, String>,
 }
 
 /// The last state of one pod that was told.
@@ -83,7 +85,8 @@ impl Tracker {
         }
         told.note_addresses(pod, name, &mut notes);
         told.note_phase(pod, name, &mut notes);
-        if let Some(RefusedImage { container, message }) = annotated(pod, ANNOTATION_REFUSED).pop() {
+        if let Some(RefusedImage { container, message }) = annotated(pod, ANNOTATION_REFUSED).pop()
+        {
             told.refusal = Some(format!("{name}/{container}: {message}"));
         }
         notes
@@ -98,13 +101,36 @@ impl Tracker {
         vec![Note::State(format!("{name}: deleted"))]
     }
 
+    /// Takes a warning about a pod and returns what no status tells: a volume that cannot be mounted, say.
+    pub(super) fn warn(&mut self, event: &Event) -> Vec<Note> {
+        let reason = event.reason.as_deref().unwrap_or_default();
+        let told_by_status = matches!(reason, "Failed" | "FailedScheduling");
+        if !reason.starts_with("Failed") || told_by_status {
+            return Vec::new();
+        }
+        let key = event.involved_object.uid.clone().unwrap_or_default();
+        let name = event.involved_object.name.as_deref().unwrap_or_default();
+        let line = format!(
+            "{name}: {reason}: {}",
+            event.message.as_deref().unwrap_or_default()
+        );
+        let told = self.warnings.insert(key, line.clone());
+        if told.as_ref() == Some(&line) {
+            return Vec::new();
+        }
+        vec![Note::State(line)]
+    }
+
     /// Returns how all pods stand, given how many there must be.
     pub(super) fn standing(&self, expected: usize) -> Standing {
         if let Some(refusal) = self.pods.values().find_map(|told| told.refusal.clone()) {
             return Standing::Refused(refusal);
         }
-        let ended: Vec<&Option<Failure>> =
-            self.pods.values().filter_map(|told| told.ended.as_ref()).collect();
+        let ended: Vec<&Option<Failure>> = self
+            .pods
+            .values()
+            .filter_map(|told| told.ended.as_ref())
+            .collect();
         if ended.len() < expected || ended.len() < self.pods.len() {
             return Standing::Running;
         }
@@ -115,10 +141,14 @@ impl Tracker {
 
 impl Told {
     fn note_scheduling(&mut self, pod: &Pod, name: &str, notes: &mut Vec<Note>) {
-        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let conditions = pod
+            .status
+            .iter()
+            .flat_map(|status| status.conditions.iter().flatten());
         let refused = conditions
             .filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
-            .find_map(|condition| condition.message.clone());
+            .find_map(|condition| condition.message.clone())
+            .filter(|message| !is_before_the_node(message));
         if refused.is_some() && refused != self.unschedulable {
             let message = refused.as_deref().unwrap_or_default();
             notes.push(Note::State(format!("{name}: cannot be placed: {message}")));
@@ -128,7 +158,9 @@ impl Told {
 
     fn note_container(&mut self, status: &ContainerStatus, pod: &str, notes: &mut Vec<Note>) {
         let Some(state) = &status.state else { return };
-        let Some(line) = describe(state, status.restart_count) else { return };
+        let Some(line) = describe(state, status.restart_count) else {
+            return;
+        };
         if self.containers.get(&status.name) != Some(&line) {
             notes.push(Note::State(format!("{pod}/{}: {line}", status.name)));
             self.containers.insert(status.name.clone(), line);
@@ -143,7 +175,10 @@ impl Told {
             if running && !self.addresses.contains(&port.url) {
                 self.addresses.push(port.url.clone());
                 let container = format!("{name}/{}", port.container);
-                notes.push(Note::Address { url: port.url, container });
+                notes.push(Note::Address {
+                    url: port.url,
+                    container,
+                });
             }
         }
     }
@@ -166,6 +201,14 @@ impl Told {
     }
 }
 
+/// The scheduler's words for a pod that came before the node, as every pod of a run does; it is placed as
+/// soon as the node is ready.
+fn is_before_the_node(message: &str) -> bool {
+    message.starts_with("no nodes available")
+        || message.contains("not ready")
+        || message.contains("not-ready")
+}
+
 fn container_statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     pod.status.iter().flat_map(|status| {
         let init = status.init_container_statuses.iter().flatten();
@@ -179,9 +222,15 @@ fn first_failure(pod: &Pod) -> Failure {
     container_statuses(pod)
         .filter_map(|status| status.state.as_ref()?.terminated.as_ref())
         .filter(|ended| ended.exit_code != 0)
-        .map(|ended| Failure { at: ended.finished_at.clone(), code: ended.exit_code })
+        .map(|ended| Failure {
+            at: ended.finished_at.clone(),
+            code: ended.exit_code,
+        })
         .min()
-        .unwrap_or(Failure { at: None, code: 128 })
+        .unwrap_or(Failure {
+            at: None,
+            code: 128,
+        })
 }
 
 fn is_running(state: &ContainerState) -> bool {
@@ -207,8 +256,13 @@ fn describe(state: &ContainerState, restarts: i32) -> Option<String> {
     let ended = state.terminated.as_ref()?;
     let reason = ended.reason.as_deref().unwrap_or("Error");
     let message = ended.message.as_deref().filter(|text| !text.is_empty());
-    let message = message.map(|text| format!(": {}", text.trim_end())).unwrap_or_default();
-    Some(format!("ended with {} ({reason}){message}", ended.exit_code))
+    let message = message
+        .map(|text| format!(": {}", text.trim_end()))
+        .unwrap_or_default();
+    Some(format!(
+        "ended with {} ({reason}){message}",
+        ended.exit_code
+    ))
 }
 
 /// Reads a list that the agent reports in an annotation; what cannot be read counts as empty.
@@ -260,12 +314,23 @@ mod tests {
     fn a_run_is_finished_when_every_pod_is_and_the_first_failure_gives_the_code() {
         let good = pod("a", "Succeeded", &[("c", ended(0, 9))], json!({}));
         let late = pod("b", "Failed", &[("c", ended(3, 5))], json!({}));
-        let early = pod("c", "Failed", &[("c", ended(4, 2)), ("d", ended(5, 1))], json!({}));
+        let early = pod(
+            "c",
+            "Failed",
+            &[("c", ended(4, 2)), ("d", ended(5, 1))],
+            json!({}),
+        );
         let running = pod("d", "Running", &[("c", json!({"running": {}}))], json!({}));
         check(&[], Standing::Running);
         check(std::slice::from_ref(&good), Standing::Running);
-        check(&[good.clone(), late.clone()], Standing::Finished(Exit::Container(3)));
-        check(&[late.clone(), early.clone()], Standing::Finished(Exit::Container(5)));
+        check(
+            &[good.clone(), late.clone()],
+            Standing::Finished(Exit::Container(3)),
+        );
+        check(
+            &[late.clone(), early.clone()],
+            Standing::Finished(Exit::Container(5)),
+        );
         check(&[late, running], Standing::Running);
         let again = pod("e", "Succeeded", &[("c", ended(0, 1))], json!({}));
         check(&[good, again], Standing::Finished(Exit::Success));
@@ -273,10 +338,31 @@ mod tests {
 
     #[test]
     fn an_image_that_can_never_run_ends_the_run() {
-        let refused = json!({ANNOTATION_REFUSED: r#"[{"container":"c","message":"no such image"}]"#});
+        let refused =
+            json!({ANNOTATION_REFUSED: r#"[{"container":"c","message":"no such image"}]"#});
         let waiting = json!({"waiting": {"reason": "ErrImagePull", "message": "no such image"}});
         let refused = pod("a", "Pending", &[("c", waiting)], refused);
-        check(&[refused], Standing::Refused("a/c: no such image".to_owned()));
+        check(
+            &[refused],
+            Standing::Refused("a/c: no such image".to_owned()),
+        );
+    }
+
+    /// A pod that waits for a ConfigMap shows nothing in its status; a run must not be silent about it.
+    #[test]
+    fn a_volume_that_cannot_be_mounted_is_told_once() {
+        let event = |reason: &str| -> Event {
+            serde_json::from_value(json!({
+                "metadata": {}, "reason": reason, "message": "configmap \"x\" not found",
+                "involvedObject": {"name": "a", "uid": "u"},
+            }))
+            .expect("an event")
+        };
+        let mut tracker = Tracker::default();
+        let line = "a: FailedMount: configmap \"x\" not found".to_owned();
+        assert_eq!(tracker.warn(&event("FailedMount")), vec![Note::State(line)]);
+        assert_eq!(tracker.warn(&event("FailedMount")), vec![]);
+        assert_eq!(tracker.warn(&event("BackOff")), vec![], "the status tells");
     }
 
     #[test]
@@ -287,12 +373,20 @@ mod tests {
         let mut tracker = Tracker::default();
         let before = pod("a", "Pending", &[("c", waiting)], annotations.clone());
         assert_eq!(tracker.observe(&before), vec![]);
-        let after = pod("a", "Running", &[("c", json!({"running": {}}))], annotations);
+        let after = pod(
+            "a",
+            "Running",
+            &[("c", json!({"running": {}}))],
+            annotations,
+        );
         let address = Note::Address {
             url: "http://127.0.0.1:8080".to_owned(),
             container: "a/c".to_owned(),
         };
-        assert_eq!(tracker.observe(&after), vec![Note::State("a/c: running".to_owned()), address]);
+        assert_eq!(
+            tracker.observe(&after),
+            vec![Note::State("a/c: running".to_owned()), address]
+        );
         assert_eq!(tracker.observe(&after), vec![], "nothing is told twice");
     }
 }

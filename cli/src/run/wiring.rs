@@ -57,7 +57,8 @@ pub(super) struct Running {
 /// Fails when its folders cannot be created.
 pub(crate) fn open_images(data_dir: &Path) -> anyhow::Result<ImageStore> {
     let dir = data_dir.join("images");
-    ImageStore::open(&dir).with_context(|| format!("failed to open the images in `{}`", dir.display()))
+    ImageStore::open(&dir)
+        .with_context(|| format!("failed to open the images in `{}`", dir.display()))
 }
 
 /// Returns how many threads the agent gets.
@@ -75,7 +76,9 @@ fn memory_budget() -> u64 {
     system.refresh_memory();
     let total = system
         .cgroup_limits()
-        .map_or(system.total_memory(), |limits| limits.total_memory.min(system.total_memory()));
+        .map_or(system.total_memory(), |limits| {
+            limits.total_memory.min(system.total_memory())
+        });
     total.saturating_sub(OWN_MEMORY.max(total / 20))
 }
 
@@ -91,14 +94,19 @@ impl System {
         let control_plane = ControlPlane::start(ControlPlaneConfig::default()).await;
         let fabric = Fabric::new(FabricConfig {
             publish: PublishPlan::Loopback,
-            egress: EgressRules { link_local: settings.link_local },
+            egress: EgressRules {
+                link_local: settings.link_local,
+            },
             ..FabricConfig::default()
         })
         .context("failed to set up the pods' network")?;
         let program = std::env::current_exe().context("failed to find the program's own file")?;
         let runtime = Runtime::new(RuntimeConfig {
             cache_dir: settings.data_dir.join("code"),
-            compiler: CompilerCommand { program, args: vec!["compile-child".to_owned()] },
+            compiler: CompilerCommand {
+                program,
+                args: vec!["compile-child".to_owned()],
+            },
             interactive_threads: cores(),
             batch_threads: cores(),
             memory_budget: memory_budget(),
@@ -115,9 +123,18 @@ impl System {
             host_path: HostPathPolicy::Allow,
             output: Some(sender),
             pull_progress: PullBars::new(settings.console),
-            node: NodeSettings { memory_bytes: Some(memory_budget()), ..NodeSettings::default() },
+            node: NodeSettings {
+                memory_bytes: Some(memory_budget()),
+                ..NodeSettings::default()
+            },
         };
-        Ok((Self { control_plane, agent }, lines))
+        Ok((
+            Self {
+                control_plane,
+                agent,
+            },
+            lines,
+        ))
     }
 
     /// Creates the objects through the API, with the namespaces that they name.
@@ -136,7 +153,8 @@ impl System {
                 .with_context(|| format!("failed to create the namespace `{namespace}`"))?;
         }
         for object in objects {
-            let Some(info) = coracle_control_plane::served(&object.api_version, &object.kind) else {
+            let Some(info) = coracle_control_plane::served(&object.api_version, &object.kind)
+            else {
                 bail!("{object} is of a kind that is not served");
             };
             let path = collection_path(info, &object.namespace);
@@ -154,8 +172,14 @@ impl System {
     /// Fails when the node cannot be registered.
     pub(super) async fn start(self) -> anyhow::Result<Running> {
         let runtime = self.agent.runtime.clone();
-        let agent = Agent::start(self.agent).await.context("failed to start the node agent")?;
-        Ok(Running { control_plane: self.control_plane, agent, runtime })
+        let agent = Agent::start(self.agent)
+            .await
+            .context("failed to start the node agent")?;
+        Ok(Running {
+            control_plane: self.control_plane,
+            agent,
+            runtime,
+        })
     }
 }
 
@@ -184,7 +208,9 @@ fn missing_namespaces(objects: &[Object]) -> Vec<String> {
     wanted.sort();
     wanted.dedup();
     wanted.retain(|namespace| {
-        !objects.iter().any(|object| object.kind == "Namespace" && object.name == *namespace)
+        !objects
+            .iter()
+            .any(|object| object.kind == "Namespace" && object.name == *namespace)
             && !["kube-system", "kube-node-lease", "kube-public"].contains(&namespace.as_str())
     });
     wanted

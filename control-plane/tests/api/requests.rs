@@ -56,6 +56,7 @@ async fn a_created_pod_carries_kubernetes_defaults() {
 }
 
 #[tokio::test]
+// tidy: table, because each line is a request and the failure it meets
 async fn failures_are_statuses_in_kubernetes_words() {
     let api = Harness::start().await;
     check(&api, "POST", PODS, pod("web"), 201, json!({})).await;
