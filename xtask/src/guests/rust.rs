@@ -46,7 +46,9 @@ pub(super) fn build(target_folder: &Path, toolchain: Option<&Path>) -> anyhow::R
                 "--target-dir",
             ])
             .arg(target_folder)
-            .env("CARGO_ENCODED_RUSTFLAGS", flags(&samples)?),
+            .env("CARGO_ENCODED_RUSTFLAGS", flags(&samples)?)
+            // Incremental code generation gives other bytes.
+            .env("CARGO_INCREMENTAL", "0"),
     )?;
     Ok(target_folder.join(TARGET).join("release"))
 }
