@@ -44,6 +44,10 @@ pub(super) struct Follower {
 }
 
 /// Something that the API tells.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and it is not moved far"
+)]
 enum News {
     Pod(Event<Pod>),
     Warning(Event<KubeEvent>),
