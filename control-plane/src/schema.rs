@@ -1,7 +1,7 @@
 //! The types of Kubernetes' objects: which fields there are, of what type, how lists merge.
 //!
 //! The table is distilled from Kubernetes' own OpenAPI documents and read once per process.
-//! [`normalise`](walk::normalise) brings an object into the form in which it is stored.
+//! [`walk::normalise`] brings an object into the form in which it is stored.
 
 mod walk;
 

@@ -1,6 +1,6 @@
 //! A pod's life as data: what is known about it, what to do next, and how outcomes change it.
 //!
-//! Nothing here waits or does anything: [`plan`] is a pure function from (desired, observed, now) to
+//! Nothing here waits or does anything: [`fn@plan`] is a pure function from (desired, observed, now) to
 //! steps, [`PodFacts::begin`] notes that a step was taken in hand, [`PodFacts::settle`] notes how it came
 //! out. The worker only carries messages between these and the world, so the generated histories in the
 //! tests drive exactly what runs in production.

@@ -1,6 +1,6 @@
 //! Facts into `PodStatus`, and the only hand that writes it.
 //!
-//! [`phase`] and the container states are pure functions of the facts; [`render`] adds what only the
+//! [`mod@phase`] and the container states are pure functions of the facts; [`render`] adds what only the
 //! reporter keeps (transition times of conditions); [`Reporter`] patches the API when something changed.
 
 mod conditions;

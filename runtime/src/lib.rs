@@ -1,6 +1,6 @@
 //! Turns verified Wasm bytes into sandboxed instances; the only crate that names the engine.
 //!
-//! [`judge`] says what some bytes are, [`Runtime::prepare`] adapts and compiles them once into a
+//! [`fn@judge`] says what some bytes are, [`Runtime::prepare`] adapts and compiles them once into a
 //! cache that every process of the machine shares, [`Runtime::start`] runs them as one container:
 //! a command to its end, or a handler that answers requests until it is stopped.
 //!

@@ -122,7 +122,7 @@ pub enum TarFault {
     /// Sparse files are not stored in one piece.
     #[error("sparse files are not served")]
     Sparse,
-    /// More entries than [`ENTRIES_MAX`].
+    /// More entries than `ENTRIES_MAX`.
     #[error("it has more than {ENTRIES_MAX} entries")]
     TooManyEntries,
 }
