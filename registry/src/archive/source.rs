@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::LoadError;
 use crate::rootfs::index::{self, LayerKind};
@@ -77,10 +77,10 @@ impl Source {
     pub(super) fn member(&self, place: &str) -> io::Result<Option<Member>> {
         match self {
             Self::Folder(folder) => {
-                // A place may come from a file of the folder itself.
-                if place.split(['/', '\\']).any(|name| name == "..")
-                    || Path::new(place).is_absolute()
-                {
+                // A place may come from a file of the folder itself. On Windows `C:x` and `\x` lead
+                // elsewhere too, though neither is absolute.
+                let leads_inside = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+                if !Path::new(place).components().all(leads_inside) {
                     return Ok(None);
                 }
                 match File::open(folder.join(place)) {
