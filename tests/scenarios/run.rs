@@ -94,7 +94,7 @@ fn what_cannot_run_is_refused_by_name_before_anything_starts() {
         &path("foreign.wasm"),
         r#"(module (import "env" "launch_missiles" (func)) (func (export "_start")))"#,
     );
-    let cases: [(&str, String, &str); 8] = [
+    let cases: [(&str, String, &str); 10] = [
         (
             "kind",
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n".into(),
@@ -104,6 +104,16 @@ fn what_cannot_run_is_refused_by_name_before_anything_starts() {
             "field",
             POD.replace("spec:\n", "spec:\n  hostPID: true\n"),
             "hostPID",
+        ),
+        (
+            "node",
+            POD.replace("spec:\n", "spec:\n  nodeName: other\n"),
+            "nodeName",
+        ),
+        (
+            "scheduler",
+            POD.replace("spec:\n", "spec:\n  schedulerName: other\n"),
+            "schedulerName",
         ),
         (
             "typo",

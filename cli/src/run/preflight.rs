@@ -12,6 +12,11 @@ use serde_json::Value;
 use crate::image::CodeJudge;
 use crate::manifest::Object;
 
+use super::wiring::NODE_NAME;
+
+/// The scheduler that a pod asks for when it names none.
+const DEFAULT_SCHEDULER: &str = "default-scheduler";
+
 /// What is to be applied, in this order, and what the user should know of it.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -110,10 +115,27 @@ fn refusals_of(object: &Object, notices: &mut Vec<String>) -> anyhow::Result<Vec
             ));
         }
     }
+    if let Some(refusal) = never_placed(&pod) {
+        return Ok(vec![refusal]);
+    }
     Ok(match check_pod(&pod, HostPathPolicy::Allow) {
         Ok(_) => Vec::new(),
         Err(refusals) => refusals.iter().map(ToString::to_string).collect(),
     })
+}
+
+/// Returns why no node of a run would ever take a pod: it would wait without a word.
+fn never_placed(pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    match (spec.scheduler_name.as_deref(), spec.node_name.as_deref()) {
+        (Some(name), _) if !matches!(name, "" | DEFAULT_SCHEDULER) => Some(format!(
+            "`spec.schedulerName` is `{name}`, and a run has only `{DEFAULT_SCHEDULER}`"
+        )),
+        (_, Some(name)) if !matches!(name, "" | NODE_NAME) => Some(format!(
+            "`spec.nodeName` is `{name}`, and a run has only the node `{NODE_NAME}`"
+        )),
+        _ => None,
+    }
 }
 
 /// Packs each image that is a path into the local store and puts its reference in the path's place.
@@ -155,16 +177,18 @@ fn pack_image(container: &mut Value, folder: &Path, images: &ImageStore) -> anyh
     Ok(())
 }
 
-/// Tells a path from an image reference: a reference starts with neither a dot nor a separator.
+/// Tells a path from an image reference, as the API does: what begins with a dot or a separator, and a
+/// `.wasm` whose first part is no registry's host.
 fn is_path(image: &str) -> bool {
     let bytes = image.as_bytes();
     let drive = bytes.len() > 2 && bytes[0].is_ascii_alphabetic() && &bytes[1..3] == b":\\";
-    image.starts_with("./")
-        || image.starts_with("../")
-        || image.starts_with(".\\")
-        || image.starts_with("..\\")
-        || image.starts_with('/')
-        || drive
+    let of_a_registry = image
+        .split_once('/')
+        .is_some_and(|(host, _)| host == "localhost" || host.contains(['.', ':']));
+    let relative = ["./", "../", ".\\", "..\\", "/"]
+        .iter()
+        .any(|start| image.starts_with(start));
+    relative || drive || (image.ends_with(".wasm") && !image.contains('@') && !of_a_registry)
 }
 
 #[cfg(test)]
@@ -179,7 +203,11 @@ mod tests {
             ("/srv/hello.wasm", true),
             (".\\hello.wasm", true),
             ("C:\\hello.wasm", true),
-            ("hello.wasm", false),
+            ("hello.wasm", true),
+            ("dir/hello.wasm", true),
+            ("localhost/hello.wasm", false),
+            ("localhost:5000/hello.wasm", false),
+            ("hello", false),
             ("localhost:5000/hello", false),
             ("registry.example/a/b:c@sha256:00", false),
         ] {

@@ -17,7 +17,7 @@ use crate::manifest::Object;
 use super::output;
 
 /// The name of the one node of a run.
-const NODE_NAME: &str = "coracle";
+pub(super) const NODE_NAME: &str = "coracle";
 /// What the process itself needs beside its guests, in bytes.
 const OWN_MEMORY: u64 = 256 * 1024 * 1024;
 /// The agent, API and proxy need little of the machine; guests have threads of their own.

@@ -327,7 +327,11 @@ fn is_path(image: &str) -> bool {
     let relative = ["./", "../", "/", ".\\", "..\\"]
         .iter()
         .any(|start| image.starts_with(start));
-    relative || (image.ends_with(".wasm") && !image.contains('@'))
+    // `hello.wasm` and `dir/hello.wasm` are files; what begins with a registry's host is not.
+    let of_a_registry = image
+        .split_once('/')
+        .is_some_and(|(host, _)| host == "localhost" || host.contains(['.', ':']));
+    relative || (image.ends_with(".wasm") && !image.contains('@') && !of_a_registry)
 }
 
 fn is_native(resource: &str) -> bool {

@@ -222,13 +222,12 @@ fn port_number(value: i32, at: &Field<'_>) -> Option<u16> {
     port
 }
 
-/// The outer value is missing when the text is no address, the inner when it means every address.
+/// The outer value is missing when the text is no address, the inner when no address is asked for.
 fn host_address(text: Option<&str>, at: &Field<'_>) -> Option<Option<IpAddr>> {
     let Some(text) = text.filter(|t| !t.is_empty()) else {
         return Some(None);
     };
     match text.parse::<IpAddr>() {
-        Ok(ip) if ip.is_unspecified() => Some(None),
         Ok(ip) => Some(Some(ip)),
         Err(_) => {
             at.refuse("is no IP address");

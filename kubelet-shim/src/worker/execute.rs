@@ -1,5 +1,6 @@
 //! Steps into work, and its results into facts. Decides nothing.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -342,7 +343,7 @@ impl Worker {
                 container: container.name.clone(),
                 name: port.name.clone(),
                 port: port.port,
-                url: format!("{scheme}://{}", published.handle.address),
+                url: format!("{scheme}://{}", dialable(published.handle.address)),
             })
         });
         known.collect()
@@ -399,4 +400,14 @@ fn seconds(duration: Duration) -> String {
     } else {
         format!("{:.3}s", duration.as_secs_f64())
     }
+}
+
+/// Returns the address that a person on this machine dials for one that is bound.
+fn dialable(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
 }
