@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// How long a connection may be idle, or take to send a request's head.
 const HEAD_DEADLINE: Duration = Duration::from_secs(75);
@@ -63,13 +63,26 @@ async fn talk(
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(BUFFER_MAX_BYTES as u32);
-    let service = service_fn(move |request| answer(server.clone(), crew.clone(), request));
+    let drain_delay = server.container.spec.handler.drain_delay;
+    let begun = Arc::new(Notify::new());
+    let service = service_fn({
+        let begun = begun.clone();
+        move |request| {
+            begun.notify_one();
+            answer(server.clone(), crew.clone(), request)
+        }
+    });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let draining = async {
         // An error means that the life is gone, which ends this task as well.
         let _ = phase
             .wait_for(|phase| !matches!(phase, Phase::Running))
             .await;
+        // Whoever was accepted has its first request answered as long as we still accept: a shutdown
+        // before the first byte would close the connection without a word.
+        if !drain_delay.is_zero() {
+            let _ = tokio::time::timeout(drain_delay, begun.notified()).await;
+        }
     };
     tokio::select! {
         biased;
