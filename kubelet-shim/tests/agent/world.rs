@@ -47,7 +47,7 @@ impl World {
         let program = std::env::current_exe().expect("the program's own path");
         let runtime = Runtime::new(RuntimeConfig {
             // Shared by all tests and runs, so that each guest is compiled once.
-            cache_dir: std::env::temp_dir().join("coracle-agent-tests"),
+            cache_dir: Path::new(env!("CARGO_TARGET_TMPDIR")).join("agent-code"),
             compiler: CompilerCommand {
                 program,
                 args: vec!["compile-child".to_owned()],
