@@ -175,6 +175,11 @@ impl Account {
         self.virtual_nanos.load(Ordering::Relaxed)
     }
 
+    /// Returns whether the container's processor time is bounded.
+    pub(crate) fn has_quota(&self) -> bool {
+        self.quota.is_some()
+    }
+
     /// Returns when the container may run again, if it has used up its quota at `now`.
     pub(crate) fn parked_until(&self, now: Instant) -> Option<Instant> {
         self.quota.as_ref()?.lock().empty_until(now)

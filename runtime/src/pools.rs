@@ -20,6 +20,7 @@ use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
+mod cpu_clock;
 mod priority;
 mod queue;
 mod task;

@@ -255,10 +255,12 @@ fn describe(state: &ContainerState, restarts: i32) -> Option<String> {
     }
     let ended = state.terminated.as_ref()?;
     let reason = ended.reason.as_deref().unwrap_or("Error");
-    let message = ended.message.as_deref().filter(|text| !text.is_empty());
-    let message = message
-        .map(|text| format!(": {}", text.trim_end()))
-        .unwrap_or_default();
+    // A trap's backtrace stands in the container's own output already.
+    let message = ended
+        .message
+        .as_deref()
+        .and_then(|text| text.lines().next());
+    let message = message.map(|line| format!(": {line}")).unwrap_or_default();
     Some(format!(
         "ended with {} ({reason}){message}",
         ended.exit_code

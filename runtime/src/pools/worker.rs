@@ -4,6 +4,7 @@
 //! reactor, so that guests that always have more to do cannot keep a neighbour's packet waiting.
 
 use super::Shared;
+use super::cpu_clock;
 use super::queue::RunQueue;
 use super::task::{Polled, PoolKind, Task};
 use crate::account::SLICE;
@@ -164,9 +165,20 @@ impl Worker {
             return now;
         }
         self.polls.fetch_add(1, Ordering::Relaxed);
+        let before = task
+            .account
+            .has_quota()
+            .then(cpu_clock::thread_time)
+            .flatten();
         let result = task.poll();
         let ended = Instant::now();
-        let used = ended.duration_since(now);
+        let mut used = ended.duration_since(now);
+        if used > SLICE
+            && let Some(before) = before
+            && let Some(after) = cpu_clock::thread_time()
+        {
+            used = used.min(after.saturating_sub(before));
+        }
         task.account.charge(used, ended);
         let polled = match result {
             Poll::Ready(()) => Polled::Ended,
