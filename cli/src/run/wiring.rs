@@ -192,6 +192,10 @@ impl Running {
     /// Ends the pods in order, then the parts in the reverse order of their start.
     pub(super) async fn stop(self, deadline: Duration) {
         self.agent.stop(deadline).await;
+        let abandoned = self.runtime.capacity().abandoned_operations;
+        if abandoned > 0 {
+            tracing::warn!(abandoned, "file operations of ended guests were abandoned");
+        }
         self.runtime.shutdown().await;
         self.control_plane.stop().await;
     }
