@@ -14,17 +14,69 @@ const ROOTS: &[(&str, &[&str])] = &[
         &[
             "io.k8s.api.core.v1.Binding",
             "io.k8s.api.core.v1.ConfigMap",
+            "io.k8s.api.core.v1.Endpoints",
             "io.k8s.api.core.v1.Event",
+            "io.k8s.api.core.v1.LimitRange",
             "io.k8s.api.core.v1.Namespace",
             "io.k8s.api.core.v1.Node",
             "io.k8s.api.core.v1.Pod",
+            "io.k8s.api.core.v1.ResourceQuota",
             "io.k8s.api.core.v1.Secret",
+            "io.k8s.api.core.v1.Service",
+            "io.k8s.api.core.v1.ServiceAccount",
+            "io.k8s.api.authentication.v1.TokenRequest",
+            "io.k8s.api.policy.v1.Eviction",
             "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
         ],
     ),
     (
         "apis__coordination.k8s.io__v1_openapi.json",
         &["io.k8s.api.coordination.v1.Lease"],
+    ),
+    (
+        "apis__authentication.k8s.io__v1_openapi.json",
+        &[
+            "io.k8s.api.authentication.v1.SelfSubjectReview",
+            "io.k8s.api.authentication.v1.TokenReview",
+        ],
+    ),
+    (
+        "apis__authorization.k8s.io__v1_openapi.json",
+        &[
+            "io.k8s.api.authorization.v1.LocalSubjectAccessReview",
+            "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
+            "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
+            "io.k8s.api.authorization.v1.SubjectAccessReview",
+        ],
+    ),
+    (
+        "apis__certificates.k8s.io__v1_openapi.json",
+        &["io.k8s.api.certificates.v1.CertificateSigningRequest"],
+    ),
+    (
+        "apis__discovery.k8s.io__v1_openapi.json",
+        &["io.k8s.api.discovery.v1.EndpointSlice"],
+    ),
+    (
+        "apis__events.k8s.io__v1_openapi.json",
+        &["io.k8s.api.events.v1.Event"],
+    ),
+    (
+        "apis__node.k8s.io__v1_openapi.json",
+        &["io.k8s.api.node.v1.RuntimeClass"],
+    ),
+    (
+        "apis__rbac.authorization.k8s.io__v1_openapi.json",
+        &[
+            "io.k8s.api.rbac.v1.ClusterRole",
+            "io.k8s.api.rbac.v1.ClusterRoleBinding",
+            "io.k8s.api.rbac.v1.Role",
+            "io.k8s.api.rbac.v1.RoleBinding",
+        ],
+    ),
+    (
+        "apis__scheduling.k8s.io__v1_openapi.json",
+        &["io.k8s.api.scheduling.v1.PriorityClass"],
     ),
 ];
 

@@ -5,7 +5,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::{
-    kinds::{KINDS, KindInfo, Scope, Subresource, Verb},
+    kinds::{self, KindInfo, Scope, Subresource},
     request::Discovery,
     service::Answer,
     status::ApiError,
@@ -62,7 +62,7 @@ fn version(build: &str) -> Value {
 
 /// Every group but the core one, each with its version.
 fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let named = KINDS.iter().filter(|info| !info.group.is_empty());
+    let named = kinds::all().filter(|info| !info.group.is_empty());
     let mut groups: Vec<_> = named.map(|info| (info.group, info.version)).collect();
     groups.dedup();
     groups.into_iter()
@@ -74,13 +74,9 @@ fn group(name: &str, version: &str) -> Value {
 }
 
 fn resources(group: &str, version: &str) -> Result<Value, ApiError> {
-    let served = KINDS
-        .iter()
-        .filter(|info| info.group == group && info.version == version);
+    let served = kinds::all().filter(|info| info.group == group && info.version == version);
     let resources: Vec<_> = served.flat_map(entries).collect();
-    let Some(info) = KINDS
-        .iter()
-        .find(|info| info.group == group && info.version == version)
+    let Some(info) = kinds::all().find(|info| info.group == group && info.version == version)
     else {
         return Err(ApiError::no_such_path());
     };
@@ -109,17 +105,21 @@ fn entries(info: &'static KindInfo) -> Vec<Value> {
         resource["categories"] = json!(info.categories);
     }
     let part = |part: &Subresource| {
-        let (kind, verbs) = match part {
-            Subresource::Status => (info.kind, vec![Verb::Get, Verb::Patch, Verb::Update]),
-            Subresource::Binding => ("Binding", vec![Verb::Create]),
-        };
-        json!({
+        let mut entry = json!({
             "name": format!("{}/{}", info.plural, part.as_str()),
             "singularName": "",
             "namespaced": namespaced,
-            "kind": kind,
-            "verbs": verbs.into_iter().map(Verb::as_str).collect::<Vec<_>>(),
-        })
+            "kind": info.kind,
+            "verbs": part.verbs().iter().map(|verb| verb.as_str()).collect::<Vec<_>>(),
+        });
+        if let Some((group, version, kind)) = part.body_kind() {
+            entry["kind"] = Value::from(kind);
+            if group != info.group {
+                entry["group"] = Value::from(group);
+                entry["version"] = Value::from(version);
+            }
+        }
+        entry
     };
     std::iter::once(resource)
         .chain(info.subresources.iter().map(part))

@@ -3,9 +3,12 @@
 //! The rest of this crate is one generic machine that is driven by this table. Fields, their
 //! types, defaults and merge keys come from the [schema](crate::schema) named here.
 
+mod core;
+mod groups;
+
 use serde_json::Value;
 
-use crate::{defaults, invalid::Causes, validate};
+use crate::{invalid::Causes, validate};
 
 /// What the server knows about one kind.
 #[derive(Debug)]
@@ -74,10 +77,20 @@ pub enum Verb {
 /// A part of an object served under a path of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subresource {
-    /// `…/status`: reads the object, writes only its status.
-    Status,
+    /// `…/approval`: a certificate signing request's conditions.
+    Approval,
     /// `…/binding`: assigns a pod to a node.
     Binding,
+    /// `…/eviction`: deletes a pod if its disruption budgets allow it.
+    Eviction,
+    /// `…/finalize`: a namespace's `spec.finalizers`.
+    Finalize,
+    /// `…/log`: what a container has written.
+    Log,
+    /// `…/status`: reads the object, writes only its status.
+    Status,
+    /// `…/token`: a token for a service account.
+    Token,
 }
 
 /// Whether `metadata.generation` is kept.
@@ -120,9 +133,6 @@ const EVERY_VERB: &[Verb] = &[
     Watch,
 ];
 
-/// Namespaces cannot be deleted yet: emptying one is a controller's work that is not served.
-const NAMESPACE_VERBS: &[Verb] = &[Create, Get, List, Patch, Update, Watch];
-
 const fn field(name: &'static str, pointer: &'static str) -> SelectableField {
     SelectableField {
         name,
@@ -131,118 +141,10 @@ const fn field(name: &'static str, pointer: &'static str) -> SelectableField {
     }
 }
 
-/// Every kind that is served, in the order of discovery.
-pub(crate) static KINDS: &[KindInfo] = &[
+/// What most kinds have in common; each row of the table says in what it differs.
+const fn row(group: &'static str, kind: &'static str, schema: &'static str) -> KindInfo {
     KindInfo {
-        plural: "configmaps",
-        singular: "configmap",
-        short_names: &["cm"],
-        validate: validate::config::config_map,
-        ..core("ConfigMap", "core.v1.ConfigMap")
-    },
-    KindInfo {
-        plural: "events",
-        singular: "event",
-        short_names: &["ev"],
-        fields: EVENT_FIELDS,
-        validate: validate::small::event,
-        ..core("Event", "core.v1.Event")
-    },
-    KindInfo {
-        plural: "namespaces",
-        singular: "namespace",
-        short_names: &["ns"],
-        scope: Scope::Cluster,
-        verbs: NAMESPACE_VERBS,
-        subresources: &[Subresource::Status],
-        fields: &[field("status.phase", "/status/phase")],
-        name_rule: validate::NameRule::Label,
-        on_create: defaults::new_namespace,
-        ..core("Namespace", "core.v1.Namespace")
-    },
-    KindInfo {
-        plural: "nodes",
-        singular: "node",
-        short_names: &["no"],
-        scope: Scope::Cluster,
-        subresources: &[Subresource::Status],
-        fields: &[SelectableField {
-            name: "spec.unschedulable",
-            pointer: "/spec/unschedulable",
-            absent: "false",
-        }],
-        defaults: defaults::empty_spec,
-        validate: validate::small::node,
-        ..core("Node", "core.v1.Node")
-    },
-    KindInfo {
-        plural: "pods",
-        singular: "pod",
-        short_names: &["po"],
-        categories: &["all"],
-        subresources: &[Subresource::Binding, Subresource::Status],
-        fields: POD_FIELDS,
-        generation: Generation::Kept,
-        defaults: defaults::pod,
-        on_create: defaults::new_pod,
-        validate: validate::pod::pod,
-        grace: Grace::Pod,
-        ..core("Pod", "core.v1.Pod")
-    },
-    KindInfo {
-        plural: "secrets",
-        singular: "secret",
-        fields: &[field("type", "/type")],
-        defaults: defaults::secret,
-        validate: validate::config::secret,
-        ..core("Secret", "core.v1.Secret")
-    },
-    KindInfo {
-        group: "coordination.k8s.io",
-        plural: "leases",
-        singular: "lease",
-        defaults: defaults::empty_spec,
-        validate: validate::small::lease,
-        ..core("Lease", "coordination.v1.Lease")
-    },
-];
-
-static POD_FIELDS: &[SelectableField] = &[
-    field("spec.nodeName", "/spec/nodeName"),
-    field("spec.restartPolicy", "/spec/restartPolicy"),
-    field("spec.schedulerName", "/spec/schedulerName"),
-    field("spec.serviceAccountName", "/spec/serviceAccountName"),
-    SelectableField {
-        name: "spec.hostNetwork",
-        pointer: "/spec/hostNetwork",
-        absent: "false",
-    },
-    field("status.phase", "/status/phase"),
-    field("status.podIP", "/status/podIP"),
-    field("status.nominatedNodeName", "/status/nominatedNodeName"),
-];
-
-static EVENT_FIELDS: &[SelectableField] = &[
-    field("involvedObject.kind", "/involvedObject/kind"),
-    field("involvedObject.namespace", "/involvedObject/namespace"),
-    field("involvedObject.name", "/involvedObject/name"),
-    field("involvedObject.uid", "/involvedObject/uid"),
-    field("involvedObject.apiVersion", "/involvedObject/apiVersion"),
-    field(
-        "involvedObject.resourceVersion",
-        "/involvedObject/resourceVersion",
-    ),
-    field("involvedObject.fieldPath", "/involvedObject/fieldPath"),
-    field("reason", "/reason"),
-    field("reportingComponent", "/reportingComponent"),
-    field("source", "/source/component"),
-    field("type", "/type"),
-];
-
-/// What most kinds have in common; each row above says in what it differs.
-const fn core(kind: &'static str, schema: &'static str) -> KindInfo {
-    KindInfo {
-        group: "",
+        group,
         version: "v1",
         kind,
         plural: "",
@@ -263,20 +165,21 @@ const fn core(kind: &'static str, schema: &'static str) -> KindInfo {
     }
 }
 
+/// Every kind that is served, in the order of discovery.
+pub(crate) fn all() -> impl Iterator<Item = &'static KindInfo> {
+    core::KINDS.iter().chain(groups::KINDS)
+}
+
 /// Returns what is known about a kind, or nothing if objects of it are refused.
 ///
 /// `api_version` is `v1`, `coordination.k8s.io/v1` and so on, as written in manifests.
 pub fn served(api_version: &str, kind: &str) -> Option<&'static KindInfo> {
-    KINDS
-        .iter()
-        .find(|info| info.kind == kind && info.api_version() == api_version)
+    all().find(|info| info.kind == kind && info.api_version() == api_version)
 }
 
 /// Finds the kind behind the resource of a path.
 pub(crate) fn by_plural(group: &str, version: &str, plural: &str) -> Option<&'static KindInfo> {
-    KINDS
-        .iter()
-        .find(|info| info.plural == plural && info.group == group && info.version == version)
+    all().find(|info| info.plural == plural && info.group == group && info.version == version)
 }
 
 impl KindInfo {
@@ -317,8 +220,36 @@ impl Subresource {
     /// Returns the last segment of its path.
     pub fn as_str(self) -> &'static str {
         match self {
-            Subresource::Status => "status",
+            Subresource::Approval => "approval",
             Subresource::Binding => "binding",
+            Subresource::Eviction => "eviction",
+            Subresource::Finalize => "finalize",
+            Subresource::Log => "log",
+            Subresource::Status => "status",
+            Subresource::Token => "token",
+        }
+    }
+
+    /// Returns what can be done with it.
+    pub fn verbs(self) -> &'static [Verb] {
+        match self {
+            Subresource::Approval | Subresource::Status => &[Get, Patch, Update],
+            Subresource::Binding | Subresource::Eviction | Subresource::Token => &[Create],
+            Subresource::Finalize => &[Update],
+            Subresource::Log => &[Get],
+        }
+    }
+
+    /// Returns group, version and kind of what is sent to it, if that is not the object itself.
+    pub(crate) fn body_kind(self) -> Option<(&'static str, &'static str, &'static str)> {
+        match self {
+            Subresource::Binding => Some(("", "v1", "Binding")),
+            Subresource::Eviction => Some(("policy", "v1", "Eviction")),
+            Subresource::Token => Some(("authentication.k8s.io", "v1", "TokenRequest")),
+            Subresource::Approval
+            | Subresource::Finalize
+            | Subresource::Log
+            | Subresource::Status => None,
         }
     }
 }

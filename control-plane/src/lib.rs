@@ -10,9 +10,11 @@ mod control_plane;
 mod kinds;
 mod service;
 
+mod caller;
 mod request;
 mod selector;
 mod status;
+mod view;
 
 mod verbs;
 
@@ -27,6 +29,7 @@ mod validate;
 mod discovery;
 mod scheduler;
 
+pub use caller::Caller;
 pub use control_plane::{ControlPlane, ControlPlaneConfig, Refusal, check_manifest};
 pub use kinds::{KindInfo, Scope, Subresource, Verb, served};
 pub use service::{ApiBody, ApiService};

@@ -3,9 +3,11 @@
 use http::Method;
 
 use crate::{
+    caller::Caller,
     kinds::{KindInfo, Scope, Subresource, Verb, by_plural},
     selector::Selector,
     status::ApiError,
+    view::View,
 };
 
 /// Where a path leads.
@@ -37,11 +39,16 @@ pub(crate) struct Objects {
     pub(crate) subresource: Option<Subresource>,
 }
 
-/// What to do with the objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    Verb(Verb),
-    Bind,
+/// One request about objects, with who asks and how the answer shall look.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) objects: Objects,
+    pub(crate) verb: Verb,
+    pub(crate) options: Options,
+    pub(crate) caller: Caller,
+    /// What the client calls itself, as its `User-Agent` says.
+    pub(crate) agent: String,
+    pub(crate) view: View,
 }
 
 /// The query parameters, as far as they are honoured.
@@ -60,6 +67,11 @@ pub(crate) struct Options {
     pub(crate) persistence: Persistence,
     pub(crate) field_validation: FieldValidation,
     pub(crate) grace_seconds: Option<i64>,
+    pub(crate) propagation: Option<Propagation>,
+    /// The name under which changed fields are owned.
+    pub(crate) field_manager: Option<String>,
+    /// Whether an apply takes fields that others own.
+    pub(crate) force: bool,
 }
 
 /// Which revision a list may show.
@@ -75,6 +87,17 @@ pub(crate) enum Persistence {
     #[default]
     Kept,
     DryRun,
+}
+
+/// What a deletion does with the objects that the deleted one owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Propagation {
+    /// They go after it.
+    Background,
+    /// They go before it.
+    Foreground,
+    /// They stay, without an owner.
+    Orphan,
 }
 
 /// What happens to unknown and duplicate fields, which are dropped in any case.
@@ -117,7 +140,9 @@ impl Objects {
     fn parse(group: &str, version: &str, segments: &[&str]) -> Result<Target, ApiError> {
         let (namespace, rest) = match segments {
             // `namespaces/x` is the namespace itself, `namespaces/x/status` a part of it.
-            ["namespaces", namespace, rest @ ..] if !rest.is_empty() && rest != ["status"] => {
+            ["namespaces", namespace, rest @ ..]
+                if !rest.is_empty() && rest != ["status"] && rest != ["finalize"] =>
+            {
                 (Some(*namespace), rest)
             }
             _ => (None, segments),
@@ -156,26 +181,24 @@ impl Objects {
     }
 
     /// Finds out what the method asks for here; what the kind does not offer is refused.
-    pub(crate) fn action(&self, method: &Method, options: &Options) -> Result<Action, ApiError> {
+    pub(crate) fn verb(&self, method: &Method, options: &Options) -> Result<Verb, ApiError> {
         let named = self.name.is_some();
-        let action = match (method.as_str(), self.subresource) {
-            ("POST", Some(Subresource::Binding)) => return Ok(Action::Bind),
-            ("GET", Some(Subresource::Status)) => Verb::Get,
-            ("PUT", Some(Subresource::Status)) => Verb::Update,
-            ("PATCH", Some(Subresource::Status)) => Verb::Patch,
-            ("GET", None) if options.watch => Verb::Watch,
-            ("GET", None) if named => Verb::Get,
-            ("GET", None) => Verb::List,
+        let whole = self.subresource.is_none();
+        let verb = match method.as_str() {
+            "GET" if whole && options.watch => Verb::Watch,
+            "GET" if named => Verb::Get,
+            "GET" => Verb::List,
             // Objects are created where they are listed, in one namespace.
-            ("POST", None) if !named && self.places_objects() => Verb::Create,
-            ("PUT", None) if named => Verb::Update,
-            ("PATCH", None) if named => Verb::Patch,
-            ("DELETE", None) if named => Verb::Delete,
-            ("DELETE", None) if self.places_objects() => Verb::DeleteCollection,
+            "POST" if !whole || (!named && self.places_objects()) => Verb::Create,
+            "PUT" if named => Verb::Update,
+            "PATCH" if named => Verb::Patch,
+            "DELETE" if named => Verb::Delete,
+            "DELETE" if self.places_objects() => Verb::DeleteCollection,
             _ => return Err(ApiError::method_not_allowed()),
         };
-        match self.info.verbs.contains(&action) {
-            true => Ok(Action::Verb(action)),
+        let served = self.subresource.map_or(self.info.verbs, Subresource::verbs);
+        match served.contains(&verb) {
+            true => Ok(verb),
             false => Err(ApiError::method_not_allowed()),
         }
     }
@@ -223,6 +246,9 @@ impl Options {
             "dryRun" => self.persistence = persistence(value)?,
             "fieldValidation" => self.field_validation = field_validation(value)?,
             "gracePeriodSeconds" => self.grace_seconds = Some(number(name, value)?),
+            "propagationPolicy" => self.propagation = propagation(value)?,
+            "fieldManager" if !value.is_empty() => self.field_manager = Some(value.to_owned()),
+            "force" => self.force = flag(name, value)?,
             _ => (),
         }
         Ok(())
@@ -258,6 +284,16 @@ pub(crate) fn persistence(value: &str) -> Result<Persistence, ApiError> {
     }
 }
 
+pub(crate) fn propagation(value: &str) -> Result<Option<Propagation>, ApiError> {
+    match value {
+        "" => Ok(None),
+        "Background" => Ok(Some(Propagation::Background)),
+        "Foreground" => Ok(Some(Propagation::Foreground)),
+        "Orphan" => Ok(Some(Propagation::Orphan)),
+        _ => Err(unreadable("propagationPolicy", value)),
+    }
+}
+
 fn field_validation(value: &str) -> Result<FieldValidation, ApiError> {
     match value {
         "" | "Warn" => Ok(FieldValidation::Warn),
@@ -282,10 +318,7 @@ mod tests {
             Target::Discovery(document) => Ok(format!("{document:?}")),
             Target::Objects(objects) => {
                 let method = Method::from_bytes(method.as_bytes()).expect("a method");
-                let action = match objects.action(&method, &options)? {
-                    Action::Verb(verb) => verb.as_str(),
-                    Action::Bind => "bind",
-                };
+                let action = objects.verb(&method, &options)?.as_str();
                 let part = |part: &Option<String>| part.clone().unwrap_or_default();
                 let subresource = objects.subresource.map_or("", Subresource::as_str);
                 let (namespace, name) = (part(&objects.namespace), part(&objects.name));
@@ -326,7 +359,7 @@ mod tests {
                 "POST",
                 "/api/v1/namespaces/a/pods/b/binding",
                 "",
-                "bind pods a/b binding",
+                "create pods a/b binding",
             ),
             ("DELETE", "/api/v1/nodes", "", "deletecollection nodes / "),
             (
@@ -350,7 +383,7 @@ mod tests {
     #[test]
     fn what_is_not_served_is_refused() {
         for (method, path, query, code) in [
-            ("GET", "/api/v1/services", "", 404),
+            ("GET", "/api/v1/replicationcontrollers", "", 404),
             ("GET", "/api/v1/pods/x", "", 404),
             ("GET", "/api/v1/namespaces/a/nodes", "", 404),
             ("GET", "/api/v1/namespaces/a/pods/b/log", "", 404),

@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn every_served_kind_has_its_type() {
-        for info in crate::kinds::KINDS {
+        for info in crate::kinds::all() {
             let fields = schema().get(schema().type_id(info.schema));
             assert!(fields.field("metadata").is_some(), "{}", info.kind);
         }

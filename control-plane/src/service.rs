@@ -19,10 +19,12 @@ pub use body::ApiBody;
 pub(crate) use body::ListParts;
 
 use crate::{
+    caller::Caller,
     discovery,
-    request::{Objects, Options, Target},
+    request::{Call, Objects, Options, Target},
     status::ApiError,
     verbs::Machine,
+    view::View,
 };
 
 /// The largest body a request may have: the stock server's limit.
@@ -85,43 +87,48 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (head, body) = request.into_parts();
-    acceptable(&head.headers)?;
+    let view = View::negotiate(&head.headers)?;
     match Target::parse(head.uri.path())? {
         Target::Discovery(_) if head.method != http::Method::GET => {
             Err(ApiError::method_not_allowed())
         }
         Target::Discovery(document) => discovery::answer(&document, machine.build()),
-        Target::Objects(objects) => objects_answer(machine, &head, objects, body).await,
+        Target::Objects(objects) => {
+            let content = Content {
+                media: media(&head.headers),
+                bytes: read(body).await?,
+            };
+            machine.act(&call(head, objects, view)?, content).await
+        }
     }
 }
 
-async fn objects_answer<B>(
-    machine: &Machine,
-    head: &Parts,
-    objects: Objects,
-    body: B,
-) -> Result<Answer, ApiError>
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+/// Puts together what is asked, by whom.
+fn call(mut head: Parts, objects: Objects, view: View) -> Result<Call, ApiError> {
     let options = Options::parse(head.uri.query().unwrap_or_default())?;
-    let action = objects.action(&head.method, &options)?;
-    let media = head
-        .headers
-        .get(header::CONTENT_TYPE)
-        .map(HeaderValue::to_str);
+    let verb = objects.verb(&head.method, &options)?;
+    let agent = head.headers.get(header::USER_AGENT);
+    let agent = agent.and_then(|agent| agent.to_str().ok());
+    Ok(Call {
+        objects,
+        verb,
+        options,
+        // Every front that takes connections names the caller; without a name nobody came in.
+        caller: head
+            .extensions
+            .remove::<Caller>()
+            .unwrap_or_else(Caller::in_process),
+        agent: agent.unwrap_or_default().to_owned(),
+        view,
+    })
+}
+
+/// Returns the media type of a body without its parameters.
+fn media(headers: &HeaderMap) -> String {
+    let media = headers.get(header::CONTENT_TYPE).map(HeaderValue::to_str);
     let media = media.and_then(Result::ok).unwrap_or_default();
-    let media = media
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    let bytes = read(body).await?;
-    machine
-        .act(action, objects, &options, Content { media, bytes })
-        .await
+    let media = media.split(';').next().unwrap_or_default();
+    media.trim().to_ascii_lowercase()
 }
 
 async fn read<B>(body: B) -> Result<Bytes, ApiError>
@@ -136,25 +143,6 @@ where
             "unable to read the body: {error}"
         ))),
     }
-}
-
-/// Answers are JSON objects only; a client that takes no JSON is refused.
-fn acceptable(headers: &HeaderMap) -> Result<(), ApiError> {
-    let plain_json = |offer: &str| {
-        let mut parts = offer.split(';').map(str::trim);
-        let media = parts.next().unwrap_or_default();
-        let transformed = parts.any(|part| part.starts_with("as="));
-        !transformed && matches!(media, "*/*" | "application/*" | "application/json" | "")
-    };
-    let offers = headers.get_all(header::ACCEPT);
-    let mut offers = offers
-        .iter()
-        .filter_map(|offer| offer.to_str().ok())
-        .peekable();
-    if offers.peek().is_none() || offers.any(|offer| offer.split(',').any(plain_json)) {
-        return Ok(());
-    }
-    Err(ApiError::not_acceptable())
 }
 
 impl Answer {

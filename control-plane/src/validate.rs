@@ -33,6 +33,8 @@ const LABEL_VALUE_MESSAGE: &str = "a valid label must be an empty string or cons
      character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is \
      '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
+const PATH_SEGMENT_MESSAGE: &str = "may not be '.' or '..' and may not contain '/' or '%'";
+
 /// How the names of a kind's objects are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NameRule {
@@ -40,6 +42,8 @@ pub(crate) enum NameRule {
     Subdomain,
     /// One label.
     Label,
+    /// Anything that can be one segment of a path.
+    PathSegment,
 }
 
 /// Checks what all kinds have in common.
@@ -129,6 +133,7 @@ pub(crate) fn check_name(rule: NameRule, field: &str, name: &str, causes: &mut C
     let (valid, bytes_max, message) = match rule {
         NameRule::Subdomain => (is_subdomain(name), SUBDOMAIN_BYTES_MAX, SUBDOMAIN_MESSAGE),
         NameRule::Label => (is_dns_label(name), LABEL_BYTES_MAX, LABEL_MESSAGE),
+        NameRule::PathSegment => (is_path_segment(name), usize::MAX, PATH_SEGMENT_MESSAGE),
     };
     let value = Value::from(name);
     if name.len() > bytes_max {
@@ -153,6 +158,11 @@ pub(crate) fn is_subdomain(text: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let part = |part: &str| framed(part, letter, |byte| byte == b'-');
     text.len() <= SUBDOMAIN_BYTES_MAX && text.split('.').all(part)
+}
+
+/// Says whether text can stand in a path as one segment, as the names of roles do.
+pub(crate) fn is_path_segment(text: &str) -> bool {
+    !matches!(text, "" | "." | "..") && !text.contains(['/', '%'])
 }
 
 /// Says whether text is a qualified name: an optional domain, a slash, a name.

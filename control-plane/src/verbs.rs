@@ -17,11 +17,13 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    kinds::{self, KindInfo, Scope, Verb},
+    caller::Caller,
+    kinds::{self, KindInfo, Scope, Subresource, Verb},
     object::{self, ObjectStore},
-    request::{Action, Objects, Options, Target},
+    request::{Call, Objects, Options, Target},
     service::{Answer, Content},
     status::ApiError,
+    view::View,
 };
 
 pub(crate) use draft::check;
@@ -63,37 +65,39 @@ impl Machine {
             Ok(Target::Objects(objects)) => objects,
             other => unreachable!("the path of a first object is that of its kind: {other:?}"),
         };
-        let bytes = Bytes::from(object.to_string());
+        let call = Call {
+            objects,
+            verb: Verb::Create,
+            options: Options::default(),
+            caller: Caller::in_process(),
+            agent: String::new(),
+            view: View::Json,
+        };
         let content = Content {
             media: String::new(),
-            bytes,
+            bytes: Bytes::from(object.to_string()),
         };
-        let created = self.create(&objects, &Options::default(), &content).await;
+        let created = self.create(&call, &content).await;
         created.expect("the first objects are valid and nothing else has been created");
     }
 
     /// Does what a request asks for.
-    pub(crate) async fn act(
-        &self,
-        action: Action,
-        objects: Objects,
-        options: &Options,
-        content: Content,
-    ) -> Result<Answer, ApiError> {
+    pub(crate) async fn act(&self, call: &Call, content: Content) -> Result<Answer, ApiError> {
         if self.stopping.is_cancelled() {
             return Err(ApiError::unavailable("the server is shutting down"));
         }
-        match action {
-            Action::Bind => self.bind(&objects, options, &content).await,
-            Action::Verb(Verb::Get) => self.get(&objects, options),
-            Action::Verb(Verb::List) => self.list(&objects, options),
-            Action::Verb(Verb::Watch) => self.watch(&objects, options),
-            Action::Verb(Verb::Create) => self.create(&objects, options, &content).await,
-            Action::Verb(Verb::Update) => self.update(&objects, options, &content).await,
-            Action::Verb(Verb::Patch) => self.patch(&objects, options, &content).await,
-            Action::Verb(Verb::Delete) => self.delete(&objects, options, &content).await,
-            Action::Verb(Verb::DeleteCollection) => {
-                self.delete_collection(&objects, options, &content).await
+        match (call.verb, call.objects.subresource) {
+            (Verb::Create, Some(Subresource::Binding)) => self.bind(call, &content).await,
+            (Verb::Create, None) => self.create(call, &content).await,
+            (Verb::Get, None | Some(Subresource::Status)) => self.get(call),
+            (Verb::Update, None | Some(Subresource::Status)) => self.update(call, &content).await,
+            (Verb::Patch, None | Some(Subresource::Status)) => self.patch(call, &content).await,
+            (Verb::List, _) => self.list(call),
+            (Verb::Watch, _) => self.watch(call),
+            (Verb::Delete, _) => self.delete(call, &content).await,
+            (Verb::DeleteCollection, _) => self.delete_collection(call, &content).await,
+            (Verb::Create | Verb::Get | Verb::Update | Verb::Patch, Some(_)) => {
+                Err(ApiError::method_not_allowed())
             }
         }
     }

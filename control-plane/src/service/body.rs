@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::{object::ObjectRecord, verbs::WatchStream};
+use crate::{kinds::KindInfo, object::ObjectRecord, verbs::WatchStream, view::View};
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ enum Content {
 pub(crate) struct ListParts {
     head: Option<Bytes>,
     items: VecDeque<Arc<ObjectRecord>>,
+    info: &'static KindInfo,
+    view: View,
     position: ListPosition,
 }
 
@@ -66,11 +68,18 @@ impl ApiBody {
 
 impl ListParts {
     /// `head` ends where the first object goes.
-    pub(crate) fn new(head: String, items: Vec<Arc<ObjectRecord>>) -> ListParts {
+    pub(crate) fn new(
+        head: String,
+        items: Vec<Arc<ObjectRecord>>,
+        info: &'static KindInfo,
+        view: View,
+    ) -> ListParts {
         let head = Some(Bytes::from(head));
         ListParts {
             head,
             items: items.into(),
+            info,
+            view,
             position: ListPosition::FirstItem,
         }
     }
@@ -91,7 +100,10 @@ impl ListParts {
             }
             (ListPosition::FirstItem | ListPosition::NextItem, false) => {
                 self.position = ListPosition::Separator;
-                self.items.pop_front().map(|record| record.value.clone())
+                let (info, view) = (self.info, self.view);
+                self.items
+                    .pop_front()
+                    .map(|record| view.object(info, &record))
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     invalid::Causes,
     kinds::KindInfo,
     object,
-    request::{Objects, Options, Persistence},
+    request::{Call, Persistence},
     service::{Answer, Content},
     status::ApiError,
 };
@@ -17,12 +17,10 @@ use crate::{
 const BINDING: &str = "core.v1.Binding";
 
 impl Machine {
-    pub(super) async fn bind(
-        &self,
-        objects: &Objects,
-        options: &Options,
-        content: &Content,
-    ) -> Result<Answer, ApiError> {
+    pub(super) async fn bind(&self, call: &Call, content: &Content) -> Result<Answer, ApiError> {
+        let Call {
+            objects, options, ..
+        } = call;
         let (info, name) = (objects.info, objects.name());
         let binding = Draft::of_type(info, BINDING, options, content)?.object;
         check_target(info, name, &binding)?;

@@ -11,7 +11,7 @@ use crate::{
     invalid::Causes,
     kinds::{Generation, KindInfo},
     object,
-    request::{Objects, Options, Persistence},
+    request::{Call, Persistence},
     service::{Answer, Content},
     status::ApiError,
     validate,
@@ -38,12 +38,10 @@ const SERVER_FIELDS: &[&str] = &[
 ];
 
 impl Machine {
-    pub(super) async fn create(
-        &self,
-        objects: &Objects,
-        options: &Options,
-        content: &Content,
-    ) -> Result<Answer, ApiError> {
+    pub(super) async fn create(&self, call: &Call, content: &Content) -> Result<Answer, ApiError> {
+        let Call {
+            objects, options, ..
+        } = call;
         let info = objects.info;
         let Draft {
             mut object,
@@ -53,7 +51,7 @@ impl Machine {
         self.stamp(info, &mut object)?;
         (info.defaults)(&mut object);
         (info.on_create)(&mut object);
-        let mut answer = self.insert(objects, options, object).await?;
+        let mut answer = self.insert(call, object).await?;
         answer.warnings = warnings;
         Ok(answer)
     }
@@ -85,12 +83,10 @@ impl Machine {
     }
 
     /// Names, validates and writes a new object; a generated name that is taken is drawn again.
-    async fn insert(
-        &self,
-        objects: &Objects,
-        options: &Options,
-        mut object: Value,
-    ) -> Result<Answer, ApiError> {
+    async fn insert(&self, call: &Call, mut object: Value) -> Result<Answer, ApiError> {
+        let Call {
+            objects, options, ..
+        } = call;
         let info = objects.info;
         let base = generated_base(&object);
         for attempt in 1.. {

@@ -15,7 +15,7 @@ use super::{Machine, draft::Draft, write_failure};
 use crate::{
     kinds::{Grace, KindInfo},
     object::{self, ObjectRecord, namespace_and_name},
-    request::{self, Objects, Options, Persistence},
+    request::{self, Call, Options, Persistence},
     service::{Answer, ApiBody, Content, ListParts},
     status::{self, ApiError},
 };
@@ -59,12 +59,10 @@ enum Outcome {
 }
 
 impl Machine {
-    pub(super) async fn delete(
-        &self,
-        objects: &Objects,
-        options: &Options,
-        content: &Content,
-    ) -> Result<Answer, ApiError> {
+    pub(super) async fn delete(&self, call: &Call, content: &Content) -> Result<Answer, ApiError> {
+        let Call {
+            objects, options, ..
+        } = call;
         let info = objects.info;
         let wish = Wish::read(info, options, content)?;
         match self.delete_one(info, &objects.key(), &wish).await? {
@@ -82,10 +80,12 @@ impl Machine {
 
     pub(super) async fn delete_collection(
         &self,
-        objects: &Objects,
-        options: &Options,
+        call: &Call,
         content: &Content,
     ) -> Result<Answer, ApiError> {
+        let Call {
+            objects, options, ..
+        } = call;
         let wish = Wish::read(objects.info, options, content)?;
         let selector = objects.selector(options)?;
         let prefix = object::prefix(objects.info, objects.namespace.as_deref());
@@ -113,6 +113,8 @@ impl Machine {
         Ok(Answer::stream(ApiBody::list(ListParts::new(
             head,
             page.records,
+            objects.info,
+            call.view,
         ))))
     }
 

@@ -7,7 +7,7 @@ use super::{Machine, draft::Draft, rewrite::Race, strategic};
 use crate::{
     decode,
     kinds::KindInfo,
-    request::{Objects, Options},
+    request::{Call, Objects},
     schema::schema,
     service::{Answer, Content},
     status::ApiError,
@@ -29,12 +29,10 @@ enum Patch {
 }
 
 impl Machine {
-    pub(super) async fn patch(
-        &self,
-        objects: &Objects,
-        options: &Options,
-        content: &Content,
-    ) -> Result<Answer, ApiError> {
+    pub(super) async fn patch(&self, call: &Call, content: &Content) -> Result<Answer, ApiError> {
+        let Call {
+            objects, options, ..
+        } = call;
         let patch = Patch::parse(content)?;
         let mut warnings = Vec::new();
         let change = |old: &Value| {
@@ -46,9 +44,7 @@ impl Machine {
             Ok(draft.object)
         };
         // A revision in the patch has been compared by then, so repeating is safe in any case.
-        let mut answer = self
-            .rewrite(objects, options, Race::Repeated, change)
-            .await?;
+        let mut answer = self.rewrite(call, Race::Repeated, change).await?;
         answer.warnings = warnings;
         Ok(answer)
     }

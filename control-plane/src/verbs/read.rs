@@ -9,7 +9,7 @@ use super::{Machine, not_in_future};
 use crate::{
     invalid::Causes,
     object,
-    request::{Objects, Options, VersionMatch},
+    request::{Call, Options, VersionMatch},
     service::{Answer, ApiBody, ListParts},
     status::ApiError,
 };
@@ -22,15 +22,24 @@ struct Continue {
 }
 
 impl Machine {
-    pub(super) fn get(&self, objects: &Objects, options: &Options) -> Result<Answer, ApiError> {
+    pub(super) fn get(&self, call: &Call) -> Result<Answer, ApiError> {
+        let Call {
+            objects, options, ..
+        } = call;
         not_in_future(options.resource_version, self.store.revision())?;
         match self.store.get(&objects.key()) {
-            Some(record) => Ok(Answer::encoded(StatusCode::OK, record.value.clone())),
+            Some(record) => Ok(Answer::encoded(
+                StatusCode::OK,
+                call.view.object(objects.info, &record),
+            )),
             None => Err(ApiError::not_found(objects.info, objects.name())),
         }
     }
 
-    pub(super) fn list(&self, objects: &Objects, options: &Options) -> Result<Answer, ApiError> {
+    pub(super) fn list(&self, call: &Call) -> Result<Answer, ApiError> {
+        let Call {
+            objects, options, ..
+        } = call;
         check_list_options(options)?;
         let selector = objects.selector(options)?;
         let from = options
@@ -70,6 +79,8 @@ impl Machine {
         Ok(Answer::stream(ApiBody::list(ListParts::new(
             head,
             page.records,
+            objects.info,
+            call.view,
         ))))
     }
 }

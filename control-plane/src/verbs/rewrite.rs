@@ -9,7 +9,7 @@ use crate::{
     invalid::Causes,
     kinds::{Generation, KindInfo, Subresource},
     object::{self, ObjectRecord},
-    request::{Objects, Options, Persistence},
+    request::{Call, Objects, Persistence},
     service::{Answer, Content},
     status::ApiError,
     validate,
@@ -37,12 +37,10 @@ pub(super) enum Race {
 }
 
 impl Machine {
-    pub(super) async fn update(
-        &self,
-        objects: &Objects,
-        options: &Options,
-        content: &Content,
-    ) -> Result<Answer, ApiError> {
+    pub(super) async fn update(&self, call: &Call, content: &Content) -> Result<Answer, ApiError> {
+        let Call {
+            objects, options, ..
+        } = call;
         let Draft { object, warnings } = Draft::read(objects, options, content)?;
         let unconditional = object["metadata"]["resourceVersion"]
             .as_str()
@@ -53,9 +51,7 @@ impl Machine {
         } else {
             Race::Lost
         };
-        let mut answer = self
-            .rewrite(objects, options, race, |_| Ok(object.clone()))
-            .await?;
+        let mut answer = self.rewrite(call, race, |_| Ok(object.clone())).await?;
         answer.warnings = warnings;
         Ok(answer)
     }
@@ -63,11 +59,13 @@ impl Machine {
     /// Replaces an object with what `change` makes of it.
     pub(super) async fn rewrite(
         &self,
-        objects: &Objects,
-        options: &Options,
+        call: &Call,
         race: Race,
         mut change: impl FnMut(&Value) -> Result<Value, ApiError>,
     ) -> Result<Answer, ApiError> {
+        let Call {
+            objects, options, ..
+        } = call;
         let (info, name) = (objects.info, objects.name());
         for attempt in 1.. {
             let record = self.store.get(&objects.key());

@@ -23,10 +23,11 @@ use crate::{
     invalid::Causes,
     kinds::KindInfo,
     object::{self, ObjectIndex, ObjectRecord},
-    request::{Objects, Options, VersionMatch},
+    request::{Call, Options, VersionMatch},
     selector::Selector,
     service::{Answer, ApiBody},
     status::ApiError,
+    view::View,
 };
 
 /// How often a client that wants bookmarks is told how far it has read.
@@ -42,6 +43,7 @@ const WATCH_DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug)]
 pub(crate) struct WatchStream {
     info: &'static KindInfo,
+    view: View,
     selector: Selector,
     initial: VecDeque<Arc<ObjectRecord>>,
     /// The bookmark that ends the initial objects, still to be sent.
@@ -75,7 +77,10 @@ enum Kind {
 }
 
 impl Machine {
-    pub(super) fn watch(&self, objects: &Objects, options: &Options) -> Result<Answer, ApiError> {
+    pub(super) fn watch(&self, call: &Call) -> Result<Answer, ApiError> {
+        let Call {
+            objects, options, ..
+        } = call;
         check_watch_options(options)?;
         let selector = objects.selector(options)?;
         not_in_future(options.resource_version, self.store.revision())?;
@@ -110,6 +115,7 @@ impl Machine {
         let lasts = lasts.map_or(WATCH_DURATION_DEFAULT, Duration::from_secs);
         Ok(Answer::stream(ApiBody::watch(WatchStream {
             info: objects.info,
+            view: call.view,
             selector,
             initial: initial.into(),
             initial_end: end,
@@ -206,7 +212,7 @@ impl WatchStream {
     /// Queues the next initial object, or what ends them; false when all that is done.
     fn send_initial(&mut self) -> bool {
         if let Some(record) = self.initial.pop_front() {
-            self.send(Kind::Added, record.value.clone());
+            self.send(Kind::Added, self.view.object(self.info, &record));
             return true;
         }
         match self.initial_end.take() {
@@ -229,10 +235,12 @@ impl WatchStream {
                 .filter(|before| self.selector.matches(before));
             let is = event.change != Change::Deleted && self.selector.matches(&event.record);
             match (was, is) {
-                (None, true) => self.send(Kind::Added, event.record.value.clone()),
-                (Some(_), true) => self.send(Kind::Modified, event.record.value.clone()),
+                (None, true) => self.send(Kind::Added, self.view.object(self.info, &event.record)),
+                (Some(_), true) => {
+                    self.send(Kind::Modified, self.view.object(self.info, &event.record))
+                }
                 (Some(_), false) if event.change == Change::Deleted => {
-                    self.send(Kind::Deleted, event.record.value.clone());
+                    self.send(Kind::Deleted, self.view.object(self.info, &event.record));
                 }
                 // The object goes on but is no longer selected: its last selected state.
                 (Some(before), false) => {

@@ -1,0 +1,34 @@
+//! Who asks: what authentication found out, for authorization and for what is written down.
+
+use std::collections::BTreeMap;
+
+/// The group of everyone who has proved who they are.
+pub(crate) const AUTHENTICATED: &str = "system:authenticated";
+
+/// The group that may do everything.
+pub(crate) const MASTERS: &str = "system:masters";
+
+/// The user behind a request. A front that takes connections puts it into a request's extensions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The name, such as `kubernetes-admin` or `system:serviceaccount:default:default`.
+    pub name: String,
+    /// An identifier that outlives the name, empty if there is none.
+    pub uid: String,
+    /// The groups, in the order in which authentication gave them.
+    pub groups: Vec<String>,
+    /// What else authentication knows.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl Caller {
+    /// Returns who asks when a request never left the process and names nobody: this program.
+    pub(crate) fn in_process() -> Caller {
+        Caller {
+            name: "system:apiserver".to_owned(),
+            uid: String::new(),
+            groups: vec![MASTERS.to_owned(), AUTHENTICATED.to_owned()],
+            extra: BTreeMap::new(),
+        }
+    }
+}

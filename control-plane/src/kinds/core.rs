@@ -1,0 +1,146 @@
+//! The rows of the core group.
+
+use super::{Generation, Grace, KindInfo, Scope, SelectableField, Subresource, Verb, field, row};
+use crate::{defaults, validate};
+use Verb::{Create, Get, List, Patch, Update, Watch};
+
+/// Namespaces cannot be deleted yet: emptying one is a controller's work that is not served.
+const NAMESPACE_VERBS: &[Verb] = &[Create, Get, List, Patch, Update, Watch];
+
+/// The kinds of the core group.
+pub(super) static KINDS: &[KindInfo] = &[
+    KindInfo {
+        plural: "configmaps",
+        singular: "configmap",
+        short_names: &["cm"],
+        validate: validate::config::config_map,
+        ..row("", "ConfigMap", "core.v1.ConfigMap")
+    },
+    KindInfo {
+        plural: "endpoints",
+        singular: "endpoints",
+        short_names: &["ep"],
+        ..row("", "Endpoints", "core.v1.Endpoints")
+    },
+    KindInfo {
+        plural: "events",
+        singular: "event",
+        short_names: &["ev"],
+        fields: EVENT_FIELDS,
+        validate: validate::small::event,
+        ..row("", "Event", "core.v1.Event")
+    },
+    KindInfo {
+        plural: "limitranges",
+        singular: "limitrange",
+        short_names: &["limits"],
+        ..row("", "LimitRange", "core.v1.LimitRange")
+    },
+    KindInfo {
+        plural: "namespaces",
+        singular: "namespace",
+        short_names: &["ns"],
+        scope: Scope::Cluster,
+        verbs: NAMESPACE_VERBS,
+        subresources: &[Subresource::Status],
+        fields: &[field("status.phase", "/status/phase")],
+        name_rule: validate::NameRule::Label,
+        on_create: defaults::new_namespace,
+        ..row("", "Namespace", "core.v1.Namespace")
+    },
+    KindInfo {
+        plural: "nodes",
+        singular: "node",
+        short_names: &["no"],
+        scope: Scope::Cluster,
+        subresources: &[Subresource::Status],
+        fields: &[SelectableField {
+            name: "spec.unschedulable",
+            pointer: "/spec/unschedulable",
+            absent: "false",
+        }],
+        defaults: defaults::empty_spec,
+        validate: validate::small::node,
+        ..row("", "Node", "core.v1.Node")
+    },
+    KindInfo {
+        plural: "pods",
+        singular: "pod",
+        short_names: &["po"],
+        categories: &["all"],
+        subresources: &[Subresource::Binding, Subresource::Status],
+        fields: POD_FIELDS,
+        generation: Generation::Kept,
+        defaults: defaults::pod,
+        on_create: defaults::new_pod,
+        validate: validate::pod::pod,
+        grace: Grace::Pod,
+        ..row("", "Pod", "core.v1.Pod")
+    },
+    KindInfo {
+        plural: "resourcequotas",
+        singular: "resourcequota",
+        short_names: &["quota"],
+        subresources: &[Subresource::Status],
+        defaults: defaults::empty_spec,
+        ..row("", "ResourceQuota", "core.v1.ResourceQuota")
+    },
+    KindInfo {
+        plural: "secrets",
+        singular: "secret",
+        fields: &[field("type", "/type")],
+        defaults: defaults::secret,
+        validate: validate::config::secret,
+        ..row("", "Secret", "core.v1.Secret")
+    },
+    KindInfo {
+        plural: "serviceaccounts",
+        singular: "serviceaccount",
+        short_names: &["sa"],
+        ..row("", "ServiceAccount", "core.v1.ServiceAccount")
+    },
+    KindInfo {
+        plural: "services",
+        singular: "service",
+        short_names: &["svc"],
+        categories: &["all"],
+        subresources: &[Subresource::Status],
+        fields: &[
+            field("spec.clusterIP", "/spec/clusterIP"),
+            field("spec.type", "/spec/type"),
+        ],
+        ..row("", "Service", "core.v1.Service")
+    },
+];
+
+static POD_FIELDS: &[SelectableField] = &[
+    field("spec.nodeName", "/spec/nodeName"),
+    field("spec.restartPolicy", "/spec/restartPolicy"),
+    field("spec.schedulerName", "/spec/schedulerName"),
+    field("spec.serviceAccountName", "/spec/serviceAccountName"),
+    SelectableField {
+        name: "spec.hostNetwork",
+        pointer: "/spec/hostNetwork",
+        absent: "false",
+    },
+    field("status.phase", "/status/phase"),
+    field("status.podIP", "/status/podIP"),
+    field("status.nominatedNodeName", "/status/nominatedNodeName"),
+];
+
+static EVENT_FIELDS: &[SelectableField] = &[
+    field("involvedObject.kind", "/involvedObject/kind"),
+    field("involvedObject.namespace", "/involvedObject/namespace"),
+    field("involvedObject.name", "/involvedObject/name"),
+    field("involvedObject.uid", "/involvedObject/uid"),
+    field("involvedObject.apiVersion", "/involvedObject/apiVersion"),
+    field(
+        "involvedObject.resourceVersion",
+        "/involvedObject/resourceVersion",
+    ),
+    field("involvedObject.fieldPath", "/involvedObject/fieldPath"),
+    field("reason", "/reason"),
+    field("reportingComponent", "/reportingComponent"),
+    field("source", "/source/component"),
+    field("type", "/type"),
+];
