@@ -8,10 +8,12 @@
 
 mod guests;
 mod http;
+mod kubectl;
 mod layout;
 mod run;
 
 pub use guests::{module, repository};
 pub use http::{Answer, get, get_ready};
+pub use kubectl::{Cluster, Kubectl, Told};
 pub use layout::{linux_layout, wasm_layout};
 pub use run::{Coracle, Ended, Run};

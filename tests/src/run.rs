@@ -179,6 +179,16 @@ impl Run {
         .expect("the process is there");
     }
 
+    /// Kills the process at once, as a power cut or the kernel would.
+    ///
+    /// # Panics
+    ///
+    /// Panics when it cannot be waited for.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().expect("the process can be waited for");
+    }
+
     /// Waits for the end of the process.
     ///
     /// # Panics

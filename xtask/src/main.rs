@@ -1,5 +1,6 @@
 //! The project's own chores: builds the samples' guests, guards the style, runs what CI runs.
 
+mod bench;
 mod ci;
 mod edges;
 mod guests;
@@ -14,6 +15,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Chore {
+    /// Runs the benchmarks whose figures docs/performance.md tells.
+    Bench(bench::Options),
     /// Runs exactly what CI runs: formatting, tidy, clippy, documentation, tests.
     Ci,
     /// Builds the samples' components into the target folder.
@@ -24,6 +27,7 @@ enum Chore {
 
 fn main() -> ExitCode {
     let outcome = match Chore::parse() {
+        Chore::Bench(options) => bench::run(&options),
         Chore::Ci => ci::run(),
         Chore::Guests(options) => guests::run(&options),
         Chore::Tidy => tidy::run(),
