@@ -1,17 +1,25 @@
 //! The types of Kubernetes' objects: which fields there are, of what type, how lists merge.
 //!
-//! The table is distilled from Kubernetes' own OpenAPI documents and read once per process.
-//! [`walk::normalise`] brings an object into the form in which it is stored.
+//! The table is distilled from Kubernetes' own OpenAPI documents and Go sources by `cargo xtask
+//! distil` and read once per process. [`walk::normalise`] brings an object into the form in which
+//! it is stored.
 
+mod read;
 mod walk;
 
 use std::{collections::HashMap, sync::OnceLock};
 
+use serde_json::Value;
+
 pub(crate) use walk::normalise;
 
-const TABLE: &str = include_str!("schema/kubernetes-1.36.txt");
+/// The types, as `cargo xtask distil` writes them.
+pub(crate) const TABLE: &str = include_str!("schema/kubernetes-1.36.txt");
 
-/// All types of the table.
+/// What the fields mean: half a megabyte that is only touched when a client wants to be told.
+pub(crate) const DESCRIPTIONS: &str = include_str!("schema/descriptions-1.36.txt");
+
+/// All types of a table.
 #[derive(Debug)]
 pub(crate) struct Schema {
     types: Vec<Type>,
@@ -23,7 +31,23 @@ pub(crate) struct Schema {
 pub(crate) struct Type {
     /// The name without its group, as error messages write it.
     pub(crate) name: &'static str,
+    /// The name in the table, such as `core.v1.Pod`.
+    pub(crate) qualified: &'static str,
+    /// Group, version and kind of a type that is sent as an object of its own.
+    pub(crate) kind: Option<GroupVersionKind>,
+    /// Whether a server-side apply owns all fields or none.
+    pub(crate) map: MapType,
+    /// Which of its fields exclude each other, as the documents tell clients.
+    pub(crate) unions: Option<&'static str>,
     fields: Vec<Field>,
+}
+
+/// What an object says about itself, as the table writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupVersionKind {
+    pub(crate) group: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) kind: &'static str,
 }
 
 /// One field of an object type.
@@ -31,10 +55,38 @@ pub(crate) struct Type {
 pub(crate) struct Field {
     pub(crate) name: &'static str,
     pub(crate) shape: Shape,
-    /// The value of an absent field, if the documents give one.
+    /// The number in protobuf, behind those of the messages around it that JSON does not have;
+    /// empty for the fields that protobuf writes elsewhere.
+    pub(crate) numbers: Box<[u32]>,
+    /// What an empty value means.
+    pub(crate) presence: Presence,
+    /// Whether the documents call it required.
+    pub(crate) required: bool,
+    /// The value of an absent field in the documents: JSON.
     pub(crate) default: Option<&'static str>,
+    /// The value that an absent field is given.
+    pub(crate) filled: Option<Value>,
+    /// How a server-side apply merges a list; nothing is as atomic.
+    pub(crate) list: Option<ListType>,
+    /// How a server-side apply merges a map or object, if the field says so itself.
+    pub(crate) map: Option<MapType>,
     /// What a strategic merge patch does with the list.
     pub(crate) merge: ListMerge,
+    /// The strategies of a strategic merge patch as the documents write them.
+    pub(crate) patch: Option<&'static str>,
+    /// The merge key as the documents write it.
+    pub(crate) patch_key: Option<&'static str>,
+}
+
+/// What an empty string, zero, `false`, list or map means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// The same as an absent one, and it is left out.
+    Omitted,
+    /// The same as an absent one, but it is kept.
+    Written,
+    /// A value like any other.
+    Told,
 }
 
 /// The JSON a field takes.
@@ -45,10 +97,14 @@ pub(crate) enum Shape {
     Int32,
     Int64,
     Time,
+    MicroTime,
     Bytes,
     Quantity,
     IntOrString,
-    Any,
+    /// A set of fields that someone owns.
+    FieldsV1,
+    /// An object of any type.
+    RawExtension,
     Object(TypeId),
     List(Box<Shape>),
     Map(Box<Shape>),
@@ -65,8 +121,28 @@ pub(crate) enum ListMerge {
     By(&'static str),
 }
 
-/// An index into the table.
+/// How a server-side apply merges a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ListType {
+    /// The list is owned as a whole.
+    Atomic,
+    /// Each value is owned for itself.
+    Set,
+    /// Elements are told apart by these fields, and owned field by field.
+    Map(Box<[&'static str]>),
+}
+
+/// How a server-side apply merges a map or an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MapType {
+    /// It is owned as a whole.
+    Atomic,
+    /// Each field is owned for itself.
+    Granular,
+}
+
+/// An index into the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TypeId(usize);
 
 /// Returns the table.
@@ -78,57 +154,22 @@ pub(crate) fn schema() -> &'static Schema {
 impl Schema {
     /// Returns the type with this name.
     pub(crate) fn type_id(&self, name: &str) -> TypeId {
-        *self
-            .names
-            .get(name)
+        self.find(name)
             .expect("every type named in the table of kinds is distilled")
+    }
+
+    /// Returns the type with this name, if there is one.
+    pub(crate) fn find(&self, name: &str) -> Option<TypeId> {
+        self.names.get(name).copied()
     }
 
     /// Returns the fields of a type.
     pub(crate) fn get(&self, id: TypeId) -> &Type {
         &self.types[id.0]
     }
-
-    fn read(table: &'static str) -> Schema {
-        let lines = || {
-            table
-                .lines()
-                .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        };
-        let named: Vec<_> = lines().filter_map(opened).collect();
-        let names: HashMap<_, _> = named
-            .iter()
-            .enumerate()
-            .map(|(index, &name)| (name, TypeId(index)))
-            .collect();
-        let mut types: Vec<Type> = Vec::with_capacity(named.len());
-        for line in lines() {
-            match (opened(line), types.last_mut()) {
-                (Some(name), _) => types.push(Type::new(name)),
-                (None, Some(open)) => open.fields.push(Field::read(line, &names)),
-                (None, None) => unreachable!("the table begins with a type"),
-            }
-        }
-        types
-            .iter_mut()
-            .for_each(|open| open.fields.sort_by_key(|field| field.name));
-        Schema { types, names }
-    }
-}
-
-/// Returns the type that a line opens.
-fn opened(line: &'static str) -> Option<&'static str> {
-    line.strip_prefix('[')?.strip_suffix(']')
 }
 
 impl Type {
-    fn new(name: &'static str) -> Type {
-        Type {
-            name: name.rsplit('.').next().unwrap_or(name),
-            fields: Vec::new(),
-        }
-    }
-
     /// Returns the field with this name.
     pub(crate) fn field(&self, name: &str) -> Option<&Field> {
         let index = self
@@ -137,50 +178,40 @@ impl Type {
             .ok()?;
         self.fields.get(index)
     }
+
+    /// Returns all fields, sorted by name.
+    pub(crate) fn fields(&self) -> &[Field] {
+        &self.fields
+    }
 }
 
 impl Field {
-    fn read(line: &'static str, names: &HashMap<&'static str, TypeId>) -> Field {
-        let mut words = line.split(' ');
-        let mut word = || words.next().unwrap_or_default();
-        let (name, shape) = (word(), word());
-        let mut field = Field {
-            name,
-            shape: Shape::read(shape, names),
-            default: None,
-            merge: ListMerge::Replace,
-        };
-        for mark in words {
-            match mark.split_once('=') {
-                Some(("default", value)) => field.default = Some(value),
-                Some(("merge", key)) => field.merge = ListMerge::By(key),
-                None if mark == "merge" => field.merge = ListMerge::Set,
-                _ => (),
-            }
-        }
-        field
+    /// Returns how a server-side apply merges the field if it is a list.
+    pub(crate) fn list_type(&self) -> &ListType {
+        self.list.as_ref().unwrap_or(&ListType::Atomic)
+    }
+
+    /// Returns how a server-side apply merges the field if it is a map or an object.
+    pub(crate) fn map_type(&self) -> MapType {
+        self.map.unwrap_or_else(|| self.shape.map_type())
+    }
+
+    /// Returns whether a strategic merge patch names the fields that stay, as for volumes.
+    pub(crate) fn retains_keys(&self) -> bool {
+        let strategies = self.patch.unwrap_or_default();
+        strategies
+            .split(',')
+            .any(|strategy| strategy == "retainKeys")
     }
 }
 
 impl Shape {
-    fn read(text: &str, names: &HashMap<&'static str, TypeId>) -> Shape {
-        if let Some(item) = text.strip_prefix("[]") {
-            return Shape::List(Box::new(Shape::read(item, names)));
-        }
-        if let Some(item) = text.strip_prefix("{}") {
-            return Shape::Map(Box::new(Shape::read(item, names)));
-        }
-        match text {
-            "string" => Shape::String,
-            "boolean" => Shape::Boolean,
-            "int32" => Shape::Int32,
-            "int64" => Shape::Int64,
-            "time" | "microTime" => Shape::Time,
-            "bytes" => Shape::Bytes,
-            "quantity" => Shape::Quantity,
-            "intOrString" => Shape::IntOrString,
-            "object" => Shape::Any,
-            name => Shape::Object(*names.get(name).expect("every type of the table is in it")),
+    /// Returns how a server-side apply merges a value that is no field, such as a list's element.
+    pub(crate) fn map_type(&self) -> MapType {
+        match self {
+            Shape::Object(id) => schema().get(*id).map,
+            Shape::FieldsV1 | Shape::RawExtension => MapType::Atomic,
+            _ => MapType::Granular,
         }
     }
 
@@ -192,8 +223,10 @@ impl Shape {
             Shape::Int32 => "int32".to_owned(),
             Shape::Int64 => "int64".to_owned(),
             Shape::Time => "v1.Time".to_owned(),
+            Shape::MicroTime => "v1.MicroTime".to_owned(),
             Shape::Bytes => "[]uint8".to_owned(),
-            Shape::Any => "object".to_owned(),
+            Shape::FieldsV1 => "v1.FieldsV1".to_owned(),
+            Shape::RawExtension => "runtime.RawExtension".to_owned(),
             Shape::Object(id) => format!("v1.{}", schema().get(*id).name),
             Shape::List(item) => format!("[]{}", item.go_name()),
             Shape::Map(item) => format!("map[string]{}", item.go_name()),
@@ -205,32 +238,73 @@ impl Shape {
 mod tests {
     use super::*;
 
+    fn field(type_name: &str, name: &str) -> &'static Field {
+        let found = schema().get(schema().type_id(type_name)).field(name);
+        found.expect("a field of the table")
+    }
+
     #[test]
     fn every_served_kind_has_its_type() {
         for info in crate::kinds::all() {
             let fields = schema().get(schema().type_id(info.schema));
             assert!(fields.field("metadata").is_some(), "{}", info.kind);
+            let kind = fields.kind.expect("an object has a kind");
+            let expected = (info.group, info.version, info.kind);
+            assert_eq!((kind.group, kind.version, kind.kind), expected);
+        }
+    }
+
+    #[test]
+    fn every_field_but_type_and_kind_has_its_number() {
+        for open in &schema().types {
+            for field in open.fields() {
+                let elsewhere = matches!(field.name, "kind" | "apiVersion");
+                let numbered = !field.numbers.is_empty() || elsewhere;
+                assert!(numbered, "{}.{}", open.qualified, field.name);
+            }
         }
     }
 
     #[test]
     fn fields_that_are_called_type_open_no_type() {
-        let secret = schema().get(schema().type_id("core.v1.Secret"));
-        assert!(secret.field("type").is_some() && secret.field("stringData").is_some());
-        let condition = schema().get(schema().type_id("core.v1.PodCondition"));
-        assert!(condition.field("type").is_some() && condition.field("status").is_some());
+        assert_eq!(field("core.v1.Secret", "type").numbers[..], [3]);
+        assert_eq!(field("core.v1.PodCondition", "type").numbers[..], [1]);
     }
 
     #[test]
     fn merge_keys_come_from_the_documents() {
-        let spec = schema().get(schema().type_id("core.v1.PodSpec"));
-        let merge = |name: &str| spec.field(name).expect("a field of PodSpec").merge;
-        assert_eq!(merge("containers"), ListMerge::By("name"));
-        assert_eq!(merge("tolerations"), ListMerge::Replace);
-        let meta = schema().get(schema().type_id("meta.v1.ObjectMeta"));
+        let merge = |type_name: &str, name: &str| field(type_name, name).merge;
         assert_eq!(
-            meta.field("finalizers").expect("a field").merge,
-            ListMerge::Set
+            merge("core.v1.PodSpec", "containers"),
+            ListMerge::By("name")
         );
+        assert_eq!(merge("core.v1.PodSpec", "tolerations"), ListMerge::Replace);
+        assert_eq!(merge("meta.v1.ObjectMeta", "finalizers"), ListMerge::Set);
+        assert!(field("core.v1.PodSpec", "volumes").retains_keys());
+        assert!(!field("core.v1.PodSpec", "containers").retains_keys());
+    }
+
+    #[test]
+    fn what_a_server_side_apply_owns_comes_from_the_documents() {
+        let ports = field("core.v1.Container", "ports").list_type();
+        let keys: &[&str] = &["containerPort", "protocol"];
+        assert_eq!(ports, &ListType::Map(keys.into()));
+        let list = |name: &str| field("meta.v1.ObjectMeta", name).list_type();
+        assert_eq!(list("finalizers"), &ListType::Set);
+        assert_eq!(
+            field("core.v1.Container", "args").list_type(),
+            &ListType::Atomic
+        );
+        let map = |type_name: &str, name: &str| field(type_name, name).map_type();
+        assert_eq!(map("core.v1.PodSpec", "nodeSelector"), MapType::Atomic);
+        assert_eq!(map("core.v1.EnvVarSource", "fieldRef"), MapType::Atomic);
+        assert_eq!(map("core.v1.PodSpec", "securityContext"), MapType::Granular);
+    }
+
+    #[test]
+    fn fields_that_json_lifts_out_of_a_message_have_its_number_before_theirs() {
+        assert_eq!(field("core.v1.Volume", "secret").numbers[..], [2, 6]);
+        assert_eq!(field("core.v1.Volume", "name").numbers[..], [1]);
+        assert_eq!(field("core.v1.Pod", "kind").numbers.len(), 0);
     }
 }

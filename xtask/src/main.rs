@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod distil;
 mod edges;
 mod guests;
 mod tidy;
@@ -19,6 +20,8 @@ enum Chore {
     Bench(bench::Options),
     /// Runs exactly what CI runs: formatting, tidy, clippy, documentation, tests.
     Ci,
+    /// Distils the control plane's tables of types from Kubernetes' documents and sources.
+    Distil(distil::Options),
     /// Builds the samples' components into the target folder.
     Guests(guests::Options),
     /// Checks what compiler and linter do not: budgets, names, dependencies, documents.
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
     let outcome = match Chore::parse() {
         Chore::Bench(options) => bench::run(&options),
         Chore::Ci => ci::run(),
+        Chore::Distil(options) => distil::run(&options),
         Chore::Guests(options) => guests::run(&options),
         Chore::Tidy => tidy::run(),
     };

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value, map::Entry};
 
-use super::{Shape, TypeId, schema};
+use super::{Field, Presence, Shape, TypeId, schema};
 use crate::quantity;
 
 /// What was found in an object that does not stop it from being decoded.
@@ -18,7 +18,8 @@ pub(crate) struct Findings {
 pub(crate) struct TypeMismatch(String);
 
 /// Checks `value` against a type: drops nulls and unknown fields, writes quantities in their
-/// canonical form and fills in the defaults of the documents.
+/// canonical form, leaves out empty values where they mean nothing and fills in the defaults of the
+/// documents.
 pub(crate) fn normalise(id: TypeId, value: &mut Value) -> Result<Findings, TypeMismatch> {
     let mut walk = Walk {
         path: String::new(),
@@ -45,14 +46,14 @@ impl Walk {
             (Shape::Object(id), Value::Object(map)) => return self.object(*id, map),
             (Shape::Map(item), Value::Object(map)) => return self.map(item, map, at),
             (Shape::List(item), Value::Array(list)) => return self.list(item, list, at),
-            (Shape::Any, _) => return Ok(()),
+            (Shape::FieldsV1 | Shape::RawExtension, _) => return Ok(()),
             (Shape::String, Value::String(_)) | (Shape::Boolean, Value::Bool(_)) => return Ok(()),
             (Shape::IntOrString, Value::String(_)) => return Ok(()),
             (Shape::Int32 | Shape::IntOrString, Value::Number(number)) if fits_int32(number) => {
                 return Ok(());
             }
             (Shape::Int64, Value::Number(number)) if number.is_i64() => return Ok(()),
-            (Shape::Time, Value::String(text)) => return time(text),
+            (Shape::Time | Shape::MicroTime, Value::String(text)) => return time(shape, text),
             (Shape::Bytes, Value::String(text)) => return bytes(text),
             (Shape::Quantity, Value::String(_) | Value::Number(_)) => return canonical(value),
             _ => (),
@@ -68,7 +69,12 @@ impl Walk {
             self.enter(name);
             match fields.field(name) {
                 _ if value.is_null() => surplus.push(name.clone()),
-                Some(field) => self.value(&field.shape, value, Place { owner: fields.name })?,
+                Some(field) => {
+                    self.value(&field.shape, value, Place { owner: fields.name })?;
+                    if field.means_nothing(value) {
+                        surplus.push(name.clone());
+                    }
+                }
                 None => {
                     self.findings.unknown.push(self.path.clone());
                     surplus.push(name.clone());
@@ -77,12 +83,10 @@ impl Walk {
             self.path.truncate(depth);
         }
         surplus.iter().for_each(|name| drop(map.remove(name)));
-        for field in &fields.fields {
-            let Some(default) = field.default else {
-                continue;
-            };
-            if let Entry::Vacant(absent) = map.entry(field.name) {
-                absent.insert(Value::from(default));
+        for field in fields.fields() {
+            if let (Some(default), Entry::Vacant(absent)) = (&field.filled, map.entry(field.name)) {
+                let filled = absent.insert(default.clone());
+                self.value(&field.shape, filled, Place { owner: fields.name })?;
             }
         }
         Ok(())
@@ -146,6 +150,23 @@ impl Walk {
     }
 }
 
+impl Field {
+    /// Whether the stock server would leave this value out.
+    fn means_nothing(&self, value: &Value) -> bool {
+        let empty = match value {
+            Value::Null => true,
+            Value::Bool(value) => !value,
+            Value::Number(number) => {
+                !matches!(self.shape, Shape::IntOrString) && number.as_i64() == Some(0)
+            }
+            Value::String(text) => !matches!(self.shape, Shape::IntOrString) && text.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => matches!(self.shape, Shape::Map(_)) && map.is_empty(),
+        };
+        empty && self.presence == Presence::Omitted
+    }
+}
+
 fn fits_int32(number: &Number) -> bool {
     let number = number.as_i64();
     number.is_some_and(|number| i32::try_from(number).is_ok())
@@ -159,7 +180,8 @@ fn empty(shape: &Shape) -> Value {
         Shape::Object(_) | Shape::Map(_) => Value::Object(Map::new()),
         Shape::List(_) => Value::Array(Vec::new()),
         Shape::Quantity => Value::from("0"),
-        Shape::String | Shape::Bytes | Shape::Time | Shape::Any => Value::from(""),
+        Shape::FieldsV1 | Shape::RawExtension => Value::Null,
+        Shape::String | Shape::Bytes | Shape::Time | Shape::MicroTime => Value::from(""),
     }
 }
 
@@ -179,9 +201,15 @@ fn without_indices(path: &str) -> String {
     path.chars().filter(outside).collect()
 }
 
-fn time(text: &str) -> Result<(), TypeMismatch> {
+fn time(shape: &Shape, text: &mut String) -> Result<(), TypeMismatch> {
     match text.parse::<jiff::Timestamp>() {
-        Ok(_) => Ok(()),
+        Ok(time) => {
+            *text = match shape {
+                Shape::MicroTime => format!("{time:.6}"),
+                _ => format!("{time:.0}"),
+            };
+            Ok(())
+        }
         Err(_) => Err(TypeMismatch(format!(
             "parsing time \"{text}\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"{text}\" \
              as \"2006\""
@@ -221,6 +249,7 @@ fn canonical(value: &mut Value) -> Result<(), TypeMismatch> {
         None => Err(TypeMismatch(quantity::FORMAT_MESSAGE.to_owned())),
     }
 }
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -249,7 +278,7 @@ mod tests {
             "core.v1.PodSpec",
             json!({"containers": [{"name": "a", "imagee": "x"}], "nodeName": null}),
             Ok((
-                json!({"containers": [{"name": "a"}]}),
+                json!({"containers": [{"name": "a", "resources": {}}]}),
                 &["containers[0].imagee"],
             )),
         );
@@ -261,10 +290,60 @@ mod tests {
             "core.v1.Container",
             json!({"name": "a", "ports": [{"containerPort": 80}]}),
             Ok((
-                json!({"name": "a", "ports": [{"containerPort": 80, "protocol": "TCP"}]}),
+                json!({
+                    "name": "a",
+                    "ports": [{"containerPort": 80, "protocol": "TCP"}],
+                    "resources": {},
+                }),
                 &[],
             )),
         );
+        check(
+            "core.v1.Service",
+            json!({}),
+            Ok((
+                json!({"metadata": {}, "spec": {}, "status": {"loadBalancer": {}}}),
+                &[],
+            )),
+        );
+        check(
+            "core.v1.FileKeySelector",
+            json!({"path": "x"}),
+            Ok((json!({"path": "x", "optional": false}), &[])),
+        );
+    }
+
+    #[test]
+    fn empty_values_are_left_out_where_they_mean_nothing() {
+        check(
+            "core.v1.PodSpec",
+            json!({
+                "automountServiceAccountToken": false,
+                "hostNetwork": false,
+                "nodeName": "",
+                "nodeSelector": {},
+                "priority": 0,
+                "volumes": [{"name": "", "emptyDir": {}}],
+                "tolerations": [],
+            }),
+            Ok((
+                json!({
+                    "automountServiceAccountToken": false,
+                    "priority": 0,
+                    "volumes": [{"name": "", "emptyDir": {}}],
+                }),
+                &[],
+            )),
+        );
+    }
+
+    #[test]
+    fn times_are_stored_in_canonical_form() {
+        let times = json!({"firstTimestamp": "2026-01-01T02:00:00.5+02:00", "eventTime": "2026-01-01T00:00:00Z"});
+        let mut event = times;
+        normalise(schema().type_id("core.v1.Event"), &mut event).expect("the times are times");
+        assert_eq!(event["firstTimestamp"], "2026-01-01T00:00:00Z");
+        assert_eq!(event["eventTime"], "2026-01-01T00:00:00.000000Z");
     }
 
     #[test]
