@@ -1,64 +1,108 @@
-//! What the scheduler knows: nodes, who is placed where, who waits.
+//! What the scheduler knows of the cluster: nodes, namespaces, and which pods are placed where.
+//!
+//! Pods with equal facts are counted in groups, so what is asked about all pods of a node costs as
+//! much as it has kinds of pods.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
+    hash::Hash,
+    sync::Arc,
 };
 
 use kube::{ResourceExt, runtime::watcher::Event};
 
 use super::{
-    SCHEDULER_NAME, Wake,
-    fit::{Demand, NodeFacts, Usage},
-    view::{NodeView, PodView},
+    facts::{NodeFacts, PodFacts, Usage},
+    terms::{Labels, Namespaces},
+    view::{NamespaceView, NodeView, PodView},
 };
 
-/// A pod's name. Ordered, so that pods that wait are tried in a stable order.
+/// Facts that no pod has any more are dropped when there are this many more than at the last time.
+const STALE_FACTS_MAX: usize = 256;
+
+/// A pod's name. Ordered, so that ties are broken in a stable way.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PodKey {
-    pub(super) namespace: String,
-    pub(super) name: String,
-}
-
-/// A pod without a node.
-#[derive(Clone, Debug)]
-pub(super) struct Waiting {
-    pub(super) uid: String,
-    pub(super) demand: Demand,
-    /// Why it was last told to wait, so that it is not told twice.
-    pub(super) told: Option<String>,
+    pub(super) namespace: Arc<str>,
+    pub(super) name: Arc<str>,
 }
 
 /// A pod on a node, or about to be.
-#[derive(Debug)]
-struct Placed {
-    uid: String,
-    node: String,
-    demand: Demand,
+#[derive(Clone, Debug)]
+pub(super) struct Placed {
+    pub(super) uid: Arc<str>,
+    pub(super) node: Arc<str>,
+    pub(super) facts: Arc<PodFacts>,
+    /// When it was started, in seconds.
+    pub(super) since: i64,
+    pub(super) course: Course,
 }
 
-/// Invariant: `used` is the sum of the demands in `placed`, per node.
+/// Where a placed pod is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Course {
+    /// Its binding is being written; the watch does not know of it yet.
+    Assumed,
+    Bound,
+    /// It is being deleted.
+    Leaving,
+}
+
+/// Pods of one namespace with equal facts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Group {
+    pub(super) namespace: Arc<str>,
+    pub(super) facts: Arc<PodFacts>,
+    pub(super) is_leaving: bool,
+}
+
+/// What lies on one node.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    pub(super) usage: Usage,
+    pub(super) groups: HashMap<Group, u32>,
+    pub(super) pods: HashSet<PodKey>,
+}
+
+/// A pod that waits for its victims to leave a node.
+#[derive(Clone, Debug)]
+pub(super) struct Nominee {
+    pub(super) uid: Arc<str>,
+    pub(super) node: Arc<str>,
+    pub(super) facts: Arc<PodFacts>,
+}
+
+/// Invariant: `loads` is what `placed` says, per node.
 #[derive(Debug, Default)]
 pub(super) struct Cluster {
-    nodes: BTreeMap<String, NodeFacts>,
-    waiting: BTreeMap<PodKey, Waiting>,
+    pub(super) nodes: BTreeMap<Arc<str>, NodeFacts>,
+    pub(super) namespaces: Namespaces,
+    pub(super) nominees: BTreeMap<PodKey, Nominee>,
+    loads: HashMap<Arc<str>, Load>,
     placed: HashMap<PodKey, Placed>,
-    used: HashMap<String, Usage>,
-    pods: Knowledge,
-    nodes_known: Knowledge,
+    /// How many placed pods have rules about other pods.
+    with_rules: usize,
+    facts: HashSet<Arc<PodFacts>>,
+    facts_live: usize,
+    nodes_list: Listing<Arc<str>>,
+    namespaces_list: Listing<String>,
 }
 
-/// How far a first list has come.
-#[derive(Debug, Default)]
-enum Knowledge {
-    #[default]
+/// How far the list of a kind has come; what a new list does not name is gone at its end.
+#[derive(Debug)]
+pub(super) struct Listing<K> {
+    seen: Option<HashSet<K>>,
+    once: bool,
+}
+
+/// Whether an event may let pods in that did not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
     Nothing,
-    /// A list after a break: what it does not name is gone at its end.
-    Listing {
-        seen: HashSet<PodKey>,
-        once: bool,
-    },
-    Known,
+    /// A pod was placed: it takes room, but others may want to be near it.
+    Company,
+    Room,
 }
 
 impl fmt::Display for PodKey {
@@ -68,237 +112,236 @@ impl fmt::Display for PodKey {
 }
 
 impl PodKey {
-    fn of(pod: &PodView) -> PodKey {
+    pub(super) fn of(pod: &PodView) -> PodKey {
         PodKey {
-            namespace: pod.namespace().unwrap_or_default(),
-            name: pod.name_any(),
+            namespace: pod.metadata.namespace.as_deref().unwrap_or_default().into(),
+            name: pod.metadata.name.as_deref().unwrap_or_default().into(),
         }
     }
 }
 
-impl Knowledge {
-    fn begin(&mut self) {
-        let once = self.is_complete();
-        *self = Knowledge::Listing {
-            seen: HashSet::new(),
-            once,
-        };
+impl<K> Default for Listing<K> {
+    fn default() -> Self {
+        Listing {
+            seen: None,
+            once: false,
+        }
+    }
+}
+
+impl<K: Eq + Hash> Listing<K> {
+    pub(super) fn begin(&mut self) {
+        self.seen = Some(HashSet::new());
     }
 
-    fn saw(&mut self, key: &PodKey) {
-        if let Knowledge::Listing { seen, .. } = self {
-            seen.insert(key.clone());
+    pub(super) fn saw(&mut self, key: K) {
+        if let Some(seen) = &mut self.seen {
+            seen.insert(key);
         }
     }
 
-    fn end(&mut self) -> HashSet<PodKey> {
-        match std::mem::replace(self, Knowledge::Known) {
-            Knowledge::Listing { seen, .. } => seen,
-            Knowledge::Nothing | Knowledge::Known => HashSet::new(),
-        }
+    /// Ends a list and returns what it has named.
+    pub(super) fn end(&mut self) -> HashSet<K> {
+        self.once = true;
+        self.seen.take().unwrap_or_default()
     }
 
     /// Says whether a list has been read to its end at least once.
-    fn is_complete(&self) -> bool {
-        match self {
-            Knowledge::Known => true,
-            Knowledge::Listing { once, .. } => *once,
-            Knowledge::Nothing => false,
+    pub(super) fn is_known(&self) -> bool {
+        self.once
+    }
+}
+
+impl Placed {
+    fn group(&self, key: &PodKey) -> Group {
+        Group {
+            namespace: Arc::clone(&key.namespace),
+            facts: Arc::clone(&self.facts),
+            is_leaving: self.course == Course::Leaving,
         }
+    }
+
+    fn is_same(&self, other: &Placed) -> bool {
+        self.uid == other.uid
+            && self.node == other.node
+            && self.course == other.course
+            && self.facts == other.facts
     }
 }
 
 impl Cluster {
-    /// Says whether both lists have been read once.
+    /// Says whether the lists of nodes and namespaces have been read once.
     pub(super) fn is_known(&self) -> bool {
-        self.pods.is_complete() && self.nodes_known.is_complete()
+        self.nodes_list.is_known() && self.namespaces_list.is_known()
     }
 
-    pub(super) fn nodes(&self) -> impl ExactSizeIterator<Item = (&String, &NodeFacts)> {
-        self.nodes.iter()
+    pub(super) fn load(&self, node: &str) -> Option<&Load> {
+        self.loads.get(node)
     }
 
-    pub(super) fn used(&self, node: &str) -> Option<&Usage> {
-        self.used.get(node)
+    pub(super) fn placed(&self, key: &PodKey) -> Option<&Placed> {
+        self.placed.get(key)
     }
 
-    pub(super) fn waiting(&self, key: &PodKey) -> Option<&Waiting> {
-        self.waiting.get(key)
+    pub(super) fn placed_keys(&self) -> impl Iterator<Item = &PodKey> {
+        self.placed.keys()
     }
 
-    pub(super) fn waiting_keys(&self) -> Vec<PodKey> {
-        self.waiting.keys().cloned().collect()
+    /// Says whether any placed pod has rules about others.
+    pub(super) fn has_rules(&self) -> bool {
+        self.with_rules > 0
     }
 
-    pub(super) fn on_pod(&mut self, event: Event<PodView>) -> Wake {
+    /// Returns every group on a known node, with the node's labels.
+    pub(super) fn groups(&self) -> impl Iterator<Item = (&Arc<str>, &NodeFacts, &Group, u32)> {
+        self.nodes.iter().flat_map(|(name, node)| {
+            let groups = self.loads.get(name).map(|load| load.groups.iter());
+            let groups = groups.into_iter().flatten();
+            groups.map(move |(group, count)| (name, node, group, *count))
+        })
+    }
+
+    pub(super) fn on_node(&mut self, event: Event<NodeView>) -> Change {
+        let name = |node: &NodeView| Arc::from(node.name_any());
         match event {
-            Event::Apply(pod) => self.set_pod(&pod),
-            Event::InitApply(pod) => {
-                self.pods.saw(&PodKey::of(&pod));
-                self.set_pod(&pod);
-                Wake::Nobody
-            }
-            Event::Delete(pod) => self.forget(&PodKey::of(&pod)),
-            Event::Init => {
-                self.pods.begin();
-                Wake::Nobody
-            }
-            Event::InitDone => {
-                let seen = self.pods.end();
-                let gone = |key: &&PodKey| !seen.contains(*key);
-                let keys = self.waiting.keys().chain(self.placed.keys());
-                let gone: Vec<_> = keys.filter(gone).cloned().collect();
-                gone.iter().for_each(|key| drop(self.forget(key)));
-                Wake::All
-            }
-        }
-    }
-
-    pub(super) fn on_node(&mut self, event: Event<NodeView>) -> Wake {
-        match event {
-            Event::Apply(node) => self.set_node(&node),
+            Event::Apply(node) => self.set_node(name(&node), &node),
             Event::InitApply(node) => {
-                self.set_node(&node);
-                Wake::Nobody
+                self.nodes_list.saw(name(&node));
+                self.set_node(name(&node), &node)
             }
             Event::Delete(node) => {
-                self.nodes.remove(&node.name_any());
-                Wake::Nobody
+                // A smaller cluster can even out a spread.
+                self.nodes.remove(&name(&node));
+                Change::Room
             }
             Event::Init => {
-                // Verdicts wait until the list is complete again.
-                self.nodes_known = Knowledge::Nothing;
-                self.nodes.clear();
-                Wake::Nobody
+                self.nodes_list.begin();
+                Change::Nothing
             }
             Event::InitDone => {
-                self.nodes_known.end();
-                Wake::All
+                let seen = self.nodes_list.end();
+                self.nodes.retain(|name, _| seen.contains(name));
+                Change::Room
             }
         }
     }
 
-    fn set_node(&mut self, node: &NodeView) -> Wake {
+    fn set_node(&mut self, name: Arc<str>, node: &NodeView) -> Change {
         let facts = NodeFacts::of(node);
-        let old = self.nodes.insert(node.name_any(), facts);
         // Heartbeats change nothing that matters here.
-        if old.as_ref() == self.nodes.get(&node.name_any()) {
-            Wake::Nobody
-        } else {
-            Wake::All
+        if self.nodes.get(&name) == Some(&facts) {
+            return Change::Nothing;
         }
+        self.nodes.insert(name, facts);
+        Change::Room
     }
 
-    fn set_pod(&mut self, pod: &PodView) -> Wake {
-        let key = PodKey::of(pod);
-        let uid = pod.uid().unwrap_or_default();
-        let ended = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.phase.as_deref());
-        let ended = matches!(ended, Some("Succeeded" | "Failed"));
-        let node = pod
-            .spec
-            .node_name
-            .as_deref()
-            .filter(|node| !node.is_empty());
-        match node {
-            _ if ended => self.forget(&key),
-            Some(node) => {
-                self.waiting.remove(&key);
-                self.put(key, uid, node, Demand::of(&pod.spec));
-                Wake::Nobody
+    pub(super) fn on_namespace(&mut self, event: Event<NamespaceView>) -> Change {
+        match event {
+            Event::Apply(namespace) => self.set_namespace(&namespace),
+            Event::InitApply(namespace) => {
+                self.namespaces_list.saw(namespace.name_any());
+                self.set_namespace(&namespace)
             }
-            None => self.set_waiting(key, uid, pod),
-        }
-    }
-
-    fn set_waiting(&mut self, key: PodKey, uid: String, pod: &PodView) -> Wake {
-        let ours = pod.spec.scheduler_name.as_deref().unwrap_or(SCHEDULER_NAME) == SCHEDULER_NAME;
-        let deleting = pod.metadata.deletion_timestamp.is_some();
-        if !ours || deleting || !pod.spec.scheduling_gates.is_empty() {
-            return self.forget(&key);
-        }
-        match self.placed.get(&key) {
-            // Its binding is on its way through the watch; this is the state before.
-            Some(placed) if placed.uid == uid => return Wake::Nobody,
-            // Another pod of the same name, whose end the watch has missed.
-            Some(_) => drop(self.take(&key)),
-            None => (),
-        }
-        let demand = Demand::of(&pod.spec);
-        match self.waiting.get_mut(&key) {
-            Some(known) if known.uid == uid && known.demand == demand => Wake::Nobody,
-            _ => {
-                self.waiting.insert(
-                    key.clone(),
-                    Waiting {
-                        uid,
-                        demand,
-                        told: None,
-                    },
-                );
-                Wake::One(key)
+            Event::Delete(namespace) => {
+                self.namespaces.remove(&namespace.name_any());
+                Change::Nothing
+            }
+            Event::Init => {
+                self.namespaces_list.begin();
+                Change::Nothing
+            }
+            Event::InitDone => {
+                let seen = self.namespaces_list.end();
+                self.namespaces.retain(|name, _| seen.contains(name));
+                Change::Room
             }
         }
     }
 
-    fn put(&mut self, key: PodKey, uid: String, node: &str, demand: Demand) {
-        if self
-            .placed
-            .get(&key)
-            .is_some_and(|old| old.uid == uid && old.node == node && old.demand == demand)
+    fn set_namespace(&mut self, namespace: &NamespaceView) -> Change {
+        let labels: Labels = namespace.labels().clone();
+        match self.namespaces.insert(namespace.name_any(), labels) {
+            Some(old) if old != *namespace.labels() => Change::Room,
+            _ => Change::Nothing,
+        }
+    }
+
+    /// Returns the one copy of facts that is kept.
+    pub(super) fn share(&mut self, facts: PodFacts) -> Arc<PodFacts> {
+        if let Some(known) = self.facts.get(&facts) {
+            return Arc::clone(known);
+        }
+        if self.facts.len() > self.facts_live + STALE_FACTS_MAX {
+            self.facts.retain(|facts| Arc::strong_count(facts) > 1);
+            // Doubling keeps the cost of looking through them small against that of adding them.
+            self.facts_live = self.facts.len() * 2;
+        }
+        let facts = Arc::new(facts);
+        self.facts.insert(Arc::clone(&facts));
+        facts
+    }
+
+    /// Puts a pod on a node; says whether that took something from where it was before.
+    pub(super) fn put(&mut self, key: PodKey, placed: Placed) -> Change {
+        if let Some(old) = self.placed.get(&key)
+            && old.is_same(&placed)
         {
-            return;
+            return Change::Nothing;
         }
-        self.take(&key);
-        self.used.entry(node.to_owned()).or_default().add(&demand);
-        self.placed.insert(
-            key,
-            Placed {
-                uid,
-                node: node.to_owned(),
-                demand,
-            },
-        );
-    }
-
-    fn take(&mut self, key: &PodKey) -> bool {
-        let Some(old) = self.placed.remove(key) else {
-            return false;
+        let before = self.take(&key);
+        let load = self.loads.entry(Arc::clone(&placed.node)).or_default();
+        load.usage.add(&placed.facts.demand);
+        *load.groups.entry(placed.group(&key)).or_default() += 1;
+        load.pods.insert(key.clone());
+        self.with_rules += usize::from(placed.facts.has_rules());
+        let change = match before {
+            // Other labels may end a conflict, fewer requests give room.
+            Some(before) if before.facts != placed.facts || before.node != placed.node => {
+                Change::Room
+            }
+            None => Change::Company,
+            Some(_) => Change::Nothing,
         };
-        if let Some(usage) = self.used.get_mut(&old.node) {
-            usage.remove(&old.demand);
-        }
-        true
+        self.placed.insert(key, placed);
+        change
     }
 
-    /// Drops a pod that is gone or has ended; its room may let others in.
-    pub(super) fn forget(&mut self, key: &PodKey) -> Wake {
-        self.waiting.remove(key);
-        if self.take(key) {
-            Wake::All
-        } else {
-            Wake::Nobody
+    /// Takes a pod off its node.
+    pub(super) fn take(&mut self, key: &PodKey) -> Option<Placed> {
+        let old = self.placed.remove(key)?;
+        self.with_rules -= usize::from(old.facts.has_rules());
+        if let Some(load) = self.loads.get_mut(&old.node) {
+            load.usage.remove(&old.facts.demand);
+            load.pods.remove(key);
+            let group = old.group(key);
+            if let Some(count) = load.groups.get_mut(&group) {
+                *count -= 1;
+                if *count == 0 {
+                    load.groups.remove(&group);
+                }
+            }
+            if load.pods.is_empty() {
+                self.loads.remove(&old.node);
+            }
         }
+        Some(old)
     }
 
-    /// Counts a pod on the node it is being bound to.
-    pub(super) fn assume(&mut self, key: &PodKey, node: &str) {
-        if let Some(waiting) = self.waiting.remove(key) {
-            self.put(key.clone(), waiting.uid, node, waiting.demand);
+    /// Notes that a pod is being deleted, before the watch says so.
+    pub(super) fn mark_leaving(&mut self, key: &PodKey) {
+        if let Some(placed) = self.placed.get(key) {
+            let leaving = Placed {
+                course: Course::Leaving,
+                ..placed.clone()
+            };
+            self.put(key.clone(), leaving);
         }
     }
+}
 
-    /// Takes an assumed pod back.
-    pub(super) fn wait_again(&mut self, key: &PodKey, waiting: Waiting) {
-        self.take(key);
-        self.waiting.insert(key.clone(), waiting);
-    }
-
-    pub(super) fn told(&mut self, key: &PodKey, message: String) {
-        if let Some(waiting) = self.waiting.get_mut(key) {
-            waiting.told = Some(message);
-        }
+impl PodFacts {
+    fn has_rules(&self) -> bool {
+        !(self.near.is_empty() && self.apart.is_empty() && self.preferred_pods.is_empty())
     }
 }

@@ -1,262 +1,281 @@
-//! Whether a pod fits on a node, and which node it gets. Pure.
+//! Whether a pod fits on a node, which node it gets, and what is said if there is none. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-use kube::ResourceExt;
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use super::{
-    cluster::Cluster,
-    view::{Amounts, ContainerView, NodeView, PodSpecView, Taint, Toleration},
+    cluster::{Cluster, Course, Load, Nominee, Placed, PodKey},
+    facts::{NodeFacts, PodFacts},
+    score,
+    terms::Labels,
+    topology::Topology,
+    view::Taint,
 };
-use crate::quantity::Quantity;
 
-/// A port of the host: address (empty for all), protocol, number.
-type HostPort = (String, String, u16);
+const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
 
-/// What a pod asks of a node.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Demand {
-    /// Thousandths of each resource.
-    amounts: BTreeMap<String, i64>,
-    host_ports: BTreeSet<HostPort>,
-    selector: BTreeMap<String, String>,
-    tolerations: Vec<Toleration>,
+/// A pod that looks for a node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate<'a> {
+    pub(super) key: &'a PodKey,
+    pub(super) facts: &'a PodFacts,
 }
 
-/// What is taken of a node.
+/// Why a pod cannot go to a node, in Kubernetes' words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    text: Cow<'static, str>,
+    remedy: Remedy,
+}
+
+/// What could help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// Fewer pods on the node.
+    FewerPods,
+    Nothing,
+}
+
+/// Why a pod fits nowhere.
 #[derive(Debug, Default)]
-pub(super) struct Usage {
-    pods: i64,
-    amounts: HashMap<String, i64>,
-    host_ports: HashMap<HostPort, u32>,
+pub(super) struct Unfit {
+    nodes: usize,
+    reasons: BTreeMap<String, usize>,
+    /// Nodes where fewer pods could help.
+    pub(super) crowded: Vec<Arc<str>>,
 }
 
-/// What a node offers.
-#[derive(Debug, PartialEq)]
-pub(super) struct NodeFacts {
-    ready: bool,
-    unschedulable: bool,
-    labels: BTreeMap<String, String>,
-    taints: Vec<(String, String, String)>,
-    allocatable: BTreeMap<String, i64>,
-}
-
-/// Chooses the node with the fewest pods among those with room, or says why there is none.
-pub(super) fn choose<'a>(cluster: &'a Cluster, demand: &Demand) -> Result<&'a str, String> {
-    let total = cluster.nodes().len();
-    if total == 0 {
-        return Err("no nodes available to schedule pods".to_owned());
-    }
-    let mut best: Option<(i64, &str)> = None;
-    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    for (name, node) in cluster.nodes() {
-        let nothing = Usage::default();
-        let used = cluster.used(name).unwrap_or(&nothing);
-        let problems = node.problems(used, demand);
-        if problems.is_empty() && best.is_none_or(|(pods, _)| used.pods < pods) {
-            best = Some((used.pods, name));
+impl Problem {
+    /// One that removing pods may solve.
+    pub(super) fn passing(text: &'static str) -> Problem {
+        Problem {
+            text: Cow::Borrowed(text),
+            remedy: Remedy::FewerPods,
         }
-        problems
-            .into_iter()
-            .for_each(|problem| *reasons.entry(problem).or_default() += 1);
     }
-    best.map(|(_, name)| name).ok_or_else(|| {
-        let reasons: Vec<_> = reasons
-            .into_iter()
+
+    /// One that stays whoever leaves.
+    pub(super) fn lasting(text: &'static str) -> Problem {
+        Problem {
+            text: Cow::Borrowed(text),
+            remedy: Remedy::Nothing,
+        }
+    }
+}
+
+impl Taint {
+    /// Says whether it keeps pods away; otherwise it only makes a node less attractive.
+    pub(super) fn is_hard(&self) -> bool {
+        matches!(self.effect.as_str(), "NoSchedule" | "NoExecute")
+    }
+}
+
+impl Unfit {
+    /// Adds one node's answer, or that of preemption on it.
+    pub(super) fn add<'t>(&mut self, reasons: impl IntoIterator<Item = &'t str>) {
+        self.nodes += 1;
+        for reason in reasons {
+            *self.reasons.entry(reason.to_owned()).or_default() += 1;
+        }
+    }
+
+    fn add_problems(&mut self, node: &Arc<str>, problems: &[Problem]) {
+        self.add(problems.iter().map(|problem| problem.text.as_ref()));
+        if problems.iter().all(|one| one.remedy == Remedy::FewerPods) {
+            self.crowded.push(Arc::clone(node));
+        }
+    }
+
+    /// Returns the sentence that Kubernetes would say.
+    pub(super) fn message(&self) -> String {
+        if self.nodes == 0 {
+            return "no nodes available to schedule pods".to_owned();
+        }
+        let reasons = self.reasons.iter();
+        let mut reasons: Vec<_> = reasons
             .map(|(reason, count)| format!("{count} {reason}"))
             .collect();
-        format!("0/{total} nodes are available: {}.", reasons.join(", "))
-    })
+        // As texts, so 10 comes before 2: clients compare the whole sentence.
+        reasons.sort();
+        let (total, reasons) = (self.nodes, reasons.join(", "));
+        format!("0/{total} nodes are available: {reasons}.")
+    }
+
+    pub(super) fn has_nodes(&self) -> bool {
+        self.nodes > 0
+    }
 }
 
-impl Demand {
-    /// Sums up what a pod's containers request.
-    pub(super) fn of(spec: &PodSpecView) -> Demand {
-        let containers = spec.init_containers.iter().chain(&spec.containers);
-        let ports = containers.flat_map(|container| &container.ports);
-        let host_ports = ports.filter_map(|port| {
-            let number = port.host_port.filter(|&number| number != 0)?;
-            let address = port.host_ip.clone().unwrap_or_default();
-            let address = if address == "0.0.0.0" {
-                String::new()
-            } else {
-                address
-            };
-            Some((
-                address,
-                port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-                number,
-            ))
+/// Chooses the best node among those with room, or says why there is none.
+pub(super) fn choose(cluster: &mut Cluster, pod: Candidate<'_>) -> Result<Arc<str>, Unfit> {
+    let reserved = reserve(cluster, pod);
+    let mut verdict = examine(cluster, pod);
+    release(cluster, &reserved);
+    // Room is only reserved: who needs company cannot count on pods that are not there yet.
+    if !reserved.is_empty()
+        && let Ok(fitting) = &verdict
+    {
+        verdict = examine(cluster, pod).map(|found| {
+            let both = |node: &Arc<str>| fitting.contains(node);
+            found.into_iter().filter(both).collect()
         });
-        Demand {
-            amounts: requests(spec),
-            host_ports: host_ports.collect(),
-            selector: spec.node_selector.clone(),
-            tolerations: spec.tolerations.clone(),
-        }
     }
-
-    fn tolerates(&self, (key, value, effect): &(String, String, String)) -> bool {
-        self.tolerations.iter().any(|toleration| {
-            let exists = toleration.operator.as_deref() == Some("Exists");
-            let text = |value: &Option<String>| value.clone().unwrap_or_default();
-            let same_key = match text(&toleration.key) {
-                none if none.is_empty() => exists,
-                wanted => wanted == *key,
-            };
-            let same_value = exists || text(&toleration.value) == *value;
-            let wanted = text(&toleration.effect);
-            same_key && same_value && (wanted.is_empty() || wanted == *effect)
-        })
+    let fitting = verdict?;
+    let nominated = cluster.nominees.get(pod.key);
+    match nominated.map(|nominee| &nominee.node) {
+        Some(node) if fitting.contains(node) => Ok(Arc::clone(node)),
+        _ => score::best(cluster, pod, &fitting).ok_or_else(Unfit::default),
     }
 }
 
-/// Containers run together, init containers one after the other beside the sidecars before them.
-fn requests(spec: &PodSpecView) -> BTreeMap<String, i64> {
-    let mut together = BTreeMap::new();
-    spec.containers
-        .iter()
-        .for_each(|container| add(&mut together, amounts(container)));
-    let (mut sidecars, mut peak) = (BTreeMap::new(), BTreeMap::new());
-    for container in &spec.init_containers {
-        let mut now = sidecars.clone();
-        add(&mut now, amounts(container));
-        if container.restart_policy.as_deref() == Some("Always") {
-            sidecars.clone_from(&now);
-        }
-        raise(&mut peak, now);
-    }
-    add(&mut together, sidecars);
-    raise(&mut together, peak);
-    add(&mut together, thousandths(&spec.overhead));
-    together
-}
-
-fn amounts(container: &ContainerView) -> BTreeMap<String, i64> {
-    thousandths(&container.resources.requests)
-}
-
-fn thousandths(amounts: &Amounts) -> BTreeMap<String, i64> {
-    let read = |text: &String| Quantity::parse(text).map_or(0, Quantity::milli);
-    amounts
-        .iter()
-        .map(|(name, text)| (name.clone(), read(text)))
-        .collect()
-}
-
-fn add(sum: &mut BTreeMap<String, i64>, more: BTreeMap<String, i64>) {
-    for (name, amount) in more {
-        let slot = sum.entry(name).or_default();
-        *slot = slot.saturating_add(amount);
+/// Says whether a pod fits on one node; room reserved for others counts as taken.
+pub(super) fn fits_on(cluster: &mut Cluster, pod: Candidate<'_>, node: &str) -> Result<(), String> {
+    let reserved = reserve(cluster, pod);
+    let with = problems_on(cluster, pod, node);
+    release(cluster, &reserved);
+    let problems = match with {
+        none if none.is_empty() && !reserved.is_empty() => problems_on(cluster, pod, node),
+        found => found,
+    };
+    match problems.first() {
+        None => Ok(()),
+        Some(problem) => Err(problem.text.clone().into_owned()),
     }
 }
 
-fn raise(peak: &mut BTreeMap<String, i64>, other: BTreeMap<String, i64>) {
-    for (name, amount) in other {
-        let slot = peak.entry(name).or_default();
-        *slot = amount.max(*slot);
+/// Puts the pods on their nominated nodes that this one must leave room for.
+fn reserve(cluster: &mut Cluster, pod: Candidate<'_>) -> Vec<PodKey> {
+    let nominees = cluster.nominees.iter();
+    let others: Vec<(PodKey, Nominee)> = nominees
+        .filter(|(key, nominee)| *key != pod.key && nominee.facts.priority >= pod.facts.priority)
+        .filter(|(key, _)| cluster.placed(key).is_none())
+        .map(|(key, nominee)| (key.clone(), nominee.clone()))
+        .collect();
+    let mut reserved = Vec::with_capacity(others.len());
+    for (key, nominee) in others {
+        let placed = Placed {
+            uid: nominee.uid,
+            node: nominee.node,
+            facts: nominee.facts,
+            since: 0,
+            course: Course::Assumed,
+        };
+        cluster.put(key.clone(), placed);
+        reserved.push(key);
+    }
+    reserved
+}
+
+fn release(cluster: &mut Cluster, reserved: &[PodKey]) {
+    for key in reserved {
+        cluster.take(key);
     }
 }
 
-impl Usage {
-    pub(super) fn add(&mut self, demand: &Demand) {
-        self.pods += 1;
-        for (name, amount) in &demand.amounts {
-            let slot = self.amounts.entry(name.clone()).or_default();
-            *slot = slot.saturating_add(*amount);
+/// Returns the nodes that take the pod.
+fn examine(cluster: &Cluster, pod: Candidate<'_>) -> Result<Vec<Arc<str>>, Unfit> {
+    let topology = Topology::of(cluster, pod.key, pod.facts);
+    let named = pod.facts.named_nodes();
+    let (mut fitting, mut unfit) = (Vec::new(), Unfit::default());
+    for (name, node) in &cluster.nodes {
+        if named.as_ref().is_some_and(|named| !named.contains(&**name)) {
+            unfit.add(["node(s) didn't satisfy plugin(s) [NodeAffinity]"]);
+            continue;
         }
-        for port in &demand.host_ports {
-            *self.host_ports.entry(port.clone()).or_default() += 1;
-        }
-    }
-
-    pub(super) fn remove(&mut self, demand: &Demand) {
-        self.pods -= 1;
-        for (name, amount) in &demand.amounts {
-            if let Some(slot) = self.amounts.get_mut(name) {
-                *slot = slot.saturating_sub(*amount);
-            }
-        }
-        for port in &demand.host_ports {
-            if let Some(count) = self.host_ports.get_mut(port) {
-                *count -= 1;
-                if *count == 0 {
-                    self.host_ports.remove(port);
-                }
-            }
+        let problems = problems(pod.facts, (name, node), cluster.load(name), &topology);
+        match problems.is_empty() {
+            true => fitting.push(Arc::clone(name)),
+            false => unfit.add_problems(name, &problems),
         }
     }
+    match fitting.is_empty() {
+        true => Err(unfit),
+        false => Ok(fitting),
+    }
+}
 
-    /// Says whether a port is taken; no address stands for all of them.
-    fn conflicts(&self, (address, protocol, number): &HostPort) -> bool {
-        self.host_ports
-            .keys()
-            .any(|(taken, taken_protocol, taken_number)| {
-                let overlap = taken == address || taken.is_empty() || address.is_empty();
-                overlap && taken_protocol == protocol && taken_number == number
-            })
+fn problems_on(cluster: &Cluster, pod: Candidate<'_>, name: &str) -> Vec<Problem> {
+    let topology = Topology::of(cluster, pod.key, pod.facts);
+    let Some(node) = cluster.nodes.get(name) else {
+        return vec![Problem::lasting("node(s) are gone")];
+    };
+    problems(pod.facts, (name, node), cluster.load(name), &topology)
+}
+
+/// Returns why a pod cannot go to a node; empty if it can. The first check that fails is told.
+fn problems(
+    pod: &PodFacts,
+    (name, node): (&str, &NodeFacts),
+    load: Option<&Load>,
+    topology: &Topology<'_>,
+) -> Vec<Problem> {
+    if let Some(problem) = node.refusal(pod).or_else(|| node.mismatch(pod, name)) {
+        return vec![problem];
+    }
+    let nothing = Load::default();
+    let usage = &load.unwrap_or(&nothing).usage;
+    let mut ports = pod.demand.host_ports.iter();
+    if ports.any(|port| usage.conflicts(port)) {
+        let text = "node(s) didn't have free ports for the requested pod ports";
+        return vec![Problem::passing(text)];
+    }
+    let scarce = node.scarce(pod, load.unwrap_or(&nothing));
+    match scarce.is_empty() {
+        false => scarce,
+        true => topology.problem(pod, node).into_iter().collect(),
     }
 }
 
 impl NodeFacts {
-    pub(super) fn of(node: &NodeView) -> NodeFacts {
-        let status = node.status.clone().unwrap_or_default();
-        let ready = |condition: &super::view::Condition| {
-            condition.kind == "Ready" && condition.status == "True"
-        };
-        let hard = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
-        let taint = |taint: &Taint| {
-            (
-                taint.key.clone(),
-                taint.value.clone().unwrap_or_default(),
-                taint.effect.clone(),
-            )
-        };
-        NodeFacts {
-            ready: status.conditions.iter().any(ready),
-            unschedulable: node.spec.unschedulable,
-            labels: node.labels().clone(),
-            taints: node.spec.taints.iter().filter(hard).map(taint).collect(),
-            allocatable: thousandths(&status.allocatable),
+    /// Returns why the node takes no pod, or not this one.
+    fn refusal(&self, pod: &PodFacts) -> Option<Problem> {
+        if self.unschedulable {
+            let cordon = Taint {
+                key: UNSCHEDULABLE_TAINT.to_owned(),
+                value: None,
+                effect: "NoSchedule".to_owned(),
+            };
+            if !pod.tolerates(&cordon) {
+                return Some(Problem::lasting("node(s) were unschedulable"));
+            }
         }
+        let mut taints = self.taints.iter().filter(|taint| taint.is_hard());
+        let taint = taints.find(|taint| !pod.tolerates(taint))?;
+        let (key, value) = (&taint.key, taint.value.as_deref().unwrap_or_default());
+        Some(Problem {
+            text: format!("node(s) had untolerated taint {{{key}: {value}}}").into(),
+            remedy: Remedy::Nothing,
+        })
     }
 
-    /// Returns why a pod cannot go here, in Kubernetes' words; empty if it can.
-    fn problems(&self, used: &Usage, demand: &Demand) -> Vec<String> {
-        let first = if self.unschedulable {
-            Some("node(s) were unschedulable")
-        } else if !self.ready {
-            Some("node(s) were not ready")
-        } else if self.taints.iter().any(|taint| !demand.tolerates(taint)) {
-            Some("node(s) had untolerated taint(s)")
-        } else if demand
-            .selector
-            .iter()
-            .any(|(key, value)| self.labels.get(key) != Some(value))
-        {
-            Some("node(s) didn't match Pod's node affinity/selector")
-        } else if demand.host_ports.iter().any(|port| used.conflicts(port)) {
-            Some("node(s) didn't have free ports for the requested pod ports")
-        } else {
-            None
-        };
-        if let Some(problem) = first {
-            return vec![problem.to_owned()];
-        }
+    fn mismatch(&self, pod: &PodFacts, name: &str) -> Option<Problem> {
+        let labels: &Labels = &self.labels;
+        (!pod.admits(name, labels))
+            .then(|| Problem::lasting("node(s) didn't match Pod's node affinity/selector"))
+    }
+
+    /// Returns the resources of which too little is left.
+    fn scarce(&self, pod: &PodFacts, load: &Load) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if (used.pods + 1).saturating_mul(1000) > self.offer("pods") {
-            problems.push("Too many pods".to_owned());
+        if (load.usage.pods + 1).saturating_mul(1000) > self.offer("pods") {
+            problems.push(Problem::passing("Too many pods"));
         }
-        for (name, wanted) in demand.amounts.iter().filter(|(_, wanted)| **wanted > 0) {
-            let taken = used.amounts.get(name).copied().unwrap_or(0);
-            if taken.saturating_add(*wanted) > self.offer(name) {
-                problems.push(format!("Insufficient {name}"));
+        let amounts = pod.demand.amounts.iter();
+        for (name, &wanted) in amounts.filter(|(_, wanted)| **wanted > 0) {
+            let taken = load.usage.amount(name);
+            if taken.saturating_add(wanted) > self.offer(name) {
+                problems.push(Problem {
+                    text: format!("Insufficient {name}").into(),
+                    // More than the whole node has is not made free by anyone.
+                    remedy: match wanted > self.offer(name) {
+                        true => Remedy::Nothing,
+                        false => Remedy::FewerPods,
+                    },
+                });
             }
         }
         problems
     }
-
-    fn offer(&self, resource: &str) -> i64 {
-        self.allocatable.get(resource).copied().unwrap_or(0)
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,22 @@
-//! The few fields of pods and nodes that placement looks at; nothing else is parsed.
+//! The few fields of pods, nodes and namespaces that placement looks at; nothing else is parsed.
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Affinity, TopologySpreadConstraint};
 use kube::core::Object;
 use serde::{Deserialize, Serialize};
 
 pub(super) type PodView = Object<PodSpecView, PodStatusView>;
 pub(super) type NodeView = Object<NodeSpecView, NodeStatusView>;
+/// Only the labels of a namespace matter.
+pub(super) type NamespaceView = Object<Nothing, Nothing>;
 
 pub(super) type Amounts = BTreeMap<String, String>;
+
+/// A part of an object that is skipped.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(super) struct Nothing {}
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -16,17 +24,25 @@ pub(super) struct PodSpecView {
     pub(super) node_name: Option<String>,
     pub(super) scheduler_name: Option<String>,
     pub(super) node_selector: BTreeMap<String, String>,
+    pub(super) affinity: Option<Affinity>,
+    pub(super) topology_spread_constraints: Vec<TopologySpreadConstraint>,
     pub(super) tolerations: Vec<Toleration>,
     pub(super) scheduling_gates: Vec<Gate>,
+    pub(super) priority: Option<i32>,
+    pub(super) preemption_policy: Option<String>,
     pub(super) containers: Vec<ContainerView>,
     pub(super) init_containers: Vec<ContainerView>,
+    pub(super) resources: ResourcesView,
     pub(super) overhead: Amounts,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub(super) struct PodStatusView {
     pub(super) phase: Option<String>,
+    pub(super) nominated_node_name: Option<String>,
+    pub(super) start_time: Option<Timestamp>,
+    pub(super) conditions: Vec<Condition>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -58,7 +74,7 @@ pub(super) struct PortView {
     pub(super) protocol: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Toleration {
     pub(super) key: Option<String>,
@@ -74,7 +90,7 @@ pub(super) struct NodeSpecView {
     pub(super) taints: Vec<Taint>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Taint {
     pub(super) key: String,
@@ -95,4 +111,6 @@ pub(super) struct Condition {
     #[serde(rename = "type")]
     pub(super) kind: String,
     pub(super) status: String,
+    pub(super) reason: Option<String>,
+    pub(super) message: Option<String>,
 }
