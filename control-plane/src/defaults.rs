@@ -30,6 +30,15 @@ pub(crate) fn pod(object: &mut Value) {
 /// Gives a new pod the status it begins with.
 pub(crate) fn new_pod(object: &mut Value) {
     object["status"] = json!({"phase": "Pending", "qosClass": qos_class(&object["spec"])});
+    let gates = object["spec"]["schedulingGates"].as_array();
+    if gates.is_some_and(|gates| !gates.is_empty()) {
+        object["status"]["conditions"] = json!([{
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+        }]);
+    }
 }
 
 /// Fills in a spec: the stock server never sends objects without one, and clients rely on it.

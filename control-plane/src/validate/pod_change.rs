@@ -17,6 +17,7 @@ pub(super) fn check(new: &Value, old: &Value, causes: &mut Causes) {
         return;
     }
     check_deadline(new, old, causes);
+    check_gates(new, old, causes);
     let kept: Vec<_> = elements(&new["tolerations"]).collect();
     let only_additions = elements(&old["tolerations"]).all(|old| kept.contains(&old));
     if without_mutable(new) != without_mutable(old) || !only_additions {
@@ -43,6 +44,17 @@ fn check_deadline(new: &Value, old: &Value, causes: &mut Causes) {
     }
 }
 
+/// Gates can be taken away, and none comes back.
+fn check_gates(new: &Value, old: &Value, causes: &mut Causes) {
+    let name = |gate: &Value| gate["name"].as_str().unwrap_or_default().to_owned();
+    let known: Vec<String> = elements(&old["schedulingGates"]).map(name).collect();
+    let mut gates = elements(&new["schedulingGates"]).map(name);
+    if let Some(added) = gates.find(|gate| !known.contains(gate)) {
+        let detail = format!("only deletion is allowed, but found new scheduling gate '{added}'");
+        causes.forbidden("spec.schedulingGates", &detail);
+    }
+}
+
 /// Returns the spec with everything taken out that may change.
 fn without_mutable(spec: &Value) -> Value {
     let mut fixed = spec.clone();
@@ -52,7 +64,7 @@ fn without_mutable(spec: &Value) -> Value {
         }
     }
     // Indexing a missing list writes nulls, on both sides alike.
-    for field in ["activeDeadlineSeconds", "tolerations"] {
+    for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
         fixed[field] = Value::Null;
     }
     fixed

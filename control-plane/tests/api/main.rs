@@ -5,4 +5,5 @@
 mod harness;
 mod pods;
 mod requests;
+mod scheduling;
 mod watch;

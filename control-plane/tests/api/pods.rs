@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 use crate::harness::{Harness, check};
 
 /// Only a broken scheduler takes this long.
-const VERDICT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const VERDICT_TIMEOUT: Duration = Duration::from_secs(30);
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
-fn pod(name: &str, spec: Value) -> Pod {
+pub(crate) fn pod(name: &str, spec: Value) -> Pod {
     let mut spec = spec;
     if spec["containers"].is_null() {
         spec["containers"] = json!([{"name": "c", "image": "i"}]);
@@ -41,18 +41,18 @@ fn node(name: &str, allocatable: Value) -> Node {
     .unwrap()
 }
 
-fn pods(api: &Harness) -> Api<Pod> {
+pub(crate) fn pods(api: &Harness) -> Api<Pod> {
     Api::namespaced(api.plane.client("default"), "default")
 }
 
-async fn create_pod(api: &Harness, name: &str, spec: Value) -> Pod {
+pub(crate) async fn create_pod(api: &Harness, name: &str, spec: Value) -> Pod {
     pods(api)
         .create(&PostParams::default(), &pod(name, spec))
         .await
         .unwrap()
 }
 
-async fn create_node(api: &Harness, name: &str, allocatable: Value) {
+pub(crate) async fn create_node(api: &Harness, name: &str, allocatable: Value) {
     let nodes: Api<Node> = Api::all(api.plane.client("default"));
     nodes
         .create(&PostParams::default(), &node(name, allocatable))
@@ -63,7 +63,7 @@ async fn create_node(api: &Harness, name: &str, allocatable: Value) {
 /// Waits until the scheduler's verdict is the expected one: the node, or why there is none.
 ///
 /// An earlier verdict may have been given before the scheduler saw the newest node.
-async fn verdict(api: &Harness, name: &str, expected: Result<&str, &str>) {
+pub(crate) async fn verdict(api: &Harness, name: &str, expected: Result<&str, &str>) {
     let expected = expected.map(str::to_owned).map_err(str::to_owned);
     let decided = |pod: Option<&Pod>| pod.and_then(outcome).as_ref() == Some(&expected);
     let waiting = await_condition(pods(api), name, decided);
@@ -76,7 +76,7 @@ async fn verdict(api: &Harness, name: &str, expected: Result<&str, &str>) {
     }
 }
 
-fn outcome(pod: &Pod) -> Option<Result<String, String>> {
+pub(crate) fn outcome(pod: &Pod) -> Option<Result<String, String>> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let condition = conditions
         .iter()
@@ -87,7 +87,7 @@ fn outcome(pod: &Pod) -> Option<Result<String, String>> {
     }
 }
 
-fn roomy() -> Value {
+pub(crate) fn roomy() -> Value {
     json!({"cpu": "2", "memory": "1Gi", "pods": "10"})
 }
 
@@ -138,21 +138,26 @@ async fn a_pod_is_placed_on_a_node_with_room() {
 async fn a_pod_that_fits_nowhere_is_told_why_and_placed_when_room_appears() {
     let api = Harness::start().await;
     create_node(&api, "n", json!({"cpu": "1", "memory": "1Gi", "pods": "1"})).await;
-    for (name, spec, reason) in [
+    for (name, spec, reason, hope) in [
         (
             "cpu",
             json!({"containers": [{"name": "c", "image": "i",
             "resources": {"requests": {"cpu": "1500m"}}}]}),
             "1 Insufficient cpu",
+            // The node itself is too small.
+            "1 Preemption is not helpful for scheduling",
         ),
         (
             "selector",
             json!({"nodeSelector": {"name": "other"}}),
             "1 node(s) didn't match Pod's node affinity/selector",
+            "1 Preemption is not helpful for scheduling",
         ),
     ] {
         create_pod(&api, name, spec).await;
-        let told = format!("0/1 nodes are available: {reason}.");
+        let told = format!(
+            "0/1 nodes are available: {reason}. preemption: 0/1 nodes are available: {hope}."
+        );
         verdict(&api, name, Err(&told)).await;
     }
     create_pod(&api, "first", json!({})).await;
@@ -161,7 +166,10 @@ async fn a_pod_that_fits_nowhere_is_told_why_and_placed_when_room_appears() {
     verdict(
         &api,
         "second",
-        Err("0/1 nodes are available: 1 Too many pods."),
+        Err(
+            "0/1 nodes are available: 1 Too many pods. preemption: 0/1 nodes are available: 1 \
+             No preemption victims found for incoming pod.",
+        ),
     )
     .await;
     let force = DeleteParams::default().grace_period(0);
@@ -179,8 +187,8 @@ async fn host_ports_keep_pods_apart() {
     create_pod(&api, "a", spec.clone()).await;
     verdict(&api, "a", Ok("n")).await;
     create_pod(&api, "b", spec).await;
-    let taken =
-        "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.";
+    let taken = "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod \
+        ports. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
     verdict(&api, "b", Err(taken)).await;
 }
 
