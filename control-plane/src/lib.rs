@@ -14,6 +14,7 @@ mod caller;
 mod request;
 mod selector;
 mod status;
+mod table;
 mod view;
 
 mod verbs;

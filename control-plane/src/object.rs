@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 
 use crate::kinds::{KindInfo, Scope};
 
+/// How the metadata of every stored object begins.
+const REVISION_FIELD: &str = r#"{"resourceVersion":""#;
+
 pub(crate) type ObjectStore = Store<ObjectIndex>;
 pub(crate) type ObjectRecord = Record<ObjectIndex>;
 
@@ -31,7 +34,12 @@ pub(crate) struct Encoded {
 
 /// Reads the object behind a record; only writers and the scheduler's patches need it parsed.
 pub(crate) fn parse(record: &ObjectRecord) -> Value {
-    serde_json::from_slice(&record.value).expect("stored objects were encoded by this module")
+    parse_encoded(&record.value)
+}
+
+/// Reads a stored object, or one laid out like it.
+pub(crate) fn parse_encoded(encoded: &[u8]) -> Value {
+    serde_json::from_slice(encoded).expect("stored objects were encoded by this module")
 }
 
 /// Encodes an object of a kind.
@@ -72,9 +80,28 @@ pub(crate) fn at_revision(info: &KindInfo, encoded: &Bytes, revision: Revision) 
     Bytes::from([head.as_bytes(), revision.to_string().as_bytes(), tail].concat())
 }
 
+/// Returns the metadata of a stored object, as it is encoded, without parsing anything.
+pub(crate) fn metadata<'a>(info: &KindInfo, encoded: &'a [u8]) -> &'a [u8] {
+    let begin = head(info).len() - REVISION_FIELD.len();
+    let rest = encoded.get(begin..).unwrap_or_default();
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    for (index, byte) in rest.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' if !in_text => depth += 1,
+            b'}' if !in_text && depth == 1 => return &rest[..=index],
+            b'}' if !in_text => depth -= 1,
+            _ => (),
+        }
+    }
+    unreachable!("stored objects were encoded by this module")
+}
+
 fn head(info: &KindInfo) -> String {
     let (kind, version) = (info.kind, info.api_version());
-    format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{{"resourceVersion":""#)
+    format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{REVISION_FIELD}"#)
 }
 
 fn append(encoded: &mut Vec<u8>, fields: &Map<String, Value>, except: &[&str]) {
@@ -161,7 +188,7 @@ mod tests {
     fn an_object_keeps_its_fields_and_takes_its_revision() {
         let info = served("v1", "Pod").expect("pods are served");
         let object = json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "a\"b", "resourceVersion": "3", "labels": {"k": "v"}},
+            "metadata": {"name": "a\"}b\\", "resourceVersion": "3", "labels": {"k": "v"}},
             "spec": {"nodeName": "n"}});
         let (bytes, index) = encode(info, &object).render(Revision::from(17));
         let mut expected = object.clone();
@@ -169,6 +196,8 @@ mod tests {
         assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), expected);
         assert_eq!(index.label("k"), Some("v"));
         assert_eq!(&*index.fields[0], "n");
+        let metadata = serde_json::from_slice::<Value>(metadata(info, &bytes)).unwrap();
+        assert_eq!(metadata, expected["metadata"]);
         let later = at_revision(info, &bytes, Revision::from(1000));
         expected["metadata"]["resourceVersion"] = json!("1000");
         assert_eq!(serde_json::from_slice::<Value>(&later).unwrap(), expected);

@@ -7,7 +7,7 @@ use crate::{
     kinds::{KindInfo, Scope, Subresource, Verb, by_plural},
     selector::Selector,
     status::ApiError,
-    view::View,
+    view::{Include, View},
 };
 
 /// Where a path leads.
@@ -72,6 +72,8 @@ pub(crate) struct Options {
     pub(crate) field_manager: Option<String>,
     /// Whether an apply takes fields that others own.
     pub(crate) force: bool,
+    /// What a table shows beside its cells.
+    pub(crate) include: Include,
 }
 
 /// Which revision a list may show.
@@ -249,6 +251,7 @@ impl Options {
             "propagationPolicy" => self.propagation = propagation(value)?,
             "fieldManager" if !value.is_empty() => self.field_manager = Some(value.to_owned()),
             "force" => self.force = flag(name, value)?,
+            "includeObject" => self.include = include(value)?,
             _ => (),
         }
         Ok(())
@@ -300,6 +303,18 @@ fn field_validation(value: &str) -> Result<FieldValidation, ApiError> {
         "Ignore" => Ok(FieldValidation::Ignore),
         "Strict" => Ok(FieldValidation::Strict),
         _ => Err(unreadable("fieldValidation", value)),
+    }
+}
+
+fn include(value: &str) -> Result<Include, ApiError> {
+    match value {
+        "None" => Ok(Include::Nothing),
+        "" | "Metadata" => Ok(Include::Metadata),
+        "Object" => Ok(Include::Object),
+        _ => Err(ApiError::bad_request(format!(
+            "Unable to convert to Table as requested: includeObject: Invalid value: \"{value}\": \
+             must be 'Metadata', 'Object', 'None', or empty"
+        ))),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The API as a tower service: reads the body within its limit, asks the machine, writes answers.
 
 mod body;
+mod gzip;
 
 use std::{
     convert::Infallible,
@@ -11,9 +12,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts,
+};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use jiff::Timestamp;
 use serde_json::Value;
+use uuid::Uuid;
 
 pub use body::ApiBody;
 pub(crate) use body::ListParts;
@@ -21,14 +26,22 @@ pub(crate) use body::ListParts;
 use crate::{
     caller::Caller,
     discovery,
+    kinds::{Subresource, Verb},
+    object::ObjectRecord,
     request::{Call, Objects, Options, Target},
     status::ApiError,
     verbs::Machine,
-    view::View,
+    view::{self, Endpoint, View},
 };
 
 /// The largest body a request may have: the stock server's limit.
 const REQUEST_BYTES_MAX: usize = 3 << 20;
+
+/// Under this name the stock server tells which line of its log a request is.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// The longest name for a request that is taken over from a client.
+const AUDIT_ID_BYTES_MAX: usize = 64;
 
 /// The embedded API: takes HTTP requests, from memory or from a connection.
 #[derive(Clone, Debug)]
@@ -42,6 +55,8 @@ pub(crate) struct Answer {
     pub(crate) code: StatusCode,
     pub(crate) body: ApiBody,
     pub(crate) warnings: Vec<String>,
+    /// Header fields besides those that every answer has, or in their place.
+    pub(crate) headers: HeaderMap,
 }
 
 /// The body of a request and what its header says about it.
@@ -73,10 +88,12 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let machine = Arc::clone(&self.machine);
         Box::pin(async move {
+            let audit = audit_id(request.headers());
             let answer = answer(&machine, request).await;
-            Ok(answer
-                .unwrap_or_else(|error| Answer::failure(&error))
-                .into_response())
+            let answer = answer.unwrap_or_else(|error| Answer::failure(&error));
+            let mut response = answer.into_response();
+            response.headers_mut().insert(AUDIT_ID, audit);
+            Ok(response)
         })
     }
 }
@@ -87,26 +104,29 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (head, body) = request.into_parts();
-    let view = View::negotiate(&head.headers)?;
     match Target::parse(head.uri.path())? {
         Target::Discovery(_) if head.method != http::Method::GET => {
             Err(ApiError::method_not_allowed())
         }
         Target::Discovery(document) => discovery::answer(&document, machine.build()),
         Target::Objects(objects) => {
-            let content = Content {
-                media: media(&head.headers),
-                bytes: read(body).await?,
-            };
-            machine.act(&call(head, objects, view)?, content).await
+            let gzip = gzip::is_accepted(&head.headers);
+            let media = media(&head.headers);
+            let call = call(head, objects, machine.clock())?;
+            let bytes = read(body).await?;
+            let answer = machine.act(&call, Content { media, bytes }).await?;
+            let answer = answer.shown(&call);
+            Ok(if gzip { answer.compressed() } else { answer })
         }
     }
 }
 
 /// Puts together what is asked, by whom.
-fn call(mut head: Parts, objects: Objects, view: View) -> Result<Call, ApiError> {
+fn call(mut head: Parts, objects: Objects, clock: fn() -> Timestamp) -> Result<Call, ApiError> {
     let options = Options::parse(head.uri.query().unwrap_or_default())?;
     let verb = objects.verb(&head.method, &options)?;
+    let endpoint = endpoint(verb, objects.subresource);
+    let (shape, encoding) = view::negotiate(&head.headers, endpoint, options.include)?;
     let agent = head.headers.get(header::USER_AGENT);
     let agent = agent.and_then(|agent| agent.to_str().ok());
     Ok(Call {
@@ -119,7 +139,30 @@ fn call(mut head: Parts, objects: Objects, view: View) -> Result<Call, ApiError>
             .remove::<Caller>()
             .unwrap_or_else(Caller::in_process),
         agent: agent.unwrap_or_default().to_owned(),
-        view,
+        view: View {
+            shape,
+            encoding,
+            clock,
+        },
+    })
+}
+
+fn endpoint(verb: Verb, subresource: Option<Subresource>) -> Endpoint {
+    let fixed = |part: Subresource| part == Subresource::Log || part.body_kind().is_some();
+    match verb {
+        _ if subresource.is_some_and(fixed) => Endpoint::Fixed,
+        Verb::List | Verb::DeleteCollection => Endpoint::List,
+        Verb::Watch => Endpoint::Watch,
+        Verb::Create | Verb::Delete | Verb::Get | Verb::Patch | Verb::Update => Endpoint::Object,
+    }
+}
+
+/// Takes over the client's name for the request, or gives it one.
+fn audit_id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(AUDIT_ID).cloned();
+    let given = given.filter(|id| !id.is_empty() && id.len() <= AUDIT_ID_BYTES_MAX);
+    given.unwrap_or_else(|| {
+        HeaderValue::from_str(&Uuid::new_v4().to_string()).expect("a UUID is plain text")
     })
 }
 
@@ -151,23 +194,55 @@ impl Answer {
     }
 
     pub(crate) fn encoded(code: StatusCode, bytes: Bytes) -> Answer {
-        Answer {
-            code,
-            body: ApiBody::whole(bytes),
-            warnings: Vec::new(),
-        }
+        Answer::new(code, ApiBody::whole(bytes))
     }
 
     pub(crate) fn stream(body: ApiBody) -> Answer {
+        Answer::new(StatusCode::OK, body)
+    }
+
+    /// Answers with objects of the kind that the call is about.
+    pub(crate) fn list(call: &Call, metadata: &Value, items: Vec<Arc<ObjectRecord>>) -> Answer {
+        let parts = ListParts::new(call.objects.info, call.view, metadata, items);
+        Answer::stream(ApiBody::list(parts))
+    }
+
+    fn new(code: StatusCode, body: ApiBody) -> Answer {
         Answer {
-            code: StatusCode::OK,
+            code,
             body,
             warnings: Vec::new(),
+            headers: HeaderMap::new(),
         }
     }
 
     fn failure(error: &ApiError) -> Answer {
         Answer::json(error.code, &error.to_status())
+    }
+
+    /// Turns an object in JSON into the form that the client takes.
+    fn shown(mut self, call: &Call) -> Answer {
+        if self.headers.contains_key(header::CONTENT_TYPE) {
+            // A verb that names the type of its answer has no object to show.
+            return self;
+        }
+        let (view, info) = (call.view, call.objects.info);
+        self.body = self.body.map_whole(|json| view.document(info, json));
+        let media = HeaderValue::from_static(view.content_type());
+        self.headers.insert(header::CONTENT_TYPE, media);
+        self
+    }
+
+    fn compressed(mut self) -> Answer {
+        let (body, compressed) = self.body.compressed(gzip::COMPRESSED_BYTES_MIN);
+        self.body = body;
+        if compressed {
+            let gzip = HeaderValue::from_static("gzip");
+            self.headers.insert(header::CONTENT_ENCODING, gzip);
+            let vary = HeaderValue::from_static("Accept-Encoding");
+            self.headers.append(header::VARY, vary);
+        }
+        self
     }
 
     fn into_response(self) -> Response<ApiBody> {
@@ -182,15 +257,25 @@ impl Answer {
             header::CACHE_CONTROL,
             HeaderValue::from_static("no-cache, private"),
         );
+        headers.extend(self.headers);
         for warning in self.warnings {
-            let text = format!(
-                "299 - \"{}\"",
-                warning.replace('\\', "\\\\").replace('"', "\\\"")
-            );
-            if let Ok(value) = HeaderValue::from_str(&text) {
+            if let Ok(value) = HeaderValue::from_str(&warning_header(&warning)) {
                 headers.append(header::WARNING, value);
             }
         }
         response
     }
+}
+
+/// Writes a warning as a header field; what would end the field or the text is written out.
+fn warning_header(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            letter if letter.is_control() => quoted.extend(letter.escape_default()),
+            letter => quoted.push(letter),
+        }
+    }
+    format!("299 - \"{quoted}\"")
 }

@@ -117,8 +117,7 @@ impl ApiError {
         )
     }
 
-    pub(crate) fn not_acceptable() -> ApiError {
-        let message = "only the following media types are accepted: application/json";
+    pub(crate) fn not_acceptable(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
     }
 

@@ -54,6 +54,11 @@ impl Machine {
         &self.build
     }
 
+    /// Returns what tells the time.
+    pub(crate) fn clock(&self) -> fn() -> Timestamp {
+        self.clock
+    }
+
     /// Refuses further requests and ends the watches.
     pub(crate) fn stop(&self) {
         self.stopping.cancel();
@@ -71,7 +76,7 @@ impl Machine {
             options: Options::default(),
             caller: Caller::in_process(),
             agent: String::new(),
-            view: View::Json,
+            view: View::plain(self.clock),
         };
         let content = Content {
             media: String::new(),

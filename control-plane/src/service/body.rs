@@ -1,6 +1,7 @@
 //! Answer bodies: whole, a list put together from stored objects, or a watch without an end.
 //!
-//! Lists and watches hand out the stored bytes themselves; nothing is encoded or copied here.
+//! Lists and watches hand out the stored bytes themselves wherever whole objects are asked for;
+//! other views are drawn object by object, as the body is read.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +13,9 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use serde_json::Value;
 
+use super::gzip::Compressor;
 use crate::{kinds::KindInfo, object::ObjectRecord, verbs::WatchStream, view::View};
 
 /// The body of an answer.
@@ -25,14 +28,16 @@ pub struct ApiBody {
 enum Content {
     Whole(Option<Bytes>),
     List(ListParts),
+    Compressed(Box<Compressor>),
     Watch(Box<WatchStream>),
 }
 
-/// A list: text in front, objects with commas between, text behind.
+/// A list: text in front, objects with something between them, text behind.
 #[derive(Debug)]
 pub(crate) struct ListParts {
     head: Option<Bytes>,
     items: VecDeque<Arc<ObjectRecord>>,
+    length: usize,
     info: &'static KindInfo,
     view: View,
     position: ListPosition,
@@ -64,19 +69,39 @@ impl ApiBody {
             content: Content::Watch(Box::new(stream)),
         }
     }
+
+    /// Changes the bytes of a body that is whole.
+    pub(super) fn map_whole(self, change: impl FnOnce(Bytes) -> Bytes) -> ApiBody {
+        match self.content {
+            Content::Whole(Some(bytes)) => ApiBody::whole(change(bytes)),
+            content => ApiBody { content },
+        }
+    }
+
+    /// Compresses a body that has at least `threshold` bytes; says whether it has.
+    ///
+    /// A watch never is compressed: what it sends shall arrive at once.
+    pub(super) fn compressed(self, threshold: usize) -> (ApiBody, bool) {
+        let compressor = match self.content {
+            Content::Whole(Some(bytes)) if bytes.len() >= threshold => Compressor::of_bytes(bytes),
+            Content::List(parts) if parts.is_at_least(threshold) => Compressor::of_list(parts),
+            content => return (ApiBody { content }, false),
+        };
+        let content = Content::Compressed(Box::new(compressor));
+        (ApiBody { content }, true)
+    }
 }
 
 impl ListParts {
-    /// `head` ends where the first object goes.
     pub(crate) fn new(
-        head: String,
-        items: Vec<Arc<ObjectRecord>>,
         info: &'static KindInfo,
         view: View,
+        metadata: &Value,
+        items: Vec<Arc<ObjectRecord>>,
     ) -> ListParts {
-        let head = Some(Bytes::from(head));
         ListParts {
-            head,
+            head: Some(view.list_head(info, metadata)),
+            length: items.len(),
             items: items.into(),
             info,
             view,
@@ -84,7 +109,17 @@ impl ListParts {
         }
     }
 
-    fn next(&mut self) -> Option<Bytes> {
+    /// Judges by the stored objects, since what a view makes of them is not yet known.
+    fn is_at_least(&self, threshold: usize) -> bool {
+        let mut total = 0_usize;
+        self.items.iter().any(|record| {
+            total += record.value.len();
+            total >= threshold
+        })
+    }
+
+    /// Returns the next piece.
+    pub(super) fn next(&mut self) -> Option<Bytes> {
         if let Some(head) = self.head.take() {
             return Some(head);
         }
@@ -92,18 +127,16 @@ impl ListParts {
             (ListPosition::Ended, _) => None,
             (_, true) => {
                 self.position = ListPosition::Ended;
-                Some(Bytes::from_static(b"]}"))
+                Some(Bytes::from_static(self.view.list_tail(self.length)))
             }
             (ListPosition::Separator, false) => {
                 self.position = ListPosition::NextItem;
-                Some(Bytes::from_static(b","))
+                Some(Bytes::from_static(self.view.separator()))
             }
             (ListPosition::FirstItem | ListPosition::NextItem, false) => {
                 self.position = ListPosition::Separator;
-                let (info, view) = (self.info, self.view);
-                self.items
-                    .pop_front()
-                    .map(|record| view.object(info, &record))
+                let record = self.items.pop_front()?;
+                Some(self.view.item(self.info, &record.value))
             }
         }
     }
@@ -120,6 +153,7 @@ impl Body for ApiBody {
         let next = match &mut self.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take()),
             Content::List(parts) => Poll::Ready(parts.next()),
+            Content::Compressed(compressor) => Poll::Ready(compressor.next()),
             Content::Watch(stream) => stream.poll_next(cx),
         };
         next.map(|next| next.map(|bytes| Ok(Frame::data(bytes))))
@@ -134,7 +168,7 @@ impl Body for ApiBody {
             Content::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Content::List(_) | Content::Watch(_) => SizeHint::default(),
+            Content::List(_) | Content::Compressed(_) | Content::Watch(_) => SizeHint::default(),
         }
     }
 }

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use coracle_store::{Expect, Range, WriteError};
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Machine, draft::Draft, write_failure};
 use crate::{
     kinds::{Grace, KindInfo},
     object::{self, ObjectRecord, namespace_and_name},
     request::{self, Call, Options, Persistence},
-    service::{Answer, ApiBody, Content, ListParts},
+    service::{Answer, Content},
     status::{self, ApiError},
 };
 
@@ -105,17 +105,8 @@ impl Machine {
                 Err(error) => return Err(error),
             }
         }
-        let (kind, version) = (objects.info.kind, objects.info.api_version());
-        let revision = self.store.revision();
-        let head = format!(
-            r#"{{"kind":"{kind}List","apiVersion":"{version}","metadata":{{"resourceVersion":"{revision}"}},"items":["#
-        );
-        Ok(Answer::stream(ApiBody::list(ListParts::new(
-            head,
-            page.records,
-            objects.info,
-            call.view,
-        ))))
+        let metadata = json!({"resourceVersion": self.store.revision().to_string()});
+        Ok(Answer::list(call, &metadata, page.records))
     }
 
     async fn delete_one(
@@ -299,8 +290,6 @@ fn moved(object: &Value, began: Timestamp, grace: i64) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;

@@ -13,9 +13,6 @@ use crate::{
     validate,
 };
 
-/// What bodies are read as.
-const JSON: &str = "application/json";
-
 /// An object as a client wants it, in the form in which objects are stored.
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -42,16 +39,8 @@ impl Draft {
         options: &Options,
         content: &Content,
     ) -> Result<Draft, ApiError> {
-        if !matches!(content.media.as_str(), "" | JSON) {
-            return Err(ApiError::unsupported_media(&[JSON]));
-        }
         let kind = schema.rsplit('.').next().unwrap_or(schema);
-        let decoded = decode::json(&content.bytes).map_err(|error| {
-            ApiError::bad_request(format!(
-                "the object provided is unrecognized (must be of type {kind}): couldn't get \
-                 version/kind; json parse error: {error}"
-            ))
-        })?;
+        let decoded = decode::body(content, kind)?;
         let duplicates = decoded.duplicates;
         Draft::normalised(
             info,

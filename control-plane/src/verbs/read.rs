@@ -10,7 +10,7 @@ use crate::{
     invalid::Causes,
     object,
     request::{Call, Options, VersionMatch},
-    service::{Answer, ApiBody, ListParts},
+    service::Answer,
     status::ApiError,
 };
 
@@ -28,10 +28,7 @@ impl Machine {
         } = call;
         not_in_future(options.resource_version, self.store.revision())?;
         match self.store.get(&objects.key()) {
-            Some(record) => Ok(Answer::encoded(
-                StatusCode::OK,
-                call.view.object(objects.info, &record),
-            )),
+            Some(record) => Ok(Answer::encoded(StatusCode::OK, record.value.clone())),
             None => Err(ApiError::not_found(objects.info, objects.name())),
         }
     }
@@ -72,16 +69,7 @@ impl Machine {
                 metadata["remainingItemCount"] = Value::from(page.remaining);
             }
         }
-        let (kind, version) = (objects.info.kind, objects.info.api_version());
-        let head = format!(
-            r#"{{"kind":"{kind}List","apiVersion":"{version}","metadata":{metadata},"items":["#
-        );
-        Ok(Answer::stream(ApiBody::list(ListParts::new(
-            head,
-            page.records,
-            objects.info,
-            call.view,
-        ))))
+        Ok(Answer::list(call, &metadata, page.records))
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     selector::Selector,
     service::{Answer, ApiBody},
     status::ApiError,
-    view::View,
+    view::{Columns, View},
 };
 
 /// How often a client that wants bookmarks is told how far it has read.
@@ -44,14 +44,16 @@ const WATCH_DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) struct WatchStream {
     info: &'static KindInfo,
     view: View,
+    columns: Columns,
     selector: Selector,
     initial: VecDeque<Arc<ObjectRecord>>,
     /// The bookmark that ends the initial objects, still to be sent.
     initial_end: Option<Revision>,
     source: Source,
-    /// Pieces of events, in the order in which they go out.
+    /// Pieces of one event, in the order in which they go out.
     pieces: VecDeque<Bytes>,
-    batch: Vec<Event<ObjectIndex>>,
+    /// Events that were read but not yet sent; holds memory only while there are some.
+    batch: std::vec::IntoIter<Event<ObjectIndex>>,
     deadline: Pin<Box<Sleep>>,
     bookmarks: Option<Interval>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -116,12 +118,13 @@ impl Machine {
         Ok(Answer::stream(ApiBody::watch(WatchStream {
             info: objects.info,
             view: call.view,
+            columns: Columns::Due,
             selector,
             initial: initial.into(),
             initial_end: end,
             source,
             pieces,
-            batch: Vec::new(),
+            batch: Vec::new().into_iter(),
             deadline: Box::pin(tokio::time::sleep(lasts.min(WATCH_DURATION_MAX))),
             bookmarks: options.bookmarks.then(bookmark_interval),
             stopping: Box::pin(self.stopping.clone().cancelled_owned()),
@@ -170,7 +173,7 @@ impl WatchStream {
             if let Some(piece) = self.pieces.pop_front() {
                 return Poll::Ready(Some(piece));
             }
-            if self.send_initial() {
+            if self.send_initial() || self.send_next() {
                 continue;
             }
             let Source::Live(watcher) = &mut self.source else {
@@ -188,8 +191,9 @@ impl WatchStream {
                 self.source = Source::Ended;
                 continue;
             }
-            match watcher.poll_batch(cx, &mut self.batch) {
-                Poll::Ready(Ok(())) => self.send_batch(),
+            let mut batch = Vec::new();
+            match watcher.poll_batch(cx, &mut batch) {
+                Poll::Ready(Ok(())) => self.batch = batch.into_iter(),
                 Poll::Ready(Err(error)) => {
                     send_failure(&mut self.pieces, watcher.seen(), error);
                     self.source = Source::Ended;
@@ -212,7 +216,7 @@ impl WatchStream {
     /// Queues the next initial object, or what ends them; false when all that is done.
     fn send_initial(&mut self) -> bool {
         if let Some(record) = self.initial.pop_front() {
-            self.send(Kind::Added, self.view.object(self.info, &record));
+            self.send(Kind::Added, &record.value);
             return true;
         }
         match self.initial_end.take() {
@@ -227,33 +231,36 @@ impl WatchStream {
         }
     }
 
-    fn send_batch(&mut self) {
-        for event in std::mem::take(&mut self.batch) {
-            let was = event
-                .before
-                .as_ref()
-                .filter(|before| self.selector.matches(before));
-            let is = event.change != Change::Deleted && self.selector.matches(&event.record);
-            match (was, is) {
-                (None, true) => self.send(Kind::Added, self.view.object(self.info, &event.record)),
-                (Some(_), true) => {
-                    self.send(Kind::Modified, self.view.object(self.info, &event.record))
-                }
-                (Some(_), false) if event.change == Change::Deleted => {
-                    self.send(Kind::Deleted, self.view.object(self.info, &event.record));
-                }
-                // The object goes on but is no longer selected: its last selected state.
-                (Some(before), false) => {
-                    let revision = event.revision();
-                    let last = object::at_revision(self.info, &before.value, revision);
-                    self.send(Kind::Deleted, last);
-                }
-                (None, false) => (),
+    /// Queues the next event that was read if the selector lets it pass; false at their end.
+    fn send_next(&mut self) -> bool {
+        let Some(event) = self.batch.next() else {
+            return false;
+        };
+        let was = event
+            .before
+            .as_ref()
+            .filter(|before| self.selector.matches(before));
+        let is = event.change != Change::Deleted && self.selector.matches(&event.record);
+        match (was, is) {
+            (None, true) => self.send(Kind::Added, &event.record.value),
+            (Some(_), true) => self.send(Kind::Modified, &event.record.value),
+            (Some(_), false) if event.change == Change::Deleted => {
+                self.send(Kind::Deleted, &event.record.value);
             }
+            // The object goes on but is no longer selected: its last selected state.
+            (Some(before), false) => {
+                let last = object::at_revision(self.info, &before.value, event.revision());
+                self.send(Kind::Deleted, &last);
+            }
+            (None, false) => (),
         }
+        true
     }
 
-    fn send(&mut self, kind: Kind, object: Bytes) {
+    /// Queues an event with an object that is encoded as stored ones are.
+    fn send(&mut self, kind: Kind, encoded: &Bytes) {
+        let object = self.view.event(self.info, encoded, self.columns);
+        self.columns = Columns::Sent;
         self.pieces.extend(frame(kind, object));
     }
 
@@ -262,7 +269,7 @@ impl WatchStream {
         let object = format!(
             r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{{"resourceVersion":"{revision}","creationTimestamp":null{annotations}}}}}"#
         );
-        self.send(Kind::Bookmark, Bytes::from(object));
+        self.send(Kind::Bookmark, &Bytes::from(object));
     }
 }
 

@@ -53,6 +53,16 @@ impl Harness {
         self.plane.service().oneshot(request).await.unwrap()
     }
 
+    /// Gets a path with more header fields and returns the answer as it comes.
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response<ApiBody> {
+        let mut request = Request::get(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::new())).unwrap();
+        self.plane.service().oneshot(request).await.unwrap()
+    }
+
     /// Sends text and returns the code and the JSON of the answer.
     pub(crate) async fn send_text(
         &self,
@@ -82,6 +92,16 @@ impl Harness {
         };
         self.send_text(method, path, media, text).await
     }
+}
+
+/// Returns the whole body of an answer.
+pub(crate) async fn bytes(response: Response<ApiBody>) -> Bytes {
+    response.into_body().collect().await.unwrap().to_bytes()
+}
+
+/// Returns the JSON of an answer.
+pub(crate) async fn json(response: Response<ApiBody>) -> Value {
+    serde_json::from_slice(&bytes(response).await).unwrap()
 }
 
 /// Sends a request; the answer must have this code and contain what is expected.

@@ -6,4 +6,5 @@ mod harness;
 mod pods;
 mod requests;
 mod scheduling;
+mod views;
 mod watch;

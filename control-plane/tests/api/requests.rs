@@ -557,7 +557,8 @@ async fn malformed_bodies_are_refused_and_the_next_request_is_served() {
             json!({"apiVersion": "v2"}).to_string(),
             400,
         ),
-        ("application/yaml", "a: b".to_owned(), 415),
+        ("application/yaml", "a: b: c".to_owned(), 400),
+        ("text/plain", "a: b".to_owned(), 415),
         ("application/vnd.kubernetes.protobuf", "k8s".to_owned(), 415),
         (
             "application/json",
