@@ -26,19 +26,24 @@ pub(crate) struct Collection<I> {
     slots: BTreeMap<u64, Arc<Slot>>,
 }
 
-impl<I> Default for Collection<I> {
-    fn default() -> Self {
+impl<I> Collection<I> {
+    /// Makes an empty collection whose history begins at `compacted`.
+    pub(crate) fn new(compacted: Revision) -> Collection<I> {
         Collection {
             current: BTreeMap::new(),
             history: VecDeque::new(),
             history_bytes: 0,
-            compacted: Revision::default(),
+            compacted,
             slots: BTreeMap::new(),
         }
     }
-}
 
-impl<I> Collection<I> {
+    /// Puts a value in place without an event.
+    pub(crate) fn restore(&mut self, record: &Arc<Record<I>>) {
+        self.current
+            .insert(Arc::clone(&record.key), Arc::clone(record));
+    }
+
     pub(crate) fn get(&self, key: &str) -> Option<&Arc<Record<I>>> {
         self.current.get(key)
     }

@@ -2,10 +2,12 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::Waker,
 };
 
 use bytes::Bytes;
@@ -14,6 +16,8 @@ use thiserror::Error;
 
 use crate::{
     collection::Collection,
+    durable::{self, Keeper, OpenError, StoreConfig},
+    intake::Intake,
     record::{Change, Record, Revision},
     watch::{Slot, WatchError, Watcher},
 };
@@ -77,6 +81,27 @@ pub enum WriteError {
         /// The revision at which the key was last written.
         found: Revision,
     },
+    /// Key or value is larger than the store takes.
+    #[error("key or value is larger than the store takes")]
+    TooLarge,
+    /// The disk is full. The store goes on by itself once there is room.
+    #[error("no space is left for the store's journal")]
+    NoSpace,
+    /// The journal cannot be written. The store tries again with every write.
+    ///
+    /// The write is not shown, but if the process ends before the journal works again, it may
+    /// turn out to have happened.
+    #[error("the store's journal cannot be written: {kind}")]
+    Unwritable {
+        /// What the system says.
+        kind: io::ErrorKind,
+    },
+    /// The value could not be sealed.
+    #[error("the system gives no random numbers to seal a value with")]
+    Sealing,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
 }
 
 /// Why a range cannot be read at the revision asked for.
@@ -103,19 +128,32 @@ pub enum RangeError {
 #[derive(Debug)]
 pub struct Store<I> {
     shared: Arc<Shared<I>>,
+    /// Absent in a store that lives in memory only.
+    keeper: Option<Arc<Keeper<I>>>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Shared<I> {
     pub(crate) state: RwLock<State<I>>,
+    /// Where writes wait for the journal; absent in a store that lives in memory only.
+    pub(crate) intake: Option<Intake<I>>,
     limits: Limits,
     slot_ids: AtomicU64,
+    syncs: AtomicU64,
 }
 
 #[derive(Debug)]
 pub(crate) struct State<I> {
     pub(crate) revision: Revision,
+    /// The revision the store was opened at; no history is kept over a restart.
+    opened: Revision,
     collections: HashMap<Box<str>, Collection<I>>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Intent {
+    Put,
+    Delete,
 }
 
 impl Default for Limits {
@@ -131,6 +169,16 @@ impl<I> Clone for Store<I> {
     fn clone(&self) -> Self {
         Store {
             shared: Arc::clone(&self.shared),
+            keeper: self.keeper.clone(),
+        }
+    }
+}
+
+impl From<&io::Error> for WriteError {
+    fn from(error: &io::Error) -> WriteError {
+        match durable::is_full(error) {
+            true => WriteError::NoSpace,
+            false => WriteError::Unwritable { kind: error.kind() },
         }
     }
 }
@@ -139,17 +187,40 @@ impl<I> Store<I> {
     /// Creates an empty store that lives as long as its handles.
     pub fn in_memory(limits: Limits) -> Store<I> {
         // Revision 0 means "any" to clients, so the empty store is already at 1.
-        let state = State {
-            revision: Revision::from(1),
-            collections: HashMap::new(),
-        };
-        let shared = Shared {
-            state: RwLock::new(state),
-            limits,
-            slot_ids: AtomicU64::new(0),
-        };
-        Store {
-            shared: Arc::new(shared),
+        let state = State::new(Revision::from(1), Revision::default());
+        Store::over(Arc::new(Shared::new(state, None, limits)), None)
+    }
+
+    /// Opens the store that is kept in a folder, or begins one there.
+    ///
+    /// `index` makes from every value what its owner keeps beside it. Reads files and blocks.
+    /// History begins at the revision that was found: a watch from an older one is told so.
+    pub fn open<E>(
+        config: StoreConfig,
+        index: impl Fn(&str, &Bytes) -> Result<I, E>,
+    ) -> Result<Store<I>, OpenError>
+    where
+        I: Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (shared, keeper) = durable::open(config, index)?;
+        Ok(Store::over(shared, Some(Arc::new(keeper))))
+    }
+
+    pub(crate) fn over(shared: Arc<Shared<I>>, keeper: Option<Arc<Keeper<I>>>) -> Store<I> {
+        Store { shared, keeper }
+    }
+
+    /// Ends a durable store: refuses further writes, makes what waits durable, brings the
+    /// compacted state up to date and gives the folder free.
+    ///
+    /// Other handles can still read. Dropping all handles instead does the same in the
+    /// background, without the compacted state; a crash does no harm either.
+    pub async fn close(self) {
+        let keeper = self.keeper.clone();
+        drop(self);
+        if let Some(keeper) = keeper {
+            keeper.close().await;
         }
     }
 
@@ -158,13 +229,14 @@ impl<I> Store<I> {
         self.shared.state.read().revision
     }
 
+    /// Returns how many groups of writes were made durable since the store was opened.
+    pub fn syncs(&self) -> u64 {
+        self.shared.syncs.load(Ordering::Relaxed)
+    }
+
     /// Returns the current value of `key`.
     pub fn get(&self, key: &str) -> Option<Arc<Record<I>>> {
-        let state = self.shared.state.read();
-        state
-            .collection(key)
-            .and_then(|collection| collection.get(key))
-            .cloned()
+        self.shared.state.read().get(key).cloned()
     }
 
     /// Reads the records of `range` that `select` accepts.
@@ -184,6 +256,9 @@ impl<I> Store<I> {
         }
         match state.collection(range.prefix) {
             Some(collection) => collection.range(range, at, select),
+            None if at < state.opened => Err(RangeError::Compacted {
+                oldest: state.opened,
+            }),
             None => Ok(Page {
                 records: Vec::new(),
                 remaining: 0,
@@ -202,7 +277,7 @@ impl<I> Store<I> {
         expect: Expect,
         render: impl FnOnce(Revision) -> (Bytes, I),
     ) -> Result<Arc<Record<I>>, WriteError> {
-        self.shared.write(key, expect, Intent::Put, render)
+        self.shared.write(key, expect, Intent::Put, render).await
     }
 
     /// Deletes `key`; `render` makes the last value that watchers see, at the deletion's revision.
@@ -214,7 +289,7 @@ impl<I> Store<I> {
         expect: Expect,
         render: impl FnOnce(Revision) -> (Bytes, I),
     ) -> Result<Arc<Record<I>>, WriteError> {
-        self.shared.write(key, expect, Intent::Delete, render)
+        self.shared.write(key, expect, Intent::Delete, render).await
     }
 
     /// Watches all keys under `prefix` for events after the revision `after`.
@@ -239,14 +314,38 @@ impl<I> Store<I> {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Intent {
-    Put,
-    Delete,
-}
-
 impl<I> Shared<I> {
-    fn write(
+    pub(crate) fn new(state: State<I>, intake: Option<Intake<I>>, limits: Limits) -> Shared<I> {
+        Shared {
+            state: RwLock::new(state),
+            intake,
+            limits,
+            slot_ids: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn count_sync(&self) {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn write(
+        &self,
+        key: &str,
+        expect: Expect,
+        intent: Intent,
+        render: impl FnOnce(Revision) -> (Bytes, I),
+    ) -> Result<Arc<Record<I>>, WriteError> {
+        match &self.intake {
+            Some(intake) => {
+                self.write_durably(intake, key, expect, intent, render)
+                    .await
+            }
+            None => self.write_to_memory(key, expect, intent, render),
+        }
+    }
+
+    fn write_to_memory(
         &self,
         key: &str,
         expect: Expect,
@@ -256,14 +355,7 @@ impl<I> Shared<I> {
         let mut state = self.state.write();
         let revision = state.revision.next();
         let collection = state.collection_mut(key);
-        let found = collection.get(key);
-        check(expect, found.map(|record| record.revision))?;
-        let (change, key) = match (intent, found) {
-            (Intent::Put, None) => (Change::Created, Arc::from(key)),
-            (Intent::Put, Some(record)) => (Change::Updated, Arc::clone(&record.key)),
-            (Intent::Delete, None) => return Err(WriteError::Missing),
-            (Intent::Delete, Some(record)) => (Change::Deleted, Arc::clone(&record.key)),
-        };
+        let (change, key) = judge(collection.get(key), key, expect, intent)?;
         let (value, index) = render(revision);
         let record = Arc::new(Record {
             key,
@@ -274,8 +366,42 @@ impl<I> Shared<I> {
         let wakers = collection.apply(change, &record, &self.limits);
         state.revision = revision;
         drop(state);
-        wakers.into_iter().for_each(std::task::Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
         Ok(record)
+    }
+
+    /// Applies writes that are durable, all at once; the caller wakes the returned tasks.
+    pub(crate) fn apply<'a>(
+        &self,
+        writes: impl Iterator<Item = (Change, &'a Arc<Record<I>>)>,
+    ) -> Vec<Waker>
+    where
+        I: 'a,
+    {
+        let mut wakers = Vec::new();
+        let mut state = self.state.write();
+        for (change, record) in writes {
+            let collection = state.collection_mut(&record.key);
+            wakers.extend(collection.apply(change, record, &self.limits));
+            state.revision = record.revision;
+        }
+        wakers
+    }
+}
+
+/// Tells what a write does to its key, or why it is not done.
+pub(crate) fn judge<I>(
+    found: Option<&Arc<Record<I>>>,
+    key: &str,
+    expect: Expect,
+    intent: Intent,
+) -> Result<(Change, Arc<str>), WriteError> {
+    check(expect, found.map(|record| record.revision))?;
+    match (intent, found) {
+        (Intent::Put, None) => Ok((Change::Created, Arc::from(key))),
+        (Intent::Put, Some(record)) => Ok((Change::Updated, Arc::clone(&record.key))),
+        (Intent::Delete, None) => Err(WriteError::Missing),
+        (Intent::Delete, Some(record)) => Ok((Change::Deleted, Arc::clone(&record.key))),
     }
 }
 
@@ -290,6 +416,25 @@ fn check(expect: Expect, found: Option<Revision>) -> Result<(), WriteError> {
 }
 
 impl<I> State<I> {
+    /// Makes a state at `revision` whose history begins at `opened`.
+    pub(crate) fn new(revision: Revision, opened: Revision) -> State<I> {
+        State {
+            revision,
+            opened,
+            collections: HashMap::new(),
+        }
+    }
+
+    /// Puts a value in place that was written before the store was opened.
+    pub(crate) fn restore(&mut self, record: Record<I>) {
+        let record = Arc::new(record);
+        self.collection_mut(&record.key).restore(&record);
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&Arc<Record<I>>> {
+        self.collection(key)?.get(key)
+    }
+
     pub(crate) fn collection(&self, path: &str) -> Option<&Collection<I>> {
         self.collections.get(collection_name(path))
     }
@@ -298,7 +443,7 @@ impl<I> State<I> {
         let name = collection_name(path);
         if !self.collections.contains_key(name) {
             self.collections
-                .insert(Box::from(name), Collection::default());
+                .insert(Box::from(name), Collection::new(self.opened));
         }
         self.collections
             .get_mut(name)

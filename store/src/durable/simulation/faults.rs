@@ -1,0 +1,255 @@
+//! Single faults, told apart.
+
+use super::{
+    life::{Life, SECRET},
+    scenario::World,
+};
+use crate::{
+    Expect, WatchError, WriteError,
+    durable::{
+        JournalError, KeyError, OpenError, RecoveryError, base::Side, journal::segment_name,
+    },
+};
+
+const WHOLE: usize = 1 << 20;
+
+/// Writes one value and returns what its owner was told.
+fn put(life: &mut Life, key: &'static str, size: usize) -> Result<u64, WriteError> {
+    let expect = match life.store.get(key) {
+        Some(_) => Expect::Present,
+        None => Expect::Absent,
+    };
+    life.send(key, expect, Some(vec![b'v'; size]));
+    let (_, mut answers) = life.commit(WHOLE);
+    answers.remove(0).1
+}
+
+fn error(world: &World) -> OpenError {
+    match world.try_open() {
+        Ok(_) => panic!("the store opens although it must not"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_goes_on_when_there_is_room() {
+    let world = World::new(1);
+    let mut life = world.try_open().unwrap();
+    put(&mut life, "/a/x", 10).unwrap();
+    world.disk.set_room(Some(30));
+    for _ in 0..3 {
+        assert_eq!(put(&mut life, "/a/y", 100), Err(WriteError::NoSpace));
+        assert!(life.store.get("/a/y").is_none());
+    }
+    // It can be opened and read while the disk is full.
+    drop(life);
+    world.disk.set_room(Some(0));
+    let mut life = world.try_open().unwrap();
+    assert!(life.store.get("/a/x").is_some());
+    assert_eq!(put(&mut life, "/a/y", 100), Err(WriteError::NoSpace));
+    world.disk.set_room(None);
+    put(&mut life, "/a/y", 100).unwrap();
+    drop(life);
+    world.cut();
+    let life = world.try_open().unwrap();
+    assert!(life.store.get("/a/x").is_some() && life.store.get("/a/y").is_some());
+}
+
+#[test]
+fn a_failed_sync_is_never_taken_for_durable() {
+    let world = World::new(2);
+    let mut life = world.try_open().unwrap();
+    let first = put(&mut life, "/a/x", 10).unwrap();
+    world.fate.lock().faults = Some(1);
+    let refused = put(&mut life, "/a/y", 10);
+    assert!(
+        matches!(refused, Err(WriteError::Unwritable { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(life.store.revision().get(), first);
+    world.fate.lock().faults = None;
+    let second = put(&mut life, "/b/x", 10).unwrap();
+    assert!(second > first + 1, "the refused revision is not used again");
+    drop(life);
+    world.cut();
+    let life = world.try_open().unwrap();
+    assert!(life.store.get("/a/x").is_some() && life.store.get("/b/x").is_some());
+    assert!(
+        life.store.get("/a/y").is_none(),
+        "what was refused does not come back"
+    );
+}
+
+/// Two writers to one key share a group; the third is told of the second only when that is shown.
+#[test]
+fn a_chain_of_swaps_is_judged_by_what_is_before_it() {
+    let world = World::new(3);
+    let mut life = world.try_open().unwrap();
+    life.send("/a/x", Expect::Absent, Some(b"1".to_vec()));
+    let first = life.ahead["/a/x"].0;
+    life.send("/a/x", Expect::At(first.into()), Some(b"2".to_vec()));
+    life.send_wrong("/a/x", Expect::At(first.into()));
+    life.send_wrong("/a/x", Expect::Absent);
+    assert!(life.store.get("/a/x").is_none());
+    let (group, answers) = life.commit(WHOLE);
+    assert_eq!(group, [first, first + 1]);
+    assert!(answers.iter().all(|(_, answer)| answer.is_ok()));
+    assert_eq!(&life.store.get("/a/x").unwrap().value[..], b"2");
+    assert_eq!(life.watched(), [first, first + 1]);
+}
+
+#[test]
+fn history_begins_at_the_start() {
+    let world = World::new(4);
+    let mut life = world.try_open().unwrap();
+    let at = put(&mut life, "/a/x", 1).unwrap();
+    drop(life);
+    let life = world.try_open().unwrap();
+    let oldest = life.store.revision();
+    assert_eq!(oldest.get(), at);
+    for prefix in ["/a/", "/none/"] {
+        let early = life.store.watch(prefix, (at - 1).into()).unwrap_err();
+        assert_eq!(early, WatchError::Compacted { oldest });
+        assert!(life.store.watch(prefix, oldest).is_ok());
+    }
+}
+
+#[test]
+fn damage_in_the_middle_is_told_and_a_torn_tail_is_not() {
+    // Offsets in the first segment: its groups begin behind the header.
+    for (from_end, is_torn) in [(1, true), (40, true), (80, false), (95, false)] {
+        let world = World::new(5);
+        let mut life = world.try_open().unwrap();
+        put(&mut life, "/a/x", 10).unwrap();
+        put(&mut life, "/a/y", 10).unwrap();
+        drop(life);
+        let name = segment_name(1);
+        world.disk.damage(&name, world.disk.len(&name) - from_end);
+        match world.try_open() {
+            Ok(life) => assert!(is_torn && life.store.get("/a/x").is_some()),
+            Err(OpenError::Recovery { source, .. }) => {
+                let damaged = RecoveryError::Journal(JournalError::Damaged { name, offset: 56 });
+                assert_eq!(format!("{source:?}"), format!("{damaged:?}"));
+                assert!(!is_torn);
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_missing_segment_is_told() {
+    let world = World::new(6);
+    let mut life = world.try_open().unwrap();
+    for _ in 0..3 {
+        put(&mut life, "/a/x", 10).unwrap();
+        life.rotate();
+    }
+    drop(life);
+    world.disk.lose(&segment_name(2));
+    let source = match error(&world) {
+        OpenError::Recovery { source, .. } => source,
+        error => panic!("{error:?}"),
+    };
+    let missing = RecoveryError::Journal(JournalError::Missing {
+        name: segment_name(2),
+    });
+    assert_eq!(format!("{source:?}"), format!("{missing:?}"));
+}
+
+/// Whichever copy is lost, the other one and the journal hold everything; without both, it is told.
+#[test]
+fn one_damaged_copy_costs_nothing() {
+    for damaged in Side::BOTH {
+        let world = World::new(7);
+        let mut life = world.try_open().unwrap();
+        for size in 0..6 {
+            put(&mut life, "/a/x", size).unwrap();
+            put(&mut life, "/b/x", size).unwrap();
+            life.rotate();
+            life.checkpoint().unwrap();
+        }
+        drop(life);
+        world.shelf.damage(damaged);
+        let mut life = world.try_open().unwrap();
+        assert_eq!(life.store.get("/b/x").unwrap().value.len(), 5);
+        // It is made anew as soon as the damage is noticed, at the latest when it is read back.
+        for _ in 0..3 {
+            put(&mut life, "/b/x", 9).unwrap();
+            life.rotate();
+            life.checkpoint().or_else(|_| life.checkpoint()).unwrap();
+        }
+        drop(life);
+        world.shelf.damage(damaged.other());
+        drop(world.try_open().unwrap());
+        world.shelf.damage(damaged);
+        let told = error(&world);
+        assert!(matches!(told, OpenError::Recovery { .. }), "{told:?}");
+    }
+}
+
+#[test]
+fn another_key_or_none_is_told() {
+    let world = World::new(8);
+    let mut life = world.try_open().unwrap();
+    put(&mut life, "/secrets/x", 10).unwrap();
+    drop(life);
+    world.disk.damage("store.key", 3);
+    let told = error(&world);
+    assert!(
+        matches!(
+            told,
+            OpenError::Key {
+                source: KeyError::Wrong,
+                ..
+            }
+        ),
+        "{told:?}"
+    );
+    world.disk.lose("store.key");
+    let told = error(&world);
+    assert!(
+        matches!(
+            told,
+            OpenError::Key {
+                source: KeyError::Missing,
+                ..
+            }
+        ),
+        "{told:?}"
+    );
+    world.disk.lose("store.id");
+    let told = error(&world);
+    assert!(
+        matches!(
+            told,
+            OpenError::Key {
+                source: KeyError::Identity,
+                ..
+            }
+        ),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn no_file_holds_the_value_of_a_secret() {
+    // The plain value is found where it may be, so the search can find it.
+    for (key, is_found) in [("/a/x", true), ("/secrets/x", false)] {
+        let world = World::new(9);
+        let mut life = world.try_open().unwrap();
+        life.send(key, Expect::Absent, Some(SECRET.to_vec()));
+        life.commit(WHOLE);
+        life.rotate();
+        life.checkpoint().unwrap();
+        let platter = world.disk.platter();
+        let is_written = platter.windows(SECRET.len()).any(|part| part == SECRET);
+        assert_eq!(
+            (is_written, world.shelf.holds(SECRET)),
+            (is_found, is_found)
+        );
+        drop(life);
+        let life = world.try_open().unwrap();
+        assert_eq!(&life.store.get(key).unwrap().value[..], SECRET);
+    }
+}
