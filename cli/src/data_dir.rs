@@ -3,7 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 /// Returns the data folder that was asked for, or the platform's own place, and creates it.
 ///
@@ -22,6 +22,52 @@ pub(crate) fn resolve(asked: Option<PathBuf>) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("failed to create the data folder `{}`", dir.display()))?;
     fs::canonicalize(&dir)
         .with_context(|| format!("failed to resolve the data folder `{}`", dir.display()))
+}
+
+/// The right to be the one `coracle up` of a data folder, as long as it is held.
+pub(crate) struct Claim {
+    /// Held for its lock; the kernel releases it however the process ends.
+    _lock: File,
+}
+
+impl Claim {
+    /// Claims the folder for this process.
+    ///
+    /// # Errors
+    ///
+    /// Names the process that has it, or the file that cannot be written.
+    pub(crate) fn take(data_dir: &Path) -> anyhow::Result<Self> {
+        let (lock_path, pid_path) = (data_dir.join("up.lock"), data_dir.join("up.pid"));
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .with_context(|| format!("failed to create `{}`", lock_path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let owner = fs::read_to_string(&pid_path).unwrap_or_default();
+                let owner = match owner.trim().parse::<u32>() {
+                    Ok(pid) => format!("process {pid}"),
+                    Err(_) => "another process".to_owned(),
+                };
+                bail!(
+                    "`coracle up` already runs on the data folder `{}` ({owner}); end it first, or \
+                     name another folder with `--data-dir`",
+                    data_dir.display()
+                );
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error)
+                    .with_context(|| format!("failed to lock `{}`", lock_path.display()));
+            }
+        }
+        // A file of its own: on some systems a locked file cannot be read by others.
+        fs::write(&pid_path, std::process::id().to_string())
+            .with_context(|| format!("failed to write `{}`", pid_path.display()))?;
+        Ok(Self { _lock: lock })
+    }
 }
 
 /// A folder for one run's own files (volumes, logs), removed when it is dropped.
@@ -104,6 +150,25 @@ fn remove_abandoned(runs: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two writers of one cluster's state would destroy it.
+    #[test]
+    fn a_data_folder_belongs_to_one_process_and_is_free_afterwards() {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let claim = Claim::take(data.path()).expect("nobody else has it");
+        let refusal = Claim::take(data.path())
+            .err()
+            .expect("it is taken")
+            .to_string();
+        let pid = format!("(process {})", std::process::id());
+        assert!(refusal.contains(&pid), "{refusal}");
+        assert!(
+            refusal.contains(&data.path().display().to_string()),
+            "{refusal}"
+        );
+        drop(claim);
+        drop(Claim::take(data.path()).expect("it is free again"));
+    }
 
     /// A killed run cannot tidy up; its volumes must not stay for ever.
     #[test]

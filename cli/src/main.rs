@@ -5,8 +5,12 @@ mod data_dir;
 mod descriptors;
 mod exit;
 mod image;
+mod kubeconfig;
 mod manifest;
 mod run;
+mod signals;
+mod system;
+mod up;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +40,8 @@ struct Cli {
 enum Command {
     /// Run the pods of Kubernetes manifests until they end or Ctrl-C
     Run(run::RunArgs),
+    /// Serve the Kubernetes API and run what it is given, until Ctrl-C
+    Up(up::UpArgs),
     /// Pull, push, build and list images
     Image(image::ImageArgs),
     /// Print a completion script for a shell
@@ -76,6 +82,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => {
             let data_dir = data_dir::resolve(cli.data_dir)?;
             Ok(run::run(args, &data_dir)?.into())
+        }
+        Command::Up(args) => {
+            let data_dir = data_dir::resolve(cli.data_dir)?;
+            Ok(up::run(args, &data_dir)?.into())
         }
         Command::Image(args) => {
             let data_dir = data_dir::resolve(cli.data_dir)?;

@@ -3,21 +3,22 @@
 mod follow;
 mod output;
 mod preflight;
-mod signals;
 mod tracker;
-mod wiring;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use coracle_control_plane::Identity;
+use tokio::sync::mpsc;
 
 use crate::console::Console;
 use crate::data_dir::RunDir;
 use crate::exit::Exit;
 use crate::manifest;
-
-use self::signals::Signals;
+use crate::signals::Signals;
+use crate::system;
 
 /// Run the pods of Kubernetes manifests until they end or Ctrl-C.
 #[derive(Debug, clap::Args)]
@@ -40,10 +41,18 @@ pub(crate) struct RunArgs {
     /// Let pods reach 169.254.0.0/16, where clouds serve credentials
     #[arg(long)]
     allow_link_local: bool,
+
+    /// Serve the Kubernetes API to other processes while the pods run; port 0 lets the system choose
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    api: Option<SocketAddr>,
+
+    /// Write how to reach the API to this file, for kubectl; other entries in it stay
+    #[arg(long, value_name = "FILE", requires = "api")]
+    write_kubeconfig: Option<PathBuf>,
 }
 
 /// Parses `3`, `3s`, `500ms` or `1m30s`; a bare number is seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<u32>() {
         return Ok(Duration::from_secs(seconds.into()));
     }
@@ -59,65 +68,81 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 pub(crate) fn run(args: RunArgs, data_dir: &Path) -> anyhow::Result<Exit> {
     let objects = manifest::read(&args.sources)?;
     let console = Console::new();
-    let images = wiring::open_images(data_dir)?;
+    let images = system::open_images(data_dir)?;
     let plan = preflight::check(objects, &images)?;
     for line in &plan.notices {
         console.progress(line);
     }
     let run_dir = RunDir::create(data_dir)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(wiring::agent_threads())
-        .thread_name("agent")
-        .enable_all()
-        .build()
-        .context("failed to start the agent's threads")?;
-    let settings = wiring::Settings {
+    let runtime = system::agent_threads()?;
+    let (sender, lines) = mpsc::channel(output::LINES_MAX);
+    let settings = system::Settings {
         data_dir: data_dir.to_owned(),
-        run_dir: run_dir.path().to_owned(),
+        agent_dir: run_dir.path().to_owned(),
+        identity: Arc::new(Identity::in_memory(jiff::Timestamp::now())?),
+        listen: args.api,
         link_local: match args.allow_link_local {
             true => coracle_network::LinkLocal::Open,
             false => coracle_network::LinkLocal::Closed,
         },
         images,
+        output: Some(sender),
         console,
     };
-    let outcome = runtime.block_on(session(settings, plan, args.stop_timeout));
+    let session = Session {
+        stop_timeout: args.stop_timeout,
+        kubeconfig: args.write_kubeconfig,
+        lines,
+    };
+    let outcome = runtime.block_on(session.hold(settings, plan));
     // A blocking file operation of a guest that was ended may still be under way; it is abandoned.
     runtime.shutdown_timeout(Duration::from_millis(200));
     outcome
 }
 
-/// Starts the parts, applies the objects, follows the pods and ends everything in order.
-async fn session(
-    settings: wiring::Settings,
-    plan: preflight::Plan,
+/// How one run is followed and ended.
+struct Session {
     stop_timeout: Duration,
-) -> anyhow::Result<Exit> {
-    let mut signals = Signals::install()?;
-    let console = settings.console.clone();
-    let (system, lines) = wiring::System::build(settings).await?;
-    let writer = output::start(console.clone(), lines)?;
-    // Nothing runs before the agent starts, so a refused object means that nothing has started.
-    system.apply(&plan.objects).await?;
-    let running = system.start().await?;
+    kubeconfig: Option<PathBuf>,
+    lines: mpsc::Receiver<coracle_kubelet_shim::OutputLine>,
+}
 
-    let follower = follow::Follower::new(running.client(), console.clone());
-    let verdict = {
-        let mut following = std::pin::pin!(follower.until_finished(plan.pods));
-        tokio::select! {
-            // Cancel-safe: the follower only reads the API and prints; the pods go on without it.
-            verdict = &mut following => verdict?,
-            // Cancel-safe: the signal stays queued until it is received.
-            () = signals.next() => {
-                console.progress("ending the pods; a second signal ends at once");
-                follow::Verdict::Ended(Exit::Success)
+impl Session {
+    /// Starts the parts, applies the objects, follows the pods and ends everything in order.
+    async fn hold(self, settings: system::Settings, plan: preflight::Plan) -> anyhow::Result<Exit> {
+        let mut signals = Signals::install()?;
+        let console = settings.console.clone();
+        let system = system::System::build(settings).await?;
+        if let Some(access) = system.access()? {
+            console.progress(&format!("the API listens on {}", access.url()));
+            if let Some(file) = &self.kubeconfig {
+                access.write(file)?;
+                console.progress(&crate::kubeconfig::next_step(file));
             }
         }
-    };
-    signals.exit_on_next(Exit::Interrupted);
-    running.stop(stop_timeout).await;
-    writer.finish();
-    verdict.into_exit()
+        let writer = output::start(console.clone(), self.lines)?;
+        // Nothing runs before the agent starts, so a refused object means that nothing has started.
+        system.apply(&plan.objects).await?;
+        let running = system.start().await?;
+
+        let follower = follow::Follower::new(running.client(), console.clone());
+        let verdict = {
+            let mut following = std::pin::pin!(follower.until_finished(plan.pods));
+            tokio::select! {
+                // Cancel-safe: the follower only reads the API and prints; the pods go on without it.
+                verdict = &mut following => verdict?,
+                // Cancel-safe: the signal stays queued until it is received.
+                () = signals.next() => {
+                    console.progress("ending the pods; a second signal ends at once");
+                    follow::Verdict::Ended(Exit::Success)
+                }
+            }
+        };
+        signals.exit_on_next(Exit::Interrupted);
+        running.stop(self.stop_timeout).await;
+        writer.finish();
+        verdict.into_exit()
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 /// The group of everyone who has proved who they are.
 pub(crate) const AUTHENTICATED: &str = "system:authenticated";
 
+/// The group of everyone else.
+pub(crate) const UNAUTHENTICATED: &str = "system:unauthenticated";
+
 /// The group that may do everything.
 pub(crate) const MASTERS: &str = "system:masters";
 
@@ -30,5 +33,20 @@ impl Caller {
             groups: vec![MASTERS.to_owned(), AUTHENTICATED.to_owned()],
             extra: BTreeMap::new(),
         }
+    }
+
+    /// Returns who asks when a request says nothing about it.
+    pub(crate) fn anonymous() -> Caller {
+        Caller {
+            name: "system:anonymous".to_owned(),
+            uid: String::new(),
+            groups: vec![UNAUTHENTICATED.to_owned()],
+            extra: BTreeMap::new(),
+        }
+    }
+
+    /// Says whether the user is in a group.
+    pub(crate) fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|known| known == group)
     }
 }

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    identity::Identity,
     kinds, scheduler,
     service::ApiService,
     verbs::{self, Machine},
@@ -24,6 +25,8 @@ pub struct ControlPlaneConfig {
     pub build: String,
     /// How much history is kept for watches.
     pub history: Limits,
+    /// The cluster's keys.
+    pub identity: Arc<Identity>,
 }
 
 /// Why a manifest cannot be applied, as the API would say it.
@@ -45,9 +48,12 @@ pub struct ControlPlane {
 impl Default for ControlPlaneConfig {
     fn default() -> Self {
         let build = env!("CARGO_PKG_VERSION").to_owned();
+        let identity = Identity::in_memory(jiff::Timestamp::now())
+            .expect("the system has random numbers, and the names are well-formed");
         ControlPlaneConfig {
             build,
             history: Limits::default(),
+            identity: Arc::new(identity),
         }
     }
 }
@@ -56,7 +62,7 @@ impl ControlPlane {
     /// Starts the API with its first namespaces, and its controllers; needs a tokio runtime.
     pub async fn start(config: ControlPlaneConfig) -> ControlPlane {
         let clock = jiff::Timestamp::now;
-        let machine = Arc::new(Machine::new(config.build, config.history, clock));
+        let machine = Arc::new(Machine::new(config, clock));
         for name in FIRST_NAMESPACES {
             let namespace = json!({"metadata": {"name": name}});
             machine.seed("/api/v1/namespaces", &namespace).await;

@@ -10,7 +10,11 @@ mod control_plane;
 mod kinds;
 mod service;
 
+mod authorize;
 mod caller;
+mod identity;
+mod server;
+
 mod request;
 mod selector;
 mod status;
@@ -32,5 +36,7 @@ mod scheduler;
 
 pub use caller::Caller;
 pub use control_plane::{ControlPlane, ControlPlaneConfig, Refusal, check_manifest};
+pub use identity::{Credentials, Identity, IdentityError, Purpose, Subject};
 pub use kinds::{KindInfo, Scope, Subresource, Verb, served};
+pub use server::{ApiServer, ServerConfig, ServerError};
 pub use service::{ApiBody, ApiService};

@@ -24,8 +24,10 @@ pub use body::ApiBody;
 pub(crate) use body::ListParts;
 
 use crate::{
+    authorize::{self, Attributes},
     caller::Caller,
     discovery,
+    identity::Identity,
     kinds::{Subresource, Verb},
     object::ObjectRecord,
     request::{Call, Objects, Options, Target},
@@ -70,6 +72,26 @@ impl ApiService {
     pub(crate) fn new(machine: Arc<Machine>) -> ApiService {
         ApiService { machine }
     }
+
+    /// Returns the keys of the cluster behind this API.
+    pub(crate) fn identity(&self) -> &Arc<Identity> {
+        self.machine.identity()
+    }
+
+    pub(crate) fn clock(&self) -> fn() -> Timestamp {
+        self.machine.clock()
+    }
+
+    /// Says whose token this is, if it is anyone's.
+    pub(crate) fn authenticate(&self, _token: &str) -> Option<Caller> {
+        None
+    }
+}
+
+impl From<ApiError> for Response<ApiBody> {
+    fn from(error: ApiError) -> Self {
+        Answer::failure(&error).into_response()
+    }
 }
 
 impl<B> tower::Service<Request<B>> for ApiService
@@ -90,8 +112,7 @@ where
         Box::pin(async move {
             let audit = audit_id(request.headers());
             let answer = answer(&machine, request).await;
-            let answer = answer.unwrap_or_else(|error| Answer::failure(&error));
-            let mut response = answer.into_response();
+            let mut response = answer.map_or_else(Response::from, Answer::into_response);
             response.headers_mut().insert(AUDIT_ID, audit);
             Ok(response)
         })
@@ -103,7 +124,11 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    // Every front that takes connections names the caller; without a name nobody came in.
+    let caller = head.extensions.remove::<Caller>();
+    let caller = caller.unwrap_or_else(Caller::in_process);
+    authorize::check(&caller, &Attributes::of(&head))?;
     match Target::parse(head.uri.path())? {
         Target::Discovery(_) if head.method != http::Method::GET => {
             Err(ApiError::method_not_allowed())
@@ -112,7 +137,7 @@ where
         Target::Objects(objects) => {
             let gzip = gzip::is_accepted(&head.headers);
             let media = media(&head.headers);
-            let call = call(head, objects, machine.clock())?;
+            let call = call(head, objects, caller, machine.clock())?;
             let bytes = read(body).await?;
             let answer = machine.act(&call, Content { media, bytes }).await?;
             let answer = answer.shown(&call);
@@ -122,7 +147,12 @@ where
 }
 
 /// Puts together what is asked, by whom.
-fn call(mut head: Parts, objects: Objects, clock: fn() -> Timestamp) -> Result<Call, ApiError> {
+fn call(
+    head: Parts,
+    objects: Objects,
+    caller: Caller,
+    clock: fn() -> Timestamp,
+) -> Result<Call, ApiError> {
     let options = Options::parse(head.uri.query().unwrap_or_default())?;
     let verb = objects.verb(&head.method, &options)?;
     let endpoint = endpoint(verb, objects.subresource);
@@ -133,11 +163,7 @@ fn call(mut head: Parts, objects: Objects, clock: fn() -> Timestamp) -> Result<C
         objects,
         verb,
         options,
-        // Every front that takes connections names the caller; without a name nobody came in.
-        caller: head
-            .extensions
-            .remove::<Caller>()
-            .unwrap_or_else(Caller::in_process),
+        caller,
         agent: agent.unwrap_or_default().to_owned(),
         view: View {
             shape,

@@ -1,5 +1,7 @@
 //! Failures, worded exactly as Kubernetes words them: kind `Status`, reason, code and details.
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -21,8 +23,8 @@ pub(crate) struct ApiError {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Details {
     name: Option<String>,
-    group: Option<&'static str>,
-    kind: Option<&'static str>,
+    group: Option<Cow<'static, str>>,
+    kind: Option<Cow<'static, str>>,
     causes: Vec<Cause>,
     retry_after_seconds: Option<u32>,
     /// Where a list whose revision is gone can go on with what is there now.
@@ -42,8 +44,8 @@ impl ApiError {
 
     fn about(mut self, info: &KindInfo, name: &str) -> ApiError {
         self.details.name = Some(name.to_owned());
-        self.details.group = Some(info.group);
-        self.details.kind = Some(info.plural);
+        self.details.group = Some(info.group.into());
+        self.details.kind = Some(info.plural.into());
         self
     }
 
@@ -95,7 +97,7 @@ impl ApiError {
         let message = format!("{qualified} \"{name}\" is invalid: {list}");
         let code = StatusCode::UNPROCESSABLE_ENTITY;
         let mut error = ApiError::new(code, "Invalid", message).about(info, name);
-        error.details.kind = Some(info.kind);
+        error.details.kind = Some(info.kind.into());
         error.details.causes = causes;
         error
     }
@@ -152,8 +154,8 @@ impl ApiError {
     /// Query parameters that contradict each other.
     pub(crate) fn invalid_list_options(causes: Causes) -> ApiError {
         let mut error = ApiError::unprocessable("");
-        error.details.group = Some("meta.k8s.io");
-        error.details.kind = Some("ListOptions");
+        error.details.group = Some("meta.k8s.io".into());
+        error.details.kind = Some("ListOptions".into());
         error.details.causes = causes.into_vec();
         let list = sentences(&error.details.causes);
         error.message = format!("ListOptions.meta.k8s.io \"\" is invalid: {list}");
@@ -167,6 +169,34 @@ impl ApiError {
         error.details.causes = vec![Cause::too_large_resource_version()];
         error.details.retry_after_seconds = Some(1);
         error
+    }
+
+    /// The client must say who it is, or its proof is worth nothing.
+    pub(crate) fn unauthorized() -> ApiError {
+        ApiError::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
+    }
+
+    /// The user may not do this; `resource` is empty for paths that are no resource's.
+    pub(crate) fn forbidden(group: &str, resource: &str, name: &str, why: &str) -> ApiError {
+        let qualified = match group {
+            "" => resource.to_owned(),
+            group => format!("{resource}.{group}"),
+        };
+        let message = match (resource, name) {
+            ("", _) => format!("forbidden: {why}"),
+            (_, "") => format!("{qualified} is forbidden: {why}"),
+            (_, name) => format!("{qualified} \"{name}\" is forbidden: {why}"),
+        };
+        let mut error = ApiError::new(StatusCode::FORBIDDEN, "Forbidden", message);
+        error.details.name = Some(name.to_owned());
+        error.details.group = Some(group.to_owned().into());
+        error.details.kind = Some(resource.to_owned().into());
+        error
+    }
+
+    pub(crate) fn timeout(message: &str) -> ApiError {
+        let message = format!("Timeout: {message}");
+        ApiError::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     }
 
     pub(crate) fn internal(message: impl Into<String>) -> ApiError {
@@ -191,8 +221,8 @@ impl ApiError {
         };
         let text = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Value::from);
         set("name", self.details.name.as_deref().and_then(text));
-        set("group", self.details.group.and_then(text));
-        set("kind", self.details.kind.and_then(text));
+        set("group", self.details.group.as_deref().and_then(text));
+        set("kind", self.details.kind.as_deref().and_then(text));
         set(
             "retryAfterSeconds",
             self.details.retry_after_seconds.map(Value::from),

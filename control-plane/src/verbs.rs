@@ -10,14 +10,18 @@ mod rewrite;
 mod strategic;
 mod watch;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use coracle_store::{Limits, Revision, WriteError};
+use coracle_store::{Revision, WriteError};
 use jiff::{Timestamp, Unit};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     caller::Caller,
+    control_plane::ControlPlaneConfig,
+    identity::Identity,
     kinds::{self, KindInfo, Scope, Subresource, Verb},
     object::{self, ObjectStore},
     request::{Call, Objects, Options, Target},
@@ -35,16 +39,18 @@ pub(crate) struct Machine {
     store: ObjectStore,
     build: String,
     clock: fn() -> Timestamp,
+    identity: Arc<Identity>,
     stopping: CancellationToken,
 }
 
 impl Machine {
-    pub(crate) fn new(build: String, limits: Limits, clock: fn() -> Timestamp) -> Machine {
+    pub(crate) fn new(config: ControlPlaneConfig, clock: fn() -> Timestamp) -> Machine {
         let stopping = CancellationToken::new();
         Machine {
-            store: ObjectStore::in_memory(limits),
-            build,
+            store: ObjectStore::in_memory(config.history),
+            build: config.build,
             clock,
+            identity: config.identity,
             stopping,
         }
     }
@@ -52,6 +58,11 @@ impl Machine {
     /// Returns the version of this program.
     pub(crate) fn build(&self) -> &str {
         &self.build
+    }
+
+    /// Returns the keys of the cluster.
+    pub(crate) fn identity(&self) -> &Arc<Identity> {
+        &self.identity
     }
 
     /// Returns what tells the time.

@@ -11,8 +11,7 @@ use serde_json::Value;
 
 use crate::image::CodeJudge;
 use crate::manifest::Object;
-
-use super::wiring::NODE_NAME;
+use crate::system::NODE_NAME;
 
 /// The scheduler that a pod asks for when it names none.
 const DEFAULT_SCHEDULER: &str = "default-scheduler";

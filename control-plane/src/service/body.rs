@@ -90,6 +90,14 @@ impl ApiBody {
         let content = Content::Compressed(Box::new(compressor));
         (ApiBody { content }, true)
     }
+
+    /// Says whether the body goes on for as long as the client wants.
+    pub(crate) fn is_endless(&self) -> bool {
+        match &self.content {
+            Content::Whole(_) | Content::List(_) | Content::Compressed(_) => false,
+            Content::Watch(_) => true,
+        }
+    }
 }
 
 impl ListParts {

@@ -9,7 +9,7 @@ use crate::exit::Exit;
 const SIGNALS_MAX: usize = 4;
 
 /// The signals that end a run, in the order they came.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     received: mpsc::Receiver<()>,
 }
 
@@ -19,14 +19,14 @@ impl Signals {
     /// # Errors
     ///
     /// Fails when the platform refuses a handler.
-    pub(super) fn install() -> anyhow::Result<Self> {
+    pub(crate) fn install() -> anyhow::Result<Self> {
         let (sender, received) = mpsc::channel(SIGNALS_MAX);
         platform::forward(sender).context("failed to install a signal handler")?;
         Ok(Self { received })
     }
 
     /// Waits for the next signal.
-    pub(super) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         if self.received.recv().await.is_none() {
             // No handler is left, so no signal can come.
             std::future::pending::<()>().await;
@@ -34,7 +34,7 @@ impl Signals {
     }
 
     /// Ends the process when another signal arrives, whatever it is doing then.
-    pub(super) fn exit_on_next(mut self, exit: Exit) {
+    pub(crate) fn exit_on_next(mut self, exit: Exit) {
         tokio::spawn(async move {
             self.next().await;
             std::process::exit(exit.code().into());

@@ -1,10 +1,15 @@
-//! The composition root of `run`: every part is built here, in the order in which they start.
+//! The composition root of `run` and `up`: every part is built here, in the order of their start.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use coracle_control_plane::{ControlPlane, ControlPlaneConfig, KindInfo, Scope};
+use coracle_control_plane::{
+    ApiServer, ControlPlane, ControlPlaneConfig, Identity, KindInfo, Purpose, Scope, ServerConfig,
+    Subject,
+};
 use coracle_kubelet_shim::{Agent, AgentConfig, HostPathPolicy, NodeSettings, OutputLine};
 use coracle_network::{EgressRules, Fabric, FabricConfig, LinkLocal, PublishPlan};
 use coracle_registry::ImageStore;
@@ -12,40 +17,53 @@ use coracle_runtime::{CompilerCommand, Runtime, RuntimeConfig};
 use tokio::sync::mpsc;
 
 use crate::console::{Console, PullBars};
+use crate::kubeconfig::Access;
 use crate::manifest::Object;
 
-use super::output;
-
-/// The name of the one node of a run.
-pub(super) const NODE_NAME: &str = "coracle";
+/// The name of the one node.
+pub(crate) const NODE_NAME: &str = "coracle";
 /// What the process itself needs beside its guests, in bytes.
 const OWN_MEMORY: u64 = 256 * 1024 * 1024;
 /// The agent, API and proxy need little of the machine; guests have threads of their own.
 const AGENT_THREADS_MAX: usize = 4;
+/// How long requests may go on once the API takes no more.
+const API_DRAIN: Duration = Duration::from_secs(2);
+/// The user that a kubeconfig names, in the group that may do everything.
+const ADMIN: &str = "kubernetes-admin";
+const ADMIN_GROUP: &str = "system:masters";
 
-/// What a run was asked for and where its files go.
-pub(super) struct Settings {
+/// What was asked for, and where files go.
+pub(crate) struct Settings {
     /// Shared by all processes: images and compiled code.
-    pub(super) data_dir: PathBuf,
-    /// This run's own: volumes and logs.
-    pub(super) run_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
+    /// The agent's own: volumes and logs.
+    pub(crate) agent_dir: PathBuf,
+    /// The keys of the cluster.
+    pub(crate) identity: Arc<Identity>,
+    /// Where the API listens, if it is for others than this process.
+    pub(crate) listen: Option<SocketAddr>,
     /// Whether pods may reach 169.254.0.0/16.
-    pub(super) link_local: LinkLocal,
+    pub(crate) link_local: LinkLocal,
     /// The image store in `data_dir`.
-    pub(super) images: ImageStore,
+    pub(crate) images: ImageStore,
+    /// Takes every line that containers write.
+    pub(crate) output: Option<mpsc::Sender<OutputLine>>,
     /// Where lines go.
-    pub(super) console: Console,
+    pub(crate) console: Console,
 }
 
-/// The parts of a run, with an API that accepts objects and nothing that acts on them yet.
-pub(super) struct System {
+/// The parts, with an API that accepts objects and nothing that acts on them yet.
+pub(crate) struct System {
     control_plane: ControlPlane,
+    identity: Arc<Identity>,
+    api: Option<ApiServer>,
     agent: AgentConfig,
 }
 
-/// The parts of a run at work.
-pub(super) struct Running {
+/// The parts at work.
+pub(crate) struct Running {
     control_plane: ControlPlane,
+    api: Option<ApiServer>,
     agent: Agent,
     runtime: Runtime,
 }
@@ -61,9 +79,18 @@ pub(crate) fn open_images(data_dir: &Path) -> anyhow::Result<ImageStore> {
         .with_context(|| format!("failed to open the images in `{}`", dir.display()))
 }
 
-/// Returns how many threads the agent gets.
-pub(super) fn agent_threads() -> usize {
-    cores().clamp(1, AGENT_THREADS_MAX)
+/// Starts the threads of the agent, the API and the proxy; guests have threads of their own.
+///
+/// # Errors
+///
+/// Fails when the system gives no thread.
+pub(crate) fn agent_threads() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores().clamp(1, AGENT_THREADS_MAX))
+        .thread_name("agent")
+        .enable_all()
+        .build()
+        .context("failed to start the agent's threads")
 }
 
 fn cores() -> usize {
@@ -83,15 +110,21 @@ fn memory_budget() -> u64 {
 }
 
 impl System {
-    /// Builds the parts; returns them with the lines that containers will write.
+    /// Builds the parts.
     ///
     /// # Errors
     ///
-    /// Fails when the engine, the network or the program's own path is not to be had.
-    pub(super) async fn build(
-        settings: Settings,
-    ) -> anyhow::Result<(Self, mpsc::Receiver<OutputLine>)> {
-        let control_plane = ControlPlane::start(ControlPlaneConfig::default()).await;
+    /// Fails when the API's address, the engine, the network or the program's own path is not to be had.
+    pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
+        let control_plane = ControlPlane::start(ControlPlaneConfig {
+            identity: Arc::clone(&settings.identity),
+            ..ControlPlaneConfig::default()
+        })
+        .await;
+        let api = match settings.listen {
+            Some(listen) => Some(serve(&control_plane, listen).await?),
+            None => None,
+        };
         let fabric = Fabric::new(FabricConfig {
             publish: PublishPlan::Loopback,
             egress: EgressRules {
@@ -112,29 +145,48 @@ impl System {
             memory_budget: memory_budget(),
         })
         .context("failed to start the Wasm runtime")?;
-        let (sender, lines) = mpsc::channel(output::LINES_MAX);
         let agent = AgentConfig {
             node_name: NODE_NAME.to_owned(),
-            data_dir: settings.run_dir,
+            data_dir: settings.agent_dir,
             client: control_plane.client("default"),
             images: settings.images,
             runtime,
             fabric,
             host_path: HostPathPolicy::Allow,
-            output: Some(sender),
+            output: settings.output,
             pull_progress: PullBars::new(settings.console),
             node: NodeSettings {
                 memory_bytes: Some(memory_budget()),
                 ..NodeSettings::default()
             },
         };
-        Ok((
-            Self {
-                control_plane,
-                agent,
-            },
-            lines,
-        ))
+        Ok(Self {
+            control_plane,
+            identity: settings.identity,
+            api,
+            agent,
+        })
+    }
+
+    /// Returns what a client needs to reach the API as its administrator, if it listens.
+    ///
+    /// # Errors
+    ///
+    /// Fails when no certificate can be made.
+    pub(crate) fn access(&self) -> anyhow::Result<Option<Access>> {
+        let Some(api) = &self.api else {
+            return Ok(None);
+        };
+        let admin = Subject {
+            name: ADMIN.to_owned(),
+            group: Some(ADMIN_GROUP.to_owned()),
+            purpose: Purpose::Client,
+        };
+        Ok(Some(Access {
+            server: api.address(),
+            authority: self.identity.authority_pem().to_owned(),
+            admin: self.identity.issue(&admin, jiff::Timestamp::now())?,
+        }))
     }
 
     /// Creates the objects through the API, with the namespaces that they name.
@@ -142,7 +194,7 @@ impl System {
     /// # Errors
     ///
     /// Fails with the API's own words for the first object that it refuses.
-    pub(super) async fn apply(&self, objects: &[Object]) -> anyhow::Result<()> {
+    pub(crate) async fn apply(&self, objects: &[Object]) -> anyhow::Result<()> {
         let client = self.control_plane.client("default");
         for namespace in missing_namespaces(objects) {
             let body = serde_json::json!({
@@ -170,13 +222,14 @@ impl System {
     /// # Errors
     ///
     /// Fails when the node cannot be registered.
-    pub(super) async fn start(self) -> anyhow::Result<Running> {
+    pub(crate) async fn start(self) -> anyhow::Result<Running> {
         let runtime = self.agent.runtime.clone();
         let agent = Agent::start(self.agent)
             .await
             .context("failed to start the node agent")?;
         Ok(Running {
             control_plane: self.control_plane,
+            api: self.api,
             agent,
             runtime,
         })
@@ -185,13 +238,17 @@ impl System {
 
 impl Running {
     /// Returns a client of the embedded API.
-    pub(super) fn client(&self) -> kube::Client {
+    pub(crate) fn client(&self) -> kube::Client {
         self.control_plane.client("default")
     }
 
     /// Ends the pods in order, then the parts in the reverse order of their start.
-    pub(super) async fn stop(self, deadline: Duration) {
+    pub(crate) async fn stop(self, deadline: Duration) {
         self.agent.stop(deadline).await;
+        // Until here, clients could see how the pods ended.
+        if let Some(api) = self.api {
+            api.stop(API_DRAIN).await;
+        }
         let abandoned = self.runtime.capacity().abandoned_operations;
         if abandoned > 0 {
             tracing::warn!(abandoned, "file operations of ended guests were abandoned");
@@ -199,6 +256,17 @@ impl Running {
         self.runtime.shutdown().await;
         self.control_plane.stop().await;
     }
+}
+
+/// Opens the API to other processes, and tells its certificate what this machine is called.
+async fn serve(control_plane: &ControlPlane, listen: SocketAddr) -> anyhow::Result<ApiServer> {
+    let config = ServerConfig {
+        listen,
+        names: sysinfo::System::host_name().into_iter().collect(),
+    };
+    ApiServer::bind(config, control_plane.service())
+        .await
+        .context("failed to open the API")
 }
 
 /// Returns the namespaces that objects name and no manifest creates. kubectl would refuse them; a run
