@@ -1,127 +1,247 @@
 //! What the API tells about itself: versions, groups, resources, health.
+//!
+//! Groups and versions come as a stock server orders them: by the priority of its groups.
 
-use bytes::Bytes;
-use http::StatusCode;
+mod aggregated;
+mod health;
+mod page;
+mod plain;
+
+use http::{Response, StatusCode, header, request::Parts};
 use serde_json::{Value, json};
 
 use crate::{
-    kinds::{self, KindInfo, Scope, Subresource},
+    kinds::{self, KindInfo},
+    openapi,
     request::Discovery,
-    service::Answer,
+    service::ApiBody,
     status::ApiError,
+    verbs::Machine,
 };
+use page::{Caching, Page};
 
 /// The Kubernetes version whose API this is.
 const MAJOR: &str = "1";
 const MINOR: &str = "36";
 
-/// Answers for one of the documents; `build` is the version of this program.
-pub(crate) fn answer(document: &Discovery, build: &str) -> Result<Answer, ApiError> {
-    let value = match document {
-        Discovery::Health => {
-            return Ok(Answer::encoded(StatusCode::OK, Bytes::from_static(b"ok")));
+/// The version before, which is as far back as clients may be.
+const MINOR_BEFORE: &str = "35";
+
+/// The groups of a stock server by falling priority; others follow by name.
+const GROUPS: &[&str] = &[
+    "apiregistration.k8s.io",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+    "resource.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "internal.apiserver.k8s.io",
+    "storagemigration.k8s.io",
+];
+
+/// The paths beside those of groups and versions.
+const OTHER_PATHS: &[&str] = &[
+    "/api",
+    "/apis",
+    "/healthz",
+    "/healthz/ping",
+    "/livez",
+    "/livez/ping",
+    "/openapi/v3",
+    "/readyz",
+    "/readyz/ping",
+    "/readyz/shutdown",
+    "/version",
+];
+
+/// A version of a group and the kinds served in it, in the order of their resources.
+#[derive(Debug)]
+pub(crate) struct GroupVersion {
+    pub(crate) group: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) kinds: Vec<&'static KindInfo>,
+}
+
+/// Answers for one of the documents.
+pub(crate) fn answer(
+    document: &Discovery,
+    machine: &Machine,
+    head: &Parts,
+) -> Result<Response<ApiBody>, ApiError> {
+    let page = match document {
+        Discovery::Paths => Page::json(&json!({"paths": paths()})),
+        Discovery::Version => Page::json(&version(machine.build())),
+        Discovery::Health { endpoint, check } => {
+            health::page(*endpoint, check.as_deref(), machine, head)?
         }
-        Discovery::Version => version(build),
-        Discovery::CoreVersions => json!({
-            "kind": "APIVersions",
-            "versions": ["v1"],
-            "serverAddressByClientCIDRs": [],
-        }),
-        Discovery::Groups => json!({
-            "kind": "APIGroupList",
-            "apiVersion": "v1",
-            "groups": groups().map(|(name, version)| group(name, version)).collect::<Vec<_>>(),
-        }),
-        Discovery::Group(name) => groups()
-            .find(|(known, _)| known == name)
-            .map(|(name, version)| {
-                let mut value = group(name, version);
-                value["kind"] = json!("APIGroup");
-                value["apiVersion"] = json!("v1");
-                value
-            })
-            .ok_or_else(ApiError::no_such_path)?,
-        Discovery::Resources { group, version } => resources(group, version)?,
+        Discovery::CoreVersions => match page::form(head, page::Aggregation::Offered)? {
+            page::Form::Plain => Page::json(&plain::core_versions(&address(head))),
+            page::Form::Aggregated(version) => aggregated::page(version, core_group),
+        },
+        Discovery::Groups => match page::form(head, page::Aggregation::Offered)? {
+            page::Form::Plain => Page::json(&plain::groups()),
+            page::Form::Aggregated(version) => {
+                aggregated::page(version, |found| !core_group(found))
+            }
+        },
+        Discovery::Group(name) => {
+            page::form(head, page::Aggregation::Absent)?;
+            Page::json(&plain::group(name)?)
+        }
+        Discovery::Resources { group, version } => {
+            page::form(head, page::Aggregation::Absent)?;
+            Page::json(&plain::resources(group, version)?)
+        }
+        Discovery::OpenApi => {
+            page::form(head, page::Aggregation::Absent)?;
+            let index = openapi::index();
+            Page::tagged(
+                index.bytes,
+                index.hash,
+                "application/json",
+                Caching::Checked,
+            )
+        }
+        Discovery::OpenApiVersion { path } => {
+            page::form(head, page::Aggregation::Absent)?;
+            return openapi_version(path, head);
+        }
     };
-    Ok(Answer::json(StatusCode::OK, &value))
+    Ok(page.respond(head))
+}
+
+/// Sends one version's document, or where it is found under the hash of its content.
+fn openapi_version(path: &str, head: &Parts) -> Result<Response<ApiBody>, ApiError> {
+    let (found, hash) = openapi::find(path).ok_or_else(ApiError::no_such_path)?;
+    let query = head.uri.query().unwrap_or_default();
+    let mut query = form_urlencoded::parse(query.as_bytes());
+    let wanted = query.find(|(name, _)| name == "hash");
+    let caching = match wanted {
+        None => Caching::Checked,
+        Some((_, wanted)) if wanted == hash => Caching::Forever,
+        Some(_) => {
+            let place = format!("/openapi/v3/{path}?hash={hash}");
+            let mut response = Response::new(ApiBody::whole(bytes::Bytes::new()));
+            *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+            let place = place
+                .parse()
+                .expect("a path of a group and a hash is a header's value");
+            response.headers_mut().insert(header::LOCATION, place);
+            return Ok(response);
+        }
+    };
+    let bytes = openapi::document(found);
+    Ok(Page::tagged(bytes, hash.to_owned(), "application/json", caching).respond(head))
+}
+
+/// Returns every served version, the core one first.
+pub(crate) fn versions() -> Vec<GroupVersion> {
+    let mut versions: Vec<GroupVersion> = Vec::new();
+    for info in kinds::all() {
+        let same =
+            |found: &&mut GroupVersion| (found.group, found.version) == (info.group, info.version);
+        match versions.iter_mut().find(same) {
+            Some(found) => found.kinds.push(info),
+            None => versions.push(GroupVersion {
+                group: info.group,
+                version: info.version,
+                kinds: vec![info],
+            }),
+        }
+    }
+    let rank = |group: &str| match group {
+        "" => 0,
+        group => {
+            1 + GROUPS
+                .iter()
+                .position(|&known| known == group)
+                .unwrap_or(GROUPS.len())
+        }
+    };
+    versions.sort_by_key(|found| (rank(found.group), found.group));
+    for found in &mut versions {
+        found.kinds.sort_by_key(|info| info.plural);
+    }
+    versions
+}
+
+impl GroupVersion {
+    /// Returns `group/version`, or only the version for the core group.
+    pub(crate) fn name(&self) -> String {
+        match self.group {
+            "" => self.version.to_owned(),
+            group => format!("{group}/{}", self.version),
+        }
+    }
+
+    /// Returns the path below which its resources are.
+    pub(crate) fn path(&self) -> String {
+        match self.group {
+            "" => format!("api/{}", self.version),
+            group => format!("apis/{group}/{}", self.version),
+        }
+    }
+}
+
+fn core_group(found: &GroupVersion) -> bool {
+    found.group.is_empty()
 }
 
 fn version(build: &str) -> Value {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
     json!({
         "major": MAJOR,
         "minor": MINOR,
+        "emulationMajor": MAJOR,
+        "emulationMinor": MINOR,
+        "minCompatibilityMajor": MAJOR,
+        "minCompatibilityMinor": MINOR_BEFORE,
         "gitVersion": format!("v{MAJOR}.{MINOR}.0+coracle-{build}"),
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "",
         "compiler": "rustc",
-        "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+        "platform": format!("{}/{architecture}", std::env::consts::OS),
     })
 }
 
-/// Every group but the core one, each with its version.
-fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let named = kinds::all().filter(|info| !info.group.is_empty());
-    let mut groups: Vec<_> = named.map(|info| (info.group, info.version)).collect();
-    groups.dedup();
-    groups.into_iter()
-}
-
-fn group(name: &str, version: &str) -> Value {
-    let version = json!({"groupVersion": format!("{name}/{version}"), "version": version});
-    json!({"name": name, "versions": [version], "preferredVersion": version})
-}
-
-fn resources(group: &str, version: &str) -> Result<Value, ApiError> {
-    let served = kinds::all().filter(|info| info.group == group && info.version == version);
-    let resources: Vec<_> = served.flat_map(entries).collect();
-    let Some(info) = kinds::all().find(|info| info.group == group && info.version == version)
-    else {
-        return Err(ApiError::no_such_path());
-    };
-    Ok(json!({
-        "kind": "APIResourceList",
-        "apiVersion": "v1",
-        "groupVersion": info.api_version(),
-        "resources": resources,
-    }))
-}
-
-/// A resource and its parts, as discovery lists them.
-fn entries(info: &'static KindInfo) -> Vec<Value> {
-    let namespaced = info.scope == Scope::Namespaced;
-    let mut resource = json!({
-        "name": info.plural,
-        "singularName": info.singular,
-        "namespaced": namespaced,
-        "kind": info.kind,
-        "verbs": info.verbs.iter().map(|verb| verb.as_str()).collect::<Vec<_>>(),
-    });
-    if !info.short_names.is_empty() {
-        resource["shortNames"] = json!(info.short_names);
-    }
-    if !info.categories.is_empty() {
-        resource["categories"] = json!(info.categories);
-    }
-    let part = |part: &Subresource| {
-        let mut entry = json!({
-            "name": format!("{}/{}", info.plural, part.as_str()),
-            "singularName": "",
-            "namespaced": namespaced,
-            "kind": info.kind,
-            "verbs": part.verbs().iter().map(|verb| verb.as_str()).collect::<Vec<_>>(),
-        });
-        if let Some((group, version, kind)) = part.body_kind() {
-            entry["kind"] = Value::from(kind);
-            if group != info.group {
-                entry["group"] = Value::from(group);
-                entry["version"] = Value::from(version);
-            }
+fn paths() -> Vec<String> {
+    let mut paths: Vec<_> = OTHER_PATHS.iter().map(|&path| path.to_owned()).collect();
+    for found in versions() {
+        paths.push(format!("/{}", found.path()));
+        paths.push(format!("/openapi/v3/{}", found.path()));
+        if !core_group(&found) {
+            paths.push(format!("/apis/{}", found.group));
         }
-        entry
-    };
-    std::iter::once(resource)
-        .chain(info.subresources.iter().map(part))
-        .collect()
+    }
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// Returns where the client found this server.
+fn address(head: &Parts) -> String {
+    let host = head.headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| head.uri.authority().map(|authority| authority.as_str()));
+    host.unwrap_or_default().to_owned()
 }

@@ -32,6 +32,7 @@ mod schema;
 mod validate;
 
 mod discovery;
+mod openapi;
 mod scheduler;
 
 pub use caller::Caller;

@@ -22,12 +22,35 @@ pub(crate) enum Target {
 /// A document about the API itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Discovery {
+    /// All paths.
+    Paths,
     Version,
-    Health,
+    Health {
+        endpoint: HealthEndpoint,
+        /// One of the checks; all of them if there is none.
+        check: Option<String>,
+    },
     CoreVersions,
     Groups,
     Group(String),
-    Resources { group: String, version: String },
+    Resources {
+        group: String,
+        version: String,
+    },
+    /// The list of OpenAPI documents.
+    OpenApi,
+    /// The OpenAPI document of `api/v1`, `apis/apps/v1` and so on.
+    OpenApiVersion {
+        path: String,
+    },
+}
+
+/// How well is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HealthEndpoint {
+    Healthz,
+    Livez,
+    Readyz,
 }
 
 /// One object, or all of a kind in one or all namespaces.
@@ -117,8 +140,15 @@ impl Target {
         let path = path.strip_suffix('/').unwrap_or(path);
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         let discovery = match segments.as_slice() {
+            [] => Discovery::Paths,
             ["version"] => Discovery::Version,
-            ["healthz" | "livez" | "readyz"] => Discovery::Health,
+            ["healthz", rest @ ..] => health(HealthEndpoint::Healthz, rest)?,
+            ["livez", rest @ ..] => health(HealthEndpoint::Livez, rest)?,
+            ["readyz", rest @ ..] => health(HealthEndpoint::Readyz, rest)?,
+            ["openapi", "v3"] => Discovery::OpenApi,
+            ["openapi", "v3", rest @ ..] => Discovery::OpenApiVersion {
+                path: rest.join("/"),
+            },
             ["api"] => Discovery::CoreVersions,
             ["apis"] => Discovery::Groups,
             ["apis", group] => Discovery::Group((*group).to_owned()),
@@ -136,6 +166,15 @@ impl Target {
         };
         Ok(Target::Discovery(discovery))
     }
+}
+
+fn health(endpoint: HealthEndpoint, rest: &[&str]) -> Result<Discovery, ApiError> {
+    let check = match rest {
+        [] => None,
+        [check] => Some((*check).to_owned()),
+        _ => return Err(ApiError::no_such_path()),
+    };
+    Ok(Discovery::Health { endpoint, check })
 }
 
 impl Objects {
@@ -389,7 +428,13 @@ mod tests {
                 "",
                 "Resources { group: \"\", version: \"v1\" }",
             ),
-            ("GET", "/readyz", "", "Health"),
+            (
+                "GET",
+                "/readyz",
+                "",
+                "Health { endpoint: Readyz, check: None }",
+            ),
+            ("GET", "/", "", "Paths"),
         ] {
             check(method, path, query, Ok(expected));
         }
@@ -411,7 +456,7 @@ mod tests {
             ("GET", "/api/v1/pods", "limit=x", 400),
             ("GET", "/api/v1/pods", "dryRun=Some", 400),
             ("GET", "/nowhere", "", 404),
-            ("GET", "", "", 404),
+            ("GET", "/readyz/ping/x", "", 404),
         ] {
             check(method, path, query, Err(code));
         }

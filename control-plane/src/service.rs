@@ -112,14 +112,14 @@ where
         Box::pin(async move {
             let audit = audit_id(request.headers());
             let answer = answer(&machine, request).await;
-            let mut response = answer.map_or_else(Response::from, Answer::into_response);
+            let mut response = answer.unwrap_or_else(Response::from);
             response.headers_mut().insert(AUDIT_ID, audit);
             Ok(response)
         })
     }
 }
 
-async fn answer<B>(machine: &Machine, request: Request<B>) -> Result<Answer, ApiError>
+async fn answer<B>(machine: &Machine, request: Request<B>) -> Result<Response<ApiBody>, ApiError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -133,7 +133,7 @@ where
         Target::Discovery(_) if head.method != http::Method::GET => {
             Err(ApiError::method_not_allowed())
         }
-        Target::Discovery(document) => discovery::answer(&document, machine.build()),
+        Target::Discovery(document) => discovery::answer(&document, machine, &head),
         Target::Objects(objects) => {
             let gzip = gzip::is_accepted(&head.headers);
             let media = media(&head.headers);
@@ -141,7 +141,8 @@ where
             let bytes = read(body).await?;
             let answer = machine.act(&call, Content { media, bytes }).await?;
             let answer = answer.shown(&call);
-            Ok(if gzip { answer.compressed() } else { answer })
+            let answer = if gzip { answer.compressed() } else { answer };
+            Ok(answer.into_response())
         }
     }
 }

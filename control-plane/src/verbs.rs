@@ -75,6 +75,11 @@ impl Machine {
         self.stopping.cancel();
     }
 
+    /// Says whether requests are refused.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
     /// Creates an object that every server has from its start.
     pub(crate) async fn seed(&self, path: &str, object: &Value) {
         let objects = match Target::parse(path) {

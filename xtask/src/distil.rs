@@ -3,7 +3,9 @@
 //! The OpenAPI documents say which fields there are; the Go sources say how protobuf numbers them
 //! and which of them tell an absent value from an empty one, which no document does.
 
+mod check;
 mod go;
+mod served;
 mod table;
 
 use std::{
@@ -93,27 +95,41 @@ pub(crate) struct Options {
     documents: PathBuf,
     /// The folder with the Go sources `api` and `apimachinery` of the same version
     sources: PathBuf,
+    /// Writes nothing, but compares what the server at this address serves with the documents
+    #[arg(long, value_name = "URL")]
+    check: Option<String>,
 }
 
-/// Writes the tables anew.
+/// Writes the tables anew, or compares a server with the documents.
 ///
 /// # Errors
 ///
-/// Fails when a document or source cannot be read, or when the two disagree.
+/// Fails when a document or source cannot be read, when the two disagree, or when the server
+/// differs.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if let Some(server) = &options.check {
+        return check::run(server, &options.documents);
+    }
     let documents = Documents::read(&options.documents)?;
     let mut table = Table::new(Sources::new(&options.sources));
     for (document, root) in ROOTS {
         table.add(documents.schemas(document)?, root)?;
     }
-    let folder = root().join("control-plane/src/schema");
-    write(
-        &folder.join(format!("kubernetes-{VERSION}.txt")),
-        &table.fields(),
-    )?;
-    write(
-        &folder.join(format!("descriptions-{VERSION}.txt")),
-        &table.descriptions(),
+    let control_plane = root().join("control-plane");
+    let save = |folder: &str, name: &str, text: &str| {
+        let path = control_plane
+            .join(folder)
+            .join(format!("{name}-{VERSION}.txt"));
+        fs::write(&path, text).with_context(|| format!("failed to write `{}`", path.display()))
+    };
+    let parameters = served::parameters(&documents.0["api/v1"])?;
+    save("src/schema", "kubernetes", &table.fields())?;
+    save("src/schema", "descriptions", &table.descriptions())?;
+    save("src/openapi", "parameters", &parameters)?;
+    save(
+        "tests/api",
+        "resources",
+        &served::resources(&options.documents)?,
     )
 }
 
@@ -124,8 +140,7 @@ impl Documents {
     fn read(folder: &Path) -> anyhow::Result<Documents> {
         let mut documents = BTreeMap::new();
         for (document, _) in ROOTS {
-            let name = format!("{}_openapi.json", document.replace('/', "__"));
-            let path = folder.join("openapi-v3").join(name);
+            let path = folder.join("openapi-v3").join(self::document(document));
             if !documents.contains_key(document) {
                 documents.insert(*document, json(&path)?);
             }
@@ -139,12 +154,13 @@ impl Documents {
     }
 }
 
+/// Returns the file that holds the document of a group version.
+fn document(version: &str) -> String {
+    format!("{}_openapi.json", version.replace('/', "__"))
+}
+
 fn json(path: &Path) -> anyhow::Result<Value> {
     let reading = || format!("failed to read `{}`", path.display());
     let bytes = fs::read(path).with_context(reading)?;
     serde_json::from_slice(&bytes).with_context(reading)
-}
-
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    fs::write(path, text).with_context(|| format!("failed to write `{}`", path.display()))
 }

@@ -114,10 +114,15 @@ impl Table {
 }
 
 fn file<'a>(format: &str, types: impl Iterator<Item = &'a str>) -> String {
-    let title =
-        format!("# Kubernetes {VERSION}, distilled by `cargo xtask distil`; not to be edited.\n");
     let types: String = types.collect();
-    [&title, NOTICE, format, &types].concat()
+    [&title(), format, &types].concat()
+}
+
+/// Returns what every distilled file begins with.
+pub(super) fn title() -> String {
+    format!(
+        "# Kubernetes {VERSION}, distilled by `cargo xtask distil`; not to be edited.\n{NOTICE}"
+    )
 }
 
 fn numbers(field: &GoField) -> String {

@@ -1,0 +1,254 @@
+//! A document as it is sent: in the form that the client takes, and only if it is new to it.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
+use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use serde_json::Value;
+
+use crate::{service::ApiBody, status::ApiError};
+
+/// What is sent.
+#[derive(Debug)]
+pub(super) struct Page {
+    code: StatusCode,
+    bytes: Bytes,
+    media: &'static str,
+    caching: Caching,
+    hash: Option<String>,
+}
+
+/// What a client may do with a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caching {
+    /// Nothing.
+    Never,
+    /// Ask whether it is still the same.
+    Checked,
+    /// Keep it: another content has another address.
+    Forever,
+}
+
+/// Whether a path has a form that tells everything at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aggregation {
+    Offered,
+    Absent,
+}
+
+/// How the client takes the document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Plain,
+    Aggregated(AggregatedVersion),
+}
+
+/// The version of `apidiscovery.k8s.io`; they look alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AggregatedVersion {
+    V2,
+    V2Beta1,
+}
+
+/// Chooses the form that the client likes best.
+pub(super) fn form(head: &Parts, aggregation: Aggregation) -> Result<Form, ApiError> {
+    let offers = head.headers.get_all(header::ACCEPT).iter();
+    let offers: Vec<&str> = offers
+        .filter_map(|offers| offers.to_str().ok())
+        .flat_map(|offers| offers.split(','))
+        .filter(|offer| !offer.trim().is_empty())
+        .collect();
+    if offers.is_empty() {
+        return Ok(Form::Plain);
+    }
+    let mut offers: Vec<Offer<'_>> = offers.into_iter().map(Offer::read).collect();
+    offers.sort_by(|one, other| other.quality.total_cmp(&one.quality));
+    offers
+        .iter()
+        .find_map(|offer| offer.form(aggregation))
+        .ok_or_else(ApiError::not_acceptable)
+}
+
+/// One alternative of an `Accept` header.
+struct Offer<'a> {
+    media: &'a str,
+    quality: f64,
+    /// Group, version and kind of the form in which the answer is wanted.
+    group: &'a str,
+    version: &'a str,
+    kind: Option<&'a str>,
+}
+
+impl Offer<'_> {
+    fn read(text: &str) -> Offer<'_> {
+        let mut parts = text.split(';').map(str::trim);
+        let mut offer = Offer {
+            media: parts.next().unwrap_or_default(),
+            quality: 1.0,
+            group: "",
+            version: "",
+            kind: None,
+        };
+        for part in parts {
+            match part.split_once('=') {
+                Some(("q", value)) => offer.quality = value.parse().unwrap_or(1.0),
+                Some(("g", value)) => offer.group = value,
+                Some(("v", value)) => offer.version = value,
+                Some(("as", value)) => offer.kind = Some(value),
+                _ => (),
+            }
+        }
+        offer
+    }
+
+    fn form(&self, aggregation: Aggregation) -> Option<Form> {
+        if !matches!(self.media, "application/json" | "application/*" | "*/*") {
+            return None;
+        }
+        match (self.kind, self.group, self.version, aggregation) {
+            (None, ..) => Some(Form::Plain),
+            (
+                Some("APIGroupDiscoveryList"),
+                "apidiscovery.k8s.io",
+                version,
+                Aggregation::Offered,
+            ) => match version {
+                "v2" => Some(Form::Aggregated(AggregatedVersion::V2)),
+                "v2beta1" => Some(Form::Aggregated(AggregatedVersion::V2Beta1)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl Page {
+    /// A document that is put together for each request.
+    pub(super) fn json(value: &Value) -> Page {
+        Page {
+            code: StatusCode::OK,
+            bytes: Bytes::from(value.to_string()),
+            media: "application/json",
+            caching: Caching::Never,
+            hash: None,
+        }
+    }
+
+    /// A sentence for a person or a probe.
+    pub(super) fn text(code: StatusCode, text: String) -> Page {
+        Page {
+            code,
+            bytes: Bytes::from(text),
+            media: "text/plain; charset=utf-8",
+            caching: Caching::Never,
+            hash: None,
+        }
+    }
+
+    /// A document that clients keep under this hash.
+    pub(super) fn tagged(
+        bytes: Bytes,
+        hash: String,
+        media: &'static str,
+        caching: Caching,
+    ) -> Page {
+        Page {
+            code: StatusCode::OK,
+            bytes,
+            media,
+            caching,
+            hash: Some(hash),
+        }
+    }
+
+    pub(super) fn respond(self, head: &Parts) -> Response<ApiBody> {
+        let known = self
+            .hash
+            .as_ref()
+            .is_some_and(|hash| knows(&head.headers, hash));
+        let bytes = if known { Bytes::new() } else { self.bytes };
+        let mut response = Response::new(ApiBody::whole(bytes));
+        *response.status_mut() = if known {
+            StatusCode::NOT_MODIFIED
+        } else {
+            self.code
+        };
+        let headers = response.headers_mut();
+        let mut set = |name: HeaderName, value: &str| {
+            let value = HeaderValue::from_str(value);
+            headers.insert(
+                name,
+                value.expect("hashes, dates and media types are visible ASCII"),
+            );
+        };
+        set(header::CONTENT_TYPE, self.media);
+        if let Some(hash) = &self.hash {
+            set(header::ETAG, &format!("\"{hash}\""));
+            set(header::VARY, "Accept");
+        }
+        match self.caching {
+            Caching::Never => set(header::CACHE_CONTROL, "no-cache, private"),
+            Caching::Checked => set(header::CACHE_CONTROL, "public"),
+            Caching::Forever => {
+                set(header::CACHE_CONTROL, "public, immutable");
+                set(header::EXPIRES, &in_a_year());
+            }
+        }
+        response
+    }
+}
+
+/// Whether the client says that it has this content.
+fn knows(headers: &HeaderMap, hash: &str) -> bool {
+    let tags = headers.get_all(header::IF_NONE_MATCH).iter();
+    let mut tags = tags
+        .filter_map(|tags| tags.to_str().ok())
+        .flat_map(|tags| tags.split(','));
+    tags.any(|tag| {
+        let tag = tag.trim();
+        let tag = tag.strip_prefix("W/").unwrap_or(tag);
+        tag.trim_matches('"') == hash
+    })
+}
+
+fn in_a_year() -> String {
+    let now = Timestamp::now().to_zoned(TimeZone::UTC);
+    let then = now.checked_add(1.year()).unwrap_or(now);
+    then.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(accept: &str, aggregation: Aggregation, expected: Option<Form>) {
+        let request = http::Request::builder().header("accept", accept);
+        let (head, ()) = request.body(()).expect("a request").into_parts();
+        assert_eq!(form(&head, aggregation).ok(), expected, "{accept}");
+    }
+
+    #[test]
+    fn the_form_is_the_best_that_both_know() {
+        let aggregated = |version: &str| {
+            format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList")
+        };
+        let (v2, beta) = (AggregatedVersion::V2, AggregatedVersion::V2Beta1);
+        let all = format!(
+            "{},{},application/json",
+            aggregated("v2"),
+            aggregated("v2beta1")
+        );
+        check(&all, Aggregation::Offered, Some(Form::Aggregated(v2)));
+        check(&all, Aggregation::Absent, Some(Form::Plain));
+        let nopeer = format!("{};profile=nopeer", aggregated("v2"));
+        check(&nopeer, Aggregation::Offered, Some(Form::Aggregated(v2)));
+        check(&nopeer, Aggregation::Absent, None);
+        let newer = format!("{}, {}", aggregated("v3"), aggregated("v2beta1"));
+        check(&newer, Aggregation::Offered, Some(Form::Aggregated(beta)));
+        let liked = format!("{};q=0.5,application/json;q=0.9", aggregated("v2"));
+        check(&liked, Aggregation::Offered, Some(Form::Plain));
+        check("*/*", Aggregation::Offered, Some(Form::Plain));
+        check("", Aggregation::Offered, Some(Form::Plain));
+        let openapi = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
+        check(openapi, Aggregation::Absent, None);
+    }
+}
