@@ -89,6 +89,16 @@ impl Causes {
         );
     }
 
+    pub(crate) fn duplicate_because(
+        &mut self,
+        field: impl Into<String>,
+        value: &Value,
+        detail: &str,
+    ) {
+        let message = with_detail(format!("Duplicate value: {value}"), detail);
+        self.add("FieldValueDuplicate", field, message);
+    }
+
     pub(crate) fn forbidden(&mut self, field: impl Into<String>, detail: &str) {
         self.add(
             "FieldValueForbidden",
@@ -100,6 +110,11 @@ impl Causes {
     pub(crate) fn too_long(&mut self, field: impl Into<String>, bytes_max: usize) {
         let message = format!("Too long: may not be more than {bytes_max} bytes");
         self.add("FieldValueTooLong", field, message);
+    }
+
+    pub(crate) fn too_many(&mut self, field: impl Into<String>, found: usize, items_max: usize) {
+        let message = format!("Too many: {found}: must have at most {items_max} items");
+        self.add("FieldValueTooMany", field, message);
     }
 
     pub(crate) fn not_found(&mut self, field: impl Into<String>, value: &Value) {

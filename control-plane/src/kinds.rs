@@ -45,8 +45,12 @@ pub struct KindInfo {
     pub(crate) defaults: fn(&mut Value),
     /// Gives a new object what it begins with.
     pub(crate) on_create: fn(&mut Value),
+    /// Keeps in a change what the client does not mean to change: takes the old object first.
+    pub(crate) on_update: fn(&Value, &mut Value),
     /// The checks of an object; the old one is present on update.
     pub(crate) validate: fn(&Value, Option<&Value>, &mut Causes),
+    /// The checks of a change of the status: takes the new object first.
+    pub(crate) validate_status: fn(&Value, &Value, &mut Causes),
     /// How long deletion waits for someone to end what the object stands for.
     pub(crate) grace: Grace,
 }
@@ -96,7 +100,12 @@ pub enum Subresource {
 /// Whether `metadata.generation` is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Generation {
+    /// It counts changes of `spec`.
     Kept,
+    /// It counts changes of everything but the metadata.
+    OfAll,
+    /// It is 1.
+    Fixed,
     Absent,
 }
 
@@ -160,7 +169,9 @@ const fn row(group: &'static str, kind: &'static str, schema: &'static str) -> K
         generation: Generation::Absent,
         defaults: |_| (),
         on_create: |_| (),
+        on_update: |_, _| (),
         validate: |_, _, _| (),
+        validate_status: |_, _, _| (),
         grace: Grace::None,
     }
 }

@@ -80,6 +80,17 @@ impl Quantity {
         self.nano % NANO == 0
     }
 
+    /// Says whether the number is a whole number of times `unit`, none included.
+    pub(crate) fn is_multiple_of(self, unit: Quantity) -> bool {
+        unit.nano > 0 && self.nano % unit.nano == 0
+    }
+
+    /// Adds two amounts; the sum is written in the family of the first.
+    pub(crate) fn plus(self, other: Quantity) -> Quantity {
+        let nano = (self.nano + other.nano).clamp(-NANO_MAX, NANO_MAX);
+        Quantity { nano, ..self }
+    }
+
     /// Orders by amount, whatever the suffixes.
     pub(crate) fn exceeds(self, other: Quantity) -> bool {
         self.nano > other.nano

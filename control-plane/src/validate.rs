@@ -1,11 +1,23 @@
 //! The checks of objects, worded as Kubernetes words them.
 
+mod field;
+
 pub(crate) mod config;
+pub(crate) mod endpoints;
+pub(crate) mod event;
+pub(crate) mod limits;
+pub(crate) mod node;
 pub(crate) mod pod;
-mod pod_change;
+pub(crate) mod rbac;
+pub(crate) mod service;
 pub(crate) mod small;
 
+use std::borrow::Cow;
+
 use serde_json::Value;
+
+use config::config_key_faults;
+pub(crate) use field::{Field, cidr, walk};
 
 use crate::{invalid::Causes, kinds::KindInfo};
 
@@ -33,7 +45,14 @@ const LABEL_VALUE_MESSAGE: &str = "a valid label must be an empty string or cons
      character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is \
      '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
-const PATH_SEGMENT_MESSAGE: &str = "may not be '.' or '..' and may not contain '/' or '%'";
+const LABEL_1035_MESSAGE: &str = "a DNS-1035 label must consist of lower case alphanumeric \
+     characters or '-', start with an alphabetic character, and end with an alphanumeric character \
+     (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+
+const QUALIFIED_HINT: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must \
+     start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', \
+     regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS \
+     subdomain prefix and '/' (e.g. 'example.com/MyName')";
 
 /// How the names of a kind's objects are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,63 +61,106 @@ pub(crate) enum NameRule {
     Subdomain,
     /// One label.
     Label,
+    /// One label that does not begin with a digit.
+    Label1035,
     /// Anything that can be one segment of a path.
     PathSegment,
 }
 
+/// Finalizers without a domain are Kubernetes' own.
+const PLAIN_FINALIZERS: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
+
 /// Checks what all kinds have in common.
 pub(crate) fn metadata(info: &KindInfo, object: &Value, causes: &mut Causes) {
-    let metadata = &object["metadata"];
-    let text = |field: &str| metadata[field].as_str().unwrap_or_default();
-    match (text("name"), text("generateName")) {
-        ("", "") => causes.required("metadata.name", "name or generateName is required"),
-        // A generated name does not exist yet when a manifest is checked without a server.
-        ("", _) => (),
-        (name, _) => check_name(info.name_rule, "metadata.name", name, causes),
-    }
-    if !text("namespace").is_empty() {
-        check_name(
-            NameRule::Label,
-            "metadata.namespace",
-            text("namespace"),
-            causes,
-        );
-    }
-    labels("metadata.labels", &metadata["labels"], causes);
-    let mut bytes = 0;
-    for (key, value) in entries(&metadata["annotations"]) {
-        if !is_label_key(&key.to_lowercase()) {
-            causes.invalid(
-                "metadata.annotations",
-                &Value::from(key.as_str()),
-                QUALIFIED_MESSAGE,
-            );
+    walk(object, causes, |root| {
+        let metadata = &root.child("metadata");
+        let (name, base) = (metadata.child("name"), metadata.child("generateName"));
+        if !base.is_empty() {
+            generated(info.name_rule, &base);
         }
-        bytes += key.len() + value.as_str().map_or(0, str::len);
-    }
-    if bytes > ANNOTATIONS_BYTES_MAX {
-        causes.too_long("metadata.annotations", ANNOTATIONS_BYTES_MAX);
-    }
-    for (index, finalizer) in elements(&metadata["finalizers"]).enumerate() {
-        if !finalizer.as_str().is_some_and(is_label_key) {
-            causes.invalid(
-                format!("metadata.finalizers[{index}]"),
-                finalizer,
-                QUALIFIED_MESSAGE,
-            );
+        match (name.is_empty(), base.is_empty()) {
+            (true, true) => name.required("name or generateName is required"),
+            // A generated name does not exist yet when a manifest is checked without a server.
+            (true, false) => (),
+            (false, _) => name.name(info.name_rule),
         }
-    }
-    owners(&metadata["ownerReferences"], causes);
+        metadata.child("namespace").name_if_any(NameRule::Label);
+        metadata.child("labels").labels();
+        annotations(&metadata.child("annotations"));
+        owners(&metadata.child("ownerReferences"));
+        let finalizers = metadata.child("finalizers");
+        for found in finalizers.items() {
+            finalizer(&finalizers.with(found.value));
+            plain_finalizer(&found);
+        }
+    });
 }
 
-fn owners(references: &Value, causes: &mut Causes) {
-    for (index, owner) in elements(references).enumerate() {
-        for field in ["apiVersion", "kind", "name", "uid"] {
-            if owner[field].as_str().unwrap_or_default().is_empty() {
-                let field = format!("metadata.ownerReferences[{index}].{field}");
-                causes.required(field, "must not be empty");
+/// A name is completed by letters, so a dash may stand at its end.
+fn generated(rule: NameRule, base: &Field<'_, '_>) {
+    let text = base.text();
+    let masked = match text.strip_suffix('-') {
+        Some(start) if !start.is_empty() => format!("{start}a"),
+        _ => text.to_owned(),
+    };
+    for fault in name_faults(rule, &masked) {
+        base.invalid(&fault);
+    }
+}
+
+fn annotations(annotations: &Field<'_, '_>) {
+    let mut bytes = 0;
+    for (key, value) in annotations.entries() {
+        // Kubernetes tolerates upper case in the domain here.
+        for fault in qualified_faults(&key.to_lowercase()) {
+            annotations.invalid_as(&Value::from(key), &fault);
+        }
+        bytes += key.len() + value.text().len();
+    }
+    if bytes > ANNOTATIONS_BYTES_MAX {
+        annotations.too_long(ANNOTATIONS_BYTES_MAX);
+    }
+}
+
+/// Checks the name of a finalizer.
+pub(crate) fn finalizer(finalizer: &Field<'_, '_>) {
+    finalizer.qualified();
+}
+
+fn plain_finalizer(finalizer: &Field<'_, '_>) {
+    let text = finalizer.text();
+    if !text.contains('/') && !PLAIN_FINALIZERS.contains(&text) {
+        finalizer.invalid("name is neither a standard finalizer name nor is it fully qualified");
+    }
+}
+
+fn owners(references: &Field<'_, '_>) {
+    let mut controllers = Vec::new();
+    for owner in references.items() {
+        for (field, detail) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
+            let field = owner.child(field);
+            if field.is_empty() {
+                field.invalid_as(&Value::from(""), detail);
             }
         }
+        let (version, kind) = (owner.child("apiVersion").text(), owner.child("kind").text());
+        if (version, kind) == ("v1", "Event") {
+            owner.invalid("/v1, Kind=Event is disallowed from being an owner");
+        }
+        if owner.child("controller").is_true() {
+            controllers.push(owner.child("name").text());
+        }
+    }
+    if let [first, second, ..] = controllers[..] {
+        references.invalid(&format!(
+            "Only one reference can have Controller set to true. Found \"true\" in references \
+             for {first} and {second}"
+        ));
     }
 }
 
@@ -108,61 +170,107 @@ pub(crate) fn metadata_change(old: &Value, new: &Value, causes: &mut Causes) {
         return;
     }
     let known: Vec<_> = elements(&old["metadata"]["finalizers"]).collect();
-    if elements(&new["metadata"]["finalizers"]).any(|finalizer| !known.contains(&finalizer)) {
+    let mut added: Vec<_> = elements(&new["metadata"]["finalizers"])
+        .filter(|finalizer| !known.contains(finalizer))
+        .map(Value::to_string)
+        .collect();
+    added.sort();
+    if !added.is_empty() {
+        let added = added.join(", ");
         causes.forbidden(
             "metadata.finalizers",
-            "no new finalizers can be added if the object is being deleted",
+            &format!(
+                "no new finalizers can be added if the object is being deleted, found new \
+                 finalizers []string{{{added}}}"
+            ),
         );
     }
 }
 
-/// Checks a map of labels.
-pub(crate) fn labels(field: &str, labels: &Value, causes: &mut Causes) {
-    for (key, value) in entries(labels) {
-        if !is_label_key(key) {
-            causes.invalid(field, &Value::from(key.as_str()), QUALIFIED_MESSAGE);
-        }
-        if !value.as_str().is_some_and(is_label_value) {
-            causes.invalid(field, value, LABEL_VALUE_MESSAGE);
-        }
-    }
-}
-
-/// Checks a name and says what is wrong with it.
-pub(crate) fn check_name(rule: NameRule, field: &str, name: &str, causes: &mut Causes) {
+/// Says everything that is wrong with a name.
+pub(crate) fn name_faults(rule: NameRule, name: &str) -> Vec<Cow<'static, str>> {
     let (valid, bytes_max, message) = match rule {
-        NameRule::Subdomain => (is_subdomain(name), SUBDOMAIN_BYTES_MAX, SUBDOMAIN_MESSAGE),
-        NameRule::Label => (is_dns_label(name), LABEL_BYTES_MAX, LABEL_MESSAGE),
-        NameRule::PathSegment => (is_path_segment(name), usize::MAX, PATH_SEGMENT_MESSAGE),
+        NameRule::Subdomain => (dotted(name), SUBDOMAIN_BYTES_MAX, SUBDOMAIN_MESSAGE),
+        NameRule::Label if dotted(name) && name.contains('.') => {
+            (false, LABEL_BYTES_MAX, "must not contain dots")
+        }
+        NameRule::Label => (lower_case(name), LABEL_BYTES_MAX, LABEL_MESSAGE),
+        NameRule::Label1035 => {
+            let valid = lower_case(name) && name.starts_with(|first: char| !first.is_ascii_digit());
+            (valid, LABEL_BYTES_MAX, LABEL_1035_MESSAGE)
+        }
+        NameRule::PathSegment => return path_segment_faults(name),
     };
-    let value = Value::from(name);
-    if name.len() > bytes_max {
-        causes.invalid(
-            field,
-            &value,
-            &format!("must be no more than {bytes_max} bytes"),
-        );
-    } else if !valid {
-        causes.invalid(field, &value, message);
+    let long = name.len() > bytes_max;
+    let long = long.then(|| format!("must be no more than {bytes_max} bytes").into());
+    long.into_iter()
+        .chain((!valid).then(|| message.into()))
+        .collect()
+}
+
+fn path_segment_faults(name: &str) -> Vec<Cow<'static, str>> {
+    match name {
+        "." | ".." => vec![format!("may not be '{name}'").into()],
+        _ => ['/', '%']
+            .iter()
+            .filter(|letter| name.contains(**letter))
+            .map(|letter| format!("may not contain '{letter}'").into())
+            .collect(),
     }
 }
 
-/// Says whether text is an RFC 1123 label in lower case.
-pub(crate) fn is_dns_label(text: &str) -> bool {
-    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    text.len() <= LABEL_BYTES_MAX && framed(text, letter, |byte| byte == b'-')
+/// Says everything that is wrong with a qualified name.
+pub(crate) fn qualified_faults(text: &str) -> Vec<Cow<'static, str>> {
+    let (prefix, name) = match text.split_once('/') {
+        None => (None, text),
+        Some((_, name)) if name.contains('/') => {
+            return vec![format!("a qualified name {QUALIFIED_HINT}").into()];
+        }
+        Some((prefix, name)) => (Some(prefix), name),
+    };
+    let mut faults: Vec<Cow<'static, str>> = match prefix {
+        None => Vec::new(),
+        Some("") => vec!["prefix part must be non-empty".into()],
+        Some(prefix) => {
+            let faults = name_faults(NameRule::Subdomain, prefix).into_iter();
+            faults
+                .map(|fault| format!("prefix part {fault}").into())
+                .collect()
+        }
+    };
+    if name.is_empty() {
+        faults.push("name part must be non-empty".into());
+    } else if name.len() > LABEL_BYTES_MAX {
+        faults.push(format!("name part must be no more than {LABEL_BYTES_MAX} bytes").into());
+    }
+    if !is_label_name_of_any_length(name) {
+        faults.push(QUALIFIED_MESSAGE.into());
+    }
+    faults
+}
+
+/// Says everything that is wrong with the value of a label.
+pub(crate) fn label_value_faults(text: &str) -> Vec<Cow<'static, str>> {
+    let long = text.len() > LABEL_BYTES_MAX;
+    let long = long.then(|| format!("must be no more than {LABEL_BYTES_MAX} bytes").into());
+    let valid = text.is_empty() || is_label_name_of_any_length(text);
+    long.into_iter()
+        .chain((!valid).then(|| LABEL_VALUE_MESSAGE.into()))
+        .collect()
 }
 
 /// Says whether text is an RFC 1123 subdomain in lower case.
 pub(crate) fn is_subdomain(text: &str) -> bool {
-    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let part = |part: &str| framed(part, letter, |byte| byte == b'-');
-    text.len() <= SUBDOMAIN_BYTES_MAX && text.split('.').all(part)
+    text.len() <= SUBDOMAIN_BYTES_MAX && dotted(text)
 }
 
-/// Says whether text can stand in a path as one segment, as the names of roles do.
-pub(crate) fn is_path_segment(text: &str) -> bool {
-    !matches!(text, "" | "." | "..") && !text.contains(['/', '%'])
+fn dotted(text: &str) -> bool {
+    text.split('.').all(lower_case)
+}
+
+fn lower_case(text: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    framed(text, letter, |byte| byte == b'-')
 }
 
 /// Says whether text is a qualified name: an optional domain, a slash, a name.
@@ -179,8 +287,12 @@ pub(crate) fn is_label_value(text: &str) -> bool {
 }
 
 fn is_label_name(text: &str) -> bool {
+    text.len() <= LABEL_BYTES_MAX && is_label_name_of_any_length(text)
+}
+
+fn is_label_name_of_any_length(text: &str) -> bool {
     let inner = |byte: u8| matches!(byte, b'-' | b'_' | b'.');
-    text.len() <= LABEL_BYTES_MAX && framed(text, |byte| byte.is_ascii_alphanumeric(), inner)
+    framed(text, |byte| byte.is_ascii_alphanumeric(), inner)
 }
 
 /// Says whether text begins and ends with a letter and has only letters and marks between.
@@ -206,28 +318,102 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_follow_rfc_1123() {
-        for (text, label, subdomain) in [
-            ("a", true, true),
-            ("a-b", true, true),
-            ("1", true, true),
-            ("a.b", false, true),
-            ("", false, false),
-            ("-a", false, false),
-            ("a-", false, false),
-            ("A", false, false),
-            ("a..b", false, false),
-            ("a_b", false, false),
-            ("ä", false, false),
+    fn names_follow_rfc_1123_and_1035() {
+        for (text, faults) in [
+            ("a", [0, 0, 0, 0]),
+            ("a-b", [0, 0, 0, 0]),
+            ("1", [0, 0, 1, 0]),
+            ("a.b", [1, 0, 1, 0]),
+            ("", [1, 1, 1, 0]),
+            ("-a", [1, 1, 1, 0]),
+            ("a-", [1, 1, 1, 0]),
+            ("A", [1, 1, 1, 0]),
+            ("a..b", [1, 1, 1, 0]),
+            ("a_b", [1, 1, 1, 0]),
+            ("ä", [1, 1, 1, 0]),
+            ("a/b", [1, 1, 1, 1]),
+            ("..", [1, 1, 1, 1]),
+            ("a:b", [1, 1, 1, 0]),
+            (&"a".repeat(64), [1, 0, 1, 0]),
+            (&"a".repeat(254), [1, 1, 1, 0]),
         ] {
-            assert_eq!(
-                (is_dns_label(text), is_subdomain(text)),
-                (label, subdomain),
-                "{text}"
-            );
+            let rules = [
+                NameRule::Label,
+                NameRule::Subdomain,
+                NameRule::Label1035,
+                NameRule::PathSegment,
+            ];
+            let found = rules.map(|rule| name_faults(rule, text).len());
+            assert_eq!(found, faults, "{text}");
         }
-        assert!(!is_dns_label(&"a".repeat(64)) && is_dns_label(&"a".repeat(63)));
-        assert!(!is_subdomain(&"a".repeat(254)) && is_subdomain(&"a".repeat(253)));
+    }
+
+    #[test]
+    fn faults_of_names_are_worded_as_by_kubernetes() {
+        let dots = name_faults(NameRule::Label, "a.b");
+        assert_eq!(dots, ["must not contain dots"]);
+        let long = name_faults(NameRule::Label, &"a".repeat(64));
+        assert_eq!(long, ["must be no more than 63 bytes"]);
+        let segment = name_faults(NameRule::PathSegment, "a%b");
+        assert_eq!(segment, ["may not contain '%'"]);
+        let prefix = qualified_faults("/a");
+        assert_eq!(prefix, ["prefix part must be non-empty"]);
+        let nothing = qualified_faults("a/");
+        assert_eq!(nothing, ["name part must be non-empty", QUALIFIED_MESSAGE]);
+    }
+
+    #[test]
+    fn what_all_kinds_have_is_checked() {
+        let check = |metadata: Value, expected: &[&str]| {
+            let info = crate::kinds::served("v1", "ConfigMap").expect("served");
+            let mut causes = Causes::default();
+            super::metadata(
+                info,
+                &serde_json::json!({"metadata": metadata}),
+                &mut causes,
+            );
+            let found: Vec<_> = causes
+                .into_vec()
+                .iter()
+                .map(|cause| cause.sentence())
+                .collect();
+            assert_eq!(found, expected, "{metadata}");
+        };
+        use serde_json::json;
+        check(
+            json!({"generateName": "a-", "finalizers": ["orphan", "a.b/c"]}),
+            &[],
+        );
+        check(
+            json!({}),
+            &["metadata.name: Required value: name or generateName is required"],
+        );
+        check(
+            json!({"name": "a", "finalizers": ["mine"]}),
+            &[
+                "metadata.finalizers[0]: Invalid value: \"mine\": name is neither a standard \
+               finalizer name nor is it fully qualified",
+            ],
+        );
+        let owner = |name: &str| {
+            json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u",
+                "controller": true})
+        };
+        check(json!({"name": "a", "ownerReferences": [owner("o")]}), &[]);
+        check(
+            json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod",
+                "name": "o"}]}),
+            &["metadata.ownerReferences[0].uid: Invalid value: \"\": must not be empty"],
+        );
+        let mut causes = Causes::default();
+        let deleted = json!({"metadata": {"deletionTimestamp": "x"}});
+        let held = json!({"metadata": {"finalizers": ["a.b/c"]}});
+        metadata_change(&deleted, &held, &mut causes);
+        assert_eq!(
+            causes.into_vec()[0].sentence(),
+            "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being \
+             deleted, found new finalizers []string{\"a.b/c\"}"
+        );
     }
 
     #[test]

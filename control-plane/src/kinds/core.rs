@@ -20,6 +20,8 @@ pub(super) static KINDS: &[KindInfo] = &[
         plural: "endpoints",
         singular: "endpoints",
         short_names: &["ep"],
+        defaults: defaults::endpoints,
+        validate: validate::endpoints::endpoints,
         ..row("", "Endpoints", "core.v1.Endpoints")
     },
     KindInfo {
@@ -27,13 +29,15 @@ pub(super) static KINDS: &[KindInfo] = &[
         singular: "event",
         short_names: &["ev"],
         fields: EVENT_FIELDS,
-        validate: validate::small::event,
+        validate: validate::event::core,
         ..row("", "Event", "core.v1.Event")
     },
     KindInfo {
         plural: "limitranges",
         singular: "limitrange",
         short_names: &["limits"],
+        defaults: defaults::limit_range,
+        validate: validate::limits::limit_range,
         ..row("", "LimitRange", "core.v1.LimitRange")
     },
     KindInfo {
@@ -45,7 +49,11 @@ pub(super) static KINDS: &[KindInfo] = &[
         subresources: &[Subresource::Status],
         fields: &[field("status.phase", "/status/phase")],
         name_rule: validate::NameRule::Label,
+        defaults: defaults::namespace,
         on_create: defaults::new_namespace,
+        on_update: defaults::keep_namespace,
+        validate: validate::small::namespace,
+        validate_status: validate::small::namespace_status,
         ..row("", "Namespace", "core.v1.Namespace")
     },
     KindInfo {
@@ -59,8 +67,9 @@ pub(super) static KINDS: &[KindInfo] = &[
             pointer: "/spec/unschedulable",
             absent: "false",
         }],
-        defaults: defaults::empty_spec,
-        validate: validate::small::node,
+        defaults: defaults::node,
+        validate: validate::node::node,
+        validate_status: validate::node::node_status,
         ..row("", "Node", "core.v1.Node")
     },
     KindInfo {
@@ -75,6 +84,8 @@ pub(super) static KINDS: &[KindInfo] = &[
         on_create: defaults::new_pod,
         validate: validate::pod::pod,
         grace: Grace::Pod,
+        on_update: defaults::keep_pod,
+        validate_status: validate::pod::status,
         ..row("", "Pod", "core.v1.Pod")
     },
     KindInfo {
@@ -83,6 +94,9 @@ pub(super) static KINDS: &[KindInfo] = &[
         short_names: &["quota"],
         subresources: &[Subresource::Status],
         defaults: defaults::empty_spec,
+        on_create: defaults::no_status,
+        validate: validate::limits::quota,
+        validate_status: validate::limits::quota_status,
         ..row("", "ResourceQuota", "core.v1.ResourceQuota")
     },
     KindInfo {
@@ -109,6 +123,11 @@ pub(super) static KINDS: &[KindInfo] = &[
             field("spec.clusterIP", "/spec/clusterIP"),
             field("spec.type", "/spec/type"),
         ],
+        name_rule: validate::NameRule::Label1035,
+        defaults: defaults::service,
+        on_update: defaults::keep_service,
+        validate: validate::service::service,
+        validate_status: validate::service::service_status,
         ..row("", "Service", "core.v1.Service")
     },
 ];
@@ -125,6 +144,7 @@ static POD_FIELDS: &[SelectableField] = &[
     },
     field("status.phase", "/status/phase"),
     field("status.podIP", "/status/podIP"),
+    field("status.podIPs", "/status/podIPs"),
     field("status.nominatedNodeName", "/status/nominatedNodeName"),
 ];
 
@@ -141,6 +161,6 @@ static EVENT_FIELDS: &[SelectableField] = &[
     field("involvedObject.fieldPath", "/involvedObject/fieldPath"),
     field("reason", "/reason"),
     field("reportingComponent", "/reportingComponent"),
-    field("source", "/source/component"),
     field("type", "/type"),
+    field("source", "/source/component"),
 ];

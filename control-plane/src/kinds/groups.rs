@@ -30,7 +30,9 @@ pub(super) static KINDS: &[KindInfo] = &[
     KindInfo {
         plural: "endpointslices",
         singular: "endpointslice",
-        generation: Generation::Kept,
+        generation: Generation::OfAll,
+        defaults: defaults::endpoint_slice,
+        validate: validate::endpoints::slice,
         ..row(
             "discovery.k8s.io",
             "EndpointSlice",
@@ -41,6 +43,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         plural: "runtimeclasses",
         singular: "runtimeclass",
         scope: Scope::Cluster,
+        validate: validate::small::runtime_class,
         ..row("node.k8s.io", "RuntimeClass", "node.v1.RuntimeClass")
     },
     KindInfo {
@@ -48,6 +51,8 @@ pub(super) static KINDS: &[KindInfo] = &[
         singular: "clusterrolebinding",
         scope: Scope::Cluster,
         name_rule: validate::NameRule::PathSegment,
+        defaults: defaults::binding,
+        validate: validate::rbac::cluster_role_binding,
         ..row(RBAC, "ClusterRoleBinding", "rbac.v1.ClusterRoleBinding")
     },
     KindInfo {
@@ -55,18 +60,24 @@ pub(super) static KINDS: &[KindInfo] = &[
         singular: "clusterrole",
         scope: Scope::Cluster,
         name_rule: validate::NameRule::PathSegment,
+        defaults: defaults::role,
+        validate: validate::rbac::cluster_role,
         ..row(RBAC, "ClusterRole", "rbac.v1.ClusterRole")
     },
     KindInfo {
         plural: "rolebindings",
         singular: "rolebinding",
         name_rule: validate::NameRule::PathSegment,
+        defaults: defaults::binding,
+        validate: validate::rbac::role_binding,
         ..row(RBAC, "RoleBinding", "rbac.v1.RoleBinding")
     },
     KindInfo {
         plural: "roles",
         singular: "role",
         name_rule: validate::NameRule::PathSegment,
+        defaults: defaults::role,
+        validate: validate::rbac::role,
         ..row(RBAC, "Role", "rbac.v1.Role")
     },
     KindInfo {
@@ -74,7 +85,9 @@ pub(super) static KINDS: &[KindInfo] = &[
         singular: "priorityclass",
         short_names: &["pc"],
         scope: Scope::Cluster,
-        generation: Generation::Kept,
+        generation: Generation::Fixed,
+        defaults: defaults::priority_class,
+        validate: validate::small::priority_class,
         ..row(
             "scheduling.k8s.io",
             "PriorityClass",

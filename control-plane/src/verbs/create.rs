@@ -76,7 +76,7 @@ impl Machine {
             "creationTimestamp".to_owned(),
             Value::from(self.now().to_string()),
         );
-        if info.generation == Generation::Kept {
+        if info.generation != Generation::Absent {
             metadata.insert("generation".to_owned(), Value::from(1));
         }
         Ok(())

@@ -74,6 +74,9 @@ impl Machine {
             let mut new = change(&old)?;
             check_identity(info, name, &old, &new)?;
             carry(objects, &old, &mut new);
+            if matches!(objects.subresource, None | Some(Subresource::Status)) {
+                (info.on_update)(&old, &mut new);
+            }
             (info.defaults)(&mut new);
             check_change(objects, &old, &mut new)?;
             if new == old {
@@ -192,15 +195,33 @@ fn check_change(objects: &Objects, old: &Value, new: &mut Value) -> Result<(), A
     let mut causes = Causes::default();
     validate::metadata(info, new, &mut causes);
     validate::metadata_change(old, new, &mut causes);
-    if objects.subresource.is_none() {
-        (info.validate)(new, Some(old), &mut causes);
+    match objects.subresource {
+        None => (info.validate)(new, Some(old), &mut causes),
+        Some(Subresource::Status) => (info.validate_status)(new, old, &mut causes),
+        Some(_) => (),
     }
     if !causes.is_empty() {
         return Err(ApiError::invalid(info, objects.name(), causes));
     }
-    if info.generation == Generation::Kept && new["spec"] != old["spec"] {
+    if counts(info.generation, old, new) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         new["metadata"]["generation"] = Value::from(generation);
     }
     Ok(())
+}
+
+/// Says whether a change is one that the generation counts.
+fn counts(generation: Generation, old: &Value, new: &Value) -> bool {
+    match generation {
+        Generation::Kept => new["spec"] != old["spec"],
+        Generation::OfAll => {
+            let rest = |object: &Value| {
+                let mut rest = object.clone();
+                rest["metadata"] = Value::Null;
+                rest
+            };
+            rest(new) != rest(old)
+        }
+        Generation::Fixed | Generation::Absent => false,
+    }
 }
