@@ -1,0 +1,302 @@
+//! Sets of fields, as `managedFields` keep them in `fieldsV1`.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use serde_json::{Map, Value};
+
+use super::path::{InvalidElement, PathElement};
+
+/// The field that says that its object itself belongs to the set.
+const SELF: &str = ".";
+
+/// A set of paths. Invariant: every node is a member or has children, so equal sets are equal
+/// trees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FieldSet {
+    nodes: BTreeMap<PathElement, Node>,
+}
+
+/// What a set says about one path and those that begin with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Node {
+    member: bool,
+    children: FieldSet,
+}
+
+impl FieldSet {
+    /// Returns a set of paths of plain fields.
+    pub(crate) fn of(paths: &[&[&'static str]]) -> FieldSet {
+        let mut set = FieldSet::default();
+        for path in paths {
+            let mut at = &mut set;
+            for (place, name) in path.iter().enumerate() {
+                let node = at.nodes.entry(PathElement::Field((*name).into())).or_default();
+                node.member |= place + 1 == path.len();
+                at = &mut node.children;
+            }
+        }
+        set
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Adds a path that is one step long.
+    pub(crate) fn insert(&mut self, element: PathElement) {
+        self.nodes.entry(element).or_default().member = true;
+    }
+
+    /// Adds the paths that begin with a step.
+    pub(crate) fn insert_below(&mut self, element: PathElement, children: FieldSet) {
+        if !children.is_empty() {
+            self.nodes.entry(element).or_default().children.unite(children);
+        }
+    }
+
+    /// Says whether the path of this one step belongs to the set.
+    pub(crate) fn has(&self, element: &PathElement) -> bool {
+        self.nodes.get(element).is_some_and(|node| node.member)
+    }
+
+    /// Returns the paths that begin with a step, without it.
+    pub(crate) fn below(&self, element: &PathElement) -> Option<&FieldSet> {
+        let node = self.nodes.get(element)?;
+        (!node.children.is_empty()).then_some(&node.children)
+    }
+
+    /// Adds everything that is in `other`.
+    pub(crate) fn unite(&mut self, other: FieldSet) {
+        if self.nodes.is_empty() {
+            self.nodes = other.nodes;
+            return;
+        }
+        for (element, theirs) in other.nodes {
+            match self.nodes.entry(element) {
+                Entry::Vacant(absent) => drop(absent.insert(theirs)),
+                Entry::Occupied(mut found) => {
+                    let ours = found.get_mut();
+                    ours.member |= theirs.member;
+                    ours.children.unite(theirs.children);
+                }
+            }
+        }
+    }
+
+    /// Returns what is in both sets.
+    pub(crate) fn intersection(&self, other: &FieldSet) -> FieldSet {
+        let both = |(element, ours): (&PathElement, &Node)| {
+            let theirs = other.nodes.get(element)?;
+            let node = Node {
+                member: ours.member && theirs.member,
+                children: ours.children.intersection(&theirs.children),
+            };
+            node.says_something().then(|| (element.clone(), node))
+        };
+        FieldSet {
+            nodes: self.nodes.iter().filter_map(both).collect(),
+        }
+    }
+
+    /// Removes the paths of `other`; those that only begin with one of them stay.
+    pub(crate) fn subtract(&mut self, other: &FieldSet) {
+        self.retain(other, |ours, theirs| {
+            ours.member &= !theirs.member;
+            ours.children.subtract(&theirs.children);
+        });
+    }
+
+    /// Removes the paths of `other` and everything below them.
+    pub(crate) fn subtract_trees(&mut self, other: &FieldSet) {
+        self.retain(other, |ours, theirs| {
+            if theirs.member {
+                *ours = Node::default();
+            } else {
+                ours.children.subtract_trees(&theirs.children);
+            }
+        });
+    }
+
+    fn retain(&mut self, other: &FieldSet, change: impl Fn(&mut Node, &Node)) {
+        if other.is_empty() {
+            return;
+        }
+        self.nodes.retain(|element, ours| match other.nodes.get(element) {
+            None => true,
+            Some(theirs) => {
+                change(ours, theirs);
+                ours.says_something()
+            }
+        });
+    }
+
+    /// Adds those steps on the way to a member for which `named` says so.
+    ///
+    /// `named` is given the object around the step, and returns what stands below the step.
+    pub(crate) fn with_named<T: Copy>(
+        &self,
+        at: T,
+        named: &impl Fn(T, &PathElement) -> (bool, T),
+    ) -> FieldSet {
+        let grown = |(element, node): (&PathElement, &Node)| {
+            let (is_named, below) = named(at, element);
+            let grown = Node {
+                member: node.member || (is_named && !node.children.is_empty()),
+                children: node.children.with_named(below, named),
+            };
+            (element.clone(), grown)
+        };
+        FieldSet {
+            nodes: self.nodes.iter().map(grown).collect(),
+        }
+    }
+
+    /// Returns all paths as messages write them, short ones before those below them.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        self.collect(&mut String::new(), &mut found);
+        found
+    }
+
+    fn collect(&self, path: &mut String, found: &mut Vec<String>) {
+        let members = self.nodes.iter().filter(|(_, node)| node.member);
+        found.extend(members.map(|(element, _)| format!("{path}{element}")));
+        for (element, node) in &self.nodes {
+            let length = path.len();
+            path.push_str(&element.to_string());
+            node.children.collect(path, found);
+            path.truncate(length);
+        }
+    }
+
+    /// Writes the set as `fieldsV1`.
+    pub(crate) fn encode(&self) -> Value {
+        Value::Object(self.encode_into(Map::new()))
+    }
+
+    fn encode_into(&self, mut map: Map<String, Value>) -> Map<String, Value> {
+        for (element, node) in &self.nodes {
+            let mut below = Map::new();
+            if node.member && !node.children.is_empty() {
+                below.insert(SELF.to_owned(), Value::Object(Map::new()));
+            }
+            let below = node.children.encode_into(below);
+            map.insert(element.encode(), Value::Object(below));
+        }
+        map
+    }
+
+    /// Reads `fieldsV1`; the depth is bounded by that of the parser it comes from.
+    pub(crate) fn decode(fields: &Value) -> Result<FieldSet, InvalidElement> {
+        let mut set = FieldSet::default();
+        for (text, below) in fields.as_object().into_iter().flatten() {
+            if text == SELF {
+                continue;
+            }
+            let Some(element) = PathElement::parse(text)? else {
+                continue;
+            };
+            let children = FieldSet::decode(below)?;
+            let member = children.is_empty() || below.get(SELF).is_some();
+            let mut one = FieldSet::default();
+            one.nodes.insert(element, Node { member, children });
+            // Two ways to write one step, such as `v:1` and `v:1.0`, are one.
+            set.unite(one);
+        }
+        Ok(set)
+    }
+}
+
+impl Node {
+    fn says_something(&self) -> bool {
+        self.member || !self.children.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn set(fields: Value) -> FieldSet {
+        FieldSet::decode(&fields).expect("well-formed")
+    }
+
+    fn check(found: &FieldSet, expected: Value) {
+        assert_eq!(found.encode(), expected);
+    }
+
+    #[test]
+    fn parents_and_children_are_told_apart() {
+        let mut parent = set(json!({"f:a": {".": {}, "f:b": {}}}));
+        parent.subtract(&set(json!({"f:a": {"f:b": {}}})));
+        check(&parent, json!({"f:a": {}}));
+        let mut child = set(json!({"f:a": {"f:b": {}}}));
+        child.subtract(&set(json!({"f:a": {}})));
+        check(&child, json!({"f:a": {"f:b": {}}}));
+        child.subtract_trees(&set(json!({"f:a": {}})));
+        assert!(child.is_empty());
+    }
+
+    #[test]
+    fn paths_are_listed_from_the_outside() {
+        let set = set(json!({"f:spec": {"f:containers": {"k:{\"name\":\"c\"}":
+            {".": {}, "f:image": {}}}}, "f:data": {}}));
+        let found = set.paths();
+        let container = ".spec.containers[name=\"c\"]";
+        assert_eq!(found, [".data", container, &format!("{container}.image")]);
+    }
+
+    #[test]
+    fn a_set_of_plain_paths() {
+        let found = FieldSet::of(&[&["status"], &["metadata"], &["metadata", "name"]]);
+        check(&found, json!({"f:metadata": {".": {}, "f:name": {}}, "f:status": {}}));
+    }
+
+    #[test]
+    fn later_kinds_of_steps_are_dropped() {
+        check(&set(json!({"x:1": {"f:a": {}}, "f:b": {"x:2": {}}})), json!({"f:b": {}}));
+        assert!(FieldSet::decode(&json!({"nonsense": {}})).is_err());
+    }
+
+    fn any_set() -> impl Strategy<Value = FieldSet> {
+        let element = prop_oneof![
+            Just("f:a"),
+            Just("f:b"),
+            Just("k:{\"name\":\"x\"}"),
+            Just("v:1"),
+            Just(".")
+        ];
+        let leaf = Just(json!({}));
+        let tree = leaf.prop_recursive(4, 40, 4, move |inner| {
+            prop::collection::btree_map(element.clone(), inner, 0..4).prop_map(|map| json!(map))
+        });
+        tree.prop_map(|tree| FieldSet::decode(&tree).expect("well-formed"))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn what_is_written_is_read_again(set in any_set()) {
+            prop_assert_eq!(FieldSet::decode(&set.encode()), Ok(set));
+        }
+
+        #[test]
+        fn sets_obey_the_laws_of_sets(a in any_set(), b in any_set()) {
+            let mut union = a.clone();
+            union.unite(b.clone());
+            let mut only_a = a.clone();
+            only_a.subtract(&b);
+            let both = a.intersection(&b);
+            prop_assert_eq!(&both, &b.intersection(&a));
+            prop_assert!(only_a.intersection(&b).is_empty());
+            let mut again = only_a;
+            again.unite(both);
+            prop_assert_eq!(&again, &a);
+            prop_assert_eq!(&union.intersection(&a), &a);
+        }
+    }
+}
