@@ -159,6 +159,11 @@ fn write_failure(info: &KindInfo, name: &str, error: WriteError) -> ApiError {
         WriteError::Exists => ApiError::already_exists(info, name),
         WriteError::Missing => ApiError::not_found(info, name),
         WriteError::Changed { .. } => ApiError::modified(info, name),
+        WriteError::Closed => ApiError::unavailable(error.to_string()),
+        WriteError::TooLarge
+        | WriteError::NoSpace
+        | WriteError::Unwritable { .. }
+        | WriteError::Sealing => ApiError::internal(error.to_string()),
     }
 }
 
