@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use coracle_store::{
-    Change, Event, Expect, Limits, Range, RangeError, Revision, Store, WatchError, WriteError,
+    Change, Event, Expect, JournalLimits, Limits, Range, RangeError, Revision, Store, StoreConfig,
+    WatchError, WriteError,
 };
 use proptest::prelude::*;
 
@@ -130,23 +131,26 @@ fn expect(wanted: Wanted, found: Option<u64>, newest: u64) -> (Expect, Result<()
 }
 
 async fn run(steps: Vec<Step>, limits: Limits) {
-    let store: Store<u64> = Store::in_memory(limits);
+    run_on(&Store::in_memory(limits), steps).await;
+}
+
+async fn run_on(store: &Store<u64>, steps: Vec<Step>) {
     let mut model = Model::default();
     let mut watchers = Vec::new();
     for step in steps {
         let newest = store.revision().get();
         match step {
             Step::Put { key, value, expect } => {
-                put(&store, &mut model, (KEYS[key], value), expect).await
+                put(store, &mut model, (KEYS[key], value), expect).await
             }
-            Step::Delete { key, expect } => delete(&store, &mut model, KEYS[key], expect).await,
+            Step::Delete { key, expect } => delete(store, &mut model, KEYS[key], expect).await,
             Step::Read {
                 prefix,
                 back,
                 limit,
             } => {
                 read(
-                    &store,
+                    store,
                     &model,
                     PREFIXES[prefix],
                     newest.saturating_sub(back).max(1),
@@ -266,6 +270,32 @@ fn block_on(future: impl Future<Output = ()>) {
         .build()
         .unwrap()
         .block_on(future);
+}
+
+/// Opens an empty store in a folder.
+fn durable(folder: &std::path::Path) -> Store<u64> {
+    let config = StoreConfig {
+        folder: folder.to_owned(),
+        limits: Limits::default(),
+        journal: JournalLimits::default(),
+        sealed: |key| key.starts_with("/b/"),
+    };
+    let index = |_: &str, _: &Bytes| Ok::<u64, std::io::Error>(0);
+    Store::open(config, index).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20))]
+
+    #[test]
+    fn a_durable_store_behaves_like_one_in_memory(steps in proptest::collection::vec(step(), 0..60)) {
+        let folder = tempfile::tempdir().unwrap();
+        block_on(async {
+            let store = durable(folder.path());
+            run_on(&store, steps).await;
+            store.close().await;
+        });
+    }
 }
 
 proptest! {

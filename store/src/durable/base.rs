@@ -8,7 +8,6 @@
 
 use std::{
     fs, io,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -270,12 +269,6 @@ impl Resting {
             value: value.to_vec(),
         })
     }
-}
-
-/// Turns a panic of the database into an error: it asserts much about files that may be damaged.
-pub(crate) fn caught<T>(work: impl FnOnce() -> Result<T, BaseError>) -> Result<T, BaseError> {
-    // What `work` leaves half done is a copy without a mark, which nobody reads.
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(BaseError::Panicked))
 }
 
 impl SledBases {

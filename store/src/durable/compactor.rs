@@ -3,13 +3,18 @@
 //! A checkpoint applies all closed segments to the older copy. A segment is removed once both
 //! copies hold it, so whichever copy is lost, the other one and the journal make the state whole.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
 
 use super::{
-    base::{Base, BaseError, Bases, Mark, Resting, Side, caught},
+    base::{Base, BaseError, Bases, Mark, Resting, Side},
     files::Folder,
     frame::{Entry, Link, StoreId},
     journal::{self, JournalError, segment_name},
@@ -113,11 +118,12 @@ impl Compactor {
             .min_by_key(|side| applied(self.mark(*side)));
         let side = older.unwrap_or(Side::A);
         Mark::remove(&*self.folder, side)?;
-        let made = match self.mark(side).take() {
+        // What a panic leaves half done is a copy without a mark, which nobody reads.
+        let made = catch_unwind(AssertUnwindSafe(|| match self.mark(side).take() {
             Some(mark) => self.write(side, mark),
             None => self.rebuild(side),
-        };
-        match made {
+        }));
+        match made.unwrap_or(Err(CheckpointError::Base(BaseError::Panicked))) {
             Ok(mark) => *self.mark(side) = Some(mark),
             Err(error) => {
                 // It would be made anew in any case, and a full disk needs the room now.
@@ -149,15 +155,15 @@ impl Compactor {
 
     /// Applies the closed segments that the copy does not hold, and marks it again.
     fn write(&mut self, side: Side, mut mark: Mark) -> Result<Mark, CheckpointError> {
-        let base = caught(|| self.bases.open(side))?;
+        let base = self.bases.open(side)?;
         let held = mark.applied;
         for link in self.closed.iter().filter(|link| link.number > held) {
             apply(&*self.folder, self.store, *link, &*base, &mut mark)?;
         }
         mark.applied = self.closed.last().map_or(mark.applied, |link| link.number);
         // The journal is cut only behind what was read back.
-        caught(|| tally(&*base, &mark, &mut |_, _| ()))?;
-        caught(|| base.close())?;
+        tally(&*base, &mark, &mut |_, _| ())?;
+        base.close()?;
         mark.write(&*self.folder, side, self.store)?;
         Ok(mark)
     }
@@ -222,14 +228,15 @@ fn apply(
             fold.add(entry);
         }
         if fold.bytes >= FOLD_BYTES {
-            failure = caught(|| fold.pour(base, mark)).err();
+            failure = fold.pour(base, mark).err();
         }
     })?;
-    if failure.is_none() {
-        failure = caught(|| fold.pour(base, mark)).err();
+    if let Some(error) = failure {
+        return Err(CheckpointError::Base(error));
     }
+    fold.pour(base, mark)?;
     mark.revision = newest;
-    failure.map_or(Ok(()), |error| Err(CheckpointError::Base(error)))
+    Ok(())
 }
 
 impl Fold {
@@ -268,7 +275,7 @@ pub(crate) fn load(
     side: Side,
     mark: &Mark,
 ) -> Result<BTreeMap<String, Resting>, BaseError> {
-    caught(|| {
+    let read = || {
         let base = bases.open(side)?;
         let mut values = BTreeMap::new();
         tally(&*base, mark, &mut |key, entry| {
@@ -282,7 +289,9 @@ pub(crate) fn load(
             true => Ok(values),
             false => Err(BaseError::Content),
         }
-    })
+    };
+    // The database asserts much about files that may be damaged.
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(BaseError::Panicked))
 }
 
 /// Reads every entry; an error if they are not those that the mark was made for.

@@ -7,7 +7,8 @@ use super::{
 use crate::{
     Expect, WatchError, WriteError,
     durable::{
-        JournalError, KeyError, OpenError, RecoveryError, base::Side, journal::segment_name,
+        JournalError, KeyError, OpenError, RecoveryError, base::Side, files::Folder,
+        journal::segment_name,
     },
 };
 
@@ -91,6 +92,11 @@ fn a_chain_of_swaps_is_judged_by_what_is_before_it() {
     life.send_wrong("/a/x", Expect::At(first.into()));
     life.send_wrong("/a/x", Expect::Absent);
     assert!(life.store.get("/a/x").is_none());
+    assert_eq!(
+        life.wrong_waiting(),
+        2,
+        "nobody is told of what may still be lost"
+    );
     let (group, answers) = life.commit(WHOLE);
     assert_eq!(group, [first, first + 1]);
     assert!(answers.iter().all(|(_, answer)| answer.is_ok()));
@@ -186,6 +192,41 @@ fn one_damaged_copy_costs_nothing() {
         let told = error(&world);
         assert!(matches!(told, OpenError::Recovery { .. }), "{told:?}");
     }
+}
+
+/// A copy that was being written when the power failed is not even opened.
+#[test]
+fn a_half_written_copy_has_no_mark() {
+    let world = World::new(11);
+    let mut life = world.try_open().unwrap();
+    for round in 0..3 {
+        put(&mut life, "/a/x", 10).unwrap();
+        life.rotate();
+        // Removing the mark, syncing that, opening the copy, reading the journal; then darkness.
+        world.fate.lock().power = (round == 2).then_some(4);
+        assert_eq!(life.checkpoint().is_err(), round == 2);
+    }
+    drop(life);
+    world.fate.lock().power = None;
+    world.cut();
+    let names = world.disk.names().unwrap();
+    let marks = names.iter().filter(|name| name.ends_with(".mark"));
+    assert_eq!(marks.count(), 1);
+    assert!(world.try_open().unwrap().store.get("/a/x").is_some());
+}
+
+#[test]
+fn idle_restarts_leave_nothing_behind() {
+    let world = World::new(12);
+    let mut life = world.try_open().unwrap();
+    put(&mut life, "/a/x", 10).unwrap();
+    drop(life);
+    for _ in 0..5 {
+        drop(world.try_open().unwrap());
+    }
+    let names = world.disk.names().unwrap();
+    // The key, the identity, and one segment that took over the only group.
+    assert_eq!(names.len(), 3, "{names:?}");
 }
 
 #[test]

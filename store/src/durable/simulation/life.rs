@@ -31,6 +31,9 @@ pub(super) struct Write {
     pub(super) value: Option<Vec<u8>>,
 }
 
+/// A write, and the revision its owner was told.
+pub(super) type Answer = (Write, Result<u64, WriteError>);
+
 type Outcome = Result<Arc<Record<u64>>, WriteError>;
 type Pending = Pin<Box<dyn Future<Output = Outcome>>>;
 
@@ -161,11 +164,13 @@ impl Life {
         !self.waiting.is_empty()
     }
 
+    /// Returns how many wrong writes have not been answered yet.
+    pub(super) fn wrong_waiting(&self) -> usize {
+        self.wrong.len()
+    }
+
     /// Commits one group; returns its revisions, and what became of every write answered now.
-    pub(super) fn commit(
-        &mut self,
-        aim: usize,
-    ) -> (Vec<u64>, Vec<(Write, Result<u64, WriteError>)>) {
+    pub(super) fn commit(&mut self, aim: usize) -> (Vec<u64>, Vec<Answer>) {
         let Some(intake) = &self.opened.shared.intake else {
             panic!("a durable store has an intake");
         };
@@ -185,7 +190,7 @@ impl Life {
         (revisions, self.answers())
     }
 
-    fn answers(&mut self) -> Vec<(Write, Result<u64, WriteError>)> {
+    fn answers(&mut self) -> Vec<Answer> {
         let mut answers = Vec::new();
         for (write, mut sent) in std::mem::take(&mut self.waiting) {
             match poll(&mut sent) {

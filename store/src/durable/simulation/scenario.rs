@@ -90,9 +90,9 @@ impl World {
         let (found, at) = (life.contents(), life.store.revision().get());
         let known = &mut self.known;
         if at != known.newest {
-            let groups = known.doubtful.iter();
+            let mut groups = known.doubtful.iter();
             let last = |group: &&Vec<Write>| group.last().is_some_and(|w| w.revision == at);
-            let Some(group) = groups.filter(last).next() else {
+            let Some(group) = groups.find(last) else {
                 panic!("seed {}: revision {at} after {}", self.seed, known.newest);
             };
             group
