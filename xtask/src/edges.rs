@@ -47,6 +47,7 @@ pub(crate) const OWNERS: &[(&str, &[&str])] = &[
     ("tar", &["coracle-registry"]),
     ("clap", &["coracle", "xtask"]),
     ("indicatif", &["coracle"]),
+    ("sled", &["coracle-store"]),
     ("socket2", &["coracle-network"]),
 ];
 

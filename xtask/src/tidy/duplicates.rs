@@ -6,6 +6,7 @@ pub(super) const KNOWN: &[(&str, &str)] = &[
         "base64",
         "k8s-openapi 0.29, oci-client 0.18 and tower-http 0.7 hold 0.22",
     ),
+    ("bitflags", SLED),
     ("block-buffer", SHA2),
     ("cpufeatures", SHA2),
     ("crypto-common", SHA2),
@@ -20,7 +21,10 @@ pub(super) const KNOWN: &[(&str, &str)] = &[
         "gimli 0.33 (wasmtime 48) and kube-runtime 5 hold 0.16",
     ),
     ("io-lifetimes", "fs-set-times (wasmtime-wasi 48) holds 2"),
+    ("parking_lot", SLED),
+    ("parking_lot_core", SLED),
     ("r-efi", "follows getrandom; compiled for UEFI only"),
+    ("redox_syscall", SLED),
     ("sha2", SHA2),
     (
         "syn",
@@ -44,6 +48,7 @@ pub(super) const KNOWN: &[(&str, &str)] = &[
 ];
 
 const SHA2: &str = "cranelift and wasmtime 48 hold sha2 0.10, oci-client 0.18 holds 0.11";
+const SLED: &str = "sled 0.34 (store) holds parking_lot 0.11 and what that brings";
 const SYSINFO: &str = "sysinfo 0.37 holds windows 0.61; compiled on Windows only";
 const WINDOWS: &str =
     "ring, fs4, cap-std and winx each hold another windows-sys; compiled on Windows only";

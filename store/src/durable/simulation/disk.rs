@@ -115,13 +115,13 @@ impl Disk {
         all
     }
 
-    /// Changes one byte of a file, as a failing disk does.
-    pub(crate) fn damage(&self, name: &str, at: usize) {
+    /// Changes the bytes of a file behind everybody's back, as a failing disk does.
+    pub(crate) fn damage(&self, name: &str, damage: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state.lock();
         let file = state.names[name];
         let content = state.files.get_mut(&file).unwrap();
-        content.durable[at] ^= 0x20;
-        content.seen[at] ^= 0x20;
+        damage(&mut content.durable);
+        content.seen = content.durable.clone();
     }
 
     /// Removes a file for good, as a careless person does.
@@ -129,11 +129,6 @@ impl Disk {
         let mut state = self.state.lock();
         state.names.remove(name);
         state.durable_names.remove(name);
-    }
-
-    pub(crate) fn len(&self, name: &str) -> usize {
-        let state = self.state.lock();
-        state.files[&state.names[name]].seen.len()
     }
 
     fn find(&self, name: &str) -> io::Result<u64> {

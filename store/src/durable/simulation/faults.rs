@@ -1,5 +1,7 @@
 //! Single faults, told apart.
 
+use proptest::prelude::*;
+
 use super::{
     life::{Life, SECRET},
     scenario::World,
@@ -130,7 +132,10 @@ fn damage_in_the_middle_is_told_and_a_torn_tail_is_not() {
         put(&mut life, "/a/y", 10).unwrap();
         drop(life);
         let name = segment_name(1);
-        world.disk.damage(&name, world.disk.len(&name) - from_end);
+        world.disk.damage(&name, |bytes| {
+            let at = bytes.len() - from_end;
+            bytes[at] ^= 0x20;
+        });
         match world.try_open() {
             Ok(life) => assert!(is_torn && life.store.get("/a/x").is_some()),
             Err(OpenError::Recovery { source, .. }) => {
@@ -235,7 +240,7 @@ fn another_key_or_none_is_told() {
     let mut life = world.try_open().unwrap();
     put(&mut life, "/secrets/x", 10).unwrap();
     drop(life);
-    world.disk.damage("store.key", 3);
+    world.disk.damage("store.key", |bytes| bytes[3] ^= 1);
     let told = error(&world);
     assert!(
         matches!(
@@ -292,5 +297,62 @@ fn no_file_holds_the_value_of_a_secret() {
         drop(life);
         let life = world.try_open().unwrap();
         assert_eq!(&life.store.get(key).unwrap().value[..], SECRET);
+    }
+}
+
+/// What damage leaves of a segment is told, or is a beginning of what was written.
+#[derive(Clone, Debug)]
+enum Damage {
+    Cut(usize),
+    Flip(usize, u8),
+    Append(Vec<u8>),
+    Overwrite(usize, Vec<u8>),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let bytes = || proptest::collection::vec(any::<u8>(), 1..60);
+    prop_oneof![
+        (0..300_usize).prop_map(Damage::Cut),
+        (0..300_usize, 1..=255_u8).prop_map(|(at, flip)| Damage::Flip(at, flip)),
+        bytes().prop_map(Damage::Append),
+        (0..300_usize, bytes()).prop_map(|(at, bytes)| Damage::Overwrite(at, bytes)),
+    ]
+}
+
+impl Damage {
+    fn apply(self, file: &mut Vec<u8>) {
+        match self {
+            Damage::Cut(len) => file.truncate(len),
+            Damage::Flip(at, flip) => file.iter_mut().skip(at).take(1).for_each(|b| *b ^= flip),
+            Damage::Append(bytes) => file.extend(bytes),
+            Damage::Overwrite(at, bytes) => {
+                file.iter_mut()
+                    .skip(at)
+                    .zip(bytes)
+                    .for_each(|(old, new)| *old = new);
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_segment_yields_a_beginning_or_an_error(
+        damages in proptest::collection::vec(damage(), 1..4),
+    ) {
+        let world = World::new(13);
+        let mut life = world.try_open().unwrap();
+        let mut states = vec![life.contents()];
+        for (key, size) in [("/a/x", 5), ("/secrets/x", 20), ("/a/x", 7), ("/b/x", 30)] {
+            put(&mut life, key, size).unwrap();
+            states.push(life.contents());
+        }
+        drop(life);
+        world.disk.damage(&segment_name(1), |file| {
+            damages.into_iter().for_each(|damage| damage.apply(file));
+        });
+        if let Ok(life) = world.try_open() {
+            prop_assert!(states.contains(&life.contents()));
+        }
     }
 }
