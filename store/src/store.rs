@@ -214,8 +214,9 @@ impl<I> Store<I> {
     /// Ends a durable store: refuses further writes, makes what waits durable, brings the
     /// compacted state up to date and gives the folder free.
     ///
-    /// Other handles can still read. Dropping all handles instead does the same in the
-    /// background, without the compacted state; a crash does no harm either.
+    /// Other handles can still read. A checkpoint of much data takes seconds: the wait may be
+    /// given up at any time, since the journal holds everything. Dropping all handles instead
+    /// does the same in the background, without the checkpoint; a crash does no harm either.
     pub async fn close(self) {
         let keeper = self.keeper.clone();
         drop(self);
@@ -270,7 +271,10 @@ impl<I> Store<I> {
     /// Writes the value that `render` makes for the revision it is given.
     ///
     /// The future resolves once the write is as durable as the store: readers and watchers never
-    /// see a write that could still be lost. Dropping the future does not take the write back.
+    /// see a write that could still be lost. `render` runs under a lock of the store as soon as
+    /// there is room in the queue; from then on dropping the future does not take the write back.
+    /// A durable store answers [`WriteError::NoSpace`] or [`WriteError::Unwritable`] while its
+    /// journal cannot be written, and goes on by itself.
     pub async fn put(
         &self,
         key: &str,

@@ -236,10 +236,13 @@ pub(crate) fn read_head(
         segment: number,
         offset: from,
     };
-    match frame::holds_a_group(&rest, place) {
-        true => Err(JournalError::Damaged { name, offset: end }),
-        false => Ok(tail),
+    if frame::holds_a_group(&rest, place) {
+        return Err(JournalError::Damaged { name, offset: end });
     }
+    if !rest.is_empty() {
+        tracing::info!(name, end, "a group that was never acknowledged is cut off");
+    }
+    Ok(tail)
 }
 
 /// Reads whole groups up to `limit`.

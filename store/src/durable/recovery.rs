@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use super::{
     RecoveryError,
-    base::{Bases, Mark, Resting, Side},
+    base::{BaseError, Bases, Mark, Resting, Side},
     compactor::{Compactor, load},
     files::Folder,
     frame::{Entry, Link, StoreId},
@@ -20,6 +20,16 @@ pub(crate) struct Recovered {
     pub(crate) compactor: Compactor,
     /// Segments that are in no copy yet.
     pub(crate) unapplied: Vec<Link>,
+}
+
+/// What there is of the compacted state.
+#[derive(Default)]
+struct Copies {
+    /// Copies that count, as far as they were looked at.
+    marks: [Option<Mark>; 2],
+    loaded: Option<(Mark, BTreeMap<String, Resting>)>,
+    /// Why the last damaged one was not used.
+    damage: Option<BaseError>,
 }
 
 /// Values while the journal is replayed over them.
@@ -45,9 +55,13 @@ pub(crate) fn recover(
     store: StoreId,
 ) -> Result<Recovered, RecoveryError> {
     let chain = journal::chain(&**folder, store)?;
-    let (marks, chosen) = choose(&**folder, &*bases, store)?;
-    let (mark, values) = chosen.unwrap_or_default();
-    require(&chain, &mark)?;
+    let copies = choose(&**folder, &*bases, store)?;
+    let (mark, values) = copies.loaded.unwrap_or_default();
+    if let Err(error) = require(&chain, &mark) {
+        // The journal was cut behind a copy that is damaged now: that is what to tell.
+        let damage = copies.damage.map(RecoveryError::Base);
+        return Err(damage.unwrap_or(RecoveryError::Journal(error)));
+    }
     let mut replay = Replay {
         values,
         // Revision 0 means "any" to clients, so the empty store is already at 1.
@@ -64,25 +78,18 @@ pub(crate) fn recover(
         values: replay.values,
         revision: replay.revision,
         journal,
-        compactor: Compactor::new(Arc::clone(folder), bases, store, marks, chain.closed),
+        compactor: Compactor::new(Arc::clone(folder), bases, store, copies.marks, chain.closed),
         unapplied,
     })
 }
 
-type Marks = [Option<Mark>; 2];
-type Copied = (Mark, BTreeMap<String, Resting>);
-
 /// Loads the newest copy that is whole; a damaged one loses its mark.
-fn choose(
-    folder: &dyn Folder,
-    bases: &dyn Bases,
-    store: StoreId,
-) -> Result<(Marks, Option<Copied>), RecoveryError> {
-    let mut marks = [None, None];
-    for (mark, side) in marks.iter_mut().zip(Side::BOTH) {
+fn choose(folder: &dyn Folder, bases: &dyn Bases, store: StoreId) -> Result<Copies, RecoveryError> {
+    let mut copies = Copies::default();
+    for (mark, side) in copies.marks.iter_mut().zip(Side::BOTH) {
         *mark = Mark::read(folder, side, store).map_err(RecoveryError::Base)?;
     }
-    let present = marks.iter().enumerate();
+    let present = copies.marks.iter().enumerate();
     let mut candidates: Vec<(usize, Mark)> = present
         .filter_map(|(at, mark)| mark.map(|mark| (at, mark)))
         .collect();
@@ -90,20 +97,24 @@ fn choose(
     for (at, mark) in candidates {
         let side = Side::BOTH[at];
         match load(bases, side, &mark) {
-            Ok(values) => return Ok((marks, Some((mark, values)))),
+            Ok(values) => {
+                copies.loaded = Some((mark, values));
+                break;
+            }
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 let name = side.mark_name();
-                tracing::warn!(error = %error, source, name, "a copy is damaged; using another");
-                marks[at] = None;
+                tracing::warn!(error = %error, source, name, "a copy is damaged and not used");
+                copies.marks[at] = None;
+                copies.damage = Some(error);
             }
         }
     }
-    Ok((marks, None))
+    Ok(copies)
 }
 
 /// Checks that the chain reaches from the copy to the newest segment without a gap.
-fn require(chain: &Chain, mark: &Mark) -> Result<(), RecoveryError> {
+fn require(chain: &Chain, mark: &Mark) -> Result<(), JournalError> {
     let needed = match (chain.before, chain.head) {
         (Some(before), _) if before > mark.applied => Some(before),
         (_, Some(head)) if head.number > mark.applied => None,
@@ -112,9 +123,9 @@ fn require(chain: &Chain, mark: &Mark) -> Result<(), RecoveryError> {
         (_, _) => Some(mark.applied + 1),
     };
     match needed {
-        Some(number) => Err(RecoveryError::Journal(JournalError::Missing {
+        Some(number) => Err(JournalError::Missing {
             name: segment_name(number),
-        })),
+        }),
         None => Ok(()),
     }
 }

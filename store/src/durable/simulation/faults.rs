@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Expect, WatchError, WriteError,
     durable::{
-        JournalError, KeyError, OpenError, RecoveryError, base::Side, files::Folder,
+        BaseError, JournalError, KeyError, OpenError, RecoveryError, base::Side, files::Folder,
         journal::segment_name,
     },
 };
@@ -194,8 +194,14 @@ fn one_damaged_copy_costs_nothing() {
         world.shelf.damage(damaged.other());
         drop(world.try_open().unwrap());
         world.shelf.damage(damaged);
-        let told = error(&world);
-        assert!(matches!(told, OpenError::Recovery { .. }), "{told:?}");
+        let source = match error(&world) {
+            OpenError::Recovery { source, .. } => source,
+            error => panic!("{error:?}"),
+        };
+        assert!(
+            matches!(source, RecoveryError::Base(BaseError::Content)),
+            "{source:?}"
+        );
     }
 }
 
