@@ -198,12 +198,13 @@ fn a_value_its_owner_does_not_understand_is_named() {
     assert_eq!(told, "failed to read the value of `/a/odd`");
 }
 
+/// More writers than the queue holds: some wait at the door.
 #[test]
 fn many_writers_share_few_syncs() {
     let folder = tempfile::tempdir().unwrap();
     block_on(async {
         let store = open(folder.path()).unwrap();
-        let names: Vec<String> = (0..2000).map(|n| format!("/a/{n}")).collect();
+        let names: Vec<String> = (0..6000).map(|n| format!("/a/{n}")).collect();
         let writes = names
             .iter()
             .map(|name| store.put(name, Expect::Absent, |_| value(1, 100)));
@@ -226,8 +227,32 @@ fn many_writers_share_few_syncs() {
         })
         .await;
         drop(writes);
-        assert_eq!(done, 2000);
+        assert_eq!(done, 6000);
         assert!(store.syncs() < 500, "{} syncs", store.syncs());
+        store.close().await;
+    });
+}
+
+#[test]
+fn neither_a_dropped_future_nor_a_dropped_store_takes_a_write_back() {
+    let folder = tempfile::tempdir().unwrap();
+    block_on(async {
+        let store = open(folder.path()).unwrap();
+        let mut write = Box::pin(store.put("/a/x", Expect::Absent, |_| value(1, 1)));
+        let sent = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(write.as_mut().poll(context).map(drop))
+        });
+        assert!(sent.await.is_pending());
+        drop(write);
+        drop(store);
+        // The folder is given free as soon as the threads have ended.
+        let store = loop {
+            match open(folder.path()) {
+                Err(OpenError::InUse { .. }) => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        assert_eq!(store.get("/a/x").unwrap().index, 1);
         store.close().await;
     });
 }
