@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The namespaces that exist from the start.
-const FIRST_NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-system"];
+const FIRST_NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
 
 /// What a control plane needs to know.
 #[derive(Clone, Debug)]

@@ -29,6 +29,15 @@ impl Cause {
         }
     }
 
+    /// The cause by which clients recognise a namespace that takes nothing in any more.
+    pub(crate) fn namespace_terminating(namespace: &str) -> Cause {
+        Cause {
+            reason: "NamespaceTerminating",
+            message: format!("namespace {namespace} is being terminated"),
+            field: "metadata.namespace".to_owned(),
+        }
+    }
+
     /// Writes the cause as part of a sentence.
     pub(crate) fn sentence(&self) -> String {
         format!("{}: {}", self.field, self.message)

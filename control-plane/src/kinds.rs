@@ -53,6 +53,8 @@ pub struct KindInfo {
     pub(crate) validate_status: fn(&Value, &Value, &mut Causes),
     /// How long deletion waits for someone to end what the object stands for.
     pub(crate) grace: Grace,
+    /// Whether objects of this kind can own others.
+    pub(crate) dependents: Dependents,
 }
 
 /// Whether a kind's objects live in a namespace.
@@ -116,6 +118,18 @@ pub(crate) enum Grace {
     None,
     /// The node agent ends the pod first and then deletes it with grace 0.
     Pod,
+    /// A controller deletes everything in the namespace first and then empties
+    /// `spec.finalizers`.
+    Namespace,
+}
+
+/// What a deletion does about the objects that the deleted one owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dependents {
+    /// The garbage collector deletes them afterwards, unless something else is wanted.
+    Collected,
+    /// Nobody looks for any: wishes about them do not count.
+    None,
 }
 
 /// A field that field selectors may name.
@@ -173,6 +187,7 @@ const fn row(group: &'static str, kind: &'static str, schema: &'static str) -> K
         validate: |_, _, _| (),
         validate_status: |_, _, _| (),
         grace: Grace::None,
+        dependents: Dependents::Collected,
     }
 }
 

@@ -143,6 +143,13 @@ impl ObjectIndex {
         }
     }
 
+    /// Returns the value of a selectable field.
+    pub(crate) fn field(&self, info: &KindInfo, name: &str) -> &str {
+        let position = info.fields.iter().position(|known| known.name == name);
+        let value = position.and_then(|position| self.fields.get(position));
+        value.map_or("", |value| value)
+    }
+
     /// Returns the value of a label.
     pub(crate) fn label(&self, name: &str) -> Option<&str> {
         self.labels

@@ -90,7 +90,9 @@ pub(crate) struct Options {
     pub(crate) persistence: Persistence,
     pub(crate) field_validation: FieldValidation,
     pub(crate) grace_seconds: Option<i64>,
-    pub(crate) propagation: Option<Propagation>,
+    /// What becomes of dependents, as written; a deletion reads it together with its body.
+    pub(crate) propagation: Option<String>,
+    pub(crate) orphan_dependents: Option<bool>,
     /// The name under which changed fields are owned.
     pub(crate) field_manager: Option<String>,
     /// Whether an apply takes fields that others own.
@@ -287,7 +289,8 @@ impl Options {
             "dryRun" => self.persistence = persistence(value)?,
             "fieldValidation" => self.field_validation = field_validation(value)?,
             "gracePeriodSeconds" => self.grace_seconds = Some(number(name, value)?),
-            "propagationPolicy" => self.propagation = propagation(value)?,
+            "propagationPolicy" if !value.is_empty() => self.propagation = Some(value.to_owned()),
+            "orphanDependents" => self.orphan_dependents = Some(flag(name, value)?),
             "fieldManager" if !value.is_empty() => self.field_manager = Some(value.to_owned()),
             "force" => self.force = flag(name, value)?,
             "includeObject" => self.include = include(value)?,
@@ -318,21 +321,11 @@ fn version_match(value: &str) -> Result<Option<VersionMatch>, ApiError> {
     }
 }
 
-pub(crate) fn persistence(value: &str) -> Result<Persistence, ApiError> {
+fn persistence(value: &str) -> Result<Persistence, ApiError> {
     match value {
         "" => Ok(Persistence::Kept),
         "All" => Ok(Persistence::DryRun),
         _ => Err(unreadable("dryRun", value)),
-    }
-}
-
-pub(crate) fn propagation(value: &str) -> Result<Option<Propagation>, ApiError> {
-    match value {
-        "" => Ok(None),
-        "Background" => Ok(Some(Propagation::Background)),
-        "Foreground" => Ok(Some(Propagation::Foreground)),
-        "Orphan" => Ok(Some(Propagation::Orphan)),
-        _ => Err(unreadable("propagationPolicy", value)),
     }
 }
 
@@ -449,7 +442,7 @@ mod tests {
             ("GET", "/api/v1/namespaces/a/pods/b/log", "", 404),
             ("GET", "/api/v1/namespaces/a/pods/b/status/c", "", 404),
             ("POST", "/api/v1/pods", "", 405),
-            ("DELETE", "/api/v1/namespaces/a", "", 405),
+            ("DELETE", "/api/v1/namespaces", "", 405),
             ("DELETE", "/api/v1/pods", "", 405),
             ("GET", "/api/v1/namespaces/a/pods/b/binding", "", 405),
             ("BREW", "/api/v1/nodes", "", 405),

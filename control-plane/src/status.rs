@@ -80,6 +80,34 @@ impl ApiError {
         ApiError::new(StatusCode::CONFLICT, "Conflict", message).about(info, name)
     }
 
+    /// The caller may do it in general, but not to this object.
+    pub(crate) fn forbidden_object(info: &KindInfo, name: &str, why: &str) -> ApiError {
+        let message = format!("{} \"{name}\" is forbidden: {why}", info.qualified());
+        ApiError::new(StatusCode::FORBIDDEN, "Forbidden", message).about(info, name)
+    }
+
+    /// Nothing more is placed in a namespace that is being deleted.
+    pub(crate) fn namespace_terminating(info: &KindInfo, name: &str, namespace: &str) -> ApiError {
+        let why = format!(
+            "unable to create new content in namespace {namespace} because it is being terminated"
+        );
+        let mut error = ApiError::forbidden_object(info, name, &why);
+        error.details.causes = vec![Cause::namespace_terminating(namespace)];
+        error
+    }
+
+    /// A deletion was meant for another object or another revision of this one.
+    pub(crate) fn precondition_failed(info: &KindInfo, name: &str, why: &str) -> ApiError {
+        let what = match info.group {
+            "" => info.kind.to_owned(),
+            group => format!("{}.{group}", info.kind),
+        };
+        let message = format!("Operation cannot be fulfilled on {what} \"{name}\": {why}");
+        let mut error = ApiError::new(StatusCode::CONFLICT, "Conflict", message).about(info, name);
+        error.details.kind = Some(info.kind.into());
+        error
+    }
+
     /// Another write came between the client's read and its write.
     pub(crate) fn modified(info: &KindInfo, name: &str) -> ApiError {
         let why = "the object has been modified; please apply your changes to the latest version \
@@ -153,12 +181,17 @@ impl ApiError {
 
     /// Query parameters that contradict each other.
     pub(crate) fn invalid_list_options(causes: Causes) -> ApiError {
+        ApiError::invalid_options("ListOptions", causes)
+    }
+
+    /// Options of a verb that are unknown or contradict each other.
+    pub(crate) fn invalid_options(kind: &'static str, causes: Causes) -> ApiError {
         let mut error = ApiError::unprocessable("");
         error.details.group = Some("meta.k8s.io".into());
-        error.details.kind = Some("ListOptions".into());
+        error.details.kind = Some(kind.into());
         error.details.causes = causes.into_vec();
         let list = sentences(&error.details.causes);
-        error.message = format!("ListOptions.meta.k8s.io \"\" is invalid: {list}");
+        error.message = format!("{kind}.meta.k8s.io \"\" is invalid: {list}");
         error
     }
 
@@ -209,6 +242,11 @@ impl ApiError {
             "ServiceUnavailable",
             message,
         )
+    }
+
+    /// Says whether the object was missing.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.code == StatusCode::NOT_FOUND
     }
 
     /// Returns the object that is sent to the client.

@@ -109,9 +109,11 @@ impl Machine {
         }
         match (call.verb, call.objects.subresource) {
             (Verb::Create, Some(Subresource::Binding)) => self.bind(call, &content).await,
+            (Verb::Create, Some(Subresource::Eviction)) => self.evict(call, &content).await,
             (Verb::Create, None) => self.create(call, &content).await,
             (Verb::Get, None | Some(Subresource::Status)) => self.get(call),
             (Verb::Update, None | Some(Subresource::Status)) => self.update(call, &content).await,
+            (Verb::Update, Some(Subresource::Finalize)) => self.update(call, &content).await,
             (Verb::Patch, None | Some(Subresource::Status)) => self.patch(call, &content).await,
             (Verb::List, _) => self.list(call),
             (Verb::Watch, _) => self.watch(call),
@@ -129,13 +131,20 @@ impl Machine {
         now.round(Unit::Second).unwrap_or(now)
     }
 
-    /// Refuses to place an object in a namespace that does not exist.
-    fn check_namespace(&self, objects: &Objects) -> Result<(), ApiError> {
+    /// Refuses to place an object in a namespace that does not exist or is being deleted.
+    fn check_namespace(&self, objects: &Objects, object: &Value) -> Result<(), ApiError> {
         let (Scope::Namespaced, Some(namespace)) = (objects.info.scope, &objects.namespace) else {
             return Ok(());
         };
         let namespaces = kinds::served("v1", "Namespace").expect("namespaces are in the table");
         match self.store.get(&object::key(namespaces, None, namespace)) {
+            Some(record) if record.index.field(namespaces, "status.phase") == "Terminating" => {
+                let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+                let name = Some(text("name")).filter(|name| !name.is_empty());
+                let name = name.unwrap_or_else(|| text("generateName"));
+                let info = objects.info;
+                Err(ApiError::namespace_terminating(info, name, namespace))
+            }
             Some(_) => Ok(()),
             None => Err(ApiError::not_found(namespaces, namespace)),
         }

@@ -1,11 +1,13 @@
 //! The rows of the core group.
 
-use super::{Generation, Grace, KindInfo, Scope, SelectableField, Subresource, Verb, field, row};
+use super::{
+    Dependents, Generation, Grace, KindInfo, Scope, SelectableField, Subresource, Verb, field, row,
+};
 use crate::{defaults, validate};
-use Verb::{Create, Get, List, Patch, Update, Watch};
+use Verb::{Create, Delete, Get, List, Patch, Update, Watch};
 
-/// Namespaces cannot be deleted yet: emptying one is a controller's work that is not served.
-const NAMESPACE_VERBS: &[Verb] = &[Create, Get, List, Patch, Update, Watch];
+/// Namespaces are deleted one by one, as with the stock server.
+const NAMESPACE_VERBS: &[Verb] = &[Create, Delete, Get, List, Patch, Update, Watch];
 
 /// The kinds of the core group.
 pub(super) static KINDS: &[KindInfo] = &[
@@ -30,6 +32,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         short_names: &["ev"],
         fields: EVENT_FIELDS,
         validate: validate::event::core,
+        dependents: Dependents::None,
         ..row("", "Event", "core.v1.Event")
     },
     KindInfo {
@@ -46,7 +49,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         short_names: &["ns"],
         scope: Scope::Cluster,
         verbs: NAMESPACE_VERBS,
-        subresources: &[Subresource::Status],
+        subresources: &[Subresource::Finalize, Subresource::Status],
         fields: &[field("status.phase", "/status/phase")],
         name_rule: validate::NameRule::Label,
         defaults: defaults::namespace,
@@ -54,6 +57,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         on_update: defaults::keep_namespace,
         validate: validate::small::namespace,
         validate_status: validate::small::namespace_status,
+        grace: Grace::Namespace,
         ..row("", "Namespace", "core.v1.Namespace")
     },
     KindInfo {
@@ -77,7 +81,11 @@ pub(super) static KINDS: &[KindInfo] = &[
         singular: "pod",
         short_names: &["po"],
         categories: &["all"],
-        subresources: &[Subresource::Binding, Subresource::Status],
+        subresources: &[
+            Subresource::Binding,
+            Subresource::Eviction,
+            Subresource::Status,
+        ],
         fields: POD_FIELDS,
         generation: Generation::Kept,
         defaults: defaults::pod,

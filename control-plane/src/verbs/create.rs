@@ -47,7 +47,7 @@ impl Machine {
             mut object,
             warnings,
         } = Draft::read(objects, options, content)?;
-        self.check_namespace(objects)?;
+        self.check_namespace(objects, &object)?;
         self.stamp(info, &mut object)?;
         (info.defaults)(&mut object);
         (info.on_create)(&mut object);

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value};
 
 use crate::{
-    decode,
+    decode::{self, Decoded},
     invalid::Causes,
-    kinds::KindInfo,
+    kinds::{self, KindInfo},
     request::{FieldValidation, Objects, Options},
     schema::{normalise, schema},
     service::Content,
@@ -39,8 +39,7 @@ impl Draft {
         options: &Options,
         content: &Content,
     ) -> Result<Draft, ApiError> {
-        let kind = schema.rsplit('.').next().unwrap_or(schema);
-        let decoded = decode::body(content, kind)?;
+        let decoded = decoded(schema, content)?;
         let duplicates = decoded.duplicates;
         Draft::normalised(
             info,
@@ -49,6 +48,25 @@ impl Draft {
             decoded.value,
             duplicates,
         )
+    }
+
+    /// Reads a body of a type that several versions share; the version stays as it was written.
+    pub(super) fn of_any_version(
+        schema: &str,
+        options: &Options,
+        content: &Content,
+    ) -> Result<Draft, ApiError> {
+        let pods = kinds::served("v1", "Pod").expect("pods are in the table");
+        let Decoded {
+            mut value,
+            duplicates,
+        } = decoded(schema, content)?;
+        let fields = value.as_object_mut();
+        let version = fields.and_then(|fields| fields.remove("apiVersion"));
+        let mut draft =
+            Draft::normalised(pods, schema, options.field_validation, value, duplicates)?;
+        draft.object["apiVersion"] = version.unwrap_or_default();
+        Ok(draft)
     }
 
     /// Brings an object into its stored form; `duplicates` were found when it was parsed.
@@ -129,6 +147,10 @@ impl Draft {
             ))),
         }
     }
+}
+
+fn decoded(schema: &str, content: &Content) -> Result<Decoded, ApiError> {
+    decode::body(content, schema.rsplit('.').next().unwrap_or(schema))
 }
 
 fn check_type(info: &KindInfo, kind: &str, object: &Value) -> Result<(), ApiError> {

@@ -1,5 +1,7 @@
 //! Getting and listing objects: stored bytes go out as they are.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use coracle_store::{Range, RangeError, Revision};
 use http::StatusCode;
@@ -8,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Machine, not_in_future};
 use crate::{
     invalid::Causes,
-    object,
+    object::{self, ObjectRecord},
     request::{Call, Options, VersionMatch},
     service::Answer,
     status::ApiError,
@@ -19,6 +21,13 @@ use crate::{
 struct Continue {
     revision: u64,
     after: String,
+}
+
+/// A list, or a page of one.
+#[derive(Debug)]
+pub(super) struct ListPage {
+    metadata: Value,
+    pub(super) records: Vec<Arc<ObjectRecord>>,
 }
 
 impl Machine {
@@ -34,6 +43,11 @@ impl Machine {
     }
 
     pub(super) fn list(&self, call: &Call) -> Result<Answer, ApiError> {
+        Ok(self.page(call)?.answer(call))
+    }
+
+    /// Returns the objects that a list shows.
+    pub(super) fn page(&self, call: &Call) -> Result<ListPage, ApiError> {
         let Call {
             objects, options, ..
         } = call;
@@ -69,7 +83,14 @@ impl Machine {
                 metadata["remainingItemCount"] = Value::from(page.remaining);
             }
         }
-        Ok(Answer::list(call, &metadata, page.records))
+        let records = page.records;
+        Ok(ListPage { metadata, records })
+    }
+}
+
+impl ListPage {
+    pub(super) fn answer(self, call: &Call) -> Answer {
+        Answer::list(call, &self.metadata, self.records)
     }
 }
 

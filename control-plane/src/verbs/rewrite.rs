@@ -4,10 +4,10 @@ use coracle_store::{Expect, WriteError};
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::{Machine, draft::Draft, write_failure};
+use super::{Machine, delete::check_finalizers, draft::Draft, write_failure};
 use crate::{
     invalid::Causes,
-    kinds::{Generation, KindInfo, Subresource},
+    kinds::{Generation, Grace, KindInfo, Subresource},
     object::{self, ObjectRecord},
     request::{Call, Objects, Persistence},
     service::{Answer, Content},
@@ -104,7 +104,7 @@ impl Machine {
     ) -> Result<std::sync::Arc<ObjectRecord>, WriteError> {
         let encoded = object::encode(objects.info, new);
         let (key, expect) = (objects.key(), Expect::At(old.revision));
-        if is_finished(new) {
+        if is_finished(objects.info, new) {
             self.store
                 .delete(&key, expect, |revision| encoded.render(revision))
                 .await
@@ -117,14 +117,15 @@ impl Machine {
 }
 
 /// Says whether a deleted object waits for nothing any more.
-pub(super) fn is_finished(object: &Value) -> bool {
+pub(super) fn is_finished(info: &KindInfo, object: &Value) -> bool {
     let metadata = &object["metadata"];
-    let held = metadata["finalizers"]
-        .as_array()
-        .is_some_and(|list| !list.is_empty());
-    !held
-        && metadata["deletionTimestamp"].is_string()
-        && metadata["deletionGracePeriodSeconds"] == 0
+    let has_items = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
+    let full = info.grace == Grace::Namespace && has_items(&object["spec"]["finalizers"]);
+    let grace = metadata["deletionGracePeriodSeconds"].as_i64();
+    metadata["deletionTimestamp"].is_string()
+        && !has_items(&metadata["finalizers"])
+        && !full
+        && grace.unwrap_or(0) == 0
 }
 
 /// Refuses a change that was meant for another object or another revision of this one.
@@ -198,6 +199,7 @@ fn check_change(objects: &Objects, old: &Value, new: &mut Value) -> Result<(), A
     match objects.subresource {
         None => (info.validate)(new, Some(old), &mut causes),
         Some(Subresource::Status) => (info.validate_status)(new, old, &mut causes),
+        Some(Subresource::Finalize) => check_finalizers(new, &mut causes),
         Some(_) => (),
     }
     if !causes.is_empty() {

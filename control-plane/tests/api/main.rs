@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
+mod deletion;
 mod discovery;
 mod harness;
+mod namespaces;
 mod pods;
 mod requests;
 mod scheduling;

@@ -95,7 +95,7 @@ async fn failures_are_statuses_in_kubernetes_words() {
         ),
         (
             "DELETE",
-            "/api/v1/namespaces/default".to_owned(),
+            "/api/v1/namespaces".to_owned(),
             Value::Null,
             failure(
                 405,
