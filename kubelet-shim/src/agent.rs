@@ -18,8 +18,9 @@ use tokio::task::JoinHandle;
 use crate::events;
 use crate::ground::Site;
 use crate::images::Images;
-use crate::logs::OutputLine;
+use crate::logs::{LogBook, OutputLine};
 use crate::node::{Amounts, Registration};
+use crate::server::KubeletService;
 use crate::spec::HostPathPolicy;
 use crate::status::STATUS_WRITES_MAX;
 use crate::time::Clock;
@@ -111,6 +112,7 @@ pub enum AgentError {
 
 /// A node agent at work. Dropping it ends everything at once, as [`Agent::kill`] does.
 pub struct Agent {
+    kubelet: KubeletService,
     shutdown: watch::Sender<Shutdown>,
     pods: JoinHandle<()>,
     heartbeat: JoinHandle<()>,
@@ -163,6 +165,14 @@ impl Agent {
             config.node_name.as_str().into(),
             settings.clock.clone(),
         );
+        let logs = Arc::<LogBook>::default();
+        let kubelet = KubeletService::new(
+            config.node_name.clone(),
+            config.data_dir.clone(),
+            config.client.clone(),
+            settings.clock.clone(),
+            Arc::clone(&logs),
+        );
         let node = Node {
             clock: settings.clock.clone(),
             site: Site {
@@ -176,6 +186,7 @@ impl Agent {
             runtime: config.runtime,
             output: config.output,
             events: sink,
+            logs: Arc::clone(&logs),
             writes: Arc::new(Semaphore::new(STATUS_WRITES_MAX)),
             host_ip: settings.ip,
             cpu_milli: amounts.cpu_milli,
@@ -185,11 +196,17 @@ impl Agent {
         let labels = registration.labels().clone();
         let pods = Pods::new(Arc::new(node), labels, config.host_path);
         Ok(Agent {
+            kubelet,
             shutdown,
             pods: tokio::spawn(pods.run(config.node_name, stopping)),
             heartbeat: tokio::spawn(registration.keep_alive()),
             events: tokio::spawn(write_events),
         })
+    }
+
+    /// Returns the kubelet API: logs of this node's pods, and whether it is well.
+    pub fn kubelet(&self) -> KubeletService {
+        self.kubelet.clone()
     }
 
     /// Ends every pod, each within the smaller of its grace and `deadline`, reports how they ended, and

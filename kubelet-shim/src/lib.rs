@@ -20,6 +20,7 @@ mod launch;
 mod lifecycle;
 mod logs;
 mod node;
+mod server;
 mod spec;
 mod status;
 mod time;
@@ -27,6 +28,7 @@ mod worker;
 
 pub use agent::{Agent, AgentConfig, AgentError, DeclaredPorts, NodeSettings};
 pub use logs::{OutputLine, StdStream};
+pub use server::{KubeletBody, KubeletService};
 pub use spec::{
     ContainerPlan, EnvFrom, EnvValue, EnvVar, FieldRefusal, HostPathCheck, HostPathPolicy,
     HostPort, InstanceReuse, KeyItem, LogFallback, ObjectKind, ObjectRef, ObjectVolume, PodField,

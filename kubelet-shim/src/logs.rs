@@ -5,7 +5,10 @@
 //! that does not keep up makes the guest wait, never the agent: a stream takes no more bytes until the
 //! bounded channel has room again.
 
+mod book;
+mod feed;
 mod file;
+mod reader;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -18,7 +21,12 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 
+pub(crate) use book::{LogBook, Look, Missing};
+pub(crate) use feed::Feed;
 pub(crate) use file::{LogFile, remove_attempt};
+pub(crate) use reader::{LogQuery, LogReader};
+
+use feed::FeedEnd;
 
 use crate::spec::PodKey;
 use crate::time::Clock;
@@ -64,6 +72,7 @@ pub(crate) struct ContainerLog {
     shared: Arc<Mutex<Shared>>,
     forward: Option<mpsc::Sender<OutputLine>>,
     identity: Arc<Identity>,
+    end: Arc<FeedEnd>,
 }
 
 struct Identity {
@@ -84,6 +93,8 @@ struct LogStream {
     shared: Arc<Mutex<Shared>>,
     identity: Arc<Identity>,
     state: Mutex<StreamState>,
+    /// Dropped after the last line was written, since a drop of the whole comes first.
+    _end: Arc<FeedEnd>,
 }
 
 struct StreamState {
@@ -131,8 +142,10 @@ impl ContainerLog {
         clock: Clock,
         forward: Option<mpsc::Sender<OutputLine>>,
     ) -> ContainerLog {
+        let file = LogFile::new(path);
+        let end = Arc::new(FeedEnd(file.feed().clone()));
         let shared = Shared {
-            file: LogFile::new(path),
+            file,
             tail: VecDeque::new(),
             tail_bytes: 0,
         };
@@ -144,7 +157,13 @@ impl ContainerLog {
                 container,
                 clock,
             }),
+            end,
         }
+    }
+
+    /// Returns what readers of the log are told by.
+    pub(crate) fn feed(&self) -> Arc<Feed> {
+        self.end.0.clone()
     }
 
     /// Returns one of its streams. The line under way is written when the stream is dropped.
@@ -159,6 +178,7 @@ impl ContainerLog {
                 reserved: false,
                 waiters: Arc::default(),
             }),
+            _end: self.end.clone(),
         })
     }
 

@@ -20,14 +20,14 @@ use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use tokio::sync::{Semaphore, mpsc, watch};
 
-pub(crate) use execute::{Report, log_dir};
+pub(crate) use execute::{Report, log_dir, log_path};
 use hold::Hold;
 
 use crate::events::{EventSink, PodEvents};
 use crate::ground::{GroundKit, Site};
 use crate::images::Images;
 use crate::lifecycle::{EndCause, Intent, PodFacts, plan};
-use crate::logs::OutputLine;
+use crate::logs::{LogBook, OutputLine};
 use crate::spec::{PodKey, PodSpecPlan};
 use crate::status::{self, Reporter, Surroundings, Written, is_gone};
 use crate::time::{Clock, Moment};
@@ -49,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) runtime: Runtime,
     pub(crate) output: Option<mpsc::Sender<OutputLine>>,
     pub(crate) events: EventSink,
+    /// Told which logs can be read.
+    pub(crate) logs: Arc<LogBook>,
     pub(crate) writes: Arc<Semaphore>,
     pub(crate) host_ip: IpAddr,
     pub(crate) cpu_milli: u64,
@@ -180,6 +182,7 @@ impl Worker {
         };
         let previous = self.reporter.conditions();
         let status = status::render(&self.spec, &self.facts, &surroundings, previous, now);
+        self.node.logs.note(&self.spec.key, &status);
         let (published, refused) = (self.published(), self.refused());
         if let Some(write) = self.reporter.offer(&status, &published, &refused, now) {
             self.under_way

@@ -210,6 +210,7 @@ impl Pods {
             vanished: false,
         };
         self.slots.insert(uid.into(), slot);
+        self.open_logs(&key, pod);
         if is_terminal(pod) {
             if intent != Intent::Run {
                 self.leave(uid);
@@ -237,6 +238,25 @@ impl Pods {
         };
         let handle = self.workers.spawn(task);
         self.by_task.insert(handle.id(), uid.into());
+    }
+
+    /// Lets the logs of a pod be read, also those of one that has ended under an earlier agent.
+    fn open_logs(&self, key: &PodKey, pod: &Pod) {
+        if !check_path(key) {
+            return;
+        }
+        let spec = pod.spec.iter();
+        let inits = spec
+            .clone()
+            .flat_map(|spec| spec.init_containers.iter().flatten());
+        let names = inits.chain(spec.flat_map(|spec| &spec.containers));
+        let names = names.map(|container| container.name.as_str());
+        self.node
+            .logs
+            .open(key, names.filter(|name| is_path_part(name)));
+        if let Some(status) = &pod.status {
+            self.node.logs.note(key, status);
+        }
     }
 
     /// `spec.nodeSelector` by this node's labels.
@@ -364,6 +384,7 @@ impl Pods {
         let Some(slot) = self.slots.remove(uid) else {
             return;
         };
+        self.node.logs.close(&slot.key);
         let logs = log_dir(&self.node.site.data_dir, &slot.key);
         let is_safe = check_path(&slot.key);
         let handle = self.workers.spawn_blocking(move || {
@@ -381,13 +402,13 @@ impl Pods {
 
 /// Names of rejected pods were not checked, and they become part of a path.
 fn check_path(key: &PodKey) -> bool {
-    [&key.namespace, &key.name, &key.uid].iter().all(|part| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'))
-    })
+    let parts = [&key.namespace, &key.name, &key.uid];
+    parts.into_iter().all(|part| is_path_part(part))
+}
+
+fn is_path_part(part: &str) -> bool {
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    !part.is_empty() && !part.starts_with('.') && part.chars().all(is_safe)
 }
 
 fn intent(pod: &Pod) -> Intent {

@@ -3,10 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::StdStream;
+use super::feed::Feed;
 
 /// A log file is put aside when it is this long; the kubelet's default.
 pub(crate) const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
@@ -20,6 +22,7 @@ pub(crate) struct LogFile {
     open: Open,
     buffer: Vec<u8>,
     bytes_max: u64,
+    feed: Arc<Feed>,
 }
 
 enum Open {
@@ -38,7 +41,13 @@ impl LogFile {
             open: Open::Not,
             buffer: Vec::new(),
             bytes_max: LOG_BYTES_MAX,
+            feed: Arc::default(),
         }
+    }
+
+    /// Returns what readers are told by.
+    pub(super) fn feed(&self) -> &Arc<Feed> {
+        &self.feed
     }
 
     /// The same with a smaller bound.
@@ -57,6 +66,7 @@ impl LogFile {
             tracing::warn!(path = %self.path.display(), %error, "failed to write a container log");
             self.open = Open::Failed;
         }
+        self.feed.tell();
     }
 
     fn try_append(
@@ -100,19 +110,16 @@ impl LogFile {
     /// Puts the file aside and drops the oldest piece. It is closed first: Windows renames no open file.
     fn rotate(&mut self) -> io::Result<()> {
         self.open = Open::Not;
+        let mut rotations = self.feed.rotations();
         for index in (1..LOG_FILES_MAX).rev() {
-            let older = piece(&self.path, index);
-            let newer = if index == 1 {
-                self.path.clone()
-            } else {
-                piece(&self.path, index - 1)
-            };
+            let (older, newer) = (piece(&self.path, index), piece(&self.path, index - 1));
             match fs::rename(&newer, &older) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
+        *rotations += 1;
         Ok(())
     }
 }
@@ -126,8 +133,11 @@ fn open(path: &Path) -> io::Result<Open> {
     Ok(Open::Yes(file, length))
 }
 
-/// The file that holds the `index`th older piece.
-fn piece(path: &Path, index: u32) -> PathBuf {
+/// The file that holds the `index`th older piece; the one being written is number 0.
+pub(super) fn piece(path: &Path, index: u32) -> PathBuf {
+    if index == 0 {
+        return path.to_owned();
+    }
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{index}"));
     PathBuf::from(name)
@@ -135,8 +145,7 @@ fn piece(path: &Path, index: u32) -> PathBuf {
 
 /// Removes the log of one attempt with its older pieces.
 pub(crate) fn remove_attempt(path: &Path) {
-    let pieces = (1..LOG_FILES_MAX).map(|index| piece(path, index));
-    for path in std::iter::once(path.to_owned()).chain(pieces) {
+    for path in (0..LOG_FILES_MAX).map(|index| piece(path, index)) {
         match fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -131,6 +131,15 @@ impl Worker {
             remove_attempt(&self.log_path(container, old));
         }
         let layers = ground::layer_dir(&self.node.site.data_dir, &self.spec);
+        let log = ContainerLog::new(
+            self.log_path(container, attempt),
+            self.spec.key.clone(),
+            container.name.clone(),
+            self.node.clock.clone(),
+            self.node.output.clone(),
+        );
+        let book = &self.node.logs;
+        book.attach(&self.spec.key, &container.name, attempt, log.feed());
         let launch = Launch {
             runtime: self.node.runtime.clone(),
             pod: self.spec.clone(),
@@ -144,13 +153,7 @@ impl Worker {
                 node_cpu_milli: self.node.cpu_milli,
                 node_memory: self.node.memory,
             },
-            log: ContainerLog::new(
-                self.log_path(container, attempt),
-                self.spec.key.clone(),
-                container.name.clone(),
-                self.node.clock.clone(),
-                self.node.output.clone(),
-            ),
+            log,
         };
         let (client, spec) = (self.node.site.client.clone(), self.spec.clone());
         let (work, abort) = abortable(async move {
@@ -171,9 +174,8 @@ impl Worker {
     }
 
     fn log_path(&self, container: &ContainerPlan, attempt: u32) -> PathBuf {
-        log_dir(&self.node.site.data_dir, &self.spec.key)
-            .join(&*container.name)
-            .join(format!("{attempt}.log"))
+        let data_dir = &self.node.site.data_dir;
+        log_path(data_dir, &self.spec.key, &container.name, attempt)
     }
 
     fn show_pull_back_off(&mut self, index: usize) {
@@ -378,6 +380,17 @@ impl Worker {
 pub(crate) fn log_dir(data_dir: &std::path::Path, key: &PodKey) -> PathBuf {
     let name = format!("{}_{}_{}", key.namespace, key.name, key.uid);
     data_dir.join("pods").join(name)
+}
+
+/// Where the log of one instance is.
+pub(crate) fn log_path(
+    data_dir: &std::path::Path,
+    key: &PodKey,
+    container: &str,
+    attempt: u32,
+) -> PathBuf {
+    let dir = log_dir(data_dir, key).join(container);
+    dir.join(format!("{attempt}.log"))
 }
 
 fn config_problem(message: String) -> Problem {

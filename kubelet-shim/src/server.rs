@@ -1,0 +1,195 @@
+//! The kubelet's HTTP API: the one way in which an API server reaches what runs on this node.
+//!
+//! A service for requests from memory, and [`KubeletService::serve`] for those of a connection. It knows
+//! nothing of who asks: whoever opens a port for it authenticates and authorises first.
+
+mod container_logs;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+
+use crate::logs::LogBook;
+use crate::time::Clock;
+
+/// Logs read at once: each costs at most a few open files and a block of memory while it is sent.
+const LOG_READERS_MAX: usize = 1024;
+
+/// Paths of a kubelet that this one does not answer yet.
+const UNSERVED: &[&str] = &[
+    "attach",
+    "checkpoint",
+    "configz",
+    "cri",
+    "debug",
+    "exec",
+    "flagz",
+    "logs",
+    "metrics",
+    "portForward",
+    "run",
+    "runningpods",
+    "stats",
+    "statusz",
+];
+
+/// The body of an answer; that of a log comes as it is written.
+pub type KubeletBody = UnsyncBoxBody<Bytes, io::Error>;
+
+/// The kubelet API of one agent. Clones share everything.
+#[derive(Clone)]
+pub struct KubeletService(Arc<Shared>);
+
+struct Shared {
+    node_name: String,
+    data_dir: Arc<std::path::Path>,
+    client: kube::Client,
+    clock: Clock,
+    book: Arc<LogBook>,
+    log_readers: Arc<Semaphore>,
+}
+
+/// What a request is refused with: plain text, as a kubelet writes it.
+#[derive(Debug, PartialEq, Eq)]
+struct Refusal {
+    code: StatusCode,
+    text: String,
+}
+
+impl Refusal {
+    fn new(code: StatusCode, text: impl Into<String>) -> Refusal {
+        let text = text.into();
+        Refusal { code, text }
+    }
+}
+
+impl KubeletService {
+    pub(crate) fn new(
+        node_name: String,
+        data_dir: PathBuf,
+        client: kube::Client,
+        clock: Clock,
+        book: Arc<LogBook>,
+    ) -> KubeletService {
+        KubeletService(Arc::new(Shared {
+            node_name,
+            data_dir: data_dir.into(),
+            client,
+            clock,
+            book,
+            log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
+        }))
+    }
+
+    /// Answers the requests of one connection until the other side closes it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the connection breaks or what arrives is no HTTP/1.1.
+    pub async fn serve<S>(self, stream: S) -> Result<(), hyper::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = hyper_util::service::TowerToHyperService::new(self);
+        hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .await
+    }
+}
+
+impl<B: Send + 'static> tower::Service<Request<B>> for KubeletService {
+    type Response = Response<KubeletBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<KubeletBody>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // No path served here takes a body.
+        let (head, _) = request.into_parts();
+        let shared = self.0.clone();
+        Box::pin(async move {
+            let query = head.uri.query().unwrap_or_default();
+            let answer = shared.answer(&head.method, head.uri.path(), query).await;
+            Ok(answer.unwrap_or_else(|refusal| text(refusal.code, refusal.text)))
+        })
+    }
+}
+
+impl Shared {
+    async fn answer(
+        &self,
+        method: &Method,
+        path: &str,
+        query: &str,
+    ) -> Result<Response<KubeletBody>, Refusal> {
+        let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+        if let [first, ..] = segments.as_slice()
+            && UNSERVED.contains(first)
+        {
+            let text = format!("`/{first}` is not served by this node yet");
+            return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, text));
+        }
+        let is_read = method == Method::GET;
+        match segments.as_slice() {
+            ["healthz" | "pods"] | ["healthz", "ping"] | ["containerLogs", _, _, _] if !is_read => {
+                let code = StatusCode::METHOD_NOT_ALLOWED;
+                Err(Refusal::new(code, "Method Not Allowed"))
+            }
+            ["healthz"] | ["healthz", "ping"] => Ok(text(StatusCode::OK, "ok")),
+            ["pods"] => self.pods().await,
+            ["containerLogs", namespace, pod, container] => {
+                self.container_logs(namespace, pod, container, query).await
+            }
+            _ => Err(Refusal::new(StatusCode::NOT_FOUND, "404 page not found")),
+        }
+    }
+
+    /// The pods of this node, as the API server has them: the agent itself keeps no whole objects.
+    async fn pods(&self) -> Result<Response<KubeletBody>, Refusal> {
+        let fields = format!("spec.nodeName={}", self.node_name);
+        let api = Api::<Pod>::all(self.client.clone());
+        let list = api.list(&ListParams::default().fields(&fields)).await;
+        let list = list.map_err(|error| {
+            let code = StatusCode::INTERNAL_SERVER_ERROR;
+            Refusal::new(code, format!("failed to list this node's pods: {error}"))
+        })?;
+        let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {},
+            "items": list.items});
+        let mut response = Response::new(whole(list.to_string()));
+        let json = header::HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
+        Ok(response)
+    }
+}
+
+fn whole(text: impl Into<Bytes>) -> KubeletBody {
+    Full::new(text.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<KubeletBody> {
+    let mut response = Response::new(whole(text));
+    *response.status_mut() = code;
+    let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
