@@ -19,6 +19,20 @@ pub(crate) fn spins() -> Vec<u8> {
     module(r#"(func (export "_start") (loop $again (br $again)))"#)
 }
 
+/// Writes a line and never ends by itself.
+pub(crate) fn says_and_spins(line: &str) -> Vec<u8> {
+    let text = format!("{line}\\n");
+    let length = line.len() + 1;
+    module(&format!(
+        r#"(data (i32.const 16) "{text}")
+           (func (export "_start")
+             (i32.store (i32.const 0) (i32.const 16))
+             (i32.store (i32.const 4) (i32.const {length}))
+             (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+             (loop $again (br $again)))"#
+    ))
+}
+
 /// Breaks a rule.
 pub(crate) fn traps() -> Vec<u8> {
     module(r#"(func (export "_start") unreachable)"#)

@@ -5,6 +5,7 @@
 //! tests below with the flags that the usual harness knows.
 
 mod guests;
+mod logs;
 mod pods;
 mod world;
 
@@ -20,9 +21,7 @@ fn main() -> ExitCode {
     let wants = |flag: &str| args.iter().any(|arg| arg == flag);
     if wants("--list") {
         if !wants("--ignored") {
-            pods::TESTS
-                .iter()
-                .for_each(|(name, _)| println!("{name}: test"));
+            tests().for_each(|(name, _)| println!("{name}: test"));
         }
         return ExitCode::SUCCESS;
     }
@@ -37,14 +36,15 @@ fn main() -> ExitCode {
                 }
             })
     };
-    let chosen: Vec<&Test> = pods::TESTS
-        .iter()
-        .filter(|(name, _)| is_chosen(name))
-        .collect();
+    let chosen: Vec<&Test> = tests().filter(|(name, _)| is_chosen(name)).collect();
     for (name, test) in &chosen {
         println!("test {name} ...");
         test();
     }
     println!("test result: ok. {} passed", chosen.len());
     ExitCode::SUCCESS
+}
+
+fn tests() -> impl Iterator<Item = &'static Test> {
+    pods::TESTS.iter().chain(logs::TESTS)
 }

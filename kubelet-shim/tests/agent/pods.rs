@@ -46,7 +46,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     }),
 ];
 
-fn run(test: impl Future<Output = ()>) {
+pub(crate) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -64,15 +64,15 @@ fn is_ready(pod: &Pod) -> bool {
         .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-fn is_over(pod: &Pod) -> bool {
+pub(crate) fn is_over(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
 
-fn is_running(pod: &Pod) -> bool {
+pub(crate) fn is_running(pod: &Pod) -> bool {
     phase(pod) == "Running"
 }
 
-fn one(image: &str) -> serde_json::Value {
+pub(crate) fn one(image: &str) -> serde_json::Value {
     json!([{"name": "main", "image": image}])
 }
 
