@@ -30,6 +30,10 @@ pub(super) const KNOWN: &[(&str, &str)] = &[
         "syn",
         "macros move to 3 one by one; nothing of it is in the binary",
     ),
+    (
+        "synstructure",
+        "asn1-rs-derive 0.6 (x509-parser) holds 0.13; nothing of it is in the binary",
+    ),
     ("tower-http", "reqwest 0.13 (oci-client) holds 0.6"),
     ("windows-core", SYSINFO),
     ("windows-link", SYSINFO),
