@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    authorize,
     identity::Identity,
     kinds, scheduler,
     service::ApiService,
@@ -42,6 +43,7 @@ pub struct Refusal {
 pub struct ControlPlane {
     machine: Arc<Machine>,
     stop: CancellationToken,
+    roles: JoinHandle<()>,
     scheduler: JoinHandle<()>,
 }
 
@@ -67,12 +69,15 @@ impl ControlPlane {
             let namespace = json!({"metadata": {"name": name}});
             machine.seed("/api/v1/namespaces", &namespace).await;
         }
+        machine.seed_policy().await;
         let stop = CancellationToken::new();
         let client = kube::Client::new(ApiService::new(Arc::clone(&machine)), "default");
+        let roles = tokio::spawn(authorize::gather_roles(client.clone(), stop.clone()));
         let scheduler = tokio::spawn(scheduler::run(client, stop.clone()));
         ControlPlane {
             machine,
             stop,
+            roles,
             scheduler,
         }
     }
@@ -90,8 +95,10 @@ impl ControlPlane {
     /// Stops the controllers and ends all watches; clients still held are refused from then on.
     pub async fn stop(self) {
         self.stop.cancel();
-        if let Err(error) = self.scheduler.await {
-            tracing::error!(%error, "the scheduler did not end by itself");
+        for (name, task) in [("scheduler", self.scheduler), ("roles", self.roles)] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, name, "a controller did not end by itself");
+            }
         }
         self.machine.stop();
     }

@@ -128,7 +128,9 @@ where
     // Every front that takes connections names the caller; without a name nobody came in.
     let caller = head.extensions.remove::<Caller>();
     let caller = caller.unwrap_or_else(Caller::in_process);
-    authorize::check(&caller, &Attributes::of(&head))?;
+    let authorizer = machine.authorizer();
+    let caller = authorize::impersonate(authorizer, caller, &mut head.headers)?;
+    authorizer.check(&caller, &Attributes::of(&head))?;
     match Target::parse(head.uri.path())? {
         Target::Discovery(_) if head.method != http::Method::GET => {
             Err(ApiError::method_not_allowed())

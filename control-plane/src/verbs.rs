@@ -13,12 +13,13 @@ mod watch;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use coracle_store::{Revision, WriteError};
+use coracle_store::{Expect, Revision, WriteError};
 use jiff::{Timestamp, Unit};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    authorize::{self, Authorizer},
     caller::Caller,
     control_plane::ControlPlaneConfig,
     identity::Identity,
@@ -40,14 +41,17 @@ pub(crate) struct Machine {
     build: String,
     clock: fn() -> Timestamp,
     identity: Arc<Identity>,
+    authorizer: Authorizer,
     stopping: CancellationToken,
 }
 
 impl Machine {
     pub(crate) fn new(config: ControlPlaneConfig, clock: fn() -> Timestamp) -> Machine {
         let stopping = CancellationToken::new();
+        let store = ObjectStore::in_memory(config.history);
         Machine {
-            store: ObjectStore::in_memory(config.history),
+            authorizer: Authorizer::new(store.clone()),
+            store,
             build: config.build,
             clock,
             identity: config.identity,
@@ -63,6 +67,11 @@ impl Machine {
     /// Returns the keys of the cluster.
     pub(crate) fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    /// Returns who says what callers may do.
+    pub(crate) fn authorizer(&self) -> &Authorizer {
+        &self.authorizer
     }
 
     /// Returns what tells the time.
@@ -102,11 +111,42 @@ impl Machine {
         created.expect("the first objects are valid and nothing else has been created");
     }
 
+    /// Creates the roles and bindings to begin with, or brings back what is missing of them.
+    pub(crate) async fn seed_policy(&self) {
+        for wanted in authorize::bootstrap() {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (version, kind) = (text(&wanted["apiVersion"]), text(&wanted["kind"]));
+            let info = kinds::served(&version, &kind).expect("kinds of rules are in the table");
+            let key = object::key(info, None, &text(&wanted["metadata"]["name"]));
+            let Some(record) = self.store.get(&key) else {
+                self.seed(&format!("/apis/{version}/{}", info.plural), &wanted)
+                    .await;
+                continue;
+            };
+            let Some(fresh) = authorize::reconcile(&object::parse(&record), &wanted) else {
+                continue;
+            };
+            let encoded = object::encode(info, &fresh);
+            let expect = Expect::At(record.revision);
+            let written = self.store.put(&key, expect, |at| encoded.render(at)).await;
+            if let Err(error) = written {
+                tracing::error!(%error, key, "a role of the system cannot be brought up to date");
+            }
+        }
+    }
+
+    /// Refuses what the caller may not write, though it may write objects of this kind.
+    fn admit(&self, call: &Call, old: Option<&Value>, new: &Value) -> Result<(), ApiError> {
+        authorize::admit(call, old, new)?;
+        self.authorizer.confirm_grant(call, old, new)
+    }
+
     /// Does what a request asks for.
     pub(crate) async fn act(&self, call: &Call, content: Content) -> Result<Answer, ApiError> {
         if self.stopping.is_cancelled() {
             return Err(ApiError::unavailable("the server is shutting down"));
         }
+        authorize::admit_part(&self.store, call)?;
         match (call.verb, call.objects.subresource) {
             (Verb::Create, Some(Subresource::Binding)) => self.bind(call, &content).await,
             (Verb::Create, Some(Subresource::Eviction)) => self.evict(call, &content).await,

@@ -27,6 +27,8 @@ pub(crate) struct ResourceAttributes {
     pub(crate) resource: String,
     pub(crate) subresource: String,
     pub(crate) name: String,
+    /// What a field selector demands of a list or watch.
+    pub(crate) fields: Vec<(String, String)>,
 }
 
 impl Attributes {
@@ -45,8 +47,16 @@ impl Attributes {
             ..ResourceAttributes::default()
         };
         wanted.place(rest);
-        wanted.verb = verb(&head.method, &mut wanted.name, query);
+        wanted.act(&head.method, query);
         Attributes::Resource(wanted)
+    }
+
+    /// Returns the namespace in which rules may permit this, empty for the cluster.
+    pub(super) fn namespace(&self) -> &str {
+        match self {
+            Attributes::Resource(wanted) => &wanted.namespace,
+            Attributes::Path { .. } => "",
+        }
     }
 
     fn path(method: &Method, path: &str) -> Attributes {
@@ -106,6 +116,50 @@ impl ResourceAttributes {
         (self.resource, self.name, self.subresource) = (next(), next(), next());
     }
 
+    /// Finds out the verb. A list or watch of one name by its field is one of that name.
+    fn act(&mut self, method: &Method, query: &str) {
+        let plain = match method.as_str() {
+            "POST" => "create",
+            "GET" | "HEAD" => "get",
+            "PUT" => "update",
+            "PATCH" => "patch",
+            "DELETE" => "delete",
+            // Nothing is served under another method, and no rule speaks of one.
+            other => {
+                self.verb = other.to_ascii_lowercase();
+                return;
+            }
+        };
+        let mut watch = false;
+        let mut fields = Vec::new();
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "watch" => watch = !matches!(&*value, "0" | "false"),
+                "fieldSelector" => fields = equalities(&value),
+                _ => (),
+            }
+        }
+        let verb = match (plain, self.name.is_empty()) {
+            ("get", _) if watch => "watch",
+            ("get", true) => "list",
+            ("delete", true) => "deletecollection",
+            (plain, _) => plain,
+        };
+        self.verb = verb.to_owned();
+        if matches!(verb, "list" | "watch" | "deletecollection") {
+            self.fields = fields;
+            if let (true, Some(name)) = (self.name.is_empty(), self.field("metadata.name")) {
+                self.name = name.to_owned();
+            }
+        }
+    }
+
+    /// Returns what a field selector demands of a field.
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
+        let mut fields = self.fields.iter();
+        fields.find_map(|(field, value)| (field == name).then_some(value.as_str()))
+    }
+
     /// Returns `resource` or `resource/subresource`.
     pub(crate) fn full_resource(&self) -> String {
         match self.subresource.as_str() {
@@ -115,44 +169,68 @@ impl ResourceAttributes {
     }
 }
 
-/// Returns the verb. A list or watch of one name by its field is a list or watch of that name.
-fn verb(method: &Method, name: &mut String, query: &str) -> String {
-    let plain = match method.as_str() {
-        "POST" => "create",
-        "GET" | "HEAD" => "get",
-        "PUT" => "update",
-        "PATCH" => "patch",
-        "DELETE" => "delete",
-        // Nothing is served under another method, and no rule speaks of one.
-        other => return other.to_ascii_lowercase(),
-    };
-    let mut watch = false;
-    let mut selected = None;
-    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-        match &*key {
-            "watch" => watch = !matches!(&*value, "0" | "false"),
-            "fieldSelector" => selected = only_name(&value),
-            _ => (),
-        }
-    }
-    let verb = match (plain, name.is_empty()) {
-        ("get", _) if watch => "watch",
-        ("get", true) => "list",
-        ("delete", true) => "deletecollection",
-        (plain, _) => plain,
-    };
-    if let ("list" | "watch" | "deletecollection", Some(selected)) = (verb, selected) {
-        *name = selected;
-    }
-    verb.to_owned()
+/// Reads what a field selector demands to be equal.
+fn equalities(selector: &str) -> Vec<(String, String)> {
+    let terms = selector.split(',').map(str::trim);
+    let pairs = terms.filter_map(|term| {
+        let (field, value) = term.split_once('=')?;
+        let value = value.strip_prefix('=').unwrap_or(value);
+        (!field.ends_with('!') && !value.is_empty()).then(|| (field.to_owned(), value.to_owned()))
+    });
+    pairs.collect()
 }
 
-/// Returns the name that a field selector demands.
-fn only_name(selector: &str) -> Option<String> {
-    let mut terms = selector.split(',').map(str::trim);
-    terms.find_map(|term| {
-        let name = term.strip_prefix("metadata.name=")?;
-        let name = name.strip_prefix('=').unwrap_or(name);
-        (!name.is_empty()).then(|| name.to_owned())
-    })
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    #[test]
+    fn requests_are_worded_as_rules_word_them() {
+        for (request, expected) in [
+            ("GET /api/v1/pods", "list pods \"\"  "),
+            ("GET /api/v1/pods?watch=1", "watch pods \"\"  "),
+            (
+                "GET /api/v1/namespaces/a/pods/b/log",
+                "get pods/log \"\" a b",
+            ),
+            ("POST /api/v1/namespaces/a/pods", "create pods \"\" a "),
+            (
+                "DELETE /api/v1/namespaces/a/pods",
+                "deletecollection pods \"\" a ",
+            ),
+            ("GET /api/v1/namespaces/a", "get namespaces \"\" a a"),
+            (
+                "PUT /api/v1/namespaces/a/finalize",
+                "update namespaces/finalize \"\" a a",
+            ),
+            (
+                "PATCH /apis/apps/v1/namespaces/a/deployments/b/scale",
+                "patch deployments/scale \"apps\" a b",
+            ),
+            (
+                "GET /api/v1/nodes?fieldSelector=metadata.name%3Dn",
+                "list nodes \"\"  n",
+            ),
+            ("GET /api/v1/unknown/x", "get unknown \"\"  x"),
+            ("GET /apis/apps/v1", "get /apis/apps/v1"),
+            ("POST /metrics", "post /metrics"),
+        ] {
+            let (method, uri) = request.split_once(' ').unwrap();
+            let built = Request::builder().method(method).uri(uri).body(()).unwrap();
+            let found = match Attributes::of(&built.into_parts().0) {
+                Attributes::Path { verb, path } => format!("{verb} {path}"),
+                Attributes::Resource(wanted) => format!(
+                    "{} {} {:?} {} {}",
+                    wanted.verb,
+                    wanted.full_resource(),
+                    wanted.group,
+                    wanted.namespace,
+                    wanted.name
+                ),
+            };
+            assert_eq!(found, expected, "{request}");
+        }
+    }
 }

@@ -51,6 +51,7 @@ impl Machine {
         self.stamp(info, &mut object)?;
         (info.defaults)(&mut object);
         (info.on_create)(&mut object);
+        self.admit(call, None, &object)?;
         let mut answer = self.insert(call, object).await?;
         answer.warnings = warnings;
         Ok(answer)

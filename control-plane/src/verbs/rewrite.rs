@@ -78,6 +78,7 @@ impl Machine {
                 (info.on_update)(&old, &mut new);
             }
             (info.defaults)(&mut new);
+            self.admit(call, Some(&old), &new)?;
             check_change(objects, &old, &mut new)?;
             if new == old {
                 return Ok(Answer::encoded(StatusCode::OK, record.value.clone()));
