@@ -65,7 +65,11 @@ pub(super) fn form(head: &Parts, aggregation: Aggregation) -> Result<Form, ApiEr
     offers
         .iter()
         .find_map(|offer| offer.form(aggregation))
-        .ok_or_else(ApiError::not_acceptable)
+        .ok_or_else(|| {
+            ApiError::not_acceptable(
+                "only the following media types are accepted: application/json",
+            )
+        })
 }
 
 /// One alternative of an `Accept` header.

@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod deletion;
+mod acting;
 mod discovery;
 mod harness;
 mod namespaces;
 mod pods;
+mod rbac;
 mod requests;
 mod scheduling;
 mod views;
