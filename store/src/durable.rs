@@ -51,6 +51,9 @@ pub(crate) use self::{
 
 /// At this many segments that are in no copy a store makes a checkpoint when it starts.
 const UNAPPLIED_SEGMENTS_MAX: usize = 8;
+/// A store that is closed applies at most this many full segments: one that was just closed, and
+/// the one before it. A store that was busier ends without, so that it ends soon.
+const ENDING_SEGMENTS: u64 = 2;
 
 /// How to keep a store in a folder.
 #[derive(Clone, Debug)]
@@ -261,6 +264,8 @@ where
         }
         Err(error) => return Err(unread(RecoveryError::Files(error))),
     }
+    let ending = config.journal.segment_bytes.saturating_mul(ENDING_SEGMENTS);
+    found.compactor.limit_ending(ending);
     let bytes: u64 = found.unapplied.iter().map(|link| link.len).sum();
     let is_due =
         found.unapplied.len() >= UNAPPLIED_SEGMENTS_MAX || bytes >= config.journal.segment_bytes;

@@ -212,11 +212,11 @@ impl<I> Store<I> {
     }
 
     /// Ends a durable store: refuses further writes, makes what waits durable, brings the
-    /// compacted state up to date and gives the folder free.
+    /// compacted state up to date unless that is much work, and gives the folder free.
     ///
-    /// Other handles can still read. A checkpoint of much data takes seconds: the wait may be
-    /// given up at any time, since the journal holds everything. Dropping all handles instead
-    /// does the same in the background, without the checkpoint; a crash does no harm either.
+    /// Other handles can still read. The wait may be given up at any time, since the journal
+    /// holds everything. Dropping all handles instead does the same in the background, without
+    /// the checkpoint; a crash does no harm either.
     pub async fn close(self) {
         let keeper = self.keeper.clone();
         drop(self);

@@ -6,7 +6,10 @@
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,6 +40,8 @@ pub(crate) enum CheckpointError {
     Base(#[from] BaseError),
     #[error("failed to cut the journal")]
     Cut(#[source] std::io::Error),
+    #[error("the store ends, and too much of the journal is left to apply")]
+    Ending,
 }
 
 /// Makes checkpoints; owned by one thread.
@@ -47,11 +52,15 @@ pub(crate) struct Compactor {
     marks: [Option<Mark>; 2],
     /// Closed segments that are still there, oldest first.
     closed: Vec<Link>,
+    /// Set when the store ends; a checkpoint of more than `ending_bytes` is then not made.
+    is_ending: Arc<AtomicBool>,
+    ending_bytes: u64,
 }
 
 /// How the writer speaks to the compactor's thread.
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
+    is_ending: Arc<AtomicBool>,
     orders: Mutex<Orders>,
     changed: Condvar,
 }
@@ -92,7 +101,18 @@ impl Compactor {
             store,
             marks,
             closed,
+            is_ending: Arc::default(),
+            ending_bytes: u64::MAX,
         }
+    }
+
+    /// Limits what is still applied once the store ends; the next start reads it from the journal.
+    pub(crate) fn limit_ending(&mut self, bytes: u64) {
+        self.ending_bytes = bytes;
+    }
+
+    pub(crate) fn is_ending(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_ending)
     }
 
     pub(crate) fn add(&mut self, link: Link) {
@@ -117,6 +137,8 @@ impl Compactor {
             .into_iter()
             .min_by_key(|side| applied(self.mark(*side)));
         let side = older.unwrap_or(Side::A);
+        let held = applied(self.mark(side));
+        self.refuse_when_ending(held)?;
         Mark::remove(&*self.folder, side)?;
         // What a panic leaves half done is a copy without a mark, which nobody reads.
         let made = catch_unwind(AssertUnwindSafe(|| match self.mark(side).take() {
@@ -158,6 +180,7 @@ impl Compactor {
         let base = self.bases.open(side)?;
         let held = mark.applied;
         for link in self.closed.iter().filter(|link| link.number > held) {
+            self.refuse_when_ending(link.number - 1)?;
             apply(&*self.folder, self.store, *link, &*base, &mut mark)?;
         }
         mark.applied = self.closed.last().map_or(mark.applied, |link| link.number);
@@ -166,6 +189,16 @@ impl Compactor {
         base.close()?;
         mark.write(&*self.folder, side, self.store)?;
         Ok(mark)
+    }
+
+    /// Refuses to apply what is behind `applied` if the store ends and it is too much.
+    fn refuse_when_ending(&self, applied: u64) -> Result<(), CheckpointError> {
+        let left = self.closed.iter().filter(|link| link.number > applied);
+        let bytes: u64 = left.map(|link| link.len).sum();
+        match self.is_ending.load(Ordering::Relaxed) && bytes > self.ending_bytes {
+            true => Err(CheckpointError::Ending),
+            false => Ok(()),
+        }
     }
 
     /// Removes the segments that both copies hold.
@@ -195,7 +228,7 @@ impl Compactor {
                 return;
             }
             wait = match self.checkpoint() {
-                Ok(()) => None,
+                Ok(()) | Err(CheckpointError::Ending) => None,
                 Err(error) => {
                     let source = std::error::Error::source(&error).map(ToString::to_string);
                     tracing::warn!(error = %error, source, "no checkpoint; the journal grows");
@@ -316,19 +349,23 @@ fn tally(
 }
 
 impl Signal {
+    /// Makes a signal for one compactor.
+    pub(crate) fn new(compactor: &Compactor) -> Signal {
+        Signal {
+            is_ending: compactor.is_ending(),
+            ..Signal::default()
+        }
+    }
+
     /// Tells of a segment that was closed: a checkpoint is due.
     pub(crate) fn closed(&self, link: Link) {
         self.orders.lock().closed.push(link);
         self.changed.notify_one();
     }
 
+    /// Stops the compactor, unless it was told before how to end.
     pub(crate) fn stop(&self, ending: Ending) {
-        self.orders.lock().stop = Some(ending);
-        self.changed.notify_one();
-    }
-
-    /// Stops a compactor that was not told how to end.
-    pub(crate) fn stop_unless_told(&self, ending: Ending) {
+        self.is_ending.store(true, Ordering::Relaxed);
         self.orders.lock().stop.get_or_insert(ending);
         self.changed.notify_one();
     }

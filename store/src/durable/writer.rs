@@ -178,7 +178,7 @@ pub(crate) fn start<I: Send + Sync + 'static>(
     due: Vec<Link>,
     lock: FolderLock,
 ) -> std::io::Result<watch::Receiver<()>> {
-    let signal = Arc::new(Signal::default());
+    let signal = Arc::new(Signal::new(&compactor));
     due.into_iter().for_each(|link| signal.closed(link));
     let orders = Arc::clone(&signal);
     let compacting: JoinHandle<()> = thread::Builder::new()
@@ -209,7 +209,7 @@ struct StopOnExit {
 
 impl Drop for StopOnExit {
     fn drop(&mut self) {
-        self.signal.stop_unless_told(Ending::Abandoned);
+        self.signal.stop(Ending::Abandoned);
         if let Some(Err(_)) = self.compacting.take().map(JoinHandle::join) {
             tracing::error!("the compactor panicked; the journal was not cut");
         }

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     Expect, WatchError, WriteError,
     durable::{
-        BaseError, JournalError, KeyError, OpenError, RecoveryError, base::Side, files::Folder,
-        journal::segment_name,
+        BaseError, JournalError, KeyError, OpenError, RecoveryError, base::Side,
+        compactor::CheckpointError, files::Folder, journal::segment_name,
     },
 };
 
@@ -224,6 +224,30 @@ fn a_half_written_copy_has_no_mark() {
     let marks = names.iter().filter(|name| name.ends_with(".mark"));
     assert_eq!(marks.count(), 1);
     assert!(world.try_open().unwrap().store.get("/a/x").is_some());
+}
+
+/// A busy store ends soon; what is not applied stays in the journal, and no copy is spoiled.
+#[test]
+fn too_much_is_not_applied_when_the_store_ends() {
+    let world = World::new(14);
+    let mut life = world.try_open().unwrap();
+    for round in 0..8 {
+        put(&mut life, "/a/x", 200).unwrap();
+        life.rotate();
+        if round < 2 {
+            life.checkpoint().unwrap();
+        }
+    }
+    let is_ending = life.opened.compactor.is_ending();
+    is_ending.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(matches!(life.checkpoint(), Err(CheckpointError::Ending)));
+    let names = world.disk.names().unwrap();
+    let marks = names.iter().filter(|name| name.ends_with(".mark"));
+    assert_eq!(marks.count(), 2);
+    drop(life);
+    let mut life = world.try_open().unwrap();
+    assert_eq!(life.store.get("/a/x").unwrap().value.len(), 200);
+    life.checkpoint().unwrap();
 }
 
 #[test]
