@@ -69,9 +69,10 @@ pub(crate) fn recover(
         disorder: None,
     };
     let tail = replay.run(&**folder, store, &chain, &mark)?;
-    remove_orphans(&**folder, &chain);
     let journal = Journal::resume(Arc::clone(folder), store, &chain, tail);
     let journal = journal.map_err(RecoveryError::Files)?;
+    // Only now are the names durable that make the others mean nothing.
+    remove_orphans(&**folder, &chain);
     let newer = |link: &&Link| link.number > mark.applied;
     let unapplied = chain.closed.iter().filter(newer).copied().collect();
     Ok(Recovered {
