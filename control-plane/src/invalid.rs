@@ -38,6 +38,15 @@ impl Cause {
         }
     }
 
+    /// A field that another manager owns.
+    pub(crate) fn manager_conflict(owner: &str, field: String) -> Cause {
+        Cause {
+            reason: "FieldManagerConflict",
+            message: format!("conflict with {owner}"),
+            field,
+        }
+    }
+
     /// Writes the cause as part of a sentence.
     pub(crate) fn sentence(&self) -> String {
         format!("{}: {}", self.field, self.message)

@@ -51,6 +51,10 @@ pub struct KindInfo {
     pub(crate) validate: fn(&Value, Option<&Value>, &mut Causes),
     /// The checks of a change of the status: takes the new object first.
     pub(crate) validate_status: fn(&Value, &Value, &mut Causes),
+    /// What an update without a revision does.
+    pub(crate) unguarded: Unguarded,
+    /// What an update of an object that is not there does.
+    pub(crate) missing: Missing,
     /// How long deletion waits for someone to end what the object stands for.
     pub(crate) grace: Grace,
     /// Whether objects of this kind can own others.
@@ -109,6 +113,24 @@ pub(crate) enum Generation {
     /// It is 1.
     Fixed,
     Absent,
+}
+
+/// What an update does that does not say which revision it was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unguarded {
+    /// It takes the place of whatever is there.
+    Accepted,
+    /// It is refused.
+    Refused,
+}
+
+/// What a write to a named object does if there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It creates the object.
+    Created,
+    /// It is refused.
+    Refused,
 }
 
 /// How deletion proceeds when nothing else holds the object.
@@ -186,6 +208,8 @@ const fn row(group: &'static str, kind: &'static str, schema: &'static str) -> K
         on_update: |_, _| (),
         validate: |_, _, _| (),
         validate_status: |_, _, _| (),
+        unguarded: Unguarded::Accepted,
+        missing: Missing::Refused,
         grace: Grace::None,
         dependents: Dependents::Collected,
     }
@@ -215,6 +239,11 @@ impl KindInfo {
             "" => self.version.to_owned(),
             group => format!("{group}/{}", self.version),
         }
+    }
+
+    /// Returns `group/version, Kind=kind`, as Go prints a kind in messages.
+    pub(crate) fn go_name(&self) -> String {
+        format!("{}/{}, Kind={}", self.group, self.version, self.kind)
     }
 
     /// Returns `plural.group`, as Kubernetes names a resource in messages.

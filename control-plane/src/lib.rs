@@ -21,10 +21,12 @@ mod status;
 mod table;
 mod view;
 
+mod managed_fields;
 mod verbs;
 
 mod decode;
 mod defaults;
+mod go_text;
 mod invalid;
 mod object;
 mod quantity;
@@ -41,3 +43,6 @@ pub use identity::{Credentials, Identity, IdentityError, Purpose, Subject};
 pub use kinds::{KindInfo, Scope, Subresource, Verb, served};
 pub use server::{ApiServer, ServerConfig, ServerError};
 pub use service::{ApiBody, ApiService};
+
+#[doc(hidden)]
+pub mod fuzzing;

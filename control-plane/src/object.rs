@@ -63,6 +63,11 @@ pub(crate) fn encode(info: &KindInfo, object: &Value) -> Encoded {
 }
 
 impl Encoded {
+    /// Returns about how many bytes the object takes.
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
     /// Completes the encoding with the revision of its write.
     pub(crate) fn render(self, revision: Revision) -> (Bytes, ObjectIndex) {
         let revision = revision.to_string();

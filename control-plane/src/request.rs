@@ -95,8 +95,8 @@ pub(crate) struct Options {
     pub(crate) orphan_dependents: Option<bool>,
     /// The name under which changed fields are owned.
     pub(crate) field_manager: Option<String>,
-    /// Whether an apply takes fields that others own.
-    pub(crate) force: bool,
+    /// Whether an apply takes fields that others own, if the request says so.
+    pub(crate) force: Option<bool>,
     /// What a table shows beside its cells.
     pub(crate) include: Include,
 }
@@ -292,7 +292,7 @@ impl Options {
             "propagationPolicy" if !value.is_empty() => self.propagation = Some(value.to_owned()),
             "orphanDependents" => self.orphan_dependents = Some(flag(name, value)?),
             "fieldManager" if !value.is_empty() => self.field_manager = Some(value.to_owned()),
-            "force" => self.force = flag(name, value)?,
+            "force" => self.force = Some(flag(name, value)?),
             "includeObject" => self.include = include(value)?,
             _ => (),
         }

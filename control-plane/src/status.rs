@@ -135,6 +135,35 @@ impl ApiError {
         ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
     }
 
+    /// A patch whose outcome cannot be read as an object of the kind.
+    pub(crate) fn unreadable_patch(patch: &str, why: &str) -> ApiError {
+        let mut causes = Causes::default();
+        causes.invalid("patch", &Value::from(patch), why);
+        let causes = causes.into_vec();
+        let message = format!(" \"\" is invalid: {}", sentences(&causes));
+        let mut error = ApiError::unprocessable(message);
+        error.details.causes = causes;
+        error
+    }
+
+    /// A patch that the object it meets does not take; Kubernetes does not tell why.
+    pub(crate) fn patch_refused() -> ApiError {
+        let message = "the server rejected our request due to an error in our request";
+        ApiError::unprocessable(message)
+    }
+
+    /// An apply that sets fields of other managers.
+    pub(crate) fn apply_conflict(message: String, causes: Vec<Cause>) -> ApiError {
+        let mut error = ApiError::new(StatusCode::CONFLICT, "Conflict", message);
+        error.details.causes = causes;
+        error
+    }
+
+    /// What Kubernetes lets fall through to its clients without a reason.
+    pub(crate) fn unclassified(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "", message)
+    }
+
     pub(crate) fn unsupported_media(accepted: &[&str]) -> ApiError {
         let message = format!(
             "the body of the request was in an unknown format - accepted media types include: {}",
@@ -152,12 +181,34 @@ impl ApiError {
     }
 
     pub(crate) fn too_large(limit: usize) -> ApiError {
-        let message = format!("Request entity too large: limit is {limit}");
+        ApiError::entity_too_large(format!("limit is {limit}"))
+    }
+
+    /// More of something than is taken; `why` says what the limit is.
+    pub(crate) fn entity_too_large(why: String) -> ApiError {
+        let message = format!("Request entity too large: {why}");
         ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "RequestEntityTooLarge",
             message,
         )
+    }
+
+    /// An update of a kind whose updates have to say which revision they were made for.
+    pub(crate) fn revision_required(info: &KindInfo, name: &str) -> ApiError {
+        let mut causes = Causes::default();
+        let why = "must be specified for an update";
+        causes.invalid("metadata.resourceVersion", &Value::from(0), why);
+        let mut error = ApiError::invalid(info, name, causes);
+        let (kind, list) = (info.qualified(), sentences(&error.details.causes));
+        error.message = format!("{kind} \"{name}\" is invalid: {list}");
+        error.details.kind = Some(info.plural.into());
+        error
+    }
+
+    /// Says whether an object could not be created because there is one.
+    pub(crate) fn is_already_exists(&self) -> bool {
+        self.reason == "AlreadyExists"
     }
 
     /// The history no longer reaches back to `wanted`.
@@ -179,7 +230,7 @@ impl ApiError {
         error
     }
 
-    /// Query parameters that contradict each other.
+    /// Query parameters of a list or watch that contradict each other.
     pub(crate) fn invalid_list_options(causes: Causes) -> ApiError {
         ApiError::invalid_options("ListOptions", causes)
     }
@@ -276,9 +327,11 @@ impl ApiError {
             "metadata": {},
             "status": "Failure",
             "message": self.message,
-            "reason": self.reason,
             "code": self.code.as_u16(),
         });
+        if !self.reason.is_empty() {
+            status["reason"] = Value::from(self.reason);
+        }
         if let Some(token) = &self.details.continue_token {
             status["metadata"]["continue"] = Value::from(token.as_str());
         }

@@ -22,7 +22,7 @@ pub(crate) use field::{Field, cidr, walk};
 use crate::{invalid::Causes, kinds::KindInfo};
 
 /// All annotations of an object together.
-const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
+pub(crate) const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
 
 const SUBDOMAIN_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;

@@ -7,7 +7,6 @@ mod draft;
 mod patch;
 mod read;
 mod rewrite;
-mod strategic;
 mod watch;
 
 use std::sync::Arc;
@@ -32,6 +31,7 @@ use crate::{
 };
 
 pub(crate) use draft::check;
+pub(crate) use patch::outcome;
 pub(crate) use watch::WatchStream;
 
 /// The state all requests share.
@@ -151,10 +151,14 @@ impl Machine {
             (Verb::Create, Some(Subresource::Binding)) => self.bind(call, &content).await,
             (Verb::Create, Some(Subresource::Eviction)) => self.evict(call, &content).await,
             (Verb::Create, None) => self.create(call, &content).await,
-            (Verb::Get, None | Some(Subresource::Status)) => self.get(call),
-            (Verb::Update, None | Some(Subresource::Status)) => self.update(call, &content).await,
-            (Verb::Update, Some(Subresource::Finalize)) => self.update(call, &content).await,
-            (Verb::Patch, None | Some(Subresource::Status)) => self.patch(call, &content).await,
+            (Verb::Get, None | Some(Subresource::Status | Subresource::Approval)) => self.get(call),
+            (
+                Verb::Update,
+                None | Some(Subresource::Status | Subresource::Approval | Subresource::Finalize),
+            ) => self.update(call, &content).await,
+            (Verb::Patch, None | Some(Subresource::Status | Subresource::Approval)) => {
+                self.patch(call, &content).await
+            }
             (Verb::List, _) => self.list(call),
             (Verb::Watch, _) => self.watch(call),
             (Verb::Delete, _) => self.delete(call, &content).await,

@@ -1,7 +1,8 @@
 //! The rows of the core group.
 
 use super::{
-    Dependents, Generation, Grace, KindInfo, Scope, SelectableField, Subresource, Verb, field, row,
+    Dependents, Generation, Grace, KindInfo, Missing, Scope, SelectableField, Subresource,
+    Unguarded, Verb, field, row,
 };
 use crate::{defaults, validate};
 use Verb::{Create, Delete, Get, List, Patch, Update, Watch};
@@ -24,6 +25,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         short_names: &["ep"],
         defaults: defaults::endpoints,
         validate: validate::endpoints::endpoints,
+        missing: Missing::Created,
         ..row("", "Endpoints", "core.v1.Endpoints")
     },
     KindInfo {
@@ -33,6 +35,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         fields: EVENT_FIELDS,
         validate: validate::event::core,
         dependents: Dependents::None,
+        missing: Missing::Created,
         ..row("", "Event", "core.v1.Event")
     },
     KindInfo {
@@ -41,6 +44,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         short_names: &["limits"],
         defaults: defaults::limit_range,
         validate: validate::limits::limit_range,
+        missing: Missing::Created,
         ..row("", "LimitRange", "core.v1.LimitRange")
     },
     KindInfo {
@@ -119,6 +123,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         plural: "serviceaccounts",
         singular: "serviceaccount",
         short_names: &["sa"],
+        unguarded: Unguarded::Refused,
         ..row("", "ServiceAccount", "core.v1.ServiceAccount")
     },
     KindInfo {
@@ -136,6 +141,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         on_update: defaults::keep_service,
         validate: validate::service::service,
         validate_status: validate::service::service_status,
+        missing: Missing::Created,
         ..row("", "Service", "core.v1.Service")
     },
 ];

@@ -1,6 +1,6 @@
 //! The rows of the named groups.
 
-use super::{Generation, KindInfo, Scope, Subresource, field, row};
+use super::{Generation, KindInfo, Missing, Scope, Subresource, Unguarded, field, row};
 use crate::{defaults, validate};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -25,6 +25,8 @@ pub(super) static KINDS: &[KindInfo] = &[
         singular: "lease",
         defaults: defaults::empty_spec,
         validate: validate::small::lease,
+        unguarded: Unguarded::Refused,
+        missing: Missing::Created,
         ..row("coordination.k8s.io", "Lease", "coordination.v1.Lease")
     },
     KindInfo {
@@ -44,6 +46,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         singular: "runtimeclass",
         scope: Scope::Cluster,
         validate: validate::small::runtime_class,
+        unguarded: Unguarded::Refused,
         ..row("node.k8s.io", "RuntimeClass", "node.v1.RuntimeClass")
     },
     KindInfo {
@@ -53,6 +56,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         name_rule: validate::NameRule::PathSegment,
         defaults: defaults::binding,
         validate: validate::rbac::cluster_role_binding,
+        missing: Missing::Created,
         ..row(RBAC, "ClusterRoleBinding", "rbac.v1.ClusterRoleBinding")
     },
     KindInfo {
@@ -62,6 +66,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         name_rule: validate::NameRule::PathSegment,
         defaults: defaults::role,
         validate: validate::rbac::cluster_role,
+        missing: Missing::Created,
         ..row(RBAC, "ClusterRole", "rbac.v1.ClusterRole")
     },
     KindInfo {
@@ -70,6 +75,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         name_rule: validate::NameRule::PathSegment,
         defaults: defaults::binding,
         validate: validate::rbac::role_binding,
+        missing: Missing::Created,
         ..row(RBAC, "RoleBinding", "rbac.v1.RoleBinding")
     },
     KindInfo {
@@ -78,6 +84,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         name_rule: validate::NameRule::PathSegment,
         defaults: defaults::role,
         validate: validate::rbac::role,
+        missing: Missing::Created,
         ..row(RBAC, "Role", "rbac.v1.Role")
     },
     KindInfo {

@@ -48,7 +48,7 @@ impl Check {
     }
 
     fn field(&mut self, field: &'static Field, value: &Value) {
-        match (&field.shape, &field.list_type) {
+        match (&field.shape, field.list_type()) {
             (Shape::List(_), ListType::Set | ListType::Map(_)) => self.elements(field, value),
             (shape, _) => self.value(shape, value),
         }
@@ -58,15 +58,17 @@ impl Check {
         let scalar = !value.is_array() && !value.is_object();
         let expected = match shape {
             _ if value.is_null() => return,
-            Shape::Any => return,
+            Shape::RawExtension | Shape::FieldsV1 => return,
             Shape::Object(id) => return self.object(*id, value),
             Shape::Map(item) => return self.map(item, value),
             Shape::List(item) => return self.list(item, value),
-            Shape::String | Shape::Time | Shape::Bytes if value.is_string() => return,
+            Shape::String | Shape::Time | Shape::MicroTime | Shape::Bytes if value.is_string() => {
+                return;
+            }
             Shape::Boolean if value.is_boolean() => return,
             Shape::Int32 | Shape::Int64 if value.is_number() => return,
             Shape::Quantity | Shape::IntOrString if scalar => return,
-            Shape::String | Shape::Time | Shape::Bytes => format!(
+            Shape::String | Shape::Time | Shape::MicroTime | Shape::Bytes => format!(
                 "expected string, got &value.valueUnstructured{{Value:{}}}",
                 go_text::syntax(value)
             ),
@@ -115,7 +117,10 @@ impl Check {
 
     fn list(&mut self, item: &'static Shape, value: &Value) {
         let Some(list) = value.as_array() else {
-            return self.error(&format!("expected list, got &{{{}}}", go_text::plain(value)));
+            return self.error(&format!(
+                "expected list, got &{{{}}}",
+                go_text::plain(value)
+            ));
         };
         for (index, value) in list.iter().enumerate() {
             self.below(&format!("[{index}]"), |check| check.value(item, value));
@@ -128,13 +133,16 @@ impl Check {
             return;
         }
         let (Some(list), Shape::List(item)) = (value.as_array(), &field.shape) else {
-            return self.error(&format!("expected list, got &{{{}}}", go_text::plain(value)));
+            return self.error(&format!(
+                "expected list, got &{{{}}}",
+                go_text::plain(value)
+            ));
         };
         let typing = Typing::field(field);
         let mut seen = BTreeSet::new();
         for (index, value) in list.iter().enumerate() {
             let element = typing.element(value);
-            if let Some(wrong) = cannot_be_told(&field.list_type, value, &element) {
+            if let Some(wrong) = cannot_be_told(field.list_type(), value, &element) {
                 return self.error(&format!("element {index}: {wrong}"));
             }
             let shown = element.to_string();
@@ -149,9 +157,7 @@ impl Check {
 /// Says why an element cannot be told from others of its list.
 fn cannot_be_told(list: &ListType, value: &Value, element: &PathElement) -> Option<String> {
     let why = match (list, value) {
-        (ListType::Map(_), Value::Null) => {
-            "associative list with keys may not have a null element"
-        }
+        (ListType::Map(_), Value::Null) => "associative list with keys may not have a null element",
         (ListType::Map(keys), Value::Object(_)) => {
             let PathElement::Key(found) = element else {
                 return None;
@@ -168,9 +174,7 @@ fn cannot_be_told(list: &ListType, value: &Value, element: &PathElement) -> Opti
         (ListType::Map(_), _) => "associative list with keys may not have non-map elements",
         (_, Value::Object(_)) => "associative list without keys has an element that's a map type",
         (_, Value::Array(_)) => "not supported: associative list with lists as elements",
-        (_, Value::Null) => {
-            "associative list without keys has an element that's an explicit null"
-        }
+        (_, Value::Null) => "associative list without keys has an element that's an explicit null",
         _ => return None,
     };
     Some(why.to_owned())

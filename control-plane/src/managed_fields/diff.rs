@@ -99,10 +99,18 @@ impl Diff {
     fn elements(&mut self, typing: Typing, old: &[Value], new: &[Value]) {
         let mut pairs: BTreeMap<PathElement, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
         for value in old {
-            pairs.entry(typing.element(value)).or_default().0.push(value);
+            pairs
+                .entry(typing.element(value))
+                .or_default()
+                .0
+                .push(value);
         }
         for value in new {
-            pairs.entry(typing.element(value)).or_default().1.push(value);
+            pairs
+                .entry(typing.element(value))
+                .or_default()
+                .1
+                .push(value);
         }
         let items = typing.items();
         for (element, (old, new)) in pairs {

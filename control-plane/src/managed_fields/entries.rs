@@ -137,7 +137,8 @@ impl Entries {
     /// Drops who owns nothing, and who wrote in a version that is not served any more.
     pub(super) fn prune(&mut self, version: &str) {
         let served = |entry: &Entry| entry.api_version == version;
-        self.list.retain(|entry| served(entry) && !entry.fields.is_empty());
+        self.list
+            .retain(|entry| served(entry) && !entry.fields.is_empty());
     }
 
     /// Unites the oldest managers that do not apply, until there are few enough.
@@ -192,7 +193,11 @@ impl Entry {
         }
         match text("fieldsType") {
             "FieldsV1" => (),
-            "" => return refuse(format!("missing fieldsType in managed fields entry {place}")),
+            "" => {
+                return refuse(format!(
+                    "missing fieldsType in managed fields entry {place}"
+                ));
+            }
             other => {
                 return refuse(format!(
                     "invalid fieldsType {other:?} in managed fields entry {place}"

@@ -68,18 +68,28 @@ struct Slot<'a> {
 fn interleave(typing: Typing, old: &[Value], new: &[Value]) -> Vec<Value> {
     let mut by_element: BTreeMap<PathElement, (Vec<&Value>, Option<&Value>)> = BTreeMap::new();
     for value in old {
-        by_element.entry(typing.element(value)).or_default().0.push(value);
+        by_element
+            .entry(typing.element(value))
+            .or_default()
+            .0
+            .push(value);
     }
     for value in new {
         by_element.entry(typing.element(value)).or_default().1 = Some(value);
     }
     let slot = |value, is_old: bool| {
         let element = typing.element(value);
-        let shared = by_element.get(&element).is_some_and(|(olds, new)| match is_old {
-            true => new.is_some(),
-            false => !olds.is_empty(),
-        });
-        Slot { element, value, shared }
+        let shared = by_element
+            .get(&element)
+            .is_some_and(|(olds, new)| match is_old {
+                true => new.is_some(),
+                false => !olds.is_empty(),
+            });
+        Slot {
+            element,
+            value,
+            shared,
+        }
     };
     let olds: Vec<_> = old.iter().map(|value| slot(value, true)).collect();
     let news: Vec<_> = new.iter().map(|value| slot(value, false)).collect();
@@ -129,7 +139,11 @@ fn without(typing: Typing, value: &Value, doomed: &FieldSet) -> Value {
                 Some((name.clone(), spared(below, &element, value, doomed)))
             };
             let out: Map<_, _> = map.iter().filter_map(kept).collect();
-            if out.is_empty() { Value::Null } else { Value::Object(out) }
+            if out.is_empty() {
+                Value::Null
+            } else {
+                Value::Object(out)
+            }
         }
         (Typing::Set | Typing::Keyed(..), Value::Array(list)) if !list.is_empty() => {
             let kept = |value: &Value| {
@@ -137,7 +151,11 @@ fn without(typing: Typing, value: &Value, doomed: &FieldSet) -> Value {
                 (!doomed.has(&element)).then(|| spared(typing.items(), &element, value, doomed))
             };
             let out: Vec<_> = list.iter().filter_map(kept).collect();
-            if out.is_empty() { Value::Null } else { Value::Array(out) }
+            if out.is_empty() {
+                Value::Null
+            } else {
+                Value::Array(out)
+            }
         }
         (_, value) => value.clone(),
     }

@@ -220,7 +220,18 @@ mod tests {
     #[test]
     fn unknown_kinds_are_skipped_and_nonsense_is_refused() {
         assert_eq!(PathElement::parse("z:1"), Ok(None));
-        for text in ["", "f", "fx", "v:", "v:{}", "k:[]", "k:{\"a\":[]}", "i:x", "i:-1", "v:1 2"] {
+        for text in [
+            "",
+            "f",
+            "fx",
+            "v:",
+            "v:{}",
+            "k:[]",
+            "k:{\"a\":[]}",
+            "i:x",
+            "i:-1",
+            "v:1 2",
+        ] {
             assert!(PathElement::parse(text).is_err(), "{text}");
         }
     }

@@ -30,7 +30,10 @@ impl FieldSet {
         for path in paths {
             let mut at = &mut set;
             for (place, name) in path.iter().enumerate() {
-                let node = at.nodes.entry(PathElement::Field((*name).into())).or_default();
+                let node = at
+                    .nodes
+                    .entry(PathElement::Field((*name).into()))
+                    .or_default();
                 node.member |= place + 1 == path.len();
                 at = &mut node.children;
             }
@@ -50,7 +53,11 @@ impl FieldSet {
     /// Adds the paths that begin with a step.
     pub(crate) fn insert_below(&mut self, element: PathElement, children: FieldSet) {
         if !children.is_empty() {
-            self.nodes.entry(element).or_default().children.unite(children);
+            self.nodes
+                .entry(element)
+                .or_default()
+                .children
+                .unite(children);
         }
     }
 
@@ -121,13 +128,14 @@ impl FieldSet {
         if other.is_empty() {
             return;
         }
-        self.nodes.retain(|element, ours| match other.nodes.get(element) {
-            None => true,
-            Some(theirs) => {
-                change(ours, theirs);
-                ours.says_something()
-            }
-        });
+        self.nodes
+            .retain(|element, ours| match other.nodes.get(element) {
+                None => true,
+                Some(theirs) => {
+                    change(ours, theirs);
+                    ours.says_something()
+                }
+            });
     }
 
     /// Adds those steps on the way to a member for which `named` says so.
@@ -252,12 +260,18 @@ mod tests {
     #[test]
     fn a_set_of_plain_paths() {
         let found = FieldSet::of(&[&["status"], &["metadata"], &["metadata", "name"]]);
-        check(&found, json!({"f:metadata": {".": {}, "f:name": {}}, "f:status": {}}));
+        check(
+            &found,
+            json!({"f:metadata": {".": {}, "f:name": {}}, "f:status": {}}),
+        );
     }
 
     #[test]
     fn later_kinds_of_steps_are_dropped() {
-        check(&set(json!({"x:1": {"f:a": {}}, "f:b": {"x:2": {}}})), json!({"f:b": {}}));
+        check(
+            &set(json!({"x:1": {"f:a": {}}, "f:b": {"x:2": {}}})),
+            json!({"f:b": {}}),
+        );
         assert!(FieldSet::decode(&json!({"nonsense": {}})).is_err());
     }
 

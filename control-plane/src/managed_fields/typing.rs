@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use super::path::{PathElement, Scalar};
-use crate::schema::{Field, ListType, Shape, Type, TypeId, schema};
+use crate::schema::{Field, ListType, MapType, Presence, Shape, Type, TypeId, schema};
 
 /// How one place is owned and merged.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ impl Typing {
 
     fn of(shape: &'static Shape) -> Typing {
         match shape {
-            Shape::Object(id) if schema().get(*id).atomic => Typing::Leaf,
+            _ if shape.map_type() == MapType::Atomic => Typing::Leaf,
             Shape::Object(id) => Typing::root(*id),
             Shape::Map(item) => Typing::Map(item),
             _ => Typing::Leaf,
@@ -38,12 +38,13 @@ impl Typing {
     }
 
     pub(super) fn field(field: &'static Field) -> Typing {
-        match (&field.shape, &field.list_type) {
-            _ if field.atomic => Typing::Leaf,
-            (Shape::List(_), ListType::Atomic) => Typing::Leaf,
-            (Shape::List(_), ListType::Set) => Typing::Set,
-            (Shape::List(item), ListType::Map(keys)) => Typing::Keyed(item, keys),
-            (shape, _) => Typing::of(shape),
+        match (&field.shape, field.list_type(), field.map_type()) {
+            (Shape::List(_), ListType::Atomic, _) => Typing::Leaf,
+            (Shape::List(_), ListType::Set, _) => Typing::Set,
+            (Shape::List(item), ListType::Map(keys), _) => Typing::Keyed(item, keys),
+            (_, _, MapType::Atomic) => Typing::Leaf,
+            (Shape::Object(id), _, MapType::Granular) => Typing::root(*id),
+            (shape, _, MapType::Granular) => Typing::of(shape),
         }
     }
 
@@ -51,7 +52,10 @@ impl Typing {
     pub(super) fn member(self, name: &str) -> (Typing, PathElement) {
         match self {
             Typing::Struct(fields) => match fields.field(name) {
-                Some(field) => (Typing::field(field), PathElement::Field(Cow::Borrowed(field.name))),
+                Some(field) => (
+                    Typing::field(field),
+                    PathElement::Field(Cow::Borrowed(field.name)),
+                ),
                 None => (Typing::Leaf, entry(name)),
             },
             Typing::Map(item) => (Typing::of(item), entry(name)),
@@ -93,7 +97,7 @@ impl Typing {
             let given = value.get(key).filter(|value| !value.is_null());
             let value = match given {
                 Some(value) => Scalar::read(value)?,
-                None => Scalar::Text(Box::from(default(item, key)?)),
+                None => Scalar::read(default(item, key)?)?,
             };
             Some((Cow::Borrowed(key), value))
         };
@@ -107,9 +111,9 @@ fn entry(name: &str) -> PathElement {
     PathElement::Field(Cow::Owned(name.to_owned()))
 }
 
-fn default(item: &Shape, key: &str) -> Option<&'static str> {
+fn default(item: &Shape, key: &str) -> Option<&'static Value> {
     match item {
-        Shape::Object(id) => schema().get(*id).field(key)?.default,
+        Shape::Object(id) => schema().get(*id).field(key)?.filled.as_ref(),
         _ => None,
     }
 }
@@ -121,8 +125,8 @@ pub(super) fn blank(id: TypeId) -> Value {
     let mut fields = Map::new();
     for field in schema().get(id).fields() {
         let blank = match field.shape {
-            Shape::Object(id) if field.embedded => blank(id),
-            Shape::List(_) | Shape::Map(_) if field.required => Value::Null,
+            Shape::Object(id) if field.default == Some("{}") => blank(id),
+            Shape::List(_) | Shape::Map(_) if field.presence == Presence::Written => Value::Null,
             _ => continue,
         };
         fields.insert(field.name.to_owned(), blank);

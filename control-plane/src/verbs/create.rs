@@ -6,10 +6,16 @@ use rand::RngExt as _;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Machine, draft::Draft, write_failure};
+use super::{
+    Machine,
+    draft::Draft,
+    rewrite::{Change, OBJECT_BYTES_MAX, Owners, WriteOptions},
+    write_failure,
+};
 use crate::{
     invalid::Causes,
     kinds::{Generation, KindInfo},
+    managed_fields::Writer,
     object,
     request::{Call, Persistence},
     service::{Answer, Content},
@@ -31,7 +37,6 @@ const SERVER_FIELDS: &[&str] = &[
     "deletionGracePeriodSeconds",
     "deletionTimestamp",
     "generation",
-    "managedFields",
     "resourceVersion",
     "selfLink",
     "uid",
@@ -42,19 +47,36 @@ impl Machine {
         let Call {
             objects, options, ..
         } = call;
-        let info = objects.info;
-        let Draft {
-            mut object,
-            warnings,
-        } = Draft::read(objects, options, content)?;
-        self.check_namespace(objects, &object)?;
-        self.stamp(info, &mut object)?;
-        (info.defaults)(&mut object);
-        (info.on_create)(&mut object);
-        self.admit(call, None, &object)?;
-        let mut answer = self.insert(call, object).await?;
+        let writer = self.writer(call, WriteOptions::Create)?;
+        let Draft { object, warnings } = Draft::read(objects, options, content)?;
+        let fresh = Change {
+            object,
+            owners: Owners::Sent,
+        };
+        let mut answer = self.create_object(call, &writer, fresh).await?;
         answer.warnings = warnings;
         Ok(answer)
+    }
+
+    /// Creates an object that has been read.
+    pub(super) async fn create_object(
+        &self,
+        call: &Call,
+        writer: &Writer<'_>,
+        fresh: Change,
+    ) -> Result<Answer, ApiError> {
+        let info = call.objects.info;
+        let Change { mut object, owners } = fresh;
+        self.check_namespace(&call.objects, &object)?;
+        self.stamp(info, &mut object)?;
+        (info.defaults)(&mut object);
+        if owners == Owners::Sent {
+            writer.record(None, &mut object);
+        }
+        // What the server begins an object with belongs to nobody.
+        (info.on_create)(&mut object);
+        self.admit(call, None, &object)?;
+        self.insert(call, object).await
     }
 
     /// Sets what the server sets on every new object.
@@ -112,6 +134,9 @@ impl Machine {
                 };
             }
             let encoded = object::encode(info, &object);
+            if encoded.len() > OBJECT_BYTES_MAX {
+                return Err(ApiError::too_large(OBJECT_BYTES_MAX));
+            }
             match self
                 .store
                 .put(&key, Expect::Absent, |revision| encoded.render(revision))

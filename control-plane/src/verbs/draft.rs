@@ -20,6 +20,11 @@ pub(super) struct Draft {
     pub(super) warnings: Vec<String>,
 }
 
+/// An object that is none of its type, as Kubernetes' decoder words it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Undecodable(String);
+
 impl Draft {
     /// Reads the body of a request that carries a whole object.
     pub(super) fn read(
@@ -28,7 +33,7 @@ impl Draft {
         content: &Content,
     ) -> Result<Draft, ApiError> {
         let mut draft = Draft::of_type(objects.info, objects.info.schema, options, content)?;
-        draft.fit_path(objects)?;
+        draft.place(objects)?;
         Ok(draft)
     }
 
@@ -74,33 +79,44 @@ impl Draft {
         info: &KindInfo,
         schema_name: &str,
         validation: FieldValidation,
-        mut object: Value,
+        object: Value,
         duplicates: Vec<String>,
     ) -> Result<Draft, ApiError> {
         let kind = schema_name.rsplit('.').next().unwrap_or(schema_name);
-        check_type(info, kind, &object)?;
-        let refuse = |why: String| {
+        Draft::check_type(info, kind, &object)?;
+        let duplicates = duplicates.iter();
+        let duplicates = duplicates.map(|path| format!("duplicate field \"{path}\""));
+        let draft = Draft::decode(info, schema_name, validation, object, duplicates.collect());
+        draft.map_err(|undecodable| {
             let version = info.api_version();
             ApiError::bad_request(format!(
-                "{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"
+                "{kind} in version \"{version}\" cannot be handled as a {kind}: {undecodable}"
             ))
-        };
+        })
+    }
+
+    /// Brings an object of the right kind into its stored form; `surplus` are complaints that
+    /// its text has already given rise to.
+    pub(super) fn decode(
+        info: &KindInfo,
+        schema_name: &str,
+        validation: FieldValidation,
+        mut object: Value,
+        mut surplus: Vec<String>,
+    ) -> Result<Draft, Undecodable> {
+        let kind = schema_name.rsplit('.').next().unwrap_or(schema_name);
+        mark_reset(&mut object);
         let found = normalise(schema().type_id(schema_name), &mut object)
-            .map_err(|mismatch| refuse(mismatch.to_string()))?;
+            .map_err(|mismatch| Undecodable(mismatch.to_string()))?;
         let unknown = found
             .unknown
             .iter()
             .map(|path| format!("unknown field \"{path}\""));
-        let twice = duplicates
-            .iter()
-            .map(|path| format!("duplicate field \"{path}\""));
-        let surplus: Vec<_> = unknown.chain(twice).collect();
+        surplus.splice(0..0, unknown);
         let warnings = match validation {
             FieldValidation::Strict if !surplus.is_empty() => {
-                return Err(refuse(format!(
-                    "strict decoding error: {}",
-                    surplus.join(", ")
-                )));
+                let list = surplus.join(", ");
+                return Err(Undecodable(format!("strict decoding error: {list}")));
             }
             FieldValidation::Strict | FieldValidation::Ignore => Vec::new(),
             FieldValidation::Warn => surplus,
@@ -113,19 +129,11 @@ impl Draft {
         Ok(Draft { object, warnings })
     }
 
-    /// Checks that body and path mean the same object, and completes the body from the path.
-    fn fit_path(&mut self, objects: &Objects) -> Result<(), ApiError> {
+    /// Checks that body and path mean the same object, and completes the namespace from the path.
+    fn place(&mut self, objects: &Objects) -> Result<(), ApiError> {
+        self.fits(objects)?;
         let metadata = &mut self.object["metadata"];
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let namespace = objects.namespace.as_deref().unwrap_or_default();
-        let found = text(&metadata["namespace"]);
-        if !found.is_empty() && found != namespace {
-            return Err(ApiError::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the \
-                 request",
-            ));
-        }
-        match namespace {
+        match objects.namespace.as_deref().unwrap_or_default() {
             "" => drop(
                 metadata
                     .as_object_mut()
@@ -133,18 +141,56 @@ impl Draft {
             ),
             namespace => metadata["namespace"] = Value::from(namespace),
         }
-        let Some(name) = objects.name.as_deref() else {
-            return Ok(());
-        };
-        match text(&metadata["name"]) {
-            found if found == name => Ok(()),
-            found if found.is_empty() => {
-                metadata["name"] = Value::from(name);
-                Ok(())
-            }
-            found => Err(ApiError::bad_request(format!(
+        Ok(())
+    }
+
+    /// Checks that the object is the one that the path names.
+    pub(super) fn fits(&self, objects: &Objects) -> Result<(), ApiError> {
+        let metadata = &self.object["metadata"];
+        let text = |field: &str| metadata[field].as_str().unwrap_or_default();
+        let found = text("namespace");
+        if !found.is_empty() && found != objects.namespace.as_deref().unwrap_or_default() {
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the \
+                 request",
+            ));
+        }
+        match (objects.name.as_deref(), text("name")) {
+            (None, _) => Ok(()),
+            (Some(name), found) if found == name => Ok(()),
+            (Some(name), "") => Err(ApiError::bad_request(format!(
+                "the name of the object ({name} based on URL) was undeterminable: name must be \
+                 provided"
+            ))),
+            (Some(name), found) => Err(ApiError::bad_request(format!(
                 "the name of the object ({found}) does not match the name on the URL ({name})"
             ))),
+        }
+    }
+
+    /// Refuses an object that says of itself that it is of another kind or version.
+    pub(super) fn check_type(info: &KindInfo, kind: &str, object: &Value) -> Result<(), ApiError> {
+        let word = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
+        if !object.is_object() {
+            return Err(ApiError::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): not an object"
+            )));
+        }
+        let version = info.api_version();
+        match (word("kind"), word("apiVersion")) {
+            (found, _) if !found.is_empty() && found != kind => {
+                Err(ApiError::bad_request(format!(
+                    "the object provided is unrecognized (must be of type {kind}): its kind is \
+                     {found}"
+                )))
+            }
+            (_, found) if !found.is_empty() && found != version => {
+                Err(ApiError::bad_request(format!(
+                    "the API version in the data ({found}) does not match the expected API \
+                     version ({version})"
+                )))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -153,23 +199,15 @@ fn decoded(schema: &str, content: &Content) -> Result<Decoded, ApiError> {
     decode::body(content, schema.rsplit('.').next().unwrap_or(schema))
 }
 
-fn check_type(info: &KindInfo, kind: &str, object: &Value) -> Result<(), ApiError> {
-    let word = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
-    if !object.is_object() {
-        return Err(ApiError::bad_request(format!(
-            "the object provided is unrecognized (must be of type {kind}): not an object"
-        )));
-    }
-    let version = info.api_version();
-    match (word("kind"), word("apiVersion")) {
-        (found, _) if !found.is_empty() && found != kind => Err(ApiError::bad_request(format!(
-            "the object provided is unrecognized (must be of type {kind}): its kind is {found}"
-        ))),
-        (_, found) if !found.is_empty() && found != version => Err(ApiError::bad_request(format!(
-            "the API version in the data ({found}) does not match the expected API version \
-                 ({version})"
-        ))),
-        _ => Ok(()),
+/// Keeps apart an empty list of owners, by which a client asks to forget them, from none.
+fn mark_reset(object: &mut Value) {
+    let entries = object
+        .get_mut("metadata")
+        .and_then(|metadata| metadata.get_mut("managedFields"));
+    if let Some(Value::Array(entries)) = entries
+        && entries.is_empty()
+    {
+        entries.push(Value::Object(Map::new()));
     }
 }
 

@@ -1,125 +1,185 @@
-//! Patches: JSON patch, JSON merge patch and strategic merge patch.
+//! Patches: JSON patch, JSON merge patch, strategic merge patch, and server-side apply.
 
-use json_patch::{PatchErrorKind, PatchOperation};
-use serde_json::Value;
+mod apply;
+mod json;
+mod strategic;
 
-use super::{Machine, draft::Draft, rewrite::Race, strategic};
+use serde_json::{Map, Value};
+
+use super::{
+    Machine,
+    draft::Draft,
+    rewrite::{Change, Manner, Owners, Race, WriteOptions},
+};
 use crate::{
-    decode,
-    kinds::KindInfo,
-    request::{Call, Objects},
+    decode, go_text,
+    kinds::Missing,
+    request::{Call, FieldValidation, Objects},
     schema::schema,
     service::{Answer, Content},
     status::ApiError,
 };
-
-/// More operations in one JSON patch are refused, as by the stock server.
-const OPERATIONS_MAX: usize = 10_000;
+use strategic::StrategicError;
 
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
+
+/// How much of a patch or of its outcome a refusal quotes.
+const QUOTED_BYTES_MAX: usize = 4096;
 
 /// A parsed patch.
 #[derive(Debug)]
-enum Patch {
-    Json(Vec<PatchOperation>),
+struct Patch {
+    sort: Sort,
+    /// Fields that it says twice; the last one counts.
+    duplicates: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Sort {
+    Json(Vec<Value>),
     Merge(Value),
-    Strategic(Value),
+    Strategic(Map<String, Value>),
 }
 
 impl Machine {
     pub(super) async fn patch(&self, call: &Call, content: &Content) -> Result<Answer, ApiError> {
-        let Call {
-            objects, options, ..
-        } = call;
-        let patch = Patch::parse(content)?;
+        match content.media.as_str() {
+            JSON_PATCH | MERGE_PATCH | STRATEGIC_PATCH => (),
+            APPLY => return self.apply(call, content).await,
+            _ => {
+                return Err(ApiError::unsupported_media(&[
+                    JSON_PATCH,
+                    MERGE_PATCH,
+                    STRATEGIC_PATCH,
+                    APPLY,
+                ]));
+            }
+        }
+        let writer = self.writer(call, WriteOptions::Patch)?;
+        let validation = call.options.field_validation;
+        let patch = Patch::parse(content, validation)?;
         let mut warnings = Vec::new();
-        let change = |old: &Value| {
-            let patched = patch.apply(objects.info, old)?;
-            let (info, validation) = (objects.info, options.field_validation);
-            let draft = Draft::normalised(info, info.schema, validation, patched, Vec::new())?;
-            check_name(objects, &draft.object)?;
+        let change = |old: Option<&Value>| {
+            let draft = patch.apply(&call.objects, validation, old.unwrap_or(&Value::Null))?;
             warnings = draft.warnings;
-            Ok(draft.object)
+            Ok(Change {
+                object: draft.object,
+                owners: Owners::Sent,
+            })
         };
-        // A revision in the patch has been compared by then, so repeating is safe in any case.
-        let mut answer = self.rewrite(call, Race::Repeated, change).await?;
+        let manner = Manner {
+            // A revision in the patch has been compared by then, so repeating is safe in any case.
+            race: Race::Repeated,
+            missing: Missing::Refused,
+        };
+        let mut answer = self.rewrite(call, &writer, manner, change).await?;
         answer.warnings = warnings;
         Ok(answer)
     }
 }
 
-/// A patch may not turn an object into another one.
-fn check_name(objects: &Objects, object: &Value) -> Result<(), ApiError> {
-    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
-    let namespace = objects.namespace.as_deref().unwrap_or_default();
-    if text("name") == objects.name.as_deref().unwrap_or_default() && text("namespace") == namespace
-    {
-        return Ok(());
-    }
-    Err(ApiError::bad_request(
-        "metadata.name and metadata.namespace cannot be changed by a patch",
-    ))
+/// Returns what a patch of this media type makes of an object, for random input.
+pub(crate) fn outcome(objects: &Objects, old: &Value, content: &Content) -> Option<Value> {
+    let validation = FieldValidation::Warn;
+    let patch = Patch::parse(content, validation).ok()?;
+    let draft = patch.apply(objects, validation, old).ok()?;
+    Some(draft.object)
 }
 
 impl Patch {
-    fn parse(content: &Content) -> Result<Patch, ApiError> {
-        let value = || {
-            let decoded = decode::json(&content.bytes);
-            let decoded = decoded
-                .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
-            match decoded.value {
-                object @ Value::Object(_) => Ok(object),
-                _ => Err(ApiError::bad_request("error decoding patch: not an object")),
-            }
+    fn parse(content: &Content, validation: FieldValidation) -> Result<Patch, ApiError> {
+        let decoded = decode::json(&content.bytes)
+            .map_err(|_| ApiError::bad_request("invalid JSON patch"))?;
+        let go = |value: &Value, wanted: &str| {
+            let found = match value {
+                Value::Null | Value::Bool(_) => "bool",
+                Value::Number(_) => "number",
+                Value::String(_) => "string",
+                Value::Array(_) => "array",
+                Value::Object(_) => "object",
+            };
+            format!("json: cannot unmarshal {found} into Go value of type {wanted}")
         };
-        match content.media.as_str() {
-            JSON_PATCH => {
-                let operations: Vec<PatchOperation> = serde_json::from_slice(&content.bytes)
-                    .map_err(|error| {
-                        ApiError::bad_request(format!("error decoding patch: {error}"))
-                    })?;
-                if operations.len() > OPERATIONS_MAX {
-                    return Err(ApiError::too_large(OPERATIONS_MAX));
-                }
-                Ok(Patch::Json(operations))
+        let refuse = |why: &str| ApiError::bad_request(format!("error decoding patch: {why}"));
+        let map = "map[string]interface {}";
+        let ignored = validation == FieldValidation::Ignore;
+        let (sort, place) = match (content.media.as_str(), decoded.value) {
+            (JSON_PATCH, Value::Array(operations)) => {
+                json::check_count(&operations)?;
+                (Sort::Json(operations), "json patch ")
             }
-            MERGE_PATCH => value().map(Patch::Merge),
-            STRATEGIC_PATCH => value().map(Patch::Strategic),
-            _ => Err(ApiError::unsupported_media(&[
-                JSON_PATCH,
-                MERGE_PATCH,
-                STRATEGIC_PATCH,
-            ])),
-        }
+            (JSON_PATCH, other) if ignored => {
+                return Err(ApiError::bad_request(go(&other, "jsonpatch.Patch")));
+            }
+            (JSON_PATCH, other) => return Err(refuse(&go(&other, "[]handlers.jsonPatchOp"))),
+            (MERGE_PATCH, object @ Value::Object(_)) => (Sort::Merge(object), ""),
+            (MERGE_PATCH, _) if ignored => return Err(ApiError::bad_request("Invalid JSON Patch")),
+            (MERGE_PATCH, other) => return Err(refuse(&go(&other, map))),
+            (_, Value::Object(patch)) => (Sort::Strategic(patch), ""),
+            (_, other) => return Err(ApiError::bad_request(go(&other, map))),
+        };
+        let duplicates = decoded.duplicates.iter();
+        Ok(Patch {
+            sort,
+            duplicates: duplicates
+                .map(|path| format!("{place}duplicate field \"{path}\""))
+                .collect(),
+        })
     }
 
-    fn apply(&self, info: &KindInfo, old: &Value) -> Result<Value, ApiError> {
-        let mut new = old.clone();
-        match self {
-            Patch::Json(operations) => {
-                json_patch::patch(&mut new, operations).map_err(|error| json_failure(&error))?;
+    /// Returns what the patch makes of an object, as an object of its kind again.
+    fn apply(
+        &self,
+        objects: &Objects,
+        validation: FieldValidation,
+        old: &Value,
+    ) -> Result<Draft, ApiError> {
+        let info = objects.info;
+        let patched = match &self.sort {
+            Sort::Json(operations) => json::patch(old.clone(), operations)?,
+            Sort::Merge(patch) => {
+                let mut new = old.clone();
+                json_patch::merge(&mut new, patch);
+                new
             }
-            Patch::Merge(patch) => json_patch::merge(&mut new, patch),
-            Patch::Strategic(patch) => {
-                strategic::merge(schema().type_id(info.schema), &mut new, patch)
-                    .map_err(|error| ApiError::bad_request(error.to_string()))?;
+            Sort::Strategic(patch) => {
+                let id = schema().type_id(info.schema);
+                strategic::merge(id, old.clone(), patch).map_err(|error| refusal(&error))?
             }
-        }
-        Ok(new)
+        };
+        let quoted = || match &self.sort {
+            Sort::Json(_) | Sort::Merge(_) => patched.to_string(),
+            Sort::Strategic(patch) => go_text::plain(&Value::Object(patch.clone())),
+        };
+        let duplicates = self.duplicates.clone();
+        Draft::check_type(info, info.kind, &patched)?;
+        let draft = Draft::decode(info, info.schema, validation, patched.clone(), duplicates);
+        let draft = draft.map_err(|undecodable| {
+            let mut quoted = quoted();
+            quoted.truncate(quoted.floor_char_boundary(QUOTED_BYTES_MAX));
+            ApiError::unreadable_patch(&quoted, &undecodable.to_string())
+        })?;
+        draft.fits(objects)?;
+        Ok(draft)
     }
 }
 
-fn json_failure(error: &json_patch::PatchError) -> ApiError {
-    match error.kind {
-        PatchErrorKind::TestFailed => ApiError::unprocessable(format!(
-            "the server rejected our request due to an error in our request: testing value {} \
-             failed",
-            error.path
-        )),
-        _ => ApiError::unprocessable(format!(
-            "the server rejected our request due to an error in our request: {error}"
-        )),
+/// Answers to a strategic merge patch that makes no sense, as the stock server classes them.
+fn refusal(error: &StrategicError) -> ApiError {
+    match error {
+        StrategicError::PrimitiveList
+        | StrategicError::RetainKeys
+        | StrategicError::SetElementOrder => ApiError::bad_request(error.to_string()),
+        StrategicError::ListOfLists => ApiError::patch_refused(),
+        StrategicError::NoMergeKey { .. }
+        | StrategicError::UnknownDirective { .. }
+        | StrategicError::MergedList
+        | StrategicError::MixedList(_)
+        | StrategicError::WrongType { .. }
+        | StrategicError::Order { .. }
+        | StrategicError::NoKeyDeclared(_) => ApiError::unclassified(error.to_string()),
     }
 }

@@ -1,4 +1,4 @@
-//! Changing objects: updates and patches take one road, compare-and-swap included.
+//! Changing objects: updates, patches and applies take one road, compare-and-swap included.
 
 use coracle_store::{Expect, WriteError};
 use http::StatusCode;
@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::{Machine, delete::check_finalizers, draft::Draft, write_failure};
 use crate::{
     invalid::Causes,
-    kinds::{Generation, Grace, KindInfo, Subresource},
+    kinds::{Generation, Grace, KindInfo, Missing, Subresource, Unguarded, Verb},
+    managed_fields::{self, MANAGER_BYTES_MAX, Writer},
     object::{self, ObjectRecord},
     request::{Call, Objects, Persistence},
     service::{Answer, Content},
@@ -18,12 +19,19 @@ use crate::{
 /// A change that loses its race is computed again this often, as the stock server does.
 const ATTEMPTS_MAX: usize = 5;
 
+/// The largest object that is kept: what etcd takes, on which the stock server stands.
+pub(super) const OBJECT_BYTES_MAX: usize = 3 << 19;
+
 /// What only the server sets in metadata; a client's values do not count.
 const SERVER_FIELDS: &[&str] = &[
     "creationTimestamp",
     "deletionGracePeriodSeconds",
     "deletionTimestamp",
     "generation",
+    "name",
+    "namespace",
+    "resourceVersion",
+    "selfLink",
     "uid",
 ];
 
@@ -36,22 +44,94 @@ pub(super) enum Race {
     Repeated,
 }
 
+/// What a request makes of an object.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) object: Value,
+    pub(super) owners: Owners,
+}
+
+/// What `metadata.managedFields` holds in an object that is about to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owners {
+    /// What the client sent; the fields that change are still to be given to the writer.
+    Sent,
+    /// What the outcome of an apply is.
+    Settled,
+}
+
+/// How a request changes an object that may not be there, or not for long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    pub(super) race: Race,
+    pub(super) missing: Missing,
+}
+
+/// The options of a write, by the name that messages give them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WriteOptions {
+    Create,
+    Update,
+    Patch,
+    /// A patch that has to say who applies it.
+    Apply,
+}
+
 impl Machine {
+    /// Checks the options of a write and says under which name fields are owned.
+    pub(super) fn writer<'c>(
+        &self,
+        call: &'c Call,
+        options: WriteOptions,
+    ) -> Result<Writer<'c>, ApiError> {
+        let named = call.options.field_manager.as_deref().unwrap_or_default();
+        let mut causes = Causes::default();
+        match options {
+            WriteOptions::Apply if named.is_empty() => {
+                causes.required("fieldManager", "is required for apply patch");
+            }
+            WriteOptions::Patch if call.options.force.is_some() => {
+                causes.forbidden("force", "may not be specified for non-apply patch");
+            }
+            _ => (),
+        }
+        check_manager(named, &mut causes);
+        if !causes.is_empty() {
+            return Err(ApiError::invalid_options(options.kind(), causes));
+        }
+        let manager = match named {
+            "" => managed_fields::manager_of_agent(&call.agent).into(),
+            named => named.into(),
+        };
+        Ok(Writer {
+            manager,
+            info: call.objects.info,
+            subresource: call.objects.subresource,
+            now: self.now(),
+        })
+    }
+
     pub(super) async fn update(&self, call: &Call, content: &Content) -> Result<Answer, ApiError> {
         let Call {
             objects, options, ..
         } = call;
+        let writer = self.writer(call, WriteOptions::Update)?;
         let Draft { object, warnings } = Draft::read(objects, options, content)?;
-        let unconditional = object["metadata"]["resourceVersion"]
-            .as_str()
-            .unwrap_or("")
-            .is_empty();
-        let race = if unconditional {
-            Race::Repeated
-        } else {
-            Race::Lost
+        let guarded = has_text(&object, "resourceVersion");
+        let manner = Manner {
+            race: if guarded { Race::Lost } else { Race::Repeated },
+            missing: match objects.subresource {
+                None => objects.info.missing,
+                Some(_) => Missing::Refused,
+            },
         };
-        let mut answer = self.rewrite(call, race, |_| Ok(object.clone())).await?;
+        let change = |_: Option<&Value>| {
+            Ok(Change {
+                object: object.clone(),
+                owners: Owners::Sent,
+            })
+        };
+        let mut answer = self.rewrite(call, &writer, manner, change).await?;
         answer.warnings = warnings;
         Ok(answer)
     }
@@ -60,40 +140,73 @@ impl Machine {
     pub(super) async fn rewrite(
         &self,
         call: &Call,
-        race: Race,
-        mut change: impl FnMut(&Value) -> Result<Value, ApiError>,
+        writer: &Writer<'_>,
+        manner: Manner,
+        mut change: impl FnMut(Option<&Value>) -> Result<Change, ApiError>,
     ) -> Result<Answer, ApiError> {
         let Call {
             objects, options, ..
         } = call;
         let (info, name) = (objects.info, objects.name());
         for attempt in 1.. {
-            let record = self.store.get(&objects.key());
-            let record = record.ok_or_else(|| ApiError::not_found(info, name))?;
+            let Some(record) = self.store.get(&objects.key()) else {
+                if manner.missing == Missing::Refused {
+                    return Err(ApiError::not_found(info, name));
+                }
+                let fresh = fresh(info, name, change(None)?)?;
+                match self.create_object(call, writer, fresh).await {
+                    // Someone else created it meanwhile: then this is a change after all.
+                    Err(error) if error.is_already_exists() && attempt < ATTEMPTS_MAX => continue,
+                    created => return created,
+                }
+            };
             let old = object::parse(&record);
-            let mut new = change(&old)?;
-            check_identity(info, name, &old, &new)?;
-            carry(objects, &old, &mut new);
-            if matches!(objects.subresource, None | Some(Subresource::Status)) {
-                (info.on_update)(&old, &mut new);
-            }
-            (info.defaults)(&mut new);
-            self.admit(call, Some(&old), &new)?;
-            check_change(objects, &old, &mut new)?;
-            if new == old {
+            let Change { mut object, owners } = change(Some(&old))?;
+            self.settle(call, writer, &old, &mut object, owners)?;
+            if object == old {
                 return Ok(Answer::encoded(StatusCode::OK, record.value.clone()));
             }
             if options.persistence == Persistence::DryRun {
-                return Ok(Answer::json(StatusCode::OK, &new));
+                return Ok(Answer::json(StatusCode::OK, &object));
             }
-            match self.write(objects, &record, &new).await {
+            match self.write(objects, &record, &object).await? {
                 Ok(record) => return Ok(Answer::encoded(StatusCode::OK, record.value.clone())),
                 Err(WriteError::Changed { .. })
-                    if race == Race::Repeated && attempt < ATTEMPTS_MAX => {}
+                    if manner.race == Race::Repeated && attempt < ATTEMPTS_MAX => {}
                 Err(error) => return Err(write_failure(info, name, error)),
             }
         }
         unreachable!("the last attempt returns")
+    }
+
+    /// Brings what a client wants into the form in which it is kept, and checks it.
+    fn settle(
+        &self,
+        call: &Call,
+        writer: &Writer<'_>,
+        old: &Value,
+        new: &mut Value,
+        owners: Owners,
+    ) -> Result<(), ApiError> {
+        let objects = &call.objects;
+        let mut causes = Causes::default();
+        check_identity(call, old, new, &mut causes)?;
+        carry(objects, old, new);
+        if matches!(objects.subresource, None | Some(Subresource::Status)) {
+            (objects.info.on_update)(old, new);
+        }
+        (objects.info.defaults)(new);
+        if owners == Owners::Sent {
+            writer.record(Some(old), new);
+        }
+        self.admit(call, Some(old), new)?;
+        check_change(objects, old, new, causes)?;
+        if counts(objects.info.generation, old, new) {
+            let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
+            new["metadata"]["generation"] = Value::from(generation.saturating_add(1));
+        }
+        managed_fields::ignore_times(old, new);
+        Ok(())
     }
 
     /// Writes a changed object, or removes it if only a finalizer had kept it.
@@ -102,19 +215,65 @@ impl Machine {
         objects: &Objects,
         old: &ObjectRecord,
         new: &Value,
-    ) -> Result<std::sync::Arc<ObjectRecord>, WriteError> {
+    ) -> Result<Result<std::sync::Arc<ObjectRecord>, WriteError>, ApiError> {
         let encoded = object::encode(objects.info, new);
+        if encoded.len() > OBJECT_BYTES_MAX {
+            return Err(ApiError::too_large(OBJECT_BYTES_MAX));
+        }
         let (key, expect) = (objects.key(), Expect::At(old.revision));
-        if is_finished(objects.info, new) {
-            self.store
-                .delete(&key, expect, |revision| encoded.render(revision))
-                .await
+        let render = |revision| encoded.render(revision);
+        Ok(if is_finished(objects.info, new) {
+            self.store.delete(&key, expect, render).await
         } else {
-            self.store
-                .put(&key, expect, |revision| encoded.render(revision))
-                .await
+            self.store.put(&key, expect, render).await
+        })
+    }
+}
+
+impl WriteOptions {
+    fn kind(self) -> &'static str {
+        match self {
+            WriteOptions::Create => "CreateOptions",
+            WriteOptions::Update => "UpdateOptions",
+            WriteOptions::Patch | WriteOptions::Apply => "PatchOptions",
         }
     }
+}
+
+/// Checks the name under which someone owns fields.
+fn check_manager(name: &str, causes: &mut Causes) {
+    if name.len() > MANAGER_BYTES_MAX {
+        causes.too_long("fieldManager", MANAGER_BYTES_MAX);
+    }
+    for (place, letter) in name.char_indices() {
+        if letter.is_control() || (letter.is_whitespace() && letter != ' ') {
+            let code = u32::from(letter);
+            let why = format!("invalid character U+{code:04X} (at position {place})");
+            causes.invalid("fieldManager", &Value::from(name), &why);
+        }
+    }
+}
+
+/// Checks an object that a request creates although it names one.
+fn fresh(info: &KindInfo, name: &str, change: Change) -> Result<Change, ApiError> {
+    let mut change = change;
+    if has_text(&change.object, "uid") {
+        let uid = change.object["metadata"]["uid"]
+            .as_str()
+            .unwrap_or_default();
+        let why = format!(
+            "uid mismatch: the provided object specified uid {uid}, and no existing object was \
+             found"
+        );
+        return Err(ApiError::conflict(info, name, &why));
+    }
+    // Kubernetes compares revisions with that of an object that is there, and only then.
+    put_or_remove(
+        &mut change.object["metadata"],
+        "resourceVersion",
+        &Value::Null,
+    );
+    Ok(change)
 }
 
 /// Says whether a deleted object waits for nothing any more.
@@ -129,24 +288,51 @@ pub(super) fn is_finished(info: &KindInfo, object: &Value) -> bool {
         && grace.unwrap_or(0) == 0
 }
 
+fn has_text(object: &Value, field: &str) -> bool {
+    let text = object["metadata"][field].as_str();
+    text.is_some_and(|text| !text.is_empty())
+}
+
 /// Refuses a change that was meant for another object or another revision of this one.
-fn check_identity(info: &KindInfo, name: &str, old: &Value, new: &Value) -> Result<(), ApiError> {
-    let text = |object: &Value, field: &str| {
-        object["metadata"][field]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+fn check_identity(
+    call: &Call,
+    old: &Value,
+    new: &Value,
+    causes: &mut Causes,
+) -> Result<(), ApiError> {
+    let (info, name) = (call.objects.info, call.objects.name());
+    let (before, after) = (&old["metadata"], &new["metadata"]);
+    let text = |metadata: &Value, field: &str| {
+        let text = metadata[field].as_str().unwrap_or_default();
+        text.to_owned()
     };
-    let (wanted, found) = (text(new, "uid"), text(old, "uid"));
+    let (wanted, found) = (text(after, "uid"), text(before, "uid"));
     if !wanted.is_empty() && wanted != found {
-        let why = format!(
-            "Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
-        );
-        return Err(ApiError::conflict(info, name, &why));
+        if call.verb == Verb::Update {
+            let why = format!(
+                "Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
+            );
+            return Err(ApiError::conflict(info, name, &why));
+        }
+        causes.invalid("metadata.uid", &after["uid"], "field is immutable");
     }
-    let wanted = text(new, "resourceVersion");
-    if !wanted.is_empty() && wanted != text(old, "resourceVersion") {
+    let wanted = text(after, "resourceVersion");
+    if wanted.is_empty() && info.unguarded == Unguarded::Refused {
+        return Err(ApiError::revision_required(info, name));
+    }
+    if !wanted.is_empty() && wanted != text(before, "resourceVersion") {
         return Err(ApiError::modified(info, name));
+    }
+    // Only a deletion marks an object; a client may leave the mark out, but not change it.
+    let unmarked = before["deletionTimestamp"].is_null();
+    if unmarked && !after["deletionTimestamp"].is_null() {
+        let field = "metadata.deletionTimestamp";
+        causes.invalid(field, &after["deletionTimestamp"], "field is immutable");
+    }
+    let grace = &after["deletionGracePeriodSeconds"];
+    if !grace.is_null() && *grace != before["deletionGracePeriodSeconds"] {
+        let field = "metadata.deletionGracePeriodSeconds";
+        causes.invalid(field, grace, "field is immutable");
     }
     Ok(())
 }
@@ -155,30 +341,45 @@ fn check_identity(info: &KindInfo, name: &str, old: &Value, new: &Value) -> Resu
 fn carry(objects: &Objects, old: &Value, new: &mut Value) {
     let empty = Map::new();
     let old_fields = old.as_object().unwrap_or(&empty);
-    let has_status = objects.info.subresources.contains(&Subresource::Status);
     let new_fields = new.as_object_mut().expect("drafts are objects");
-    if objects.subresource == Some(Subresource::Status) {
-        let outside = |name: &str| name == "status" || name == "metadata";
-        new_fields.retain(|name, _| outside(name));
-        let kept = old_fields.iter().filter(|(name, _)| !outside(name));
-        new_fields.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
-        let owners = &old["metadata"]["ownerReferences"];
-        put_or_remove(&mut new_fields["metadata"], "ownerReferences", owners);
-    } else if has_status {
-        put_or_remove(
-            new,
-            "status",
-            old_fields.get("status").unwrap_or(&Value::Null),
-        );
+    match objects.subresource {
+        Some(Subresource::Status | Subresource::Approval) => {
+            let outside = |name: &str| name == "status" || name == "metadata";
+            new_fields.retain(|name, _| outside(name));
+            let kept = old_fields.iter().filter(|(name, _)| !outside(name));
+            new_fields.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
+        }
+        _ => (),
     }
-    let metadata = &mut new["metadata"];
-    for field in SERVER_FIELDS
-        .iter()
-        .chain(&["resourceVersion", "name", "namespace"])
-    {
-        put_or_remove(metadata, field, &old["metadata"][*field]);
+    for path in managed_fields::kept(objects.info, objects.subresource) {
+        restore(old, new, path);
     }
-    put_or_remove(metadata, "managedFields", &Value::Null);
+    for field in SERVER_FIELDS {
+        put_or_remove(&mut new["metadata"], field, &old["metadata"][*field]);
+    }
+}
+
+/// Gives the field at a path the value it has in `old`.
+fn restore(old: &Value, new: &mut Value, path: &[&str]) {
+    match path {
+        [] => (),
+        [field] => put_or_remove(new, field, old.get(field).unwrap_or(&Value::Null)),
+        [field, below @ ..] => {
+            let old = old.get(field).unwrap_or(&Value::Null);
+            let Some(fields) = new.as_object_mut() else {
+                return;
+            };
+            match fields.get_mut(*field) {
+                Some(new) => restore(old, new, below),
+                None if old.is_null() => (),
+                None => {
+                    let mut fresh = Value::Object(Map::new());
+                    restore(old, &mut fresh, below);
+                    fields.insert((*field).to_owned(), fresh);
+                }
+            }
+        }
+    }
 }
 
 fn put_or_remove(object: &mut Value, name: &str, value: &Value) {
@@ -191,10 +392,14 @@ fn put_or_remove(object: &mut Value, name: &str, value: &Value) {
     }
 }
 
-/// Validates a change and counts its generation.
-fn check_change(objects: &Objects, old: &Value, new: &mut Value) -> Result<(), ApiError> {
+/// Validates a change, in addition to what is known to be wrong with it.
+fn check_change(
+    objects: &Objects,
+    old: &Value,
+    new: &Value,
+    mut causes: Causes,
+) -> Result<(), ApiError> {
     let info = objects.info;
-    let mut causes = Causes::default();
     validate::metadata(info, new, &mut causes);
     validate::metadata_change(old, new, &mut causes);
     match objects.subresource {
@@ -203,14 +408,10 @@ fn check_change(objects: &Objects, old: &Value, new: &mut Value) -> Result<(), A
         Some(Subresource::Finalize) => check_finalizers(new, &mut causes),
         Some(_) => (),
     }
-    if !causes.is_empty() {
-        return Err(ApiError::invalid(info, objects.name(), causes));
+    if causes.is_empty() {
+        return Ok(());
     }
-    if counts(info.generation, old, new) {
-        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
-        new["metadata"]["generation"] = Value::from(generation);
-    }
-    Ok(())
+    Err(ApiError::invalid(info, objects.name(), causes))
 }
 
 /// Says whether a change is one that the generation counts.

@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
-mod deletion;
 mod acting;
+mod apply;
+mod deletion;
 mod discovery;
 mod harness;
 mod namespaces;
+mod patch;
 mod pods;
 mod rbac;
 mod requests;

@@ -385,67 +385,6 @@ async fn the_status_is_written_only_through_its_own_path() {
 }
 
 #[tokio::test]
-async fn three_kinds_of_patches_apply_and_others_are_refused() {
-    let api = Harness::start().await;
-    let body = json!({"metadata": {"name": "m"}, "data": {"a": "1"}});
-    check(&api, "POST", CONFIG_MAPS, body, 201, json!({})).await;
-    let path = format!("{CONFIG_MAPS}/m");
-    for (media, patch, code, data) in [
-        (
-            "application/json-patch+json",
-            json!([{"op": "add", "path": "/data/b", "value": "2"}]),
-            200,
-            json!({"a": "1", "b": "2"}),
-        ),
-        (
-            "application/json-patch+json",
-            json!([{"op": "test", "path": "/data/b", "value": "3"}]),
-            422,
-            Value::Null,
-        ),
-        (
-            "application/json-patch+json",
-            json!({"op": "add"}),
-            400,
-            Value::Null,
-        ),
-        (
-            "application/merge-patch+json",
-            json!({"data": {"a": null}}),
-            200,
-            json!({"b": "2"}),
-        ),
-        (
-            "application/strategic-merge-patch+json",
-            json!({"data": {"c": "3"}}),
-            200,
-            json!({"b": "2", "c": "3"}),
-        ),
-        (
-            "application/merge-patch+json",
-            json!({"metadata": {"name": "x"}}),
-            400,
-            Value::Null,
-        ),
-        (
-            "application/merge-patch+json",
-            json!({"metadata": {"resourceVersion": "1"}}),
-            409,
-            Value::Null,
-        ),
-        ("application/apply-patch+yaml", json!({}), 415, Value::Null),
-        ("application/json", json!({}), 415, Value::Null),
-    ] {
-        let (found, answer) = api.send("PATCH", &path, media, &patch).await;
-        assert_eq!(
-            (found, &answer["data"]),
-            (code, &data),
-            "{media} {patch}: {answer}"
-        );
-    }
-}
-
-#[tokio::test]
 async fn names_are_generated_and_dry_runs_leave_nothing() {
     let api = Harness::start().await;
     let body = json!({"metadata": {"generateName": "job-"}});
