@@ -69,12 +69,21 @@ impl Diff {
             let both = old.is_some() && new.is_some();
             return if both { Change::Modified } else { own };
         }
+        // Whole subtrees come and go most often: nothing has to be compared for them.
+        match (old, new) {
+            (None, Some(new)) => self.added = everything(typing, new),
+            (Some(old), None) => self.removed = everything(typing, old),
+            _ => self.compare_below(typing, old, new),
+        }
+        own
+    }
+
+    fn compare_below(&mut self, typing: Typing, old: Option<&Value>, new: Option<&Value>) {
         match typing {
             Typing::Struct(_) | Typing::Map(_) => self.members(typing, object(old), object(new)),
             Typing::Set | Typing::Keyed(..) => self.elements(typing, list(old), list(new)),
             Typing::Leaf => (),
         }
-        own
     }
 
     fn members(
@@ -152,10 +161,35 @@ impl Diff {
             (&mut self.removed, below.removed, Change::Removed),
         ];
         for (set, children, change) in sets {
-            set.insert_below(element.clone(), children);
-            if own == change {
-                set.insert(element.clone());
+            if own == change || !children.is_empty() {
+                set.insert_node(element.clone(), own == change, children);
             }
+        }
+    }
+}
+
+/// Returns every place below one.
+fn everything(typing: Typing, value: &Value) -> FieldSet {
+    match typing {
+        Typing::Leaf => FieldSet::default(),
+        Typing::Struct(_) | Typing::Map(_) => {
+            let member = |(name, value): (&String, &Value)| {
+                let (below, element) = typing.member(name);
+                (element, everything(below, value))
+            };
+            FieldSet::of_members(object(Some(value)).into_iter().flatten().map(member))
+        }
+        Typing::Set | Typing::Keyed(..) => {
+            let mut seen: BTreeMap<PathElement, Option<FieldSet>> = BTreeMap::new();
+            for value in list(Some(value)) {
+                let fields = everything(typing.items(), value);
+                let entry = seen.entry(typing.element(value));
+                // Elements that cannot be told apart are owned together, as one.
+                let twice = |fields: &mut Option<FieldSet>| *fields = None;
+                entry.and_modify(twice).or_insert(Some(fields));
+            }
+            let member = |(element, fields): (_, Option<_>)| (element, fields.unwrap_or_default());
+            FieldSet::of_members(seen.into_iter().map(member))
         }
     }
 }

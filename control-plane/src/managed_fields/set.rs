@@ -41,6 +41,19 @@ impl FieldSet {
         set
     }
 
+    /// Returns a set of paths that are one step long, and of paths that begin with them.
+    pub(crate) fn of_members(members: impl Iterator<Item = (PathElement, FieldSet)>) -> FieldSet {
+        let node = |children| Node {
+            member: true,
+            children,
+        };
+        FieldSet {
+            nodes: members
+                .map(|(element, children)| (element, node(children)))
+                .collect(),
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
@@ -48,6 +61,11 @@ impl FieldSet {
     /// Adds a path that is one step long.
     pub(crate) fn insert(&mut self, element: PathElement) {
         self.nodes.entry(element).or_default().member = true;
+    }
+
+    /// Adds the paths that begin with a step that is not yet in the set.
+    pub(crate) fn insert_node(&mut self, element: PathElement, member: bool, children: FieldSet) {
+        self.nodes.insert(element, Node { member, children });
     }
 
     /// Adds the paths that begin with a step.
