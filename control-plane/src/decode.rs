@@ -1,16 +1,16 @@
 //! Reads a request's body and notes fields that are written twice, which a plain parser hides.
 //!
-//! JSON and YAML take the same road: both become one JSON value.
+//! JSON, YAML and protobuf take the same road: all become one JSON value.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::{service::Content, status::ApiError};
+use crate::{protobuf, schema::schema, service::Content, status::ApiError};
 
 /// What bodies with whole objects are read from, as clients are told.
-const MEDIA_TYPES: &[&str] = &["application/json", "application/yaml"];
+const MEDIA_TYPES: &[&str] = &["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
 /// As deep as serde's own limit for JSON.
 const YAML_DEPTH_MAX: usize = 128;
@@ -29,8 +29,9 @@ pub(crate) struct Decoded {
     pub(crate) duplicates: Vec<String>,
 }
 
-/// Reads a body that carries an object of `kind`, by its media type.
-pub(crate) fn body(content: &Content, kind: &str) -> Result<Decoded, ApiError> {
+/// Reads a body that carries an object of a type of the schema, by its media type.
+pub(crate) fn body(content: &Content, type_name: &str) -> Result<Decoded, ApiError> {
+    let kind = type_name.rsplit('.').next().unwrap_or(type_name);
     let decoded = match content.media.as_str() {
         "" | "application/json" => json(&content.bytes).map_err(|error| {
             format!(
@@ -40,6 +41,12 @@ pub(crate) fn body(content: &Content, kind: &str) -> Result<Decoded, ApiError> {
         }),
         "application/yaml" => yaml(&content.bytes)
             .map_err(|error| format!("error converting YAML to JSON: yaml: {error}")),
+        protobuf::MEDIA_TYPE => protobuf::decode(schema().type_id(type_name), &content.bytes)
+            .map(|value| Decoded {
+                value,
+                duplicates: Vec::new(),
+            })
+            .map_err(|error| error.to_string()),
         _ => return Err(ApiError::unsupported_media(MEDIA_TYPES)),
     };
     decoded.map_err(|error| {

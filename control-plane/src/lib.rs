@@ -29,6 +29,7 @@ mod defaults;
 mod go_text;
 mod invalid;
 mod object;
+mod protobuf;
 mod quantity;
 mod schema;
 mod validate;

@@ -34,7 +34,7 @@ pub(crate) struct Type {
     /// The name in the table, such as `core.v1.Pod`.
     pub(crate) qualified: &'static str,
     /// Group, version and kind of a type that is sent as an object of its own.
-    pub(crate) kind: Option<GroupVersionKind>,
+    pub(crate) kind: Option<GroupVersionKind<'static>>,
     /// Whether a server-side apply owns all fields or none.
     pub(crate) map: MapType,
     /// Which of its fields exclude each other, as the documents tell clients.
@@ -44,10 +44,10 @@ pub(crate) struct Type {
 
 /// What an object says about itself, as the table writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct GroupVersionKind {
-    pub(crate) group: &'static str,
-    pub(crate) version: &'static str,
-    pub(crate) kind: &'static str,
+pub(crate) struct GroupVersionKind<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) version: &'a str,
+    pub(crate) kind: &'a str,
 }
 
 /// One field of an object type.
@@ -161,6 +161,27 @@ impl Schema {
     /// Returns the type with this name, if there is one.
     pub(crate) fn find(&self, name: &str) -> Option<TypeId> {
         self.names.get(name).copied()
+    }
+
+    /// Returns the type of an object that says itself what it is.
+    pub(crate) fn of_kind(&self, api_version: &str, kind: &str) -> Option<TypeId> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let wanted = GroupVersionKind {
+            group,
+            version,
+            kind,
+        };
+        let found = self
+            .types
+            .iter()
+            .position(|found| found.kind == Some(wanted));
+        found.map(TypeId)
+    }
+
+    /// Returns all types.
+    #[cfg(test)]
+    pub(crate) fn ids(&self) -> impl Iterator<Item = TypeId> {
+        (0..self.types.len()).map(TypeId)
     }
 
     /// Returns the fields of a type.

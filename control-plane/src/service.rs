@@ -30,10 +30,11 @@ use crate::{
     identity::Identity,
     kinds::{Subresource, Verb},
     object::ObjectRecord,
+    protobuf,
     request::{Call, Objects, Options, Target},
     status::ApiError,
     verbs::Machine,
-    view::{self, Endpoint, View},
+    view::{self, Encoding, Endpoint, View},
 };
 
 /// The largest body a request may have: the stock server's limit.
@@ -141,8 +142,10 @@ where
             let media = media(&head.headers);
             let call = call(head, objects, caller, machine.clock())?;
             let bytes = read(body).await?;
-            let answer = machine.act(&call, Content { media, bytes }).await?;
-            let answer = answer.shown(&call);
+            let answer = machine.act(&call, Content { media, bytes }).await;
+            let answer = answer
+                .unwrap_or_else(|error| Answer::failure(&error))
+                .shown(&call);
             let answer = if gzip { answer.compressed() } else { answer };
             Ok(answer.into_response())
         }
@@ -232,8 +235,22 @@ impl Answer {
 
     /// Answers with objects of the kind that the call is about.
     pub(crate) fn list(call: &Call, metadata: &Value, items: Vec<Arc<ObjectRecord>>) -> Answer {
-        let parts = ListParts::new(call.objects.info, call.view, metadata, items);
-        Answer::stream(ApiBody::list(parts))
+        let (info, view) = (call.objects.info, call.view);
+        match view.encoding {
+            Encoding::Json | Encoding::Yaml => {
+                let parts = ListParts::new(info, view, metadata, items);
+                Answer::stream(ApiBody::list(parts))
+            }
+            // A message says its length first, so the list is put together before it is sent.
+            Encoding::Protobuf => {
+                let items = items.iter().map(|record| &record.value);
+                let list = protobuf::list(info, metadata, items);
+                let mut answer = Answer::encoded(StatusCode::OK, list);
+                let media = HeaderValue::from_static(view.content_type());
+                answer.headers.insert(header::CONTENT_TYPE, media);
+                answer
+            }
+        }
     }
 
     fn new(code: StatusCode, body: ApiBody) -> Answer {
@@ -257,8 +274,13 @@ impl Answer {
         }
         let (view, info) = (call.view, call.objects.info);
         self.body = self.body.map_whole(|json| view.document(info, json));
-        let media = HeaderValue::from_static(view.content_type());
-        self.headers.insert(header::CONTENT_TYPE, media);
+        let media = if self.body.is_watch() {
+            view.stream_type()
+        } else {
+            view.content_type()
+        };
+        self.headers
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
         self
     }
 

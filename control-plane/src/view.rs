@@ -1,7 +1,8 @@
 //! How an answer shall look: what the `Accept` header asks for, and objects shown that way.
 //!
 //! Verbs answer with whole objects in JSON, which is how objects are stored. A view turns them
-//! into what the client takes: whole, as a table or only their metadata, in JSON or YAML.
+//! into what the client takes: whole, as a table or only their metadata, in JSON, YAML or
+//! protobuf.
 
 mod accept;
 mod yaml;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 pub(crate) use accept::{Endpoint, negotiate};
 
-use crate::{kinds::KindInfo, object, table};
+use crate::{kinds::KindInfo, object, protobuf, table};
 
 /// The form of an answer that carries objects.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +56,8 @@ pub(crate) enum Include {
 pub(crate) enum Encoding {
     Json,
     Yaml,
+    /// Only of whole objects.
+    Protobuf,
 }
 
 /// Whether a watch has still to send the definitions of its table's columns.
@@ -79,6 +82,15 @@ impl View {
         match self.encoding {
             Encoding::Json => "application/json",
             Encoding::Yaml => "application/yaml",
+            Encoding::Protobuf => protobuf::MEDIA_TYPE,
+        }
+    }
+
+    /// Returns what the head of the answer says about a watch.
+    pub(crate) fn stream_type(self) -> &'static str {
+        match self.encoding {
+            Encoding::Json | Encoding::Yaml => self.content_type(),
+            Encoding::Protobuf => protobuf::STREAM_MEDIA_TYPE,
         }
     }
 
@@ -98,12 +110,16 @@ impl View {
         match self.encoding {
             Encoding::Json => Bytes::from(shown.to_string()),
             Encoding::Yaml => yaml::document(&shown),
+            Encoding::Protobuf => encoded(&shown),
         }
     }
 
     /// Shows a stored object, or one laid out like it, as an event of a watch carries it.
     pub(crate) fn event(self, info: &KindInfo, stored: &Bytes, columns: Columns) -> Bytes {
         match self.shape {
+            Shape::Whole if self.encoding == Encoding::Protobuf => {
+                encoded(&object::parse_encoded(stored))
+            }
             Shape::Whole => stored.clone(),
             Shape::Metadata(version) => metadata_only(version, info, stored),
             Shape::Table(..) => {
@@ -136,6 +152,7 @@ impl View {
         Bytes::from(match self.encoding {
             Encoding::Json => format!(r#"{head},"{items}":["#),
             Encoding::Yaml => yaml::list_head(&format!("{head}}}"), items),
+            Encoding::Protobuf => unreachable!("a list in protobuf is written as a whole"),
         })
     }
 
@@ -152,6 +169,7 @@ impl View {
         match self.encoding {
             Encoding::Json => item,
             Encoding::Yaml => yaml::element(&item),
+            Encoding::Protobuf => unreachable!("a list in protobuf is written as a whole"),
         }
     }
 
@@ -160,6 +178,7 @@ impl View {
         match self.encoding {
             Encoding::Json => b",",
             Encoding::Yaml => b"",
+            Encoding::Protobuf => unreachable!("a list in protobuf is written as a whole"),
         }
     }
 
@@ -169,6 +188,7 @@ impl View {
             (Encoding::Json, _) => b"]}",
             (Encoding::Yaml, 0) => b" []\n",
             (Encoding::Yaml, _) => b"\n",
+            (Encoding::Protobuf, _) => unreachable!("a list in protobuf is written as a whole"),
         }
     }
 }
@@ -214,6 +234,10 @@ impl MetaVersion {
             MetaVersion::V1Beta1 => "meta.k8s.io/v1beta1",
         }
     }
+}
+
+fn encoded(value: &Value) -> Bytes {
+    protobuf::encode(value).expect("every kind that is answered with is in the table of types")
 }
 
 fn partial(version: MetaVersion, metadata: &Value) -> Value {

@@ -63,7 +63,7 @@ impl Type {
     }
 }
 
-fn kind_of(text: &'static str) -> Option<GroupVersionKind> {
+fn kind_of(text: &'static str) -> Option<GroupVersionKind<'static>> {
     let (rest, kind) = text.rsplit_once('/')?;
     let (group, version) = rest.split_once('/')?;
     Some(GroupVersionKind {

@@ -5,6 +5,10 @@ use serde_json::{Map, Number, Value, map::Entry};
 use super::{Field, Presence, Shape, TypeId, schema};
 use crate::quantity;
 
+/// How many defaults are filled in. One takes some hundred bytes of memory, and an element that
+/// gets one two bytes of a body; the largest real objects have some thousand.
+const FILLED_MAX: usize = 50_000;
+
 /// What was found in an object that does not stop it from being decoded.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
@@ -24,6 +28,7 @@ pub(crate) fn normalise(id: TypeId, value: &mut Value) -> Result<Findings, TypeM
     let mut walk = Walk {
         path: String::new(),
         findings: Findings::default(),
+        filled: 0,
     };
     walk.value(&Shape::Object(id), value, Place::default())?;
     Ok(walk.findings)
@@ -32,6 +37,8 @@ pub(crate) fn normalise(id: TypeId, value: &mut Value) -> Result<Findings, TypeM
 struct Walk {
     path: String,
     findings: Findings,
+    /// How many defaults have been filled in.
+    filled: usize,
 }
 
 /// The innermost object around a value, for messages.
@@ -85,6 +92,10 @@ impl Walk {
         surplus.iter().for_each(|name| drop(map.remove(name)));
         for field in fields.fields() {
             if let (Some(default), Entry::Vacant(absent)) = (&field.filled, map.entry(field.name)) {
+                self.filled += 1;
+                if self.filled > FILLED_MAX {
+                    return Err(TypeMismatch("the object has too many elements".to_owned()));
+                }
                 let filled = absent.insert(default.clone());
                 self.value(&field.shape, filled, Place { owner: fields.name })?;
             }
@@ -152,7 +163,7 @@ impl Walk {
 
 impl Field {
     /// Whether the stock server would leave this value out.
-    fn means_nothing(&self, value: &Value) -> bool {
+    pub(crate) fn means_nothing(&self, value: &Value) -> bool {
         let empty = match value {
             Value::Null => true,
             Value::Bool(value) => !value,
@@ -164,6 +175,16 @@ impl Field {
             Value::Object(map) => matches!(self.shape, Shape::Map(_)) && map.is_empty(),
         };
         empty && self.presence == Presence::Omitted
+    }
+}
+
+impl Shape {
+    /// Writes a time as the stock server does.
+    pub(crate) fn time(&self, time: jiff::Timestamp) -> String {
+        match self {
+            Shape::MicroTime => format!("{time:.6}"),
+            _ => format!("{time:.0}"),
+        }
     }
 }
 
@@ -204,10 +225,7 @@ fn without_indices(path: &str) -> String {
 fn time(shape: &Shape, text: &mut String) -> Result<(), TypeMismatch> {
     match text.parse::<jiff::Timestamp>() {
         Ok(time) => {
-            *text = match shape {
-                Shape::MicroTime => format!("{time:.6}"),
-                _ => format!("{time:.0}"),
-            };
+            *text = shape.time(time);
             Ok(())
         }
         Err(_) => Err(TypeMismatch(format!(

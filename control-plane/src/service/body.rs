@@ -78,6 +78,11 @@ impl ApiBody {
         }
     }
 
+    /// Says whether the body is a stream of events.
+    pub(super) fn is_watch(&self) -> bool {
+        matches!(self.content, Content::Watch(_))
+    }
+
     /// Compresses a body that has at least `threshold` bytes; says whether it has.
     ///
     /// A watch never is compressed: what it sends shall arrive at once.

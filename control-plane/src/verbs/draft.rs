@@ -44,7 +44,7 @@ impl Draft {
         options: &Options,
         content: &Content,
     ) -> Result<Draft, ApiError> {
-        let decoded = decoded(schema, content)?;
+        let decoded = decode::body(content, schema)?;
         let duplicates = decoded.duplicates;
         Draft::normalised(
             info,
@@ -65,7 +65,7 @@ impl Draft {
         let Decoded {
             mut value,
             duplicates,
-        } = decoded(schema, content)?;
+        } = decode::body(content, schema)?;
         let fields = value.as_object_mut();
         let version = fields.and_then(|fields| fields.remove("apiVersion"));
         let mut draft =
@@ -193,10 +193,6 @@ impl Draft {
             _ => Ok(()),
         }
     }
-}
-
-fn decoded(schema: &str, content: &Content) -> Result<Decoded, ApiError> {
-    decode::body(content, schema.rsplit('.').next().unwrap_or(schema))
 }
 
 /// Keeps apart an empty list of owners, by which a client asks to forget them, from none.

@@ -23,11 +23,12 @@ use crate::{
     invalid::Causes,
     kinds::KindInfo,
     object::{self, ObjectIndex, ObjectRecord},
+    protobuf,
     request::{Call, Options, VersionMatch},
     selector::Selector,
     service::{Answer, ApiBody},
     status::ApiError,
-    view::{Columns, View},
+    view::{Columns, Encoding, View},
 };
 
 /// How often a client that wants bookmarks is told how far it has read.
@@ -109,7 +110,7 @@ impl Machine {
         let source = match self.store.watch(&prefix, start) {
             Ok(watcher) => Source::Live(watcher),
             Err(error) => {
-                send_failure(&mut pieces, start, error);
+                pieces.extend(failure(objects.info, call.view, start, error));
                 Source::Ended
             }
         };
@@ -195,7 +196,8 @@ impl WatchStream {
             match watcher.poll_batch(cx, &mut batch) {
                 Poll::Ready(Ok(())) => self.batch = batch.into_iter(),
                 Poll::Ready(Err(error)) => {
-                    send_failure(&mut self.pieces, watcher.seen(), error);
+                    let failure = failure(self.info, self.view, watcher.seen(), error);
+                    self.pieces.extend(failure);
                     self.source = Source::Ended;
                 }
                 Poll::Pending => {
@@ -261,7 +263,7 @@ impl WatchStream {
     fn send(&mut self, kind: Kind, encoded: &Bytes) {
         let object = self.view.event(self.info, encoded, self.columns);
         self.columns = Columns::Sent;
-        self.pieces.extend(frame(kind, object));
+        self.pieces.extend(frame(self.view, kind, object));
     }
 
     fn send_bookmark(&mut self, revision: Revision, annotations: &str) {
@@ -273,27 +275,45 @@ impl WatchStream {
     }
 }
 
-fn send_failure(pieces: &mut VecDeque<Bytes>, wanted: Revision, error: WatchError) {
+fn failure(
+    info: &KindInfo,
+    view: View,
+    wanted: Revision,
+    error: WatchError,
+) -> impl IntoIterator<Item = Bytes> {
     let error = match error {
         WatchError::Compacted { oldest } => ApiError::expired(wanted.get(), oldest.get()),
         WatchError::Future { newest } => ApiError::version_too_large(wanted.get(), newest.get()),
     };
-    let status = error.to_status();
-    pieces.extend(frame(Kind::Error, Bytes::from(status.to_string())));
+    let status = Bytes::from(error.to_status().to_string());
+    frame(view, Kind::Error, view.document(info, status))
 }
 
-/// One event on the wire: a line of JSON around bytes that all watchers share.
-fn frame(kind: Kind, object: Bytes) -> [Bytes; 3] {
-    let head = match kind {
-        Kind::Added => r#"{"type":"ADDED","object":"#,
-        Kind::Modified => r#"{"type":"MODIFIED","object":"#,
-        Kind::Deleted => r#"{"type":"DELETED","object":"#,
-        Kind::Bookmark => r#"{"type":"BOOKMARK","object":"#,
-        Kind::Error => r#"{"type":"ERROR","object":"#,
+/// One event on the wire: in JSON a line around bytes that all watchers share, in protobuf a
+/// message behind its length.
+fn frame(view: View, kind: Kind, object: Bytes) -> impl Iterator<Item = Bytes> {
+    let (head, tail) = match view.encoding {
+        Encoding::Json | Encoding::Yaml => {
+            let head = match kind {
+                Kind::Added => r#"{"type":"ADDED","object":"#,
+                Kind::Modified => r#"{"type":"MODIFIED","object":"#,
+                Kind::Deleted => r#"{"type":"DELETED","object":"#,
+                Kind::Bookmark => r#"{"type":"BOOKMARK","object":"#,
+                Kind::Error => r#"{"type":"ERROR","object":"#,
+            };
+            let head = Bytes::from_static(head.as_bytes());
+            (head, Some(Bytes::from_static(b"}\n")))
+        }
+        Encoding::Protobuf => {
+            let kind = match kind {
+                Kind::Added => "ADDED",
+                Kind::Modified => "MODIFIED",
+                Kind::Deleted => "DELETED",
+                Kind::Bookmark => "BOOKMARK",
+                Kind::Error => "ERROR",
+            };
+            (protobuf::event_head(kind, &object), None)
+        }
     };
-    [
-        Bytes::from_static(head.as_bytes()),
-        object,
-        Bytes::from_static(b"}\n"),
-    ]
+    [head, object].into_iter().chain(tail)
 }

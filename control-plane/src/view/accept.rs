@@ -6,7 +6,11 @@ use super::{Encoding, Include, MetaVersion, Shape};
 use crate::status::ApiError;
 
 /// Every encoding of answers, in the order in which they are named to clients.
-const ENCODINGS: &[(&str, Encoding)] = &[("json", Encoding::Json), ("yaml", Encoding::Yaml)];
+const ENCODINGS: &[(&str, Encoding)] = &[
+    ("json", Encoding::Json),
+    ("yaml", Encoding::Yaml),
+    ("vnd.kubernetes.protobuf", Encoding::Protobuf),
+];
 
 /// What a request is answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,11 +55,14 @@ pub(crate) fn negotiate(
     let encodings = || {
         let streamed = endpoint == Endpoint::Watch;
         let all = ENCODINGS.iter();
-        all.filter(move |(_, encoding)| !streamed || *encoding == Encoding::Json)
+        all.filter(move |(_, encoding)| !streamed || *encoding != Encoding::Yaml)
     };
     for clause in &clauses {
         let fitting = encodings().find(|(name, _)| clause.covers(name));
         if let (Some((_, encoding)), Some(shape)) = (fitting, clause.shape(endpoint, include)) {
+            if *encoding == Encoding::Protobuf && shape != Shape::Whole {
+                continue;
+            }
             if endpoint == Endpoint::List && clause.kind == Some("PartialObjectMetadata") {
                 return Err(ApiError::not_acceptable(
                     "you requested PartialObjectMetadata, but the requested object is a list",
@@ -187,6 +194,17 @@ mod tests {
             ("application/json;charset=utf-8", whole, Encoding::Json),
             ("application/yaml", whole, Encoding::Yaml),
             (
+                "application/vnd.kubernetes.protobuf,application/json",
+                whole,
+                Encoding::Protobuf,
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,\
+                 application/json;as=Table;v=v1;g=meta.k8s.io",
+                TABLE,
+                Encoding::Json,
+            ),
+            (
                 "text/html, application/yaml;q=0.9, */*;q=0.8",
                 whole,
                 Encoding::Yaml,
@@ -235,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_form_that_is_not_served_is_refused() {
-        let all = "only the following media types are accepted: application/json, application/yaml";
+        let all = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
         for accept in [
             "text/html",
             "application/json;as=Table;v=v1",
