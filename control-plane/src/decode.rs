@@ -283,7 +283,8 @@ mod tests {
         assert!(found.starts_with(&format!("{prefix}error converting YAML to JSON: yaml: ")));
         assert!(found.ends_with(" (613a20623a2063)"), "{found}");
         let expected = "the body of the request was in an unknown format - accepted media types \
-                        include: application/json, application/yaml";
+                        include: application/json, application/yaml, \
+                        application/vnd.kubernetes.protobuf";
         assert_eq!(message("text/plain", b"{}"), expected);
     }
 

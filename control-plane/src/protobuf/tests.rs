@@ -1,7 +1,10 @@
 //! Our messages against those of the crate `k8s-pb`, which is generated from Kubernetes' own files.
 
 use k8s_pb::{
-    api::{authorization::v1 as authorization, core::v1 as core, rbac::v1 as rbac},
+    api::{
+        authentication::v1 as authentication, authorization::v1 as authorization, core::v1 as core,
+        rbac::v1 as rbac,
+    },
     apimachinery::pkg::{
         api::resource::Quantity,
         apis::meta::v1 as meta,
@@ -255,6 +258,71 @@ fn lists_in_maps_lie_in_a_message_of_their_own() {
             "metadata": {},
             "spec": {"user": "u", "extra": {"k": ["x", "y"]}},
             "status": {"allowed": false},
+        }),
+    );
+}
+
+#[test]
+fn what_kubectl_asks_about_itself_comes_across() {
+    let token = authentication::TokenRequest {
+        metadata: named(""),
+        spec: Some(authentication::TokenRequestSpec {
+            audiences: vec!["a".to_owned()],
+            expiration_seconds: Some(600),
+            ..authentication::TokenRequestSpec::default()
+        }),
+        status: Some(authentication::TokenRequestStatus {
+            token: some(""),
+            expiration_timestamp: Some(meta::Time::default()),
+        }),
+    };
+    check(
+        "authentication.v1.TokenRequest",
+        &token,
+        json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "metadata": {},
+            "spec": {"audiences": ["a"], "expirationSeconds": 600},
+            "status": {"token": ""},
+        }),
+    );
+    let review = authorization::SelfSubjectAccessReview {
+        metadata: named(""),
+        spec: Some(authorization::SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(authorization::ResourceAttributes {
+                namespace: some("default"),
+                verb: some("get"),
+                resource: some("pods"),
+                ..authorization::ResourceAttributes::default()
+            }),
+            non_resource_attributes: None,
+        }),
+        status: None,
+    };
+    check(
+        "authorization.v1.SelfSubjectAccessReview",
+        &review,
+        json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "metadata": {},
+            "spec": {"resourceAttributes": {
+                "namespace": "default", "verb": "get", "resource": "pods",
+            }},
+        }),
+    );
+    let whoami = authentication::SelfSubjectReview {
+        metadata: named(""),
+        status: None,
+    };
+    check(
+        "authentication.v1.SelfSubjectReview",
+        &whoami,
+        json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "SelfSubjectReview",
+            "metadata": {},
         }),
     );
 }

@@ -11,6 +11,7 @@ mod namespaces;
 mod patch;
 mod pods;
 mod rbac;
+mod protobuf;
 mod requests;
 mod scheduling;
 mod views;

@@ -498,7 +498,7 @@ async fn malformed_bodies_are_refused_and_the_next_request_is_served() {
         ),
         ("application/yaml", "a: b: c".to_owned(), 400),
         ("text/plain", "a: b".to_owned(), 415),
-        ("application/vnd.kubernetes.protobuf", "k8s".to_owned(), 415),
+        ("application/vnd.kubernetes.protobuf", "k8s".to_owned(), 400),
         (
             "application/json",
             format!("{{\"a\": \"{}\"}}", "x".repeat(4 << 20)),

@@ -167,7 +167,8 @@ async fn writes_answer_in_the_form_asked_for_and_failures_stay_failures() {
     assert_eq!(refused.status(), 406);
     let status = json(refused).await;
     assert_eq!(status["reason"], "NotAcceptable");
-    let message = "only the following media types are accepted: application/json, application/yaml";
+    let message = "only the following media types are accepted: application/json, \
+                    application/yaml, application/vnd.kubernetes.protobuf";
     assert_eq!(status["message"], message);
 }
 
