@@ -132,24 +132,22 @@ where
     let authorizer = machine.authorizer();
     let caller = authorize::impersonate(authorizer, caller, &mut head.headers)?;
     authorizer.check(&caller, &Attributes::of(&head))?;
-    match Target::parse(head.uri.path())? {
+    let gzip = gzip::is_accepted(&head.headers);
+    let response = match Target::parse(head.uri.path())? {
         Target::Discovery(_) if head.method != http::Method::GET => {
-            Err(ApiError::method_not_allowed())
+            return Err(ApiError::method_not_allowed());
         }
-        Target::Discovery(document) => discovery::answer(&document, machine, &head),
+        Target::Discovery(document) => discovery::answer(&document, machine, &head)?,
         Target::Objects(objects) => {
-            let gzip = gzip::is_accepted(&head.headers);
             let media = media(&head.headers);
             let call = call(head, objects, caller, machine.clock())?;
             let bytes = read(body).await?;
             let answer = machine.act(&call, Content { media, bytes }).await;
-            let answer = answer
-                .unwrap_or_else(|error| Answer::failure(&error))
-                .shown(&call);
-            let answer = if gzip { answer.compressed() } else { answer };
-            Ok(answer.into_response())
+            let answer = answer.unwrap_or_else(|error| Answer::failure(&error));
+            answer.shown(&call).into_response()
         }
-    }
+    };
+    Ok(if gzip { compressed(response) } else { response })
 }
 
 /// Puts together what is asked, by whom.
@@ -284,18 +282,6 @@ impl Answer {
         self
     }
 
-    fn compressed(mut self) -> Answer {
-        let (body, compressed) = self.body.compressed(gzip::COMPRESSED_BYTES_MIN);
-        self.body = body;
-        if compressed {
-            let gzip = HeaderValue::from_static("gzip");
-            self.headers.insert(header::CONTENT_ENCODING, gzip);
-            let vary = HeaderValue::from_static("Accept-Encoding");
-            self.headers.append(header::VARY, vary);
-        }
-        self
-    }
-
     fn into_response(self) -> Response<ApiBody> {
         let mut response = Response::new(self.body);
         *response.status_mut() = self.code;
@@ -316,6 +302,19 @@ impl Answer {
         }
         response
     }
+}
+
+/// Compresses an answer if it is large enough.
+fn compressed(response: Response<ApiBody>) -> Response<ApiBody> {
+    let (mut head, body) = response.into_parts();
+    let (body, compressed) = body.compressed(gzip::COMPRESSED_BYTES_MIN);
+    if compressed {
+        let gzip = HeaderValue::from_static("gzip");
+        head.headers.insert(header::CONTENT_ENCODING, gzip);
+        let vary = HeaderValue::from_static("Accept-Encoding");
+        head.headers.append(header::VARY, vary);
+    }
+    Response::from_parts(head, body)
 }
 
 /// Writes a warning as a header field; what would end the field or the text is written out.

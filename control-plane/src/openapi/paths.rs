@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::{parameters, types::reference};
 use crate::{
     discovery::GroupVersion,
-    kinds::{Grace, KindInfo, Scope, Subresource, Verb},
+    kinds::{KindInfo, Scope, Subresource, Verb},
+    verbs::SHOWN_WHEN_REMOVED,
 };
 
 /// What bodies and answers are written in.
@@ -129,7 +130,7 @@ impl Place<'_> {
             Verb::Update => format!("replace the specified {kind}"),
         };
         let answered = match verb {
-            Verb::Delete if info.grace == Grace::Pod => info.schema.to_owned(),
+            Verb::Delete if SHOWN_WHEN_REMOVED.contains(&info.plural) => info.schema.to_owned(),
             Verb::Delete | Verb::DeleteCollection => "meta.v1.Status".to_owned(),
             Verb::List | Verb::Watch => format!("{}List", info.schema),
             Verb::Create | Verb::Get | Verb::Patch | Verb::Update => info.schema.to_owned(),

@@ -88,6 +88,52 @@ fn maps_and_bytes_come_across() {
     );
 }
 
+/// A container with maps, and with fields that JSON lifts out of a message.
+fn container() -> core::Container {
+    core::Container {
+        name: some("c"),
+        resources: Some(core::ResourceRequirements {
+            limits: [(
+                "cpu".to_owned(),
+                Quantity {
+                    string: some("500m"),
+                },
+            )]
+            .into(),
+            ..core::ResourceRequirements::default()
+        }),
+        env: vec![core::EnvVar {
+            name: some("E"),
+            value: some(""),
+            value_from: Some(core::EnvVarSource {
+                config_map_key_ref: Some(core::ConfigMapKeySelector {
+                    local_object_reference: Some(core::LocalObjectReference { name: some("m") }),
+                    key: some("k"),
+                    optional: Some(false),
+                }),
+                ..core::EnvVarSource::default()
+            }),
+        }],
+        readiness_probe: Some(core::Probe {
+            handler: Some(core::ProbeHandler {
+                http_get: Some(core::HttpGetAction {
+                    path: some("/"),
+                    port: Some(IntOrString {
+                        r#type: Some(1),
+                        int_val: Some(0),
+                        str_val: some("web"),
+                    }),
+                    ..core::HttpGetAction::default()
+                }),
+                ..core::ProbeHandler::default()
+            }),
+            period_seconds: Some(-1),
+            ..core::Probe::default()
+        }),
+        ..core::Container::default()
+    }
+}
+
 #[test]
 fn an_empty_value_is_absent_unless_the_field_tells_them_apart() {
     let pod = core::Pod {
@@ -97,50 +143,7 @@ fn an_empty_value_is_absent_unless_the_field_tells_them_apart() {
             host_network: Some(false),
             automount_service_account_token: Some(false),
             termination_grace_period_seconds: Some(0),
-            containers: vec![core::Container {
-                name: some("c"),
-                resources: Some(core::ResourceRequirements {
-                    limits: [(
-                        "cpu".to_owned(),
-                        Quantity {
-                            string: some("500m"),
-                        },
-                    )]
-                    .into(),
-                    ..core::ResourceRequirements::default()
-                }),
-                env: vec![core::EnvVar {
-                    name: some("E"),
-                    value: some(""),
-                    value_from: Some(core::EnvVarSource {
-                        config_map_key_ref: Some(core::ConfigMapKeySelector {
-                            local_object_reference: Some(core::LocalObjectReference {
-                                name: some("m"),
-                            }),
-                            key: some("k"),
-                            optional: Some(false),
-                        }),
-                        ..core::EnvVarSource::default()
-                    }),
-                }],
-                readiness_probe: Some(core::Probe {
-                    handler: Some(core::ProbeHandler {
-                        http_get: Some(core::HttpGetAction {
-                            path: some("/"),
-                            port: Some(IntOrString {
-                                r#type: Some(1),
-                                int_val: Some(0),
-                                str_val: some("web"),
-                            }),
-                            ..core::HttpGetAction::default()
-                        }),
-                        ..core::ProbeHandler::default()
-                    }),
-                    period_seconds: Some(-1),
-                    ..core::Probe::default()
-                }),
-                ..core::Container::default()
-            }],
+            containers: vec![container()],
             volumes: vec![core::Volume {
                 name: some("v"),
                 volume_source: Some(core::VolumeSource {

@@ -393,6 +393,16 @@ mod tests {
     }
 
     #[test]
+    fn more_elements_than_any_real_object_has_are_refused() {
+        let containers = vec![json!({}); FILLED_MAX + 1];
+        check(
+            "core.v1.PodSpec",
+            json!({"containers": containers}),
+            Err("the object has too many elements"),
+        );
+    }
+
+    #[test]
     fn quantities_are_stored_in_canonical_form() {
         check(
             "core.v1.ResourceRequirements",

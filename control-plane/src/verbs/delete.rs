@@ -37,7 +37,8 @@ const ATTEMPTS_MAX: usize = 5;
 const IMMORTAL_NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
 
 /// Kinds whose deletion is answered with the last of the object instead of a mere success.
-const SHOWN_WHEN_REMOVED: &[&str] = &["pods", "resourcequotas", "serviceaccounts", "services"];
+pub(crate) const SHOWN_WHEN_REMOVED: &[&str] =
+    &["pods", "resourcequotas", "serviceaccounts", "services"];
 
 /// What became of an object.
 #[derive(Debug)]

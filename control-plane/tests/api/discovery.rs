@@ -30,6 +30,15 @@ impl Page {
 }
 
 async fn get(api: &Harness, path: &str, headers: &[(&str, &str)]) -> Page {
+    let (head, bytes, code) = fetch(api, path, headers).await;
+    Page {
+        code,
+        headers: head,
+        text: String::from_utf8(bytes).unwrap(),
+    }
+}
+
+async fn fetch(api: &Harness, path: &str, headers: &[(&str, &str)]) -> (HeaderMap, Vec<u8>, u16) {
     let mut request = Request::builder().uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -38,11 +47,7 @@ async fn get(api: &Harness, path: &str, headers: &[(&str, &str)]) -> Page {
     let response: Response<ApiBody> = api.plane.service().oneshot(request).await.unwrap();
     let (head, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
-    Page {
-        code: head.status.as_u16(),
-        headers: head.headers,
-        text: String::from_utf8(bytes.to_vec()).unwrap(),
-    }
+    (head.headers, bytes.to_vec(), head.status.as_u16())
 }
 
 /// The stock server's versions in its order, each with its resources as plain discovery lists them.
@@ -230,6 +235,10 @@ async fn an_openapi_document_is_kept_under_its_hash() {
     assert_eq!(get(&api, "/openapi/v3/api/v1", &known).await.code, 304);
     let old = get(&api, "/openapi/v3/api/v1?hash=OLD", &[]).await;
     assert_eq!((old.code, old.header("location")), (301, place));
+    let packed = [("accept-encoding", "gzip")];
+    let (headers, bytes, _) = fetch(&api, place, &packed).await;
+    assert_eq!(headers["content-encoding"], "gzip");
+    assert!(bytes.len() * 3 < page.text.len());
     let binary = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
     assert_eq!(get(&api, place, &[("accept", binary)]).await.code, 406);
     assert_eq!(
