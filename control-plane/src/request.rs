@@ -1,9 +1,13 @@
 //! What a request asks for: its path, method and query, read once and checked.
 
+use std::{collections::HashMap, str::FromStr};
+
 use http::Method;
+use serde_json::Value;
 
 use crate::{
     caller::Caller,
+    invalid::Causes,
     kinds::{KindInfo, Scope, Subresource, Verb, by_plural},
     selector::Selector,
     status::ApiError,
@@ -60,6 +64,8 @@ pub(crate) struct Objects {
     pub(crate) namespace: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) subresource: Option<Subresource>,
+    /// Whether the path is an old one that always means a watch: `/api/v1/watch/pods`.
+    pub(crate) watched: bool,
 }
 
 /// One request about objects, with who asks and how the answer shall look.
@@ -137,9 +143,10 @@ pub(crate) enum FieldValidation {
 }
 
 impl Target {
-    /// Reads a path.
+    /// Reads a path, in which letters may be written as `%41`.
     pub(crate) fn parse(path: &str) -> Result<Target, ApiError> {
-        let path = path.strip_suffix('/').unwrap_or(path);
+        let path = decoded(path)?;
+        let path = path.strip_suffix('/').unwrap_or(&path);
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         let discovery = match segments.as_slice() {
             [] => Discovery::Paths,
@@ -162,6 +169,10 @@ impl Target {
                 group: (*group).to_owned(),
                 version: (*version).to_owned(),
             },
+            ["api", version, "watch", rest @ ..] => return Objects::watched("", version, rest),
+            ["apis", group, version, "watch", rest @ ..] => {
+                return Objects::watched(group, version, rest);
+            }
             ["api", version, rest @ ..] => return Objects::parse("", version, rest),
             ["apis", group, version, rest @ ..] => return Objects::parse(group, version, rest),
             _ => return Err(ApiError::no_such_path()),
@@ -220,7 +231,20 @@ impl Objects {
             namespace,
             name,
             subresource,
+            watched: false,
         }))
+    }
+
+    fn watched(group: &str, version: &str, segments: &[&str]) -> Result<Target, ApiError> {
+        match Objects::parse(group, version, segments)? {
+            Target::Objects(objects) if objects.subresource.is_none() => {
+                Ok(Target::Objects(Objects {
+                    watched: true,
+                    ..objects
+                }))
+            }
+            Target::Objects(_) | Target::Discovery(_) => Err(ApiError::no_such_path()),
+        }
     }
 
     /// Finds out what the method asks for here; what the kind does not offer is refused.
@@ -228,7 +252,8 @@ impl Objects {
         let named = self.name.is_some();
         let whole = self.subresource.is_none();
         let verb = match method.as_str() {
-            "GET" if whole && options.watch => Verb::Watch,
+            "GET" if self.watched || (whole && options.watch) => Verb::Watch,
+            _ if self.watched => return Err(ApiError::method_not_allowed()),
             "GET" if named => Verb::Get,
             "GET" => Verb::List,
             // Objects are created where they are listed, in one namespace.
@@ -253,12 +278,11 @@ impl Objects {
     /// Reads the selectors; a name in the path selects that one.
     pub(crate) fn selector(&self, options: &Options) -> Result<Selector, ApiError> {
         let (labels, fields) = (&options.label_selector, &options.field_selector);
-        let named = self.name.as_ref().map(|name| match fields.as_deref() {
-            None | Some("") => format!("metadata.name={name}"),
-            Some(fields) => format!("{fields},metadata.name={name}"),
-        });
-        let fields = named.as_deref().or(fields.as_deref());
-        Selector::parse(self.info, labels.as_deref(), fields)
+        let selector = Selector::parse(self.info, labels.as_deref(), fields.as_deref())?;
+        Ok(match &self.name {
+            Some(name) => selector.named(name),
+            None => selector,
+        })
     }
 }
 
@@ -266,8 +290,17 @@ impl Options {
     /// Reads the query; parameters that only change the writing, such as `pretty`, are skipped.
     pub(crate) fn parse(query: &str) -> Result<Options, ApiError> {
         let mut options = Options::default();
+        let mut given = HashMap::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             options.set(&name, &value)?;
+            // Whoever checks a request must not read another value than whoever serves it.
+            match given.insert(name.clone(), value.clone()) {
+                Some(other) if other != value => {
+                    let message = format!("query parameter `{name}` has two values");
+                    return Err(ApiError::bad_request(message));
+                }
+                Some(_) | None => (),
+            }
         }
         Ok(options)
     }
@@ -277,18 +310,21 @@ impl Options {
             "watch" => self.watch = flag(name, value)?,
             "labelSelector" => self.label_selector = Some(value.to_owned()),
             "fieldSelector" => self.field_selector = Some(value.to_owned()),
-            "limit" => self.limit = Some(number(name, value)?).filter(|&limit| limit > 0),
+            "limit" => {
+                let limit = usize::try_from(number::<i64>(value)?).unwrap_or_default();
+                self.limit = Some(limit).filter(|&limit| limit > 0);
+            }
             "continue" if !value.is_empty() => self.continue_token = Some(value.to_owned()),
             "resourceVersion" if !value.is_empty() => {
-                self.resource_version = Some(number(name, value)?);
+                self.resource_version = Some(revision(value)?);
             }
             "resourceVersionMatch" => self.version_match = version_match(value)?,
-            "timeoutSeconds" => self.timeout_seconds = Some(number(name, value)?),
+            "timeoutSeconds" => self.timeout_seconds = Some(number(value)?),
             "allowWatchBookmarks" => self.bookmarks = flag(name, value)?,
             "sendInitialEvents" => self.send_initial_events = Some(flag(name, value)?),
             "dryRun" => self.persistence = persistence(value)?,
             "fieldValidation" => self.field_validation = field_validation(value)?,
-            "gracePeriodSeconds" => self.grace_seconds = Some(number(name, value)?),
+            "gracePeriodSeconds" => self.grace_seconds = Some(number(value)?),
             "propagationPolicy" if !value.is_empty() => self.propagation = Some(value.to_owned()),
             "orphanDependents" => self.orphan_dependents = Some(flag(name, value)?),
             "fieldManager" if !value.is_empty() => self.field_manager = Some(value.to_owned()),
@@ -308,8 +344,22 @@ fn flag(name: &str, value: &str) -> Result<bool, ApiError> {
     }
 }
 
-fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, ApiError> {
-    value.parse().map_err(|_| unreadable(name, value))
+/// Reads a number; the failure is that of the stock server's library.
+fn number<T: FromStr>(value: &str) -> Result<T, ApiError> {
+    value.parse().map_err(|_| {
+        ApiError::bad_request(format!(
+            "strconv.ParseInt: parsing \"{value}\": invalid syntax"
+        ))
+    })
+}
+
+fn revision(value: &str) -> Result<u64, ApiError> {
+    value.parse().map_err(|_| {
+        ApiError::bad_request(format!(
+            "invalid resource version: resourceVersion: Invalid value: \"{value}\": \
+             strconv.ParseUint: parsing \"{value}\": invalid syntax"
+        ))
+    })
 }
 
 fn version_match(value: &str) -> Result<Option<VersionMatch>, ApiError> {
@@ -317,7 +367,12 @@ fn version_match(value: &str) -> Result<Option<VersionMatch>, ApiError> {
         "" => Ok(None),
         "Exact" => Ok(Some(VersionMatch::Exact)),
         "NotOlderThan" => Ok(Some(VersionMatch::NotOlderThan)),
-        _ => Err(unreadable("resourceVersionMatch", value)),
+        _ => {
+            let mut causes = Causes::default();
+            let known = ["Exact", "NotOlderThan", ""];
+            causes.not_supported("resourceVersionMatch", &Value::from(value), &known);
+            Err(ApiError::invalid_list_options(causes))
+        }
     }
 }
 
@@ -348,6 +403,28 @@ fn include(value: &str) -> Result<Include, ApiError> {
              must be 'Metadata', 'Object', 'None', or empty"
         ))),
     }
+}
+
+/// Reads the letters that are written as `%41`; what is then no text is no path.
+fn decoded(path: &str) -> Result<String, ApiError> {
+    let refuse = || ApiError::bad_request(format!("invalid URL escape in the path \"{path}\""));
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, behind) = rest.split_at_checked(2).ok_or_else(refuse)?;
+        let digit = |index: usize| char::from(digits[index]).to_digit(16);
+        let (Some(high), Some(low)) = (digit(0), digit(1)) else {
+            return Err(refuse());
+        };
+        bytes.push((high * 16 + low) as u8);
+        rest = behind;
+    }
+    String::from_utf8(bytes).map_err(|_| refuse())
 }
 
 fn unreadable(name: &str, value: &str) -> ApiError {
@@ -434,6 +511,19 @@ mod tests {
     }
 
     #[test]
+    fn old_and_escaped_paths_are_read() {
+        for (path, query, expected) in [
+            ("/api/v1/watch/pods", "", "watch pods / "),
+            ("/api/v1/watch/namespaces/a/pods/b", "", "watch pods a/b "),
+            ("/api/v1/watch/namespaces/a", "", "watch namespaces /a "),
+            ("/api/v1/p%6Fds", "limit=-1&limit=-1", "list pods / "),
+            ("/api/v1/namespaces%2fa/pods/b%3a", "", "get pods a/b: "),
+        ] {
+            check("GET", path, query, Ok(expected));
+        }
+    }
+
+    #[test]
     fn what_is_not_served_is_refused() {
         for (method, path, query, code) in [
             ("GET", "/api/v1/replicationcontrollers", "", 404),
@@ -448,6 +538,19 @@ mod tests {
             ("BREW", "/api/v1/nodes", "", 405),
             ("GET", "/api/v1/pods", "limit=x", 400),
             ("GET", "/api/v1/pods", "dryRun=Some", 400),
+            ("GET", "/api/v1/pods", "limit=1&limit=2", 400),
+            ("GET", "/api/v1/pods", "resourceVersion=-1", 400),
+            ("GET", "/api/v1/pods", "resourceVersionMatch=Any", 422),
+            ("GET", "/api/v1/pods%", "", 400),
+            ("GET", "/api/v1/pods%zz", "", 400),
+            ("GET", "/api/v1/pods%ff", "", 400),
+            ("GET", "/api//v1/pods", "", 404),
+            ("GET", "/api/v1/watch", "", 404),
+            ("GET", "/api/v1/watch/watch/pods", "", 404),
+            ("GET", "/api/v1/watch/namespaces/a/pods/b/status", "", 404),
+            ("DELETE", "/api/v1/watch/nodes/a", "", 405),
+            ("HEAD", "/api/v1/pods", "", 405),
+            ("OPTIONS", "/api/v1/pods", "", 405),
             ("GET", "/nowhere", "", 404),
             ("GET", "/readyz/ping/x", "", 404),
         ] {

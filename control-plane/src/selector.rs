@@ -1,4 +1,9 @@
-//! Label and field selectors.
+//! Label and field selectors: which objects a list, a watch or a deletion is about.
+//!
+//! Everything they look at lies in the index beside an object, so nothing is parsed for them.
+
+mod fields;
+mod labels;
 
 use crate::{
     kinds::KindInfo,
@@ -6,28 +11,14 @@ use crate::{
     status::ApiError,
 };
 
+use fields::FieldTerm;
+use labels::LabelRequirement;
+
 /// Which objects a list, a watch or a collection's deletion is about.
 #[derive(Debug, Default)]
 pub(crate) struct Selector {
     labels: Vec<LabelRequirement>,
     fields: Vec<FieldRequirement>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct LabelRequirement {
-    key: String,
-    test: LabelTest,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum LabelTest {
-    Exists,
-    Missing,
-    In(Vec<String>),
-    /// Also true when the label is missing.
-    NotIn(Vec<String>),
-    Above(i64),
-    Below(i64),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -52,9 +43,23 @@ impl Selector {
         labels: Option<&str>,
         fields: Option<&str>,
     ) -> Result<Selector, ApiError> {
-        let labels = LabelParser::new(labels.unwrap_or_default()).all()?;
-        let fields = field_requirements(info, fields.unwrap_or_default())?;
+        let labels = labels::parse(labels.unwrap_or_default()).map_err(ApiError::bad_request)?;
+        let fields = fields::parse(fields.unwrap_or_default()).map_err(ApiError::bad_request)?;
+        let fields = fields
+            .into_iter()
+            .map(|term| FieldRequirement::of(info, term))
+            .collect::<Result<_, _>>()?;
         Ok(Selector { labels, fields })
+    }
+
+    /// Narrows the selection to the object with this name.
+    pub(crate) fn named(mut self, name: &str) -> Selector {
+        self.fields.push(FieldRequirement {
+            field: Field::Name,
+            value: name.to_owned(),
+            equal: true,
+        });
+        self
     }
 
     /// Says whether every object is selected.
@@ -64,31 +69,36 @@ impl Selector {
 
     /// Says whether an object is selected.
     pub(crate) fn matches(&self, record: &ObjectRecord) -> bool {
-        self.labels.iter().all(|requirement| {
-            let value = record.index.label(&requirement.key);
-            requirement.test.accepts(value)
-        }) && self
-            .fields
+        self.labels
             .iter()
-            .all(|requirement| requirement.accepts(record))
-    }
-}
-
-impl LabelTest {
-    fn accepts(&self, value: Option<&str>) -> bool {
-        let number = || value.and_then(|value| value.parse::<i64>().ok());
-        match self {
-            LabelTest::Exists => value.is_some(),
-            LabelTest::Missing => value.is_none(),
-            LabelTest::In(known) => value.is_some_and(|value| known.iter().any(|k| k == value)),
-            LabelTest::NotIn(known) => value.is_none_or(|value| known.iter().all(|k| k != value)),
-            LabelTest::Above(bound) => number().is_some_and(|number| number > *bound),
-            LabelTest::Below(bound) => number().is_some_and(|number| number < *bound),
-        }
+            .all(|requirement| requirement.accepts(record.index.label(&requirement.key)))
+            && self
+                .fields
+                .iter()
+                .all(|requirement| requirement.accepts(record))
     }
 }
 
 impl FieldRequirement {
+    fn of(info: &KindInfo, term: FieldTerm<'_>) -> Result<FieldRequirement, ApiError> {
+        let field = match term.name {
+            "metadata.name" => Field::Name,
+            "metadata.namespace" => Field::Namespace,
+            other => match info.fields.iter().position(|known| known.name == other) {
+                Some(index) => Field::OfKind(index),
+                None => {
+                    let message = format!("field label not supported: {other}");
+                    return Err(ApiError::bad_request(message));
+                }
+            },
+        };
+        Ok(FieldRequirement {
+            field,
+            value: term.value,
+            equal: term.equal,
+        })
+    }
+
     fn accepts(&self, record: &ObjectRecord) -> bool {
         let (namespace, name) = namespace_and_name(&record.key);
         let found = match self.field {
@@ -97,167 +107,6 @@ impl FieldRequirement {
             Field::OfKind(index) => record.index.fields.get(index).map_or("", |value| &**value),
         };
         (found == self.value) == self.equal
-    }
-}
-
-fn field_requirements(info: &KindInfo, text: &str) -> Result<Vec<FieldRequirement>, ApiError> {
-    text.split(',')
-        .filter(|term| !term.is_empty())
-        .map(|term| field_term(info, term))
-        .collect()
-}
-
-fn field_term(info: &KindInfo, term: &str) -> Result<FieldRequirement, ApiError> {
-    let split = ["!=", "==", "="].iter().find_map(|sign| {
-        term.split_once(sign)
-            .map(|(name, value)| (name, value, *sign != "!="))
-    });
-    let Some((name, value, equal)) = split else {
-        return Err(ApiError::bad_request(format!(
-            "unable to parse requirement: invalid selector: '{term}'; can't understand '{term}'"
-        )));
-    };
-    let field = match name {
-        "metadata.name" => Field::Name,
-        "metadata.namespace" => Field::Namespace,
-        other => match info.fields.iter().position(|known| known.name == other) {
-            Some(index) => Field::OfKind(index),
-            None => {
-                return Err(ApiError::bad_request(format!(
-                    "field label not supported: {other}"
-                )));
-            }
-        },
-    };
-    Ok(FieldRequirement {
-        field,
-        value: value.to_owned(),
-        equal,
-    })
-}
-
-/// Reads `a=b,c!=d,e in (f,g),!h`.
-struct LabelParser<'a> {
-    text: &'a str,
-    rest: &'a str,
-}
-
-impl<'a> LabelParser<'a> {
-    fn new(text: &'a str) -> LabelParser<'a> {
-        LabelParser { text, rest: text }
-    }
-
-    fn all(mut self) -> Result<Vec<LabelRequirement>, ApiError> {
-        let mut requirements = Vec::new();
-        self.skip_spaces();
-        while !self.rest.is_empty() {
-            requirements.push(self.requirement()?);
-            self.skip_spaces();
-            if !self.rest.is_empty() && !self.take(",") {
-                return Err(self.refuse());
-            }
-            self.skip_spaces();
-        }
-        Ok(requirements)
-    }
-
-    fn requirement(&mut self) -> Result<LabelRequirement, ApiError> {
-        if self.take("!") {
-            let key = self.key()?;
-            return Ok(LabelRequirement {
-                key,
-                test: LabelTest::Missing,
-            });
-        }
-        let key = self.key()?;
-        self.skip_spaces();
-        let test = if self.rest.is_empty() || self.rest.starts_with(',') {
-            LabelTest::Exists
-        } else if self.take("!=") {
-            LabelTest::NotIn(vec![self.value()?])
-        } else if self.take("==") || self.take("=") {
-            LabelTest::In(vec![self.value()?])
-        } else if self.take(">") {
-            LabelTest::Above(self.number()?)
-        } else if self.take("<") {
-            LabelTest::Below(self.number()?)
-        } else {
-            match self.word() {
-                "in" => LabelTest::In(self.set()?),
-                "notin" => LabelTest::NotIn(self.set()?),
-                _ => return Err(self.refuse()),
-            }
-        };
-        Ok(LabelRequirement { key, test })
-    }
-
-    fn key(&mut self) -> Result<String, ApiError> {
-        self.skip_spaces();
-        match self.word() {
-            key if crate::validate::is_label_key(key) => Ok(key.to_owned()),
-            _ => Err(self.refuse()),
-        }
-    }
-
-    fn value(&mut self) -> Result<String, ApiError> {
-        self.skip_spaces();
-        match self.word() {
-            value if crate::validate::is_label_value(value) => Ok(value.to_owned()),
-            _ => Err(self.refuse()),
-        }
-    }
-
-    fn number(&mut self) -> Result<i64, ApiError> {
-        let value = self.value()?;
-        value.parse().map_err(|_| self.refuse())
-    }
-
-    fn set(&mut self) -> Result<Vec<String>, ApiError> {
-        self.skip_spaces();
-        if !self.take("(") {
-            return Err(self.refuse());
-        }
-        let mut values = Vec::new();
-        loop {
-            values.push(self.value()?);
-            self.skip_spaces();
-            if self.take(")") {
-                return Ok(values);
-            }
-            if !self.take(",") {
-                return Err(self.refuse());
-            }
-        }
-    }
-
-    fn word(&mut self) -> &'a str {
-        let special = |letter: char| letter.is_whitespace() || "!=<>(),".contains(letter);
-        let end = self.rest.find(special).unwrap_or(self.rest.len());
-        let (word, rest) = self.rest.split_at(end);
-        self.rest = rest;
-        word
-    }
-
-    fn take(&mut self, sign: &str) -> bool {
-        match self.rest.strip_prefix(sign) {
-            Some(rest) => {
-                self.rest = rest;
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn skip_spaces(&mut self) {
-        self.rest = self.rest.trim_start();
-    }
-
-    fn refuse(&self) -> ApiError {
-        let read = self.text.len() - self.rest.len();
-        ApiError::bad_request(format!(
-            "unable to parse requirement: invalid selector: '{}' at position {read}",
-            self.text
-        ))
     }
 }
 

@@ -217,6 +217,12 @@ impl ApiError {
         ApiError::new(StatusCode::GONE, "Expired", message)
     }
 
+    /// The revision that a list shall show is no longer kept.
+    pub(crate) fn list_expired() -> ApiError {
+        let message = "The resourceVersion for the provided list is too old.";
+        ApiError::new(StatusCode::GONE, "Expired", message)
+    }
+
     /// The rest of a list can no longer be read at the revision of its first page.
     pub(crate) fn continue_expired(fresh: String) -> ApiError {
         let message = "The provided continue parameter is too old to display a consistent list \

@@ -36,11 +36,11 @@ const LABEL_MESSAGE: &str = "a lowercase RFC 1123 label must consist of lower ca
      characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or \
      '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 
-const QUALIFIED_MESSAGE: &str = "name part must consist of alphanumeric characters, '-', '_' or \
+pub(crate) const QUALIFIED_MESSAGE: &str = "name part must consist of alphanumeric characters, '-', '_' or \
      '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or \
      '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 
-const LABEL_VALUE_MESSAGE: &str = "a valid label must be an empty string or consist of \
+pub(crate) const LABEL_VALUE_MESSAGE: &str = "a valid label must be an empty string or consist of \
      alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric \
      character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is \
      '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";

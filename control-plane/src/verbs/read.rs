@@ -62,6 +62,13 @@ impl Machine {
             not_in_future(options.resource_version, self.store.revision())?;
         }
         let prefix = object::prefix(objects.info, objects.namespace.as_deref());
+        if from
+            .as_ref()
+            .is_some_and(|from| !from.after.starts_with(&prefix))
+        {
+            // A token for another list.
+            return Err(invalid_continue());
+        }
         let range = Range {
             prefix: &prefix,
             after: from.as_ref().map(|from| from.after.as_str()),
@@ -94,20 +101,29 @@ impl ListPage {
     }
 }
 
+/// Returns the revision that a list must show; without one it shows the newest.
 fn list_revision(options: &Options, from: Option<&Continue>) -> Option<Revision> {
     let revision = match (from, options.version_match) {
-        (Some(from), _) => Some(from.revision).filter(|&revision| revision > 0),
+        (Some(from), _) => Some(from.revision),
         (None, Some(VersionMatch::Exact)) => options.resource_version,
+        // Before there was a way to say so, pages of a revision were exact.
+        (None, None) if options.limit.is_some() => options.resource_version,
         (None, Some(VersionMatch::NotOlderThan) | None) => None,
     };
-    revision.map(Revision::from)
+    revision
+        .filter(|&revision| revision > 0)
+        .map(Revision::from)
+}
+
+fn invalid_continue() -> ApiError {
+    ApiError::bad_request("invalid continue token: continue key is not valid")
 }
 
 fn list_failure(error: RangeError, at: Option<Revision>, from: Option<&Continue>) -> ApiError {
     let wanted = at.unwrap_or_default().get();
     match (error, from) {
         (RangeError::Future { newest }, _) => ApiError::version_too_large(wanted, newest.get()),
-        (RangeError::Compacted { oldest }, None) => ApiError::expired(wanted, oldest.get()),
+        (RangeError::Compacted { .. }, None) => ApiError::list_expired(),
         (RangeError::Compacted { .. }, Some(from)) => {
             let fresh = Continue {
                 revision: 0,
@@ -121,22 +137,19 @@ fn list_failure(error: RangeError, at: Option<Revision>, from: Option<&Continue>
 fn check_list_options(options: &Options) -> Result<(), ApiError> {
     let mut causes = Causes::default();
     let field = "resourceVersionMatch";
-    match options.version_match {
-        Some(_) if options.continue_token.is_some() => {
-            causes.forbidden(
-                field,
-                "resourceVersionMatch is forbidden when continue is provided",
-            );
+    if let Some(wanted) = options.version_match {
+        if options.resource_version.is_none() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            causes.forbidden(field, why);
         }
-        Some(_) if options.resource_version.is_none() => causes.forbidden(
-            field,
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
-        ),
-        Some(VersionMatch::Exact) if options.resource_version == Some(0) => causes.forbidden(
-            field,
-            "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-        ),
-        Some(_) | None => (),
+        if options.continue_token.is_some() {
+            let why = "resourceVersionMatch is forbidden when continue is provided";
+            causes.forbidden(field, why);
+        }
+        if (wanted, options.resource_version) == (VersionMatch::Exact, Some(0)) {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            causes.forbidden(field, why);
+        }
     }
     if options.send_initial_events.is_some() {
         causes.forbidden(
@@ -144,10 +157,14 @@ fn check_list_options(options: &Options) -> Result<(), ApiError> {
             "sendInitialEvents is forbidden for list",
         );
     }
-    if causes.is_empty() {
-        Ok(())
-    } else {
-        Err(ApiError::invalid_list_options(causes))
+    if !causes.is_empty() {
+        return Err(ApiError::invalid_list_options(causes));
+    }
+    match (&options.continue_token, options.resource_version) {
+        (Some(_), Some(revision)) if revision > 0 => Err(ApiError::bad_request(
+            "specifying resource version is not allowed when using continue",
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -161,7 +178,7 @@ impl Continue {
                 after: after.to_owned(),
             })
         };
-        read().ok_or_else(|| ApiError::bad_request("continue key is not valid"))
+        read().ok_or_else(invalid_continue)
     }
 }
 

@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     future::Future as _,
+    ops::Range,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -14,7 +15,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use coracle_store::{Change, Event, Range, Revision, WatchError, Watcher};
+use coracle_store::{Change, Event, Revision, WatchError, Watcher};
+use rand::RngExt as _;
+use serde_json::Value;
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -34,8 +37,8 @@ use crate::{
 /// How often a client that wants bookmarks is told how far it has read.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long a watch lasts when the client does not say; the stock server draws 30 to 60 minutes.
-const WATCH_DURATION_DEFAULT: Duration = Duration::from_secs(30 * 60);
+/// How long a watch lasts when the client does not say: drawn, so that not all end at once.
+const WATCH_SECONDS_DEFAULT: Range<u64> = 30 * 60..60 * 60;
 
 /// The longest a client may ask for; also keeps the deadline representable.
 const WATCH_DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -94,7 +97,7 @@ impl Machine {
             }
             _ if options.send_initial_events == Some(false) => (Vec::new(), self.store.revision()),
             _ => {
-                let range = Range {
+                let range = coracle_store::Range {
                     prefix: &prefix,
                     after: None,
                     limit: None,
@@ -105,7 +108,9 @@ impl Machine {
                 (page.records, page.revision)
             }
         };
-        let end = (options.send_initial_events == Some(true)).then_some(start);
+        // Without bookmarks there is none that could tell where the initial objects end.
+        let end = options.send_initial_events == Some(true) && options.bookmarks;
+        let end = end.then_some(start);
         let mut pieces = VecDeque::new();
         let source = match self.store.watch(&prefix, start) {
             Ok(watcher) => Source::Live(watcher),
@@ -115,7 +120,8 @@ impl Machine {
             }
         };
         let lasts = options.timeout_seconds.filter(|&seconds| seconds > 0);
-        let lasts = lasts.map_or(WATCH_DURATION_DEFAULT, Duration::from_secs);
+        let lasts = lasts.unwrap_or_else(|| rand::rng().random_range(WATCH_SECONDS_DEFAULT));
+        let lasts = Duration::from_secs(lasts).min(WATCH_DURATION_MAX);
         Ok(Answer::stream(ApiBody::watch(WatchStream {
             info: objects.info,
             view: call.view,
@@ -126,7 +132,7 @@ impl Machine {
             source,
             pieces,
             batch: Vec::new().into_iter(),
-            deadline: Box::pin(tokio::time::sleep(lasts.min(WATCH_DURATION_MAX))),
+            deadline: Box::pin(tokio::time::sleep(lasts)),
             bookmarks: options.bookmarks.then(bookmark_interval),
             stopping: Box::pin(self.stopping.clone().cancelled_owned()),
         })))
@@ -142,23 +148,26 @@ fn bookmark_interval() -> Interval {
 
 fn check_watch_options(options: &Options) -> Result<(), ApiError> {
     let mut causes = Causes::default();
-    match (options.send_initial_events, options.version_match) {
-        (None, Some(_)) => causes.forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ),
-        (Some(_), None | Some(VersionMatch::Exact)) => causes.forbidden(
-            "resourceVersionMatch",
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ),
-        (Some(true), Some(VersionMatch::NotOlderThan)) if !options.bookmarks => causes.forbidden(
-            "sendInitialEvents",
-            "sendInitialEvents requires setting allowWatchBookmarks to true",
-        ),
-        (None, None) | (Some(_), Some(VersionMatch::NotOlderThan)) => (),
+    let field = "resourceVersionMatch";
+    let wanted = options.version_match;
+    let initial = options.send_initial_events.is_some();
+    if initial && wanted != Some(VersionMatch::NotOlderThan) {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        causes.forbidden(field, why);
     }
-    if options.continue_token.is_some() {
-        causes.forbidden("continue", "continue is forbidden for watch");
+    if let Some(wanted) = wanted {
+        if !initial {
+            let why =
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            causes.forbidden(field, why);
+        }
+        if wanted != VersionMatch::NotOlderThan {
+            causes.not_supported(field, &Value::from("Exact"), &["NotOlderThan"]);
+        }
+        if options.continue_token.is_some() {
+            let why = "resourceVersionMatch is forbidden when continue is provided";
+            causes.forbidden(field, why);
+        }
     }
     if causes.is_empty() {
         Ok(())

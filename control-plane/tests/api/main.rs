@@ -9,6 +9,7 @@ mod discovery;
 mod harness;
 mod namespaces;
 mod patch;
+mod lists;
 mod pods;
 mod protobuf;
 mod rbac;

@@ -16,9 +16,14 @@ struct Watch {
 
 impl Watch {
     async fn open(api: &Harness, query: &str) -> Watch {
-        let path = format!("{PATH}?watch=true&{query}");
-        let response = api.response("GET", &path, "", String::new()).await;
+        Watch::open_as(api, &format!("{PATH}?watch=true&{query}"), "").await
+    }
+
+    /// Opens a watch under any path, in the form that `accept` asks for.
+    async fn open_as(api: &Harness, path: &str, accept: &str) -> Watch {
+        let response = api.get(path, &[("accept", accept)]).await;
         assert_eq!(response.status(), 200, "{path}");
+        assert_eq!(response.headers()["content-type"], "application/json");
         Watch {
             body: response.into_body(),
             text: Vec::new(),
@@ -155,6 +160,95 @@ async fn a_streaming_list_ends_with_a_marked_bookmark() {
     assert_eq!(revision(&bookmark["object"]), newest);
     create(&api, "c", "x").await;
     watch.expect(&[("ADDED", "c")]).await;
+}
+
+#[tokio::test]
+async fn a_streaming_list_without_bookmarks_has_no_marked_end() {
+    let api = Harness::start().await;
+    create(&api, "a", "x").await;
+    let query = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+    let mut watch = Watch::open(&api, query).await;
+    watch.expect(&[("ADDED", "a")]).await;
+    create(&api, "b", "x").await;
+    watch.expect(&[("ADDED", "b")]).await;
+}
+
+#[tokio::test]
+async fn a_watched_table_has_its_columns_in_the_first_event() {
+    let api = Harness::start().await;
+    create(&api, "a", "x").await;
+    let path = format!("{PATH}?watch=true&timeoutSeconds=1&allowWatchBookmarks=true");
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let mut watch = Watch::open_as(&api, &path, table).await;
+    let revision = relabel(&api, "a", "y").await;
+    let first = watch.next().await.unwrap();
+    assert_eq!(
+        (&first["type"], &first["object"]["kind"]),
+        (&json!("ADDED"), &json!("Table"))
+    );
+    assert_eq!(first["object"]["columnDefinitions"][0]["name"], "Name");
+    let second = watch.next().await.unwrap();
+    assert_eq!(second["type"], "MODIFIED");
+    let object = &second["object"];
+    assert_eq!(object["columnDefinitions"], Value::Null);
+    assert_eq!(object["metadata"]["resourceVersion"], revision.to_string());
+    assert_eq!(object["rows"][0]["cells"][0], "a");
+    assert_eq!(
+        object["rows"][0]["object"]["metadata"]["labels"]["app"],
+        "y"
+    );
+    let bookmark = watch.next().await.unwrap();
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    let metadata = &bookmark["object"]["rows"][0]["object"]["metadata"];
+    assert_eq!(metadata["resourceVersion"], revision.to_string());
+    assert_eq!(watch.next().await, None);
+}
+
+#[tokio::test]
+async fn watched_metadata_comes_without_the_rest() {
+    let api = Harness::start().await;
+    create(&api, "a", "x").await;
+    let path = format!("{PATH}?watch=true");
+    let metadata = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
+    let mut watch = Watch::open_as(&api, &path, metadata).await;
+    delete(&api, "a").await;
+    for kind in ["ADDED", "DELETED"] {
+        let event = watch.next().await.unwrap();
+        assert_eq!(event["type"], kind);
+        let object = &event["object"];
+        assert_eq!(object["kind"], "PartialObjectMetadata");
+        assert_eq!(object["apiVersion"], "meta.k8s.io/v1");
+        assert_eq!(object["metadata"]["labels"]["app"], "x");
+    }
+}
+
+#[tokio::test]
+async fn one_object_is_watched_by_its_name_and_under_old_paths() {
+    let api = Harness::start().await;
+    create(&api, "a", "x").await;
+    create(&api, "b", "x").await;
+    let old = "/api/v1/watch/namespaces/default/configmaps";
+    for (path, expected) in [
+        (format!("{PATH}/b?watch=1"), &["b"][..]),
+        (
+            format!("{PATH}?watch=1&fieldSelector=metadata.name%3Db"),
+            &["b"],
+        ),
+        (format!("{old}/b"), &["b"]),
+        (old.to_owned(), &["a", "b"]),
+    ] {
+        let mut watch = Watch::open_as(&api, &path, "*/*").await;
+        let expected: Vec<_> = expected.iter().map(|name| ("ADDED", *name)).collect();
+        watch.expect(&expected).await;
+    }
+}
+
+#[tokio::test]
+async fn a_watch_cannot_be_had_in_yaml() {
+    let api = Harness::start().await;
+    let path = format!("{PATH}?watch=true");
+    let refused = api.get(&path, &[("accept", "application/yaml")]).await;
+    assert_eq!(refused.status(), 406);
 }
 
 #[tokio::test]
