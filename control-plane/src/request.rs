@@ -406,7 +406,7 @@ fn include(value: &str) -> Result<Include, ApiError> {
 }
 
 /// Reads the letters that are written as `%41`; what is then no text is no path.
-fn decoded(path: &str) -> Result<String, ApiError> {
+pub(crate) fn decoded(path: &str) -> Result<String, ApiError> {
     let refuse = || ApiError::bad_request(format!("invalid URL escape in the path \"{path}\""));
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();

@@ -2,6 +2,7 @@
 
 mod body;
 mod gzip;
+mod metrics;
 
 use std::{
     convert::Infallible,
@@ -9,11 +10,13 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
+    request::Parts,
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jiff::Timestamp;
@@ -21,7 +24,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use body::ApiBody;
-pub(crate) use body::ListParts;
+pub(crate) use metrics::Metrics;
+
+use body::ListParts;
+use metrics::RequestLabels;
 
 use crate::{
     authorize::{self, Attributes},
@@ -111,16 +117,25 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let machine = Arc::clone(&self.machine);
         Box::pin(async move {
+            let begun = Instant::now();
             let audit = audit_id(request.headers());
-            let answer = answer(&machine, request).await;
+            let mut labels = RequestLabels::of_method(request.method());
+            let answer = answer(&machine, request, &mut labels).await;
             let mut response = answer.unwrap_or_else(Response::from);
+            let metrics = machine.metrics();
+            metrics.answered(labels, response.status(), begun.elapsed());
             response.headers_mut().insert(AUDIT_ID, audit);
             Ok(response)
         })
     }
 }
 
-async fn answer<B>(machine: &Machine, request: Request<B>) -> Result<Response<ApiBody>, ApiError>
+/// Answers a request, and notes on the way what it is about.
+async fn answer<B>(
+    machine: &Machine,
+    request: Request<B>,
+    labels: &mut RequestLabels,
+) -> Result<Response<ApiBody>, ApiError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -131,20 +146,29 @@ where
     let caller = caller.unwrap_or_else(Caller::in_process);
     let authorizer = machine.authorizer();
     let caller = authorize::impersonate(authorizer, caller, &mut head.headers)?;
-    authorizer.check(&caller, &Attributes::of(&head))?;
+    authorizer.check(&caller, &Attributes::of(&head)?)?;
     let gzip = gzip::is_accepted(&head.headers);
+    if head.uri.path() == metrics::PATH && head.method == Method::GET {
+        return Ok(machine.metrics().answer().into_response());
+    }
     let response = match Target::parse(head.uri.path())? {
-        Target::Discovery(_) if head.method != http::Method::GET => {
+        Target::Discovery(_) if head.method != Method::GET => {
             return Err(ApiError::method_not_allowed());
         }
         Target::Discovery(document) => discovery::answer(&document, machine, &head)?,
         Target::Objects(objects) => {
+            labels.concern(&objects);
             let media = media(&head.headers);
             let call = call(head, objects, caller, machine.clock())?;
+            labels.act(call.verb);
             let bytes = read(body).await?;
             let answer = machine.act(&call, Content { media, bytes }).await;
             let answer = answer.unwrap_or_else(|error| Answer::failure(&error));
-            answer.shown(&call).into_response()
+            let mut answer = answer.shown(&call);
+            if answer.body.is_watch() {
+                answer.body = answer.body.counted(machine.metrics().open_watch(labels));
+            }
+            answer.into_response()
         }
     };
     Ok(if gzip { compressed(response) } else { response })

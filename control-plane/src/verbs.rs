@@ -25,7 +25,7 @@ use crate::{
     kinds::{self, KindInfo, Scope, Subresource, Verb},
     object::{self, ObjectStore},
     request::{Call, Objects, Options, Target},
-    service::{Answer, Content},
+    service::{Answer, Content, Metrics},
     status::ApiError,
     view::View,
 };
@@ -44,6 +44,7 @@ pub(crate) struct Machine {
     identity: Arc<Identity>,
     authorizer: Authorizer,
     stopping: CancellationToken,
+    metrics: Metrics,
 }
 
 impl Machine {
@@ -57,6 +58,7 @@ impl Machine {
             clock,
             identity: config.identity,
             stopping,
+            metrics: Metrics::default(),
         }
     }
 
@@ -73,6 +75,11 @@ impl Machine {
     /// Returns who says what callers may do.
     pub(crate) fn authorizer(&self) -> &Authorizer {
         &self.authorizer
+    }
+
+    /// Returns what counts requests.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Returns what tells the time.

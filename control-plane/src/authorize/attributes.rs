@@ -2,7 +2,7 @@
 
 use http::{Method, request::Parts};
 
-use crate::{caller::Caller, status::ApiError};
+use crate::{caller::Caller, request, status::ApiError};
 
 /// What a request wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,15 +31,31 @@ pub(crate) struct ResourceAttributes {
     pub(crate) fields: Vec<(String, String)>,
 }
 
+/// What tells whether a read is a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watched {
+    /// The path says so.
+    ByPath,
+    /// The query may.
+    ByQuery,
+}
+
 impl Attributes {
     /// Reads a request's path, method and query as the stock server does.
-    pub(crate) fn of(head: &Parts) -> Attributes {
-        let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
+    pub(crate) fn of(head: &Parts) -> Result<Attributes, ApiError> {
+        // What is checked must be what is served.
+        let path = request::decoded(head.uri.path())?;
+        let query = head.uri.query().unwrap_or_default();
         let segments: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
         let (group, version, rest) = match segments.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
             ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
-            _ => return Attributes::path(&head.method, path),
+            _ => return Ok(Attributes::path(&head.method, &path)),
+        };
+        // `/api/v1/watch/pods` is an old way to ask for a watch.
+        let (watched, rest) = match rest {
+            ["watch", rest @ ..] if !rest.is_empty() => (Watched::ByPath, rest),
+            rest => (Watched::ByQuery, rest),
         };
         let mut wanted = ResourceAttributes {
             group: group.to_owned(),
@@ -47,8 +63,8 @@ impl Attributes {
             ..ResourceAttributes::default()
         };
         wanted.place(rest);
-        wanted.act(&head.method, query);
-        Attributes::Resource(wanted)
+        wanted.act(&head.method, query, watched);
+        Ok(Attributes::Resource(wanted))
     }
 
     /// Returns the namespace in which rules may permit this, empty for the cluster.
@@ -117,7 +133,7 @@ impl ResourceAttributes {
     }
 
     /// Finds out the verb. A list or watch of one name by its field is one of that name.
-    fn act(&mut self, method: &Method, query: &str) {
+    fn act(&mut self, method: &Method, query: &str, watched: Watched) {
         let plain = match method.as_str() {
             "POST" => "create",
             "GET" | "HEAD" => "get",
@@ -130,11 +146,13 @@ impl ResourceAttributes {
                 return;
             }
         };
-        let mut watch = false;
+        let mut watch = watched == Watched::ByPath;
         let mut fields = Vec::new();
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
-                "watch" => watch = !matches!(&*value, "0" | "false"),
+                "watch" if watched == Watched::ByQuery => {
+                    watch = !matches!(&*value, "0" | "false");
+                }
                 "fieldSelector" => fields = equalities(&value),
                 _ => (),
             }

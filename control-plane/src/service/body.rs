@@ -15,13 +15,15 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use serde_json::Value;
 
-use super::gzip::Compressor;
+use super::{gzip::Compressor, metrics::OpenWatch};
 use crate::{kinds::KindInfo, object::ObjectRecord, verbs::WatchStream, view::View};
 
 /// The body of an answer.
 #[derive(Debug)]
 pub struct ApiBody {
     content: Content,
+    /// Counts this body while it lives, if it is counted.
+    _open: Option<OpenWatch>,
 }
 
 #[derive(Debug)]
@@ -34,7 +36,7 @@ enum Content {
 
 /// A list: text in front, objects with something between them, text behind.
 #[derive(Debug)]
-pub(crate) struct ListParts {
+pub(super) struct ListParts {
     head: Option<Bytes>,
     items: VecDeque<Arc<ObjectRecord>>,
     length: usize,
@@ -53,20 +55,29 @@ enum ListPosition {
 
 impl ApiBody {
     pub(crate) fn whole(bytes: Bytes) -> ApiBody {
-        ApiBody {
-            content: Content::Whole(Some(bytes)),
-        }
+        ApiBody::of(Content::Whole(Some(bytes)))
     }
 
-    pub(crate) fn list(parts: ListParts) -> ApiBody {
-        ApiBody {
-            content: Content::List(parts),
-        }
+    pub(super) fn list(parts: ListParts) -> ApiBody {
+        ApiBody::of(Content::List(parts))
     }
 
     pub(crate) fn watch(stream: WatchStream) -> ApiBody {
+        ApiBody::of(Content::Watch(Box::new(stream)))
+    }
+
+    fn of(content: Content) -> ApiBody {
         ApiBody {
-            content: Content::Watch(Box::new(stream)),
+            content,
+            _open: None,
+        }
+    }
+
+    /// Lets the body be counted as long as it lives.
+    pub(super) fn counted(self, open: OpenWatch) -> ApiBody {
+        ApiBody {
+            _open: Some(open),
+            ..self
         }
     }
 
@@ -74,7 +85,7 @@ impl ApiBody {
     pub(super) fn map_whole(self, change: impl FnOnce(Bytes) -> Bytes) -> ApiBody {
         match self.content {
             Content::Whole(Some(bytes)) => ApiBody::whole(change(bytes)),
-            content => ApiBody { content },
+            content => ApiBody { content, ..self },
         }
     }
 
@@ -90,10 +101,9 @@ impl ApiBody {
         let compressor = match self.content {
             Content::Whole(Some(bytes)) if bytes.len() >= threshold => Compressor::of_bytes(bytes),
             Content::List(parts) if parts.is_at_least(threshold) => Compressor::of_list(parts),
-            content => return (ApiBody { content }, false),
+            content => return (ApiBody { content, ..self }, false),
         };
-        let content = Content::Compressed(Box::new(compressor));
-        (ApiBody { content }, true)
+        (ApiBody::of(Content::Compressed(Box::new(compressor))), true)
     }
 
     /// Says whether the body goes on for as long as the client wants.
@@ -106,7 +116,7 @@ impl ApiBody {
 }
 
 impl ListParts {
-    pub(crate) fn new(
+    pub(super) fn new(
         info: &'static KindInfo,
         view: View,
         metadata: &Value,

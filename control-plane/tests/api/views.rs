@@ -206,3 +206,47 @@ async fn every_answer_has_a_name_in_the_log() {
     let given = api.get("/version", &[("audit-id", "mine")]).await;
     assert_eq!(given.headers()["audit-id"], "mine");
 }
+
+#[tokio::test]
+async fn requests_and_open_watches_are_counted() {
+    let api = Harness::start().await;
+    create(&api, "a").await;
+    check(
+        &api,
+        "GET",
+        &format!("{MAPS}/b"),
+        Value::Null,
+        404,
+        json!({}),
+    )
+    .await;
+    let watch = api.get(&format!("{MAPS}?watch=true"), &[]).await;
+    let about = |verb: &str| {
+        format!(r#"verb="{verb}",group="",version="v1",resource="configmaps",subresource="""#)
+    };
+    let response = api.get("/metrics", &[]).await;
+    let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(response.headers()["content-type"], media);
+    let text = String::from_utf8(bytes(response).await.to_vec()).unwrap();
+    for line in [
+        format!(
+            "apiserver_request_total{{{},code=\"201\"}} 1\n",
+            about("POST")
+        ),
+        format!(
+            "apiserver_request_total{{{},code=\"404\"}} 1\n",
+            about("GET")
+        ),
+        format!(
+            "apiserver_request_duration_seconds_count{{{}}} 1\n",
+            about("GET")
+        ),
+        format!("apiserver_longrunning_requests{{{}}} 1\n", about("WATCH")),
+    ] {
+        assert!(text.contains(&line), "{line} is not in\n{text}");
+    }
+    drop(watch);
+    let text = bytes(api.get("/metrics", &[]).await).await;
+    let line = format!("apiserver_longrunning_requests{{{}}} 0\n", about("WATCH"));
+    assert!(String::from_utf8_lossy(&text).contains(&line));
+}
