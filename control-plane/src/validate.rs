@@ -36,11 +36,11 @@ const LABEL_MESSAGE: &str = "a lowercase RFC 1123 label must consist of lower ca
      characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or \
      '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 
-pub(crate) const QUALIFIED_MESSAGE: &str = "name part must consist of alphanumeric characters, '-', '_' or \
+const QUALIFIED_MESSAGE: &str = "name part must consist of alphanumeric characters, '-', '_' or \
      '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or \
      '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 
-pub(crate) const LABEL_VALUE_MESSAGE: &str = "a valid label must be an empty string or consist of \
+const LABEL_VALUE_MESSAGE: &str = "a valid label must be an empty string or consist of \
      alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric \
      character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is \
      '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
@@ -273,14 +273,6 @@ fn lower_case(text: &str) -> bool {
     framed(text, letter, |byte| byte == b'-')
 }
 
-/// Says whether text is a qualified name: an optional domain, a slash, a name.
-pub(crate) fn is_label_key(text: &str) -> bool {
-    match text.split_once('/') {
-        None => is_label_name(text),
-        Some((domain, name)) => is_subdomain(domain) && is_label_name(name),
-    }
-}
-
 /// Says whether text can be the value of a label.
 pub(crate) fn is_label_value(text: &str) -> bool {
     text.is_empty() || is_label_name(text)
@@ -425,7 +417,7 @@ mod tests {
             ("/a", false),
             ("a/", false),
         ] {
-            assert_eq!(is_label_key(key), valid, "{key}");
+            assert_eq!(qualified_faults(key).is_empty(), valid, "{key}");
         }
         assert!(is_label_value("") && is_label_value("a_b.C") && !is_label_value("a b"));
     }

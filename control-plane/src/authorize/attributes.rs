@@ -252,3 +252,42 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn check(path: &str, expected: [&str; 4]) {
+        let (head, ()) = Request::get(path).body(()).expect("a request").into_parts();
+        let Attributes::Resource(wanted) = Attributes::of(&head).expect("a path") else {
+            panic!("{path} is a resource's");
+        };
+        let found = [
+            &wanted.verb,
+            &wanted.namespace,
+            &wanted.resource,
+            &wanted.name,
+        ];
+        assert_eq!(found, expected, "{path}");
+    }
+
+    /// A request that is checked as another one than it is served as would get past the rules.
+    #[test]
+    fn escaped_and_old_paths_are_checked_as_they_are_served() {
+        check(
+            "/api/v1/namespaces/a/s%65crets/b",
+            ["get", "a", "secrets", "b"],
+        );
+        check(
+            "/api/v1/namespaces/a%2Fsecrets",
+            ["list", "a", "secrets", ""],
+        );
+        check(
+            "/api/v1/watch/namespaces/a/pods/b",
+            ["watch", "a", "pods", "b"],
+        );
+        check("/api/v1/w%61tch/nodes", ["watch", "", "nodes", ""]);
+    }
+}

@@ -129,10 +129,8 @@ impl<'a> Reader<'a> {
     fn number(&mut self, key: &str) -> Result<i64, String> {
         let value = self.value(key)?;
         value.parse().map_err(|_| {
-            format!(
-                "values[0]: Invalid value: \"{value}\": for 'Gt', 'Lt' operators, the value must \
-                 be an integer"
-            )
+            let why = "for 'Gt', 'Lt' operators, the value must be an integer";
+            invalid("values[0]", &value, why)
         })
     }
 
@@ -206,23 +204,27 @@ impl<'a> Reader<'a> {
 }
 
 fn key(word: &str) -> Result<String, String> {
-    match validate::is_label_key(word) {
+    let faults = validate::qualified_faults(word);
+    match faults.is_empty() {
         true => Ok(word.to_owned()),
-        false => Err(format!(
-            "<nil>: Invalid value: \"{word}\": {}",
-            validate::QUALIFIED_MESSAGE
-        )),
+        false => Err(invalid("<nil>", word, &faults.join("; "))),
     }
 }
 
 fn value(key: &str, word: &str, index: usize) -> Result<String, String> {
-    match validate::is_label_value(word) {
+    let faults = validate::label_value_faults(word);
+    match faults.is_empty() {
         true => Ok(word.to_owned()),
-        false => Err(format!(
-            "values[{index}][{key}]: Invalid value: \"{word}\": {}",
-            validate::LABEL_VALUE_MESSAGE
+        false => Err(invalid(
+            &format!("values[{index}][{key}]"),
+            word,
+            &faults.join("; "),
         )),
     }
+}
+
+fn invalid(field: &str, value: &str, why: &str) -> String {
+    format!("{field}: Invalid value: \"{value}\": {why}")
 }
 
 impl fmt::Display for Token<'_> {
