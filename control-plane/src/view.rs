@@ -11,7 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-pub(crate) use accept::{Endpoint, negotiate};
+pub(crate) use accept::{Clause, Endpoint, accepted, negotiate};
 
 use crate::{kinds::KindInfo, object, protobuf, table};
 

@@ -5,7 +5,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, req
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use serde_json::Value;
 
-use crate::{service::ApiBody, status::ApiError};
+use crate::{
+    service::ApiBody,
+    status::ApiError,
+    view::{Clause, accepted},
+};
 
 /// What is sent.
 #[derive(Debug)]
@@ -51,77 +55,34 @@ pub(super) enum AggregatedVersion {
 
 /// Chooses the form that the client likes best.
 pub(super) fn form(head: &Parts, aggregation: Aggregation) -> Result<Form, ApiError> {
-    let offers = head.headers.get_all(header::ACCEPT).iter();
-    let offers: Vec<&str> = offers
-        .filter_map(|offers| offers.to_str().ok())
-        .flat_map(|offers| offers.split(','))
-        .filter(|offer| !offer.trim().is_empty())
-        .collect();
-    if offers.is_empty() {
+    let clauses = accepted(&head.headers);
+    if clauses.is_empty() {
         return Ok(Form::Plain);
     }
-    let mut offers: Vec<Offer<'_>> = offers.into_iter().map(Offer::read).collect();
-    offers.sort_by(|one, other| other.quality.total_cmp(&one.quality));
-    offers
+    let form = clauses
         .iter()
-        .find_map(|offer| offer.form(aggregation))
-        .ok_or_else(|| {
-            ApiError::not_acceptable(
-                "only the following media types are accepted: application/json",
-            )
-        })
+        .find_map(|clause| form_of(clause, aggregation));
+    form.ok_or_else(|| {
+        ApiError::not_acceptable("only the following media types are accepted: application/json")
+    })
 }
 
-/// One alternative of an `Accept` header.
-struct Offer<'a> {
-    media: &'a str,
-    quality: f64,
-    /// Group, version and kind of the form in which the answer is wanted.
-    group: &'a str,
-    version: &'a str,
-    kind: Option<&'a str>,
-}
-
-impl Offer<'_> {
-    fn read(text: &str) -> Offer<'_> {
-        let mut parts = text.split(';').map(str::trim);
-        let mut offer = Offer {
-            media: parts.next().unwrap_or_default(),
-            quality: 1.0,
-            group: "",
-            version: "",
-            kind: None,
-        };
-        for part in parts {
-            match part.split_once('=') {
-                Some(("q", value)) => offer.quality = value.parse().unwrap_or(1.0),
-                Some(("g", value)) => offer.group = value,
-                Some(("v", value)) => offer.version = value,
-                Some(("as", value)) => offer.kind = Some(value),
-                _ => (),
-            }
-        }
-        offer
+fn form_of(clause: &Clause<'_>, aggregation: Aggregation) -> Option<Form> {
+    if !clause.covers("json") {
+        return None;
     }
-
-    fn form(&self, aggregation: Aggregation) -> Option<Form> {
-        if !matches!(self.media, "application/json" | "application/*" | "*/*") {
-            return None;
-        }
-        match (self.kind, self.group, self.version, aggregation) {
-            (None, ..) => Some(Form::Plain),
-            (
-                Some("APIGroupDiscoveryList"),
-                "apidiscovery.k8s.io",
-                version,
-                Aggregation::Offered,
-            ) => match version {
-                "v2" => Some(Form::Aggregated(AggregatedVersion::V2)),
-                "v2beta1" => Some(Form::Aggregated(AggregatedVersion::V2Beta1)),
-                _ => None,
-            },
+    let wanted = (clause.kind, clause.group, clause.version);
+    match (wanted, aggregation) {
+        ((None, ..), _) => Some(Form::Plain),
+        (
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some(version)),
+            Aggregation::Offered,
+        ) => match version {
+            "v2" => Some(Form::Aggregated(AggregatedVersion::V2)),
+            "v2beta1" => Some(Form::Aggregated(AggregatedVersion::V2Beta1)),
             _ => None,
-        }
+        },
+        _ => None,
     }
 }
 

@@ -27,14 +27,27 @@ pub(crate) enum Endpoint {
 
 /// One of the forms that a client takes.
 #[derive(Debug, Default)]
-struct Clause<'a> {
+pub(crate) struct Clause<'a> {
     media: &'a str,
     submedia: &'a str,
     quality: f32,
-    kind: Option<&'a str>,
-    group: Option<&'a str>,
-    version: Option<&'a str>,
+    /// What the answer shall be turned into, with its group and version.
+    pub(crate) kind: Option<&'a str>,
+    pub(crate) group: Option<&'a str>,
+    pub(crate) version: Option<&'a str>,
     stream: Option<&'a str>,
+}
+
+/// Returns the forms that a client takes, the best first; none if it does not say.
+pub(crate) fn accepted(headers: &HeaderMap) -> Vec<Clause<'_>> {
+    let offers = headers.get_all(header::ACCEPT).iter();
+    let offers = offers.filter_map(|offer| offer.to_str().ok());
+    let clauses = offers.flat_map(|offer| offer.split(','));
+    let clauses = clauses.filter(|clause| !clause.trim().is_empty());
+    let mut clauses: Vec<_> = clauses.map(Clause::read).collect();
+    // Stable: among equals the order in the header counts.
+    clauses.sort_by(|one, other| other.rank().total_cmp(&one.rank()));
+    clauses
 }
 
 /// Chooses shape and encoding of an answer; what stands beside a table's cells is asked elsewhere.
@@ -43,15 +56,10 @@ pub(crate) fn negotiate(
     endpoint: Endpoint,
     include: Include,
 ) -> Result<(Shape, Encoding), ApiError> {
-    let offers = headers.get_all(header::ACCEPT).iter();
-    let offers: Vec<_> = offers.filter_map(|offer| offer.to_str().ok()).collect();
-    if offers.iter().all(|offer| offer.is_empty()) {
+    let clauses = accepted(headers);
+    if clauses.is_empty() {
         return Ok((Shape::Whole, Encoding::Json));
     }
-    let clauses = offers.iter().flat_map(|offer| offer.split(','));
-    let mut clauses: Vec<_> = clauses.map(Clause::read).collect();
-    // Stable: among equals the order in the header counts.
-    clauses.sort_by(|one, other| other.rank().total_cmp(&one.rank()));
     let encodings = || {
         let streamed = endpoint == Endpoint::Watch;
         let all = ENCODINGS.iter();
@@ -126,7 +134,8 @@ impl<'a> Clause<'a> {
         self.quality + exact(self.media, EXACT_TYPE) + exact(self.submedia, EXACT_SUBTYPE)
     }
 
-    fn covers(&self, encoding: &str) -> bool {
+    /// Says whether `application/…` with this name is among what it takes.
+    pub(crate) fn covers(&self, encoding: &str) -> bool {
         match (self.media, self.submedia) {
             ("*", "*") | ("application", "*") => true,
             ("application", name) => name == encoding,
