@@ -273,6 +273,14 @@ fn lower_case(text: &str) -> bool {
     framed(text, letter, |byte| byte == b'-')
 }
 
+/// Says whether text is a qualified name: an optional domain, a slash, a name.
+pub(crate) fn is_label_key(text: &str) -> bool {
+    match text.split_once('/') {
+        None => is_label_name(text),
+        Some((domain, name)) => is_subdomain(domain) && is_label_name(name),
+    }
+}
+
 /// Says whether text can be the value of a label.
 pub(crate) fn is_label_value(text: &str) -> bool {
     text.is_empty() || is_label_name(text)
@@ -417,7 +425,7 @@ mod tests {
             ("/a", false),
             ("a/", false),
         ] {
-            assert_eq!(qualified_faults(key).is_empty(), valid, "{key}");
+            assert_eq!(is_label_key(key), valid, "{key}");
         }
         assert!(is_label_value("") && is_label_value("a_b.C") && !is_label_value("a b"));
     }
