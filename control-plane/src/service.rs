@@ -183,6 +183,13 @@ fn call(
 ) -> Result<Call, ApiError> {
     let options = Options::parse(head.uri.query().unwrap_or_default())?;
     let verb = objects.verb(&head.method, &options)?;
+    let upgrade = head.headers.get(header::UPGRADE);
+    if verb == Verb::Watch
+        && upgrade.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    {
+        let message = "watches are not served over WebSocket; ask without an upgrade";
+        return Err(ApiError::bad_request(message));
+    }
     let endpoint = endpoint(verb, objects.subresource);
     let (shape, encoding) = view::negotiate(&head.headers, endpoint, options.include)?;
     let agent = head.headers.get(header::USER_AGENT);

@@ -244,9 +244,11 @@ async fn one_object_is_watched_by_its_name_and_under_old_paths() {
 }
 
 #[tokio::test]
-async fn a_watch_cannot_be_had_in_yaml() {
+async fn a_watch_is_a_stream_of_json_or_protobuf() {
     let api = Harness::start().await;
     let path = format!("{PATH}?watch=true");
+    let upgrade = [("connection", "Upgrade"), ("upgrade", "websocket")];
+    assert_eq!(api.get(&path, &upgrade).await.status(), 400);
     let refused = api.get(&path, &[("accept", "application/yaml")]).await;
     assert_eq!(refused.status(), 406);
 }
