@@ -6,6 +6,7 @@ mod descriptors;
 mod exit;
 mod image;
 mod kubeconfig;
+mod kubelet;
 mod manifest;
 mod run;
 mod signals;

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::console::{Console, PullBars};
 use crate::kubeconfig::Access;
+use crate::kubelet::InMemoryKubelet;
 use crate::manifest::Object;
 
 /// The name of the one node.
@@ -65,6 +66,7 @@ pub(crate) struct Running {
     control_plane: ControlPlane,
     api: Option<ApiServer>,
     agent: Agent,
+    kubelet: Arc<InMemoryKubelet>,
     runtime: Runtime,
 }
 
@@ -227,10 +229,14 @@ impl System {
         let agent = Agent::start(self.agent)
             .await
             .context("failed to start the node agent")?;
+        let kubelet = Arc::new(InMemoryKubelet::new(agent.kubelet()));
+        let kubelets = self.control_plane.kubelets();
+        kubelets.register(NODE_NAME, kubelet.clone());
         Ok(Running {
             control_plane: self.control_plane,
             api: self.api,
             agent,
+            kubelet,
             runtime,
         })
     }
@@ -254,7 +260,10 @@ impl Running {
             tracing::warn!(abandoned, "file operations of ended guests were abandoned");
         }
         self.runtime.shutdown().await;
+        let kubelets = self.control_plane.kubelets();
         self.control_plane.stop().await;
+        kubelets.remove(NODE_NAME);
+        self.kubelet.stop().await;
     }
 }
 

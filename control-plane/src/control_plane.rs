@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     authorize,
     identity::Identity,
-    kinds, scheduler,
+    kinds,
+    kubelets::Kubelets,
+    scheduler,
     service::ApiService,
     verbs::{self, Machine},
 };
@@ -90,6 +92,11 @@ impl ControlPlane {
     /// Returns a client whose requests never leave the process; needs a tokio runtime.
     pub fn client(&self, namespace: &str) -> kube::Client {
         kube::Client::new(self.service(), namespace)
+    }
+
+    /// Returns where the ways to the nodes' kubelets are named.
+    pub fn kubelets(&self) -> Kubelets {
+        self.machine.kubelets().clone()
     }
 
     /// Stops the controllers and ends all watches; clients still held are refused from then on.

@@ -47,6 +47,15 @@ impl Cause {
         }
     }
 
+    /// What a node's kubelet said.
+    pub(crate) fn unexpected_response(said: &str) -> Cause {
+        Cause {
+            reason: "UnexpectedServerResponse",
+            message: said.to_owned(),
+            field: String::new(),
+        }
+    }
+
     /// Writes the cause as part of a sentence.
     pub(crate) fn sentence(&self) -> String {
         format!("{}: {}", self.field, self.message)

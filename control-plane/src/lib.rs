@@ -35,6 +35,7 @@ mod schema;
 mod validate;
 
 mod discovery;
+mod kubelets;
 mod openapi;
 mod scheduler;
 
@@ -42,6 +43,7 @@ pub use caller::Caller;
 pub use control_plane::{ControlPlane, ControlPlaneConfig, Refusal, check_manifest};
 pub use identity::{Credentials, Identity, IdentityError, Purpose, Subject};
 pub use kinds::{KindInfo, Scope, Subresource, Verb, served};
+pub use kubelets::{DuplexStream, KubeletDialer, KubeletStream, Kubelets};
 pub use server::{ApiServer, ServerConfig, ServerError};
 pub use service::{ApiBody, ApiService};
 

@@ -9,6 +9,7 @@ use crate::{
     caller::Caller,
     invalid::Causes,
     kinds::{KindInfo, Scope, Subresource, Verb, by_plural},
+    kubelets::PARAMETERS,
     selector::Selector,
     status::ApiError,
     view::{Include, View},
@@ -105,6 +106,8 @@ pub(crate) struct Options {
     pub(crate) force: Option<bool>,
     /// What a table shows beside its cells.
     pub(crate) include: Include,
+    /// What of a log is asked for, as written.
+    pub(crate) log: Vec<(&'static str, String)>,
 }
 
 /// Which revision a list may show.
@@ -330,7 +333,15 @@ impl Options {
             "fieldManager" if !value.is_empty() => self.field_manager = Some(value.to_owned()),
             "force" => self.force = Some(flag(name, value)?),
             "includeObject" => self.include = include(value)?,
-            _ => (),
+            _ => {
+                let mut known = PARAMETERS.iter().filter(|known| **known == name);
+                // A parameter that is given twice counts as it is given first.
+                if let Some(known) = known.next()
+                    && !self.log.iter().any(|(given, _)| given == known)
+                {
+                    self.log.push((known, value.to_owned()));
+                }
+            }
         }
         Ok(())
     }
@@ -529,7 +540,8 @@ mod tests {
             ("GET", "/api/v1/replicationcontrollers", "", 404),
             ("GET", "/api/v1/pods/x", "", 404),
             ("GET", "/api/v1/namespaces/a/nodes", "", 404),
-            ("GET", "/api/v1/namespaces/a/pods/b/log", "", 404),
+            ("POST", "/api/v1/namespaces/a/pods/b/log", "", 405),
+            ("GET", "/api/v1/namespaces/a/pods/b/exec", "", 404),
             ("GET", "/api/v1/namespaces/a/pods/b/status/c", "", 404),
             ("POST", "/api/v1/pods", "", 405),
             ("DELETE", "/api/v1/namespaces", "", 405),

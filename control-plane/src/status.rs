@@ -252,6 +252,26 @@ impl ApiError {
         error
     }
 
+    /// Parameters of a log that are out of range.
+    pub(crate) fn invalid_log_options(pod: &str, causes: Causes) -> ApiError {
+        let mut error = ApiError::unprocessable("");
+        error.details.name = Some(pod.to_owned());
+        error.details.kind = Some("PodLogOptions".into());
+        error.details.causes = causes.into_vec();
+        let list = sentences(&error.details.causes);
+        error.message = format!("PodLogOptions \"{pod}\" is invalid: {list}");
+        error
+    }
+
+    /// The node knows nothing of what the API knows, and has said so.
+    pub(crate) fn not_found_by_node(info: &KindInfo, name: &str, said: &str) -> ApiError {
+        let what = info.qualified();
+        let message = format!("the server could not find the requested resource ( {what} {name})");
+        let mut error = ApiError::new(StatusCode::NOT_FOUND, "NotFound", message).about(info, name);
+        error.details.causes = vec![Cause::unexpected_response(said)];
+        error
+    }
+
     /// The revision lies in the future.
     pub(crate) fn version_too_large(wanted: u64, newest: u64) -> ApiError {
         let message = format!("Timeout: Too large resource version: {wanted}, current: {newest}");

@@ -23,6 +23,7 @@ use crate::{
     control_plane::ControlPlaneConfig,
     identity::Identity,
     kinds::{self, KindInfo, Scope, Subresource, Verb},
+    kubelets::{self, Kubelets},
     object::{self, ObjectStore},
     request::{Call, Objects, Options, Target},
     service::{Answer, Content, Metrics},
@@ -43,6 +44,7 @@ pub(crate) struct Machine {
     clock: fn() -> Timestamp,
     identity: Arc<Identity>,
     authorizer: Authorizer,
+    kubelets: Kubelets,
     stopping: CancellationToken,
     metrics: Metrics,
 }
@@ -57,6 +59,7 @@ impl Machine {
             build: config.build,
             clock,
             identity: config.identity,
+            kubelets: Kubelets::default(),
             stopping,
             metrics: Metrics::default(),
         }
@@ -160,6 +163,7 @@ impl Machine {
             (Verb::Create, Some(Subresource::Eviction)) => self.evict(call, &content).await,
             (Verb::Create, None) => self.create(call, &content).await,
             (Verb::Get, None | Some(Subresource::Status | Subresource::Approval)) => self.get(call),
+            (Verb::Get, Some(Subresource::Log)) => self.log(call).await,
             (
                 Verb::Update,
                 None | Some(Subresource::Status | Subresource::Approval | Subresource::Finalize),
@@ -175,6 +179,19 @@ impl Machine {
                 Err(ApiError::method_not_allowed())
             }
         }
+    }
+
+    async fn log(&self, call: &Call) -> Result<Answer, ApiError> {
+        let objects = &call.objects;
+        let record = self.store.get(&objects.key());
+        let record = record.ok_or_else(|| ApiError::not_found(objects.info, objects.name()))?;
+        let pod = object::parse(&record);
+        kubelets::answer(&self.kubelets, call, &pod, self.stopping.clone()).await
+    }
+
+    /// Returns the ways to the nodes' kubelets.
+    pub(crate) fn kubelets(&self) -> &Kubelets {
+        &self.kubelets
     }
 
     /// Returns the time as objects carry it.

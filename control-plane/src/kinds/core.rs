@@ -88,6 +88,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         subresources: &[
             Subresource::Binding,
             Subresource::Eviction,
+            Subresource::Log,
             Subresource::Status,
         ],
         fields: POD_FIELDS,

@@ -16,7 +16,9 @@ use http_body::{Body, Frame, SizeHint};
 use serde_json::Value;
 
 use super::{gzip::Compressor, metrics::OpenWatch};
-use crate::{kinds::KindInfo, object::ObjectRecord, verbs::WatchStream, view::View};
+use crate::{
+    kinds::KindInfo, kubelets::LogStream, object::ObjectRecord, verbs::WatchStream, view::View,
+};
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ enum Content {
     List(ListParts),
     Compressed(Box<Compressor>),
     Watch(Box<WatchStream>),
+    Log(LogStream),
 }
 
 /// A list: text in front, objects with something between them, text behind.
@@ -81,6 +84,12 @@ impl ApiBody {
         }
     }
 
+    pub(crate) fn log(stream: LogStream) -> ApiBody {
+        ApiBody {
+            content: Content::Log(stream),
+        }
+    }
+
     /// Changes the bytes of a body that is whole.
     pub(super) fn map_whole(self, change: impl FnOnce(Bytes) -> Bytes) -> ApiBody {
         match self.content {
@@ -110,7 +119,7 @@ impl ApiBody {
     pub(crate) fn is_endless(&self) -> bool {
         match &self.content {
             Content::Whole(_) | Content::List(_) | Content::Compressed(_) => false,
-            Content::Watch(_) => true,
+            Content::Watch(_) | Content::Log(_) => true,
         }
     }
 }
@@ -178,6 +187,7 @@ impl Body for ApiBody {
             Content::List(parts) => Poll::Ready(parts.next()),
             Content::Compressed(compressor) => Poll::Ready(compressor.next()),
             Content::Watch(stream) => stream.poll_next(cx),
+            Content::Log(stream) => stream.poll_next(cx),
         };
         next.map(|next| next.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -191,7 +201,9 @@ impl Body for ApiBody {
             Content::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Content::List(_) | Content::Compressed(_) | Content::Watch(_) => SizeHint::default(),
+            Content::List(_) | Content::Compressed(_) | Content::Watch(_) | Content::Log(_) => {
+                SizeHint::default()
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod apply;
 mod deletion;
 mod discovery;
 mod harness;
+mod logs;
 mod namespaces;
 mod patch;
 mod deletion;
