@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authorize,
+    authorize, controllers,
     identity::Identity,
     kinds,
     kubelets::Kubelets,
@@ -47,6 +47,7 @@ pub struct ControlPlane {
     stop: CancellationToken,
     roles: JoinHandle<()>,
     scheduler: JoinHandle<()>,
+    controllers: JoinHandle<()>,
 }
 
 impl Default for ControlPlaneConfig {
@@ -66,21 +67,29 @@ impl ControlPlane {
     /// Starts the API with its first namespaces, and its controllers; needs a tokio runtime.
     pub async fn start(config: ControlPlaneConfig) -> ControlPlane {
         let clock = jiff::Timestamp::now;
+        let root_ca = config.identity.authority_pem().to_owned();
         let machine = Arc::new(Machine::new(config, clock));
         for name in FIRST_NAMESPACES {
             let namespace = json!({"metadata": {"name": name}});
             machine.seed("/api/v1/namespaces", &namespace).await;
+            // A controller would do it too, but the first pods may come before it.
+            let account = json!({"metadata": {"name": controllers::DEFAULT_ACCOUNT}});
+            let path = format!("/api/v1/namespaces/{name}/serviceaccounts");
+            machine.seed(&path, &account).await;
         }
         machine.seed_policy().await;
         let stop = CancellationToken::new();
         let client = kube::Client::new(ApiService::new(Arc::clone(&machine)), "default");
         let roles = tokio::spawn(authorize::gather_roles(client.clone(), stop.clone()));
-        let scheduler = tokio::spawn(scheduler::run(client, stop.clone()));
+        let scheduler = tokio::spawn(scheduler::run(client.clone(), stop.clone()));
+        let books = controllers::Config { root_ca };
+        let controllers = tokio::spawn(controllers::run(client, books, stop.clone()));
         ControlPlane {
             machine,
             stop,
             roles,
             scheduler,
+            controllers,
         }
     }
 
@@ -102,7 +111,11 @@ impl ControlPlane {
     /// Stops the controllers and ends all watches; clients still held are refused from then on.
     pub async fn stop(self) {
         self.stop.cancel();
-        for (name, task) in [("scheduler", self.scheduler), ("roles", self.roles)] {
+        for (name, task) in [
+            ("controllers", self.controllers),
+            ("scheduler", self.scheduler),
+            ("roles", self.roles),
+        ] {
             if let Err(error) = task.await {
                 tracing::error!(%error, name, "a controller did not end by itself");
             }

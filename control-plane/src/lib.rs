@@ -39,6 +39,8 @@ mod kubelets;
 mod openapi;
 mod scheduler;
 
+mod controllers;
+
 pub use caller::Caller;
 pub use control_plane::{ControlPlane, ControlPlaneConfig, Refusal, check_manifest};
 pub use identity::{Credentials, Identity, IdentityError, Purpose, Subject};

@@ -5,8 +5,14 @@ use coracle_control_plane::{ApiBody, ControlPlane, ControlPlaneConfig};
 use coracle_store::Limits;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use kube::{Api, runtime::wait::await_condition};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::{fmt::Debug, time::Duration};
 use tower::ServiceExt;
+
+/// How long a controller may take on a busy machine before a test says that nothing happens.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running control plane.
 pub(crate) struct Harness {
@@ -117,6 +123,16 @@ pub(crate) async fn check(
     assert_eq!(found, code, "{method} {path}: {answer}");
     contains(&answer, &expected, &format!("{method} {path}"));
     answer
+}
+
+/// Watches an object until it is as it shall be; `None` is its absence.
+pub(crate) async fn until<K>(api: &Api<K>, name: &str, is_right: impl Fn(Option<&K>) -> bool)
+where
+    K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let done = await_condition(api.clone(), name, is_right);
+    let waited = tokio::time::timeout(PATIENCE, done).await;
+    waited.expect("what is awaited happens").unwrap();
 }
 
 /// Compares the parts of `found` that `expected` names.

@@ -1,0 +1,102 @@
+//! Keeps the cluster's books: collects garbage, empties namespaces, furnishes new ones.
+//!
+//! Every controller is an ordinary client of the API: it would run unchanged beside a real API
+//! server. A wake-up carries no information; it puts a key in line, and who works on the key looks
+//! at what is there by then.
+
+mod catalogue;
+mod furnish;
+mod namespaces;
+mod queue;
+mod thin;
+mod watches;
+
+use std::{future::Future, time::Duration};
+
+use futures::future::BoxFuture;
+use kube::Client;
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use furnish::DEFAULT_ACCOUNT;
+
+/// The pause before a controller that broke down is started again.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+/// What controllers need to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// The certificates in PEM by which pods know the API.
+    pub(crate) root_ca: String,
+}
+
+/// One controller: its name, and what makes it run.
+struct Controller {
+    name: &'static str,
+    start: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+}
+
+/// Runs all controllers until `stop`, each in a task of its own; one that breaks down is a bug,
+/// is logged, and starts again.
+pub(crate) async fn run(client: Client, config: Config, stop: CancellationToken) {
+    let controllers = controllers(client, config);
+    let mut tasks = JoinSet::new();
+    let mut running: Vec<(Id, usize)> = Vec::new();
+    for (index, controller) in controllers.iter().enumerate() {
+        running.push((tasks.spawn((controller.start)()).id(), index));
+    }
+    loop {
+        let ended = tokio::select! {
+            () = stop.cancelled() => break,
+            ended = tasks.join_next_with_id() => ended,
+        };
+        let (id, error) = match ended {
+            None => break,
+            Some(Ok((id, ()))) => (id, None),
+            Some(Err(error)) => (error.id(), Some(error)),
+        };
+        let Some(position) = running.iter().position(|(known, _)| *known == id) else {
+            continue;
+        };
+        let (_, index) = running.swap_remove(position);
+        let Some(controller) = controllers.get(index) else {
+            continue;
+        };
+        tracing::error!(
+            controller = controller.name,
+            ?error,
+            "broke down, starts again"
+        );
+        let again = (controller.start)();
+        let task = tasks.spawn(async move {
+            tokio::time::sleep(RESTART_DELAY).await;
+            again.await;
+        });
+        running.push((task.id(), index));
+    }
+    // Nothing they do needs an end: each step is one request, and a restart looks at everything.
+    tasks.shutdown().await;
+}
+
+fn controllers(client: Client, config: Config) -> Vec<Controller> {
+    let root_ca = config.root_ca;
+    vec![
+        controller("namespaces", &client, namespaces::run),
+        controller("furnish", &client, move |client| {
+            furnish::run(client, root_ca.clone())
+        }),
+    ]
+}
+
+fn controller<F>(
+    name: &'static str,
+    client: &Client,
+    run: impl Fn(Client) -> F + Send + Sync + 'static,
+) -> Controller
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let client = client.clone();
+    let start = Box::new(move || -> BoxFuture<'static, ()> { Box::pin(run(client.clone())) });
+    Controller { name, start }
+}
