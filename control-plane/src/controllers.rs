@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod furnish;
+mod garbage;
 mod namespaces;
 mod queue;
 mod thin;
@@ -82,6 +83,7 @@ fn controllers(client: Client, config: Config) -> Vec<Controller> {
     let root_ca = config.root_ca;
     vec![
         controller("namespaces", &client, namespaces::run),
+        controller("garbage", &client, garbage::run),
         controller("furnish", &client, move |client| {
             furnish::run(client, root_ca.clone())
         }),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_store::{Expect, Revision, WriteError};
+use http::StatusCode;
 use jiff::{Timestamp, Unit};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -118,8 +119,12 @@ impl Machine {
             media: String::new(),
             bytes: Bytes::from(object.to_string()),
         };
-        let created = self.create(&call, &content).await;
-        created.expect("the first objects are valid and nothing else has been created");
+        match self.create(&call, &content).await {
+            Ok(_) => (),
+            // A store that was opened again has it already.
+            Err(error) if error.code == StatusCode::CONFLICT => (),
+            Err(error) => unreachable!("the first objects are valid: {}", error.message),
+        }
     }
 
     /// Creates the roles and bindings to begin with, or brings back what is missing of them.

@@ -48,6 +48,13 @@ impl Catalogue {
         Ok(catalogue)
     }
 
+    /// Finds the preferred version of a kind that may be named in another one, and its place.
+    pub(super) fn preferred_index(&self, api_version: &str, kind: &str) -> Option<(usize, &Kind)> {
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        let mut kinds = self.preferred.iter().enumerate();
+        kinds.find(|(_, known)| known.resource.kind == kind && known.resource.group == group)
+    }
+
     /// Finds the kind that an owner reference names.
     pub(super) fn find(&self, api_version: &str, kind: &str) -> Option<&Kind> {
         let fits = |known: &&Kind| {

@@ -23,7 +23,7 @@ use super::{
     catalogue::{Catalogue, Kind},
     queue::{Backoff, Step, Workers},
     thin::Thin,
-    watches::{self, changes, unless},
+    watches::{self, JSON, changes, unless},
 };
 use conditions::Remains;
 
@@ -141,8 +141,6 @@ async fn release(client: &Client, mut namespace: Namespace) -> Result<(), kube::
     let released = watches::send(client, Method::PUT, &path, JSON, &body).await;
     unless(released, 404)
 }
-
-const JSON: &str = "application/json";
 
 /// Deletes all it can and finds out what is left.
 async fn delete_content(client: &Client, namespace: &str) -> Remains {

@@ -5,9 +5,12 @@
 
 use std::borrow::Cow;
 
+use http::{HeaderValue, header};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::{
+    Client,
     api::ApiResource,
+    client::Body,
     core::{DynamicResourceScope, Resource},
 };
 use serde::Deserialize;
@@ -17,6 +20,26 @@ use serde::Deserialize;
 #[serde(from = "Wire")]
 pub(super) struct Thin {
     pub(super) metadata: ObjectMeta,
+}
+
+/// What a list of metadata, and a watch of it, are asked for with; older servers send it all.
+const LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,\
+                    application/json;q=0.9";
+const WATCH: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,\
+                     application/json;q=0.9";
+
+/// Returns a client whose lists and watches are answered with metadata only.
+pub(super) fn client(client: &Client) -> Client {
+    let inner = client.clone();
+    let service = tower::service_fn(move |mut request: http::Request<Body>| {
+        let inner = inner.clone();
+        let query = request.uri().query().unwrap_or_default();
+        let watches = query.split('&').any(|pair| pair == "watch=true");
+        let accept = HeaderValue::from_static(if watches { WATCH } else { LIST });
+        request.headers_mut().insert(header::ACCEPT, accept);
+        async move { inner.send(request).await }
+    });
+    Client::new(service, client.default_namespace())
 }
 
 #[derive(Deserialize)]

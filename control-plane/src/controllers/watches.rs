@@ -11,6 +11,9 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub(super) const JSON: &str = "application/json";
+pub(super) const MERGE_PATCH: &str = "application/merge-patch+json";
+
 /// The pause after a watch failed, so that a broken API is not asked in a tight loop.
 const WATCH_RETRY_DELAY: Duration = Duration::from_millis(200);
 

@@ -6,6 +6,7 @@ mod acting;
 mod apply;
 mod deletion;
 mod discovery;
+mod garbage;
 mod harness;
 mod logs;
 mod namespaces;

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Harness, check};
 
-const PATH: &str = "/api/v1/namespaces/default/configmaps";
+/// Nobody but the tests writes objects of this kind.
+const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
 
 /// An open watch.
 struct Watch {
