@@ -11,6 +11,7 @@ use http::{Response, StatusCode, header, request::Parts};
 use serde_json::{Value, json};
 
 use crate::{
+    identity,
     kinds::{self, KindInfo},
     openapi,
     request::Discovery,
@@ -55,6 +56,7 @@ const GROUPS: &[&str] = &[
 
 /// The paths beside those of groups and versions.
 const OTHER_PATHS: &[&str] = &[
+    "/.well-known/openid-configuration",
     "/api",
     "/apis",
     "/healthz",
@@ -62,6 +64,7 @@ const OTHER_PATHS: &[&str] = &[
     "/livez",
     "/livez/ping",
     "/openapi/v3",
+    "/openid/v1/jwks",
     "/readyz",
     "/readyz/ping",
     "/readyz/shutdown",
@@ -106,6 +109,8 @@ pub(crate) fn answer(
             page::form(head, page::Aggregation::Absent)?;
             Page::json(&plain::resources(group, version)?)
         }
+        Discovery::TokenIssuer => Page::json(&identity::configuration()),
+        Discovery::TokenKeys => Page::key_set(&machine.identity().tokens().key_set()),
         Discovery::OpenApi => {
             page::form(head, page::Aggregation::Absent)?;
             let index = openapi::index();

@@ -6,6 +6,7 @@
 mod authority;
 mod files;
 mod peer;
+mod token;
 
 use std::{fmt, path::Path};
 
@@ -15,15 +16,20 @@ use thiserror::Error;
 pub(crate) use authority::{Authority, Serving};
 pub use authority::{Credentials, Purpose, Subject};
 pub(crate) use peer::{AnyCertificate, ClientCertificates, Peer};
+pub(crate) use token::{ISSUER, TokenKey, configuration};
 
 /// The authority's certificate, in PEM; whoever has it can check the server.
 const AUTHORITY_CERTIFICATE: &str = "ca.crt";
 /// The authority's key; whoever has it is the cluster.
 const AUTHORITY_KEY: &str = "ca.key";
 
+/// The key that signs tokens of service accounts.
+const TOKEN_KEY: &str = "service-account.key";
+
 /// The keys of one cluster.
 pub struct Identity {
     authority: Authority,
+    tokens: TokenKey,
 }
 
 /// Why a cluster's keys cannot be had.
@@ -67,8 +73,10 @@ impl Identity {
     ///
     /// Fails when the system gives no random numbers.
     pub fn in_memory(now: Timestamp) -> Result<Identity, IdentityError> {
-        let authority = Authority::generate(now)?;
-        Ok(Identity { authority })
+        Ok(Identity {
+            authority: Authority::generate(now)?,
+            tokens: TokenKey::generate()?,
+        })
     }
 
     /// Reads the keys of a cluster from a folder, and makes what is not there yet.
@@ -99,7 +107,15 @@ impl Identity {
         // The key first: without its certificate a key is still whole, the reverse is of no use.
         files::write_if_changed(&key, &authority.key_pem())?;
         files::write_if_changed(&certificate, authority.certificate_pem())?;
-        Ok(Identity { authority })
+        let path = dir.join(TOKEN_KEY);
+        let tokens = match files::read(&path)? {
+            None => TokenKey::generate()?,
+            Some(text) => {
+                TokenKey::from_pem(&text).map_err(|error| IdentityError::damaged(&path, &error))?
+            }
+        };
+        files::write_if_changed(&path, tokens.pem())?;
+        Ok(Identity { authority, tokens })
     }
 
     /// Returns the authority's certificate in PEM, by which clients know the server.
@@ -114,6 +130,10 @@ impl Identity {
     /// Fails when the system gives no random numbers or a name cannot stand in a certificate.
     pub fn issue(&self, subject: &Subject, now: Timestamp) -> Result<Credentials, IdentityError> {
         Ok(self.authority.issue(subject, now)?)
+    }
+
+    pub(crate) fn tokens(&self) -> &TokenKey {
+        &self.tokens
     }
 
     pub(crate) fn authority(&self) -> &Authority {
@@ -160,7 +180,7 @@ mod tests {
             assert_eq!(mode(&pki.join(AUTHORITY_KEY)), 0o600);
         }
         let left: Vec<_> = std::fs::read_dir(&pki).unwrap().collect();
-        assert_eq!(left.len(), 2, "{left:?}");
+        assert_eq!(left.len(), 3, "{left:?}");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -185,6 +205,7 @@ mod tests {
             (AUTHORITY_CERTIFICATE, "nonsense"),
             (AUTHORITY_CERTIFICATE, other.authority_pem()),
             (AUTHORITY_KEY, "nonsense"),
+            (TOKEN_KEY, "nonsense"),
         ] {
             let kept = std::fs::read(dir.join(file)).unwrap();
             std::fs::write(dir.join(file), text).unwrap();

@@ -55,6 +55,8 @@ pub struct KindInfo {
     pub(crate) unguarded: Unguarded,
     /// What an update of an object that is not there does.
     pub(crate) missing: Missing,
+    /// Whether objects are kept.
+    pub(crate) keeping: Keeping,
     /// How long deletion waits for someone to end what the object stands for.
     pub(crate) grace: Grace,
     /// Whether objects of this kind can own others.
@@ -131,6 +133,14 @@ pub(crate) enum Missing {
     Created,
     /// It is refused.
     Refused,
+}
+
+/// Whether objects of a kind are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    Stored,
+    /// Creating one asks a question: the object comes back with the answer and is forgotten.
+    Answered,
 }
 
 /// How deletion proceeds when nothing else holds the object.
@@ -210,6 +220,7 @@ const fn row(group: &'static str, kind: &'static str, schema: &'static str) -> K
         validate_status: |_, _, _| (),
         unguarded: Unguarded::Accepted,
         missing: Missing::Refused,
+        keeping: Keeping::Stored,
         grace: Grace::None,
         dependents: Dependents::Collected,
     }

@@ -42,6 +42,10 @@ pub(crate) enum Discovery {
         group: String,
         version: String,
     },
+    /// Who issues tokens, and how they are checked.
+    TokenIssuer,
+    /// The keys by which tokens are checked.
+    TokenKeys,
     /// The list of OpenAPI documents.
     OpenApi,
     /// The OpenAPI document of `api/v1`, `apis/apps/v1` and so on.
@@ -157,6 +161,8 @@ impl Target {
             ["healthz", rest @ ..] => health(HealthEndpoint::Healthz, rest)?,
             ["livez", rest @ ..] => health(HealthEndpoint::Livez, rest)?,
             ["readyz", rest @ ..] => health(HealthEndpoint::Readyz, rest)?,
+            [".well-known", "openid-configuration"] => Discovery::TokenIssuer,
+            ["openid", "v1", "jwks"] => Discovery::TokenKeys,
             ["openapi", "v3"] => Discovery::OpenApi,
             ["openapi", "v3", rest @ ..] => Discovery::OpenApiVersion {
                 path: rest.join("/"),

@@ -33,7 +33,7 @@ use crate::{
     authorize::{self, Attributes},
     caller::Caller,
     discovery,
-    identity::Identity,
+    identity::{ISSUER, Identity},
     kinds::{Subresource, Verb},
     object::ObjectRecord,
     protobuf,
@@ -90,8 +90,14 @@ impl ApiService {
     }
 
     /// Says whose token this is, if it is anyone's.
-    pub(crate) fn authenticate(&self, _token: &str) -> Option<Caller> {
-        None
+    pub(crate) fn authenticate(&self, token: &str) -> Option<Caller> {
+        match self.machine.token_caller(token, &[ISSUER.to_owned()]) {
+            Ok((caller, _)) => Some(caller),
+            Err(why) => {
+                tracing::debug!(why, "a token is refused");
+                None
+            }
+        }
     }
 }
 

@@ -130,6 +130,17 @@ impl ApiError {
         error
     }
 
+    /// What is asked is not a stored object and has no name.
+    pub(crate) fn invalid_named(group: &str, kind: &'static str, causes: Causes) -> ApiError {
+        let causes = causes.into_vec();
+        let message = format!("{kind}.{group} \"\" is invalid: {}", sentences(&causes));
+        let mut error = ApiError::unprocessable(message);
+        error.details.group = Some(group.to_owned().into());
+        error.details.kind = Some(kind.into());
+        error.details.causes = causes;
+        error
+    }
+
     /// A patch that does not apply to the object it meets.
     pub(crate) fn unprocessable(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)

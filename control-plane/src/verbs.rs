@@ -6,6 +6,7 @@ mod delete;
 mod draft;
 mod patch;
 mod read;
+mod review;
 mod rewrite;
 mod watch;
 
@@ -23,7 +24,7 @@ use crate::{
     caller::Caller,
     control_plane::ControlPlaneConfig,
     identity::Identity,
-    kinds::{self, KindInfo, Scope, Subresource, Verb},
+    kinds::{self, Keeping, KindInfo, Scope, Subresource, Verb},
     kubelets::{self, Kubelets},
     object::{self, ObjectStore},
     request::{Call, Objects, Options, Target},
@@ -166,6 +167,10 @@ impl Machine {
         match (call.verb, call.objects.subresource) {
             (Verb::Create, Some(Subresource::Binding)) => self.bind(call, &content).await,
             (Verb::Create, Some(Subresource::Eviction)) => self.evict(call, &content).await,
+            (Verb::Create, Some(Subresource::Token)) => self.make_token(call, &content),
+            (Verb::Create, None) if call.objects.info.keeping == Keeping::Answered => {
+                self.review(call, &content)
+            }
             (Verb::Create, None) => self.create(call, &content).await,
             (Verb::Get, None | Some(Subresource::Status | Subresource::Approval)) => self.get(call),
             (Verb::Get, Some(Subresource::Log)) => self.log(call).await,

@@ -98,6 +98,14 @@ impl Page {
         }
     }
 
+    /// The keys by which tokens are checked.
+    pub(super) fn key_set(value: &Value) -> Page {
+        Page {
+            media: "application/jwk-set+json",
+            ..Page::json(value)
+        }
+    }
+
     /// A sentence for a person or a probe.
     pub(super) fn text(code: StatusCode, text: String) -> Page {
         Page {

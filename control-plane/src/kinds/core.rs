@@ -125,6 +125,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         singular: "serviceaccount",
         short_names: &["sa"],
         unguarded: Unguarded::Refused,
+        subresources: &[Subresource::Token],
         ..row("", "ServiceAccount", "core.v1.ServiceAccount")
     },
     KindInfo {

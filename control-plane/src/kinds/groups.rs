@@ -1,12 +1,81 @@
 //! The rows of the named groups.
 
-use super::{Generation, KindInfo, Missing, Scope, Subresource, Unguarded, field, row};
+use super::{
+    Generation, Keeping, KindInfo, Missing, Scope, Subresource, Unguarded, Verb, field, row,
+};
 use crate::{defaults, validate};
 
+const AUTHENTICATION: &str = "authentication.k8s.io";
+const AUTHORIZATION: &str = "authorization.k8s.io";
 const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// A kind whose objects are questions.
+const fn question(group: &'static str, kind: &'static str, schema: &'static str) -> KindInfo {
+    KindInfo {
+        scope: Scope::Cluster,
+        verbs: &[Verb::Create],
+        keeping: Keeping::Answered,
+        ..row(group, kind, schema)
+    }
+}
 
 /// The kinds of all groups but the core one; groups and kinds in alphabetical order.
 pub(super) static KINDS: &[KindInfo] = &[
+    KindInfo {
+        plural: "selfsubjectreviews",
+        singular: "selfsubjectreview",
+        ..question(
+            AUTHENTICATION,
+            "SelfSubjectReview",
+            "authentication.v1.SelfSubjectReview",
+        )
+    },
+    KindInfo {
+        plural: "tokenreviews",
+        singular: "tokenreview",
+        ..question(
+            AUTHENTICATION,
+            "TokenReview",
+            "authentication.v1.TokenReview",
+        )
+    },
+    KindInfo {
+        plural: "localsubjectaccessreviews",
+        singular: "localsubjectaccessreview",
+        scope: Scope::Namespaced,
+        ..question(
+            AUTHORIZATION,
+            "LocalSubjectAccessReview",
+            "authorization.v1.LocalSubjectAccessReview",
+        )
+    },
+    KindInfo {
+        plural: "selfsubjectaccessreviews",
+        singular: "selfsubjectaccessreview",
+        ..question(
+            AUTHORIZATION,
+            "SelfSubjectAccessReview",
+            "authorization.v1.SelfSubjectAccessReview",
+        )
+    },
+    KindInfo {
+        plural: "selfsubjectrulesreviews",
+        singular: "selfsubjectrulesreview",
+        ..question(
+            AUTHORIZATION,
+            "SelfSubjectRulesReview",
+            "authorization.v1.SelfSubjectRulesReview",
+        )
+    },
+    KindInfo {
+        plural: "subjectaccessreviews",
+        singular: "subjectaccessreview",
+        ..question(
+            AUTHORIZATION,
+            "SubjectAccessReview",
+            "authorization.v1.SubjectAccessReview",
+        )
+    },
     KindInfo {
         plural: "certificatesigningrequests",
         singular: "certificatesigningrequest",

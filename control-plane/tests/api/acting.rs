@@ -1,7 +1,9 @@
 //! Requests in the name of somebody.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use coracle_control_plane::{ApiBody, Caller};
+use coracle_control_plane::{ApiBody, Caller, ControlPlane, ControlPlaneConfig, Identity};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
@@ -10,6 +12,17 @@ use tower::ServiceExt;
 use crate::harness::Harness;
 
 impl Harness {
+    /// Starts one with keys that the test knows.
+    pub(crate) async fn with_identity(identity: Arc<Identity>) -> Harness {
+        let config = ControlPlaneConfig {
+            identity,
+            ..ControlPlaneConfig::default()
+        };
+        Harness {
+            plane: ControlPlane::start(config).await,
+        }
+    }
+
     /// Sends JSON as a caller and returns the answer as it comes.
     pub(crate) async fn response_as(
         &self,

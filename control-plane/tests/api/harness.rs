@@ -136,7 +136,7 @@ where
 }
 
 /// Compares the parts of `found` that `expected` names.
-fn contains(found: &Value, expected: &Value, at: &str) {
+pub(crate) fn contains(found: &Value, expected: &Value, at: &str) {
     match (found, expected) {
         (Value::Object(found), Value::Object(expected)) => {
             for (name, expected) in expected {
