@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+
 /// The group of everyone who has proved who they are.
 pub(crate) const AUTHENTICATED: &str = "system:authenticated";
 
@@ -43,6 +45,21 @@ impl Caller {
             groups: vec![UNAUTHENTICATED.to_owned()],
             extra: BTreeMap::new(),
         }
+    }
+
+    /// Returns the user as objects carry it; what is empty is left out.
+    pub(crate) fn info(&self) -> Value {
+        let mut info = json!({"username": self.name});
+        if !self.uid.is_empty() {
+            info["uid"] = Value::from(self.uid.as_str());
+        }
+        if !self.groups.is_empty() {
+            info["groups"] = json!(self.groups);
+        }
+        if !self.extra.is_empty() {
+            info["extra"] = json!(self.extra);
+        }
+        info
     }
 
     /// Says whether the user is in a group.

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authorize, controllers,
+    authorize, certificates, controllers,
     identity::Identity,
     kinds,
     kubelets::Kubelets,
@@ -46,6 +46,7 @@ pub struct ControlPlane {
     machine: Arc<Machine>,
     stop: CancellationToken,
     roles: JoinHandle<()>,
+    signer: JoinHandle<()>,
     scheduler: JoinHandle<()>,
     controllers: JoinHandle<()>,
 }
@@ -81,6 +82,9 @@ impl ControlPlane {
         let stop = CancellationToken::new();
         let client = kube::Client::new(ApiService::new(Arc::clone(&machine)), "default");
         let roles = tokio::spawn(authorize::gather_roles(client.clone(), stop.clone()));
+        let identity = Arc::clone(machine.identity());
+        let signing = certificates::run(client.clone(), identity, stop.clone());
+        let signer = tokio::spawn(signing);
         let scheduler = tokio::spawn(scheduler::run(client.clone(), stop.clone()));
         let books = controllers::Config { root_ca };
         let controllers = tokio::spawn(controllers::run(client, books, stop.clone()));
@@ -88,6 +92,7 @@ impl ControlPlane {
             machine,
             stop,
             roles,
+            signer,
             scheduler,
             controllers,
         }
@@ -114,6 +119,7 @@ impl ControlPlane {
         for (name, task) in [
             ("controllers", self.controllers),
             ("scheduler", self.scheduler),
+            ("signer", self.signer),
             ("roles", self.roles),
         ] {
             if let Err(error) = task.await {

@@ -4,6 +4,7 @@
 //! made from it at each start and whenever one nears its end; only the authority itself is kept.
 
 mod authority;
+mod certify;
 mod files;
 mod peer;
 mod token;

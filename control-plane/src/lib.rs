@@ -12,6 +12,7 @@ mod service;
 
 mod authorize;
 mod caller;
+mod certificates;
 mod identity;
 mod server;
 

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     authorize::{self, Authorizer},
     caller::Caller,
+    certificates,
     control_plane::ControlPlaneConfig,
     identity::Identity,
     kinds::{self, Keeping, KindInfo, Scope, Subresource, Verb},
@@ -155,6 +156,7 @@ impl Machine {
     /// Refuses what the caller may not write, though it may write objects of this kind.
     fn admit(&self, call: &Call, old: Option<&Value>, new: &Value) -> Result<(), ApiError> {
         authorize::admit(call, old, new)?;
+        certificates::admit(&self.authorizer, call, old, new)?;
         self.authorizer.confirm_grant(call, old, new)
     }
 

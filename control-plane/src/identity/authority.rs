@@ -84,7 +84,7 @@ impl Authority {
 
     /// Makes a new certificate for a key that is there.
     pub(super) fn renewed(key: &str, now: Timestamp) -> Result<Authority, rcgen::Error> {
-        Authority::signed_by_itself(KeyPair::from_pem(key)?, now)
+        Authority::signed_by_itself(read_key(key)?, now)
     }
 
     /// Reads key and certificate; they must belong together.
@@ -93,7 +93,7 @@ impl Authority {
         pem: &str,
         now: Timestamp,
     ) -> Result<Authority, rcgen::Error> {
-        let key = KeyPair::from_pem(key)?;
+        let key = read_key(key)?;
         let der = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
         let (_, certificate) =
@@ -130,8 +130,12 @@ impl Authority {
         })
     }
 
+    pub(super) fn key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
+
     pub(super) fn key_pem(&self) -> String {
-        self.issuer.key().serialize_pem()
+        self.key().serialize_pem()
     }
 
     pub(crate) fn certificate_pem(&self) -> &str {
@@ -177,6 +181,15 @@ impl Authority {
         };
         let key = KeyPair::generate()?;
         Ok((params.signed_by(&key, &self.issuer)?, key))
+    }
+}
+
+/// Reads a key of the one kind that we make and sign with.
+fn read_key(pem: &str) -> Result<KeyPair, rcgen::Error> {
+    let key = KeyPair::from_pem(pem)?;
+    match key.is_compatible(&rcgen::PKCS_ECDSA_P256_SHA256) {
+        true => Ok(key),
+        false => Err(rcgen::Error::UnsupportedSignatureAlgorithm),
     }
 }
 

@@ -74,13 +74,15 @@ impl ClientCertificates {
 fn read(der: &CertificateDer<'_>) -> Option<Peer> {
     let (_, certificate) = parse_x509_certificate(der).ok()?;
     let subject = certificate.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?;
+    let mut names = subject.iter_common_name();
+    let name = names.next()?.as_str().ok()?;
     let groups = subject.iter_organization().map(|group| group.as_str());
     let mut groups = groups
         .map(|group| group.map(str::to_owned))
         .collect::<Result<Vec<_>, _>>()
         .ok()?;
-    if name.is_empty() {
+    // With two names, another reader could see another user.
+    if name.is_empty() || names.next().is_some() {
         return None;
     }
     groups.push(AUTHENTICATED.to_owned());

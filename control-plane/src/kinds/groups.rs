@@ -3,7 +3,7 @@
 use super::{
     Generation, Keeping, KindInfo, Missing, Scope, Subresource, Unguarded, Verb, field, row,
 };
-use crate::{defaults, validate};
+use crate::{certificates, defaults, validate};
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
 const AUTHORIZATION: &str = "authorization.k8s.io";
@@ -81,8 +81,11 @@ pub(super) static KINDS: &[KindInfo] = &[
         singular: "certificatesigningrequest",
         short_names: &["csr"],
         scope: Scope::Cluster,
-        subresources: &[Subresource::Status],
+        subresources: &[Subresource::Approval, Subresource::Status],
         fields: &[field("spec.signerName", "/spec/signerName")],
+        on_update: certificates::keep,
+        validate: certificates::validate,
+        validate_status: certificates::validate_status,
         ..row(
             "certificates.k8s.io",
             "CertificateSigningRequest",

@@ -13,6 +13,7 @@ use super::{
     write_failure,
 };
 use crate::{
+    certificates,
     invalid::Causes,
     kinds::{Generation, KindInfo},
     managed_fields::Writer,
@@ -75,6 +76,7 @@ impl Machine {
         }
         // What the server begins an object with belongs to nobody.
         (info.on_create)(&mut object);
+        certificates::complete(call, None, &mut object, self.now());
         self.admit(call, None, &object)?;
         self.insert(call, object).await
     }

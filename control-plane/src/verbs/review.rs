@@ -26,7 +26,7 @@ impl Machine {
         } = Draft::read(&call.objects, &call.options, content)?;
         let (caller, spec) = (&call.caller, &object["spec"]);
         let status = match call.objects.info.kind {
-            "SelfSubjectReview" => json!({"userInfo": user_info(caller)}),
+            "SelfSubjectReview" => json!({"userInfo": caller.info()}),
             "TokenReview" => self.review_token(spec)?,
             "SelfSubjectRulesReview" => self.review_rules(caller, spec)?,
             "SelfSubjectAccessReview" => {
@@ -93,7 +93,7 @@ impl Machine {
         Ok(match self.token_caller(token, &wanted) {
             Ok((caller, audiences)) => json!({
                 "authenticated": true,
-                "user": user_info(&caller),
+                "user": caller.info(),
                 "audiences": audiences,
             }),
             Err(why) => json!({"user": {}, "error": why}),
@@ -195,21 +195,6 @@ fn named_caller(spec: &Value) -> Caller {
             .map(|(key, values)| (key.clone(), words(values)))
             .collect(),
     }
-}
-
-/// Returns a user as objects carry it; what is empty is left out.
-pub(super) fn user_info(caller: &Caller) -> Value {
-    let mut info = json!({"username": caller.name});
-    if !caller.uid.is_empty() {
-        info["uid"] = Value::from(caller.uid.as_str());
-    }
-    if !caller.groups.is_empty() {
-        info["groups"] = json!(caller.groups);
-    }
-    if !caller.extra.is_empty() {
-        info["extra"] = json!(caller.extra);
-    }
-    info
 }
 
 fn words(list: &Value) -> Vec<String> {

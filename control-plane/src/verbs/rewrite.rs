@@ -2,10 +2,11 @@
 
 use coracle_store::{Expect, WriteError};
 use http::StatusCode;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{Machine, delete::check_finalizers, draft::Draft, write_failure};
 use crate::{
+    certificates,
     invalid::Causes,
     kinds::{Generation, Grace, KindInfo, Missing, Subresource, Unguarded, Verb},
     managed_fields::{self, MANAGER_BYTES_MAX, Writer},
@@ -404,7 +405,9 @@ fn check_change(
     validate::metadata_change(old, new, &mut causes);
     match objects.subresource {
         None => (info.validate)(new, Some(old), &mut causes),
-        Some(Subresource::Status) => (info.validate_status)(new, old, &mut causes),
+        Some(Subresource::Approval | Subresource::Status) => {
+            (info.validate_status)(new, old, &mut causes);
+        }
         Some(Subresource::Finalize) => check_finalizers(new, &mut causes),
         Some(_) => (),
     }

@@ -12,6 +12,7 @@ mod logs;
 mod namespaces;
 mod patch;
 mod auth;
+mod certificates;
 mod deletion;
 mod discovery;
 mod harness;
