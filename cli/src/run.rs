@@ -79,6 +79,7 @@ pub(crate) fn run(args: RunArgs, data_dir: &Path) -> anyhow::Result<Exit> {
     let settings = system::Settings {
         data_dir: data_dir.to_owned(),
         agent_dir: run_dir.path().to_owned(),
+        state: system::State::Memory,
         identity: Arc::new(Identity::in_memory(jiff::Timestamp::now())?),
         listen: args.api,
         link_local: match args.allow_link_local {

@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     /// The agent's own: volumes and logs.
     pub(crate) agent_dir: PathBuf,
+    /// Where objects are kept.
+    pub(crate) state: State,
     /// The keys of the cluster.
     pub(crate) identity: Arc<Identity>,
     /// Where the API listens, if it is for others than this process.
@@ -51,6 +53,14 @@ pub(crate) struct Settings {
     pub(crate) output: Option<mpsc::Sender<OutputLine>>,
     /// Where lines go.
     pub(crate) console: Console,
+}
+
+/// Where objects are kept.
+pub(crate) enum State {
+    /// Until the process ends.
+    Memory,
+    /// In this folder, over restarts.
+    Folder(PathBuf),
 }
 
 /// The parts, with an API that accepts objects and nothing that acts on them yet.
@@ -118,11 +128,16 @@ impl System {
     ///
     /// Fails when the API's address, the engine, the network or the program's own path is not to be had.
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
-        let control_plane = ControlPlane::start(ControlPlaneConfig {
+        let config = ControlPlaneConfig {
             identity: Arc::clone(&settings.identity),
             ..ControlPlaneConfig::default()
-        })
-        .await;
+        };
+        let control_plane = match settings.state {
+            State::Memory => ControlPlane::start(config).await,
+            State::Folder(folder) => ControlPlane::open(config, folder)
+                .await
+                .context("failed to open the cluster's state")?,
+        };
         let api = match settings.listen {
             Some(listen) => Some(serve(&control_plane, listen).await?),
             None => None,

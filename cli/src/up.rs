@@ -18,7 +18,8 @@ use crate::system;
 /// Serve the Kubernetes API and run what it is given, until Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-The API has a certificate authority of its own, in `pki` below the data folder. The kubeconfig that is
+Objects are kept in `state` below the data folder: what was acknowledged is there after a crash. The API
+has a certificate authority of its own, in `pki`. The kubeconfig that is
 written names its administrator; only its owner can read it. One process at a time can be up on a data
 folder.
 
@@ -54,6 +55,7 @@ pub(crate) fn run(args: UpArgs, data_dir: &Path) -> anyhow::Result<Exit> {
     let settings = system::Settings {
         data_dir: data_dir.to_owned(),
         agent_dir: data_dir.join("node"),
+        state: system::State::Folder(data_dir.join("state")),
         identity: Arc::new(Identity::open(
             &data_dir.join("pki"),
             jiff::Timestamp::now(),
@@ -91,11 +93,12 @@ async fn serve(
     let running = system.start().await?;
     // Whoever reads the file or these lines finds a node that takes pods.
     access.write(kubeconfig)?;
-    console.progress(&format!(
+    let told = format!(
         "the API listens on {}\n{}",
         access.url(),
         kubeconfig::next_step(kubeconfig)
-    ));
+    );
+    console.output(told.as_bytes());
     signals.next().await;
     console.progress("ending the pods; a second signal ends at once");
     signals.exit_on_next(Exit::Interrupted);

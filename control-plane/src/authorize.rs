@@ -21,7 +21,6 @@ pub(crate) use attributes::{Attributes, ResourceAttributes};
 pub(crate) use bootstrap::{bootstrap, reconcile};
 pub(crate) use impersonate::{account_caller, impersonate};
 pub(crate) use node::{admit, admit_part};
-pub(crate) use policy::ACCOUNT_PREFIX;
 pub(crate) use rule::Rule;
 
 use crate::{

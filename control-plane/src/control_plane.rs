@@ -1,8 +1,8 @@
 //! The parts of the control plane, wired together.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use coracle_store::Limits;
+use coracle_store::{JournalLimits, Limits, OpenError, StoreConfig};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::task::JoinHandle;
@@ -13,6 +13,7 @@ use crate::{
     identity::Identity,
     kinds,
     kubelets::Kubelets,
+    object::{self, ObjectStore},
     scheduler,
     service::ApiService,
     verbs::{self, Machine},
@@ -20,6 +21,10 @@ use crate::{
 
 /// The namespaces that exist from the start.
 const FIRST_NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
+
+/// How long the state may take to be brought in order at the end. What is not done by then is done
+/// at the next start; nothing is lost.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a control plane needs to know.
 #[derive(Clone, Debug)]
@@ -65,11 +70,37 @@ impl Default for ControlPlaneConfig {
 }
 
 impl ControlPlane {
-    /// Starts the API with its first namespaces, and its controllers; needs a tokio runtime.
+    /// Starts the API with its first namespaces, and its controllers; needs a tokio runtime. The
+    /// state is in memory and ends with it.
     pub async fn start(config: ControlPlaneConfig) -> ControlPlane {
+        let store = ObjectStore::in_memory(config.history);
+        ControlPlane::over(store, config).await
+    }
+
+    /// Starts the API on the state in a folder, where everything acknowledged is kept.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the folder cannot be used: another process has it, or its files are damaged.
+    pub async fn open(
+        config: ControlPlaneConfig,
+        folder: PathBuf,
+    ) -> Result<ControlPlane, OpenError> {
+        let store = StoreConfig {
+            folder,
+            limits: config.history,
+            journal: JournalLimits::default(),
+            sealed: object::is_sealed,
+        };
+        let opened = tokio::task::spawn_blocking(|| ObjectStore::open(store, object::index));
+        let store = opened.await.expect("opening a store does not panic")?;
+        Ok(ControlPlane::over(store, config).await)
+    }
+
+    async fn over(store: ObjectStore, config: ControlPlaneConfig) -> ControlPlane {
         let clock = jiff::Timestamp::now;
         let root_ca = config.identity.authority_pem().to_owned();
-        let machine = Arc::new(Machine::new(config, clock));
+        let machine = Arc::new(Machine::new(store, config, clock));
         for name in FIRST_NAMESPACES {
             let namespace = json!({"metadata": {"name": name}});
             machine.seed("/api/v1/namespaces", &namespace).await;
@@ -127,6 +158,10 @@ impl ControlPlane {
             }
         }
         self.machine.stop();
+        let closing = self.machine.close();
+        if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
+            tracing::debug!("the state is closed without a checkpoint");
+        }
     }
 }
 

@@ -44,6 +44,7 @@ mod controllers;
 
 pub use caller::Caller;
 pub use control_plane::{ControlPlane, ControlPlaneConfig, Refusal, check_manifest};
+pub use coracle_store::OpenError;
 pub use identity::{Credentials, Identity, IdentityError, Purpose, Subject};
 pub use kinds::{KindInfo, Scope, Subresource, Verb, served};
 pub use kubelets::{DuplexStream, KubeletDialer, KubeletStream, Kubelets};

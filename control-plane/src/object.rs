@@ -6,8 +6,9 @@
 use bytes::Bytes;
 use coracle_store::{Record, Revision, Store};
 use serde_json::{Map, Value};
+use thiserror::Error;
 
-use crate::kinds::{KindInfo, Scope};
+use crate::kinds::{self, KindInfo, Scope};
 
 /// How the metadata of every stored object begins.
 const REVISION_FIELD: &str = r#"{"resourceVersion":""#;
@@ -60,6 +61,29 @@ pub(crate) fn encode(info: &KindInfo, object: &Value) -> Encoded {
         tail,
         index: ObjectIndex::new(info, object),
     }
+}
+
+/// Returns what is kept decoded beside a value that comes from a file.
+pub(crate) fn index(key: &str, value: &Bytes) -> Result<ObjectIndex, UnknownObject> {
+    let unknown = || UnknownObject {
+        key: key.to_owned(),
+    };
+    let object: Value = serde_json::from_slice(value).map_err(|_| unknown())?;
+    let text = |field: &str| object[field].as_str().unwrap_or_default();
+    let info = kinds::served(text("apiVersion"), text("kind")).ok_or_else(unknown)?;
+    Ok(ObjectIndex::new(info, &object))
+}
+
+/// A stored value that this program does not know how to read: a newer one wrote it.
+#[derive(Debug, Error)]
+#[error("the object under `{key}` is of no kind that this version serves")]
+pub(crate) struct UnknownObject {
+    key: String,
+}
+
+/// Says whether the values of a key are sealed before they reach a file.
+pub(crate) fn is_sealed(key: &str) -> bool {
+    key.starts_with("/secrets/")
 }
 
 impl Encoded {

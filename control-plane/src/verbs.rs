@@ -53,9 +53,12 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(config: ControlPlaneConfig, clock: fn() -> Timestamp) -> Machine {
+    pub(crate) fn new(
+        store: ObjectStore,
+        config: ControlPlaneConfig,
+        clock: fn() -> Timestamp,
+    ) -> Machine {
         let stopping = CancellationToken::new();
-        let store = ObjectStore::in_memory(config.history);
         Machine {
             authorizer: Authorizer::new(store.clone()),
             store,
@@ -103,7 +106,12 @@ impl Machine {
         self.stopping.is_cancelled()
     }
 
-    /// Creates an object that every server has from its start.
+    /// Makes what was written durable and gives the state's folder free.
+    pub(crate) async fn close(&self) {
+        self.store.clone().close().await;
+    }
+
+    /// Creates an object that every server has from its start, unless it is there.
     pub(crate) async fn seed(&self, path: &str, object: &Value) {
         let objects = match Target::parse(path) {
             Ok(Target::Objects(objects)) => objects,
@@ -125,7 +133,10 @@ impl Machine {
             Ok(_) => (),
             // A store that was opened again has it already.
             Err(error) if error.code == StatusCode::CONFLICT => (),
-            Err(error) => unreachable!("the first objects are valid: {}", error.message),
+            // Only the store can have refused it, as with a full disk; the next start tries again.
+            Err(error) => {
+                tracing::error!(path, error = error.message, "a first object is missing");
+            }
         }
     }
 
