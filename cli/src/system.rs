@@ -10,7 +10,7 @@ use coracle_control_plane::{
     ApiServer, ControlPlane, ControlPlaneConfig, Identity, KindInfo, Purpose, Scope, ServerConfig,
     Subject,
 };
-use coracle_kubelet_shim::{Agent, AgentConfig, HostPathPolicy, NodeSettings, OutputLine};
+use coracle_kubelet_shim::{Agent, AgentConfig, AtStop, HostPathPolicy, NodeSettings, OutputLine};
 use coracle_network::{EgressRules, Fabric, FabricConfig, LinkLocal, PublishPlan};
 use coracle_registry::ImageStore;
 use coracle_runtime::{CompilerCommand, Runtime, RuntimeConfig};
@@ -132,6 +132,11 @@ impl System {
             identity: Arc::clone(&settings.identity),
             ..ControlPlaneConfig::default()
         };
+        // What is kept runs again at the next start.
+        let at_stop = match &settings.state {
+            State::Memory => AtStop::PodsEnd,
+            State::Folder(_) => AtStop::PodsWait,
+        };
         let control_plane = match settings.state {
             State::Memory => ControlPlane::start(config).await,
             State::Folder(folder) => ControlPlane::open(config, folder)
@@ -174,6 +179,7 @@ impl System {
             pull_progress: PullBars::new(settings.console),
             node: NodeSettings {
                 memory_bytes: Some(memory_budget()),
+                at_stop,
                 ..NodeSettings::default()
             },
         };
@@ -266,19 +272,23 @@ impl Running {
     /// Ends the pods in order, then the parts in the reverse order of their start.
     pub(crate) async fn stop(self, deadline: Duration) {
         self.agent.stop(deadline).await;
-        // Until here, clients could see how the pods ended.
+        tracing::debug!("the pods have ended");
+        // Until here, clients could see how they ended.
         if let Some(api) = self.api {
             api.stop(API_DRAIN).await;
+            tracing::debug!("the API is closed");
         }
         let abandoned = self.runtime.capacity().abandoned_operations;
         if abandoned > 0 {
             tracing::warn!(abandoned, "file operations of ended guests were abandoned");
         }
         self.runtime.shutdown().await;
+        tracing::debug!("the Wasm runtime has ended");
         let kubelets = self.control_plane.kubelets();
         self.control_plane.stop().await;
         kubelets.remove(NODE_NAME);
         self.kubelet.stop().await;
+        tracing::debug!("the control plane has ended");
     }
 }
 

@@ -68,6 +68,8 @@ pub struct NodeSettings {
     pub labels: BTreeMap<String, String>,
     /// Whether declared ports without a `hostPort` are published.
     pub declared_ports: DeclaredPorts,
+    /// What the agent's end means for its pods.
+    pub at_stop: AtStop,
     /// Allocatable CPU in thousandths; all of the machine's when unset.
     pub cpu_milli: Option<u64>,
     /// Allocatable memory in bytes; all of the machine's when unset.
@@ -76,6 +78,15 @@ pub struct NodeSettings {
     pub pods: Option<u64>,
     /// The clock.
     pub clock: Clock,
+}
+
+/// What the end of an agent means for the pods it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtStop {
+    /// They have ended, and their status says how.
+    PodsEnd,
+    /// They wait for the next agent, which starts their containers again.
+    PodsWait,
 }
 
 /// What happens to a declared port without a `hostPort`.
@@ -126,6 +137,7 @@ impl Default for NodeSettings {
             ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             labels: BTreeMap::new(),
             declared_ports: DeclaredPorts::Loopback,
+            at_stop: AtStop::PodsEnd,
             cpu_milli: None,
             memory_bytes: None,
             pods: None,
@@ -189,6 +201,7 @@ impl Agent {
             logs: Arc::clone(&logs),
             writes: Arc::new(Semaphore::new(STATUS_WRITES_MAX)),
             host_ip: settings.ip,
+            at_stop: settings.at_stop,
             cpu_milli: amounts.cpu_milli,
             memory: amounts.memory,
         };

@@ -26,7 +26,7 @@ mod status;
 mod time;
 mod worker;
 
-pub use agent::{Agent, AgentConfig, AgentError, DeclaredPorts, NodeSettings};
+pub use agent::{Agent, AgentConfig, AgentError, AtStop, DeclaredPorts, NodeSettings};
 pub use logs::{OutputLine, StdStream};
 pub use server::{KubeletBody, KubeletService};
 pub use spec::{

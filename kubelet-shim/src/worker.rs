@@ -23,6 +23,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 pub(crate) use execute::{Report, log_dir, log_path};
 use hold::Hold;
 
+use crate::agent::AtStop;
 use crate::events::{EventSink, PodEvents};
 use crate::ground::{GroundKit, Site};
 use crate::images::Images;
@@ -53,6 +54,7 @@ pub(crate) struct Node {
     pub(crate) logs: Arc<LogBook>,
     pub(crate) writes: Arc<Semaphore>,
     pub(crate) host_ip: IpAddr,
+    pub(crate) at_stop: AtStop,
     pub(crate) cpu_milli: u64,
     pub(crate) memory: u64,
 }
@@ -183,6 +185,10 @@ impl Worker {
         let previous = self.reporter.conditions();
         let status = status::render(&self.spec, &self.facts, &surroundings, previous, now);
         self.node.logs.note(&self.spec.key, &status);
+        if self.cause() == Some(EndCause::Shutdown) && self.node.at_stop == AtStop::PodsWait {
+            // To the API this is a node that is away for a while, and no end of the pod.
+            return;
+        }
         let (published, refused) = (self.published(), self.refused());
         if let Some(write) = self.reporter.offer(&status, &published, &refused, now) {
             self.under_way
