@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use coracle_store::{Expect, Revision, WriteError};
 use http::StatusCode;
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -220,7 +220,8 @@ impl Machine {
     /// Returns the time as objects carry it.
     fn now(&self) -> Timestamp {
         let now = (self.clock)();
-        now.round(Unit::Second).unwrap_or(now)
+        // Rounded down: nothing happens in the future.
+        Timestamp::from_second(now.as_second()).unwrap_or(now)
     }
 
     /// Refuses to place an object in a namespace that does not exist or is being deleted.

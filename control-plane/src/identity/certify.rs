@@ -116,7 +116,10 @@ fn write_extensions(
                 writer.next().write_bytes(value);
             });
         };
-        write(KEY_USAGE, Weight::Critical, &key_usage(usages));
+        // Without a bit the extension would be malformed; its absence forbids nothing.
+        if let Some(usage) = key_usage(usages) {
+            write(KEY_USAGE, Weight::Critical, &usage);
+        }
         write(PURPOSES, Weight::Plain, &purposes(usages));
         let none = yasna::construct_der(|writer| writer.write_sequence(|_| ()));
         write(BASIC_CONSTRAINTS, Weight::Critical, &none);
@@ -134,12 +137,14 @@ fn write_extensions(
     });
 }
 
-fn key_usage(usages: &[&str]) -> Vec<u8> {
+fn key_usage(usages: &[&str]) -> Option<Vec<u8>> {
     let bit = |usage: &str, bit: u8| if usages.contains(&usage) { bit } else { 0 };
-    let bits =
-        bit("digital signature", DIGITAL_SIGNATURE) | bit("key encipherment", KEY_ENCIPHERMENT);
+    let signature = bit("digital signature", DIGITAL_SIGNATURE);
+    let bits = signature | bit("key encipherment", KEY_ENCIPHERMENT);
+    // DER cuts the zeros at the end.
     let length = 8 - bits.trailing_zeros().min(8) as usize;
-    yasna::construct_der(|writer| writer.write_bitvec_bytes(&[bits], length))
+    let encode = || yasna::construct_der(|writer| writer.write_bitvec_bytes(&[bits], length));
+    (bits != 0).then(encode)
 }
 
 fn purposes(usages: &[&str]) -> Vec<u8> {

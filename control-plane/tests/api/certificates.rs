@@ -77,6 +77,8 @@ async fn an_approved_request_is_signed_and_the_asker_is_written_down() {
     assert_eq!(seconds, 3600);
     let usage = certificate.extended_key_usage().unwrap().unwrap();
     assert!(usage.value.client_auth && !usage.value.server_auth);
+    // Other readers refuse a certificate whose key has a list of usages with nothing in it.
+    assert!(certificate.key_usage().unwrap().is_none());
     // What was decided and issued stays.
     let mut changed = signed.clone();
     changed["status"]["conditions"] = json!([]);

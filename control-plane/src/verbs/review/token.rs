@@ -71,9 +71,7 @@ impl Machine {
         )?;
         let lifetime = request["spec"]["expirationSeconds"].as_i64();
         let lifetime = lifetime.unwrap_or_default().min(LIFETIME_SECONDS_MAX);
-        // Rounded down: a token is good from the moment it is made.
-        let now = (self.clock)();
-        let now = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now);
+        let now = self.now();
         let expires = now.as_second().saturating_add(lifetime);
         let claims = json!({
             "aud": request["spec"]["audiences"],
