@@ -20,7 +20,7 @@ pub(crate) use aggregation::gather_roles;
 pub(crate) use attributes::{Attributes, ResourceAttributes};
 pub(crate) use bootstrap::{bootstrap, reconcile};
 pub(crate) use impersonate::{account_caller, impersonate};
-pub(crate) use node::{admit, admit_part};
+pub(crate) use node::{admit, admit_part, admit_token};
 pub(crate) use rule::Rule;
 
 use crate::{

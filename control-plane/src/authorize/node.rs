@@ -6,9 +6,10 @@
 use coracle_store::Range;
 use serde_json::Value;
 
-use super::{Attributes, Decision, ResourceAttributes};
+use super::{Attributes, Authorizer, Decision, ResourceAttributes};
 use crate::{
     caller::Caller,
+    identity::ISSUER,
     kinds::{self, KindInfo, Subresource, Verb},
     object::{self, ObjectStore},
     request::Call,
@@ -420,6 +421,71 @@ pub(crate) fn admit_part(store: &ObjectStore, call: &Call) -> Result<(), ApiErro
             Err(refusal(info, name, &why))
         }
         _ => Ok(()),
+    }
+}
+
+/// Refuses a token that a node asks for and that is not for one of its pods.
+pub(crate) fn admit_token(
+    authorizer: &Authorizer,
+    call: &Call,
+    request: &Value,
+) -> Result<(), ApiError> {
+    let Some(node) = name_of(&call.caller) else {
+        return Ok(());
+    };
+    let objects = &call.objects;
+    let account = objects.name.as_deref().unwrap_or_default();
+    let refuse = |why: &str| Err(refusal(objects.info, account, why));
+    let bound = &request["spec"]["boundObjectRef"];
+    let text = |field: &str| bound[field].as_str().unwrap_or_default();
+    if text("apiVersion") != "v1" || text("kind") != "Pod" || text("name").is_empty() {
+        return refuse("node requested token not bound to a pod");
+    }
+    if text("uid").is_empty() {
+        return refuse("node requested token with a pod binding without a uid");
+    }
+    let pods = kinds::served("v1", "Pod").expect("pods are in the table");
+    let key = object::key(pods, objects.namespace.as_deref(), text("name"));
+    let record = authorizer.store.get(&key);
+    let record = record.ok_or_else(|| ApiError::not_found(pods, text("name")))?;
+    if *record.index.uid != *text("uid") {
+        let why = format!(
+            "the UID in the bound object reference ({}) does not match the UID in record. The \
+             object might have been deleted and then recreated",
+            text("uid")
+        );
+        return refuse(&why);
+    }
+    let pod = object::parse(&record);
+    if pod["spec"]["nodeName"] != node {
+        return refuse("node requested token bound to a pod scheduled on a different node");
+    }
+    let audiences = request["spec"]["audiences"].as_array();
+    let audience = match audiences.map_or(&[][..], Vec::as_slice) {
+        [] => return Ok(()),
+        [one] => one.as_str().unwrap_or_default(),
+        _ => return refuse("node may only request 0 or 1 audiences"),
+    };
+    let mut mounted = volumes(&pod).map(|volume| &volume["serviceAccountToken"]);
+    let named = mounted.any(|token| {
+        let asked = token["audience"].as_str().unwrap_or_default();
+        !token.is_null() && (asked == audience || asked.is_empty() && audience == ISSUER)
+    });
+    let wanted = Attributes::Resource(ResourceAttributes {
+        verb: "request-serviceaccounts-token-audience".to_owned(),
+        resource: audience.to_owned(),
+        name: account.to_owned(),
+        namespace: objects.namespace.clone().unwrap_or_default(),
+        ..ResourceAttributes::default()
+    });
+    let allowed = authorizer.decide(&call.caller, &wanted);
+    match named || matches!(allowed, Decision::Allowed(_)) {
+        true => Ok(()),
+        false => refuse(&format!(
+            "audience {audience:?} not found in pod spec volume, {} is not authorized to request \
+             service account tokens for this audience",
+            call.caller.name
+        )),
     }
 }
 

@@ -323,3 +323,55 @@ async fn a_node_sees_its_own_affairs() {
     let (code, answer) = api.send_media(&one, "PATCH", path, merge, patch).await;
     assert_eq!(code, 403, "{answer}");
 }
+
+/// A token lets whoever has it act as its account, so a node gets only those its pods need.
+#[tokio::test]
+async fn a_node_gets_tokens_for_its_own_pods_alone() {
+    let api = Harness::start().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    create(&api, accounts, json!({"metadata": {"name": "robot"}})).await;
+    let mut uids = Vec::new();
+    for node in ["one", "two"] {
+        let pod = json!({
+            "metadata": {"name": node},
+            "spec": {"nodeName": node, "serviceAccountName": "robot",
+                "containers": [{"name": "c", "image": "i"}],
+                "volumes": [{"name": "t", "projected": {"sources": [
+                    {"serviceAccountToken": {"path": "t", "audience": "vault"}}]}}]},
+        });
+        let pods = "/api/v1/namespaces/default/pods";
+        let (code, pod) = api.send("POST", pods, JSON, &pod).await;
+        assert_eq!(code, 201, "{pod}");
+        uids.push(pod["metadata"]["uid"].clone());
+    }
+    let one = user("system:node:one", &["system:nodes", "system:authenticated"]);
+    let bound = |name: &str, uid: &Value, audience: &str| {
+        json!({"spec": {"audiences": [audience], "boundObjectRef":
+            {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}}})
+    };
+    let path = format!("{accounts}/robot/token");
+    for (body, code, words) in [
+        (bound("one", &uids[0], "vault"), 201, ""),
+        (json!({}), 403, "node requested token not bound to a pod"),
+        (bound("one", &json!(""), "vault"), 403, "without a uid"),
+        (
+            bound("two", &uids[1], "vault"),
+            403,
+            "scheduled on a different node",
+        ),
+        (
+            bound("one", &uids[0], "bank"),
+            403,
+            "audience \"bank\" not found in pod spec volume",
+        ),
+    ] {
+        let (found, answer) = api.send_as(&one, "POST", &path, body).await;
+        assert_eq!(found, code, "{answer}");
+        let message = answer["message"].as_str().unwrap_or_default();
+        assert!(message.contains(words), "{answer}");
+    }
+    let three = user("system:node:three", &["system:nodes"]);
+    let body = bound("one", &uids[0], "vault");
+    let (code, _) = api.send_as(&three, "POST", &path, body).await;
+    assert_eq!(code, 403);
+}

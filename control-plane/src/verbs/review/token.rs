@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::words;
 use crate::{
-    authorize::account_caller,
+    authorize::{self, account_caller},
     caller::Caller,
     identity::ISSUER,
     invalid::Causes,
@@ -57,6 +57,7 @@ impl Machine {
             object: mut request,
             warnings,
         } = Draft::of_type(reviews, SCHEMA, &call.options, content)?;
+        authorize::admit_token(&self.authorizer, call, &request)?;
         complete(&mut request);
         check(reviews, &request)?;
         let mut about = json!({
