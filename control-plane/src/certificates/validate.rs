@@ -192,7 +192,8 @@ fn check_certificate(object: &Value, old: &Value, causes: &mut Causes) {
     let whole = certificates.next().is_some_and(|first| {
         first.is_ok_and(|der| x509_parser::parse_x509_certificate(&der).is_ok())
     });
-    if !text.is_empty() && !(whole && certificates.all(|other| other.is_ok())) {
+    let good = text.is_empty() || whole && certificates.all(|other| other.is_ok());
+    if !good {
         let detail = "must contain one or more PEM blocks of type CERTIFICATE";
         causes.invalid(path, &json!("<certificate data>"), detail);
     }

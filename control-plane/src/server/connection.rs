@@ -198,28 +198,20 @@ async fn answer(
     answer.map(|body| ServedBody::new(body, busy, &front.stopping))
 }
 
-/// Says who asks: by token if there is one, else by certificate, else nobody known.
+/// Says who asks: by certificate, else by token, else nobody known if neither was offered.
 fn authenticate(front: &Front, peer: &Peer, headers: &mut HeaderMap) -> Result<Caller, ApiError> {
     // What proves who asks is nobody else's business from here on.
-    match headers.remove(header::AUTHORIZATION) {
-        Some(value) => {
-            let token = value.to_str().ok().and_then(bearer);
-            let caller = token.and_then(|token| front.service.authenticate(token));
-            if let Some(caller) = caller {
-                return Ok(caller);
-            }
-            match peer {
-                Peer::Named { .. } => (),
-                Peer::Unnamed | Peer::Refused => return Err(ApiError::unauthorized()),
-            }
-        }
-        None => (),
-    }
+    let offered = headers.remove(header::AUTHORIZATION);
     match peer {
-        Peer::Unnamed => Ok(Caller::anonymous()),
-        Peer::Named { caller, expires } if (front.clock)() < *expires => Ok(caller.clone()),
-        Peer::Named { .. } | Peer::Refused => Err(ApiError::unauthorized()),
+        Peer::Named { caller, expires } if (front.clock)() < *expires => return Ok(caller.clone()),
+        Peer::Unnamed if offered.is_none() => return Ok(Caller::anonymous()),
+        Peer::Named { .. } | Peer::Unnamed | Peer::Refused => (),
     }
+    let token = offered.as_ref().and_then(|value| value.to_str().ok());
+    let token = token.and_then(bearer);
+    token
+        .and_then(|token| front.service.authenticate(token))
+        .ok_or_else(ApiError::unauthorized)
 }
 
 /// Reads `Bearer token`; the scheme's letters may be of any case.
