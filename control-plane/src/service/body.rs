@@ -85,9 +85,7 @@ impl ApiBody {
     }
 
     pub(crate) fn log(stream: LogStream) -> ApiBody {
-        ApiBody {
-            content: Content::Log(stream),
-        }
+        ApiBody::of(Content::Log(stream))
     }
 
     /// Changes the bytes of a body that is whole.

@@ -2,7 +2,7 @@
 
 use coracle_store::{Expect, WriteError};
 use http::StatusCode;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{Machine, delete::check_finalizers, draft::Draft, write_failure};
 use crate::{
@@ -197,6 +197,7 @@ impl Machine {
             (objects.info.on_update)(old, new);
         }
         (objects.info.defaults)(new);
+        certificates::complete(call, Some(old), new, self.now());
         if owners == Owners::Sent {
             writer.record(Some(old), new);
         }

@@ -4,20 +4,16 @@
 
 mod acting;
 mod apply;
-mod deletion;
-mod discovery;
-mod garbage;
-mod harness;
-mod logs;
-mod namespaces;
-mod patch;
 mod auth;
 mod certificates;
 mod deletion;
 mod discovery;
+mod garbage;
 mod harness;
 mod lists;
+mod logs;
 mod namespaces;
+mod patch;
 mod pods;
 mod protobuf;
 mod rbac;
