@@ -54,6 +54,7 @@ pub struct ControlPlane {
     signer: JoinHandle<()>,
     scheduler: JoinHandle<()>,
     controllers: JoinHandle<()>,
+    events: JoinHandle<()>,
 }
 
 impl Default for ControlPlaneConfig {
@@ -119,6 +120,8 @@ impl ControlPlane {
         let scheduler = tokio::spawn(scheduler::run(client.clone(), stop.clone()));
         let books = controllers::Config { root_ca };
         let controllers = tokio::spawn(controllers::run(client, books, stop.clone()));
+        let events = verbs::expire_events(Arc::clone(&machine), stop.clone());
+        let events = tokio::spawn(events);
         ControlPlane {
             machine,
             stop,
@@ -126,6 +129,7 @@ impl ControlPlane {
             signer,
             scheduler,
             controllers,
+            events,
         }
     }
 
@@ -149,6 +153,7 @@ impl ControlPlane {
         self.stop.cancel();
         for (name, task) in [
             ("controllers", self.controllers),
+            ("expiry of events", self.events),
             ("scheduler", self.scheduler),
             ("signer", self.signer),
             ("roles", self.roles),

@@ -8,6 +8,7 @@ mod catalogue;
 mod furnish;
 mod garbage;
 mod namespaces;
+mod pods;
 mod queue;
 mod thin;
 mod watches;
@@ -84,6 +85,7 @@ fn controllers(client: Client, config: Config) -> Vec<Controller> {
     vec![
         controller("namespaces", &client, namespaces::run),
         controller("garbage", &client, garbage::run),
+        controller("pods", &client, pods::run),
         controller("furnish", &client, move |client| {
             furnish::run(client, root_ca.clone())
         }),

@@ -34,7 +34,7 @@ use crate::{
     view::View,
 };
 
-pub(crate) use delete::SHOWN_WHEN_REMOVED;
+pub(crate) use delete::{SHOWN_WHEN_REMOVED, expire_events};
 pub(crate) use draft::check;
 pub(crate) use patch::outcome;
 pub(crate) use watch::WatchStream;

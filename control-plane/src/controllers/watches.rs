@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub(super) const JSON: &str = "application/json";
+pub(super) const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
 pub(super) const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// The pause after a watch failed, so that a broken API is not asked in a tight loop.

@@ -8,6 +8,7 @@
 
 mod collection;
 mod eviction;
+mod expire;
 mod finalize;
 mod plan;
 mod wish;
@@ -26,6 +27,7 @@ use crate::{
     status::{self, ApiError},
 };
 
+pub(crate) use expire::expire_events;
 pub(super) use finalize::check_finalizers;
 use plan::{Step, plan};
 use wish::Wish;
