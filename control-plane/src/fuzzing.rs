@@ -1,7 +1,7 @@
 //! Entries for random input, one for each reader of what clients send.
 //!
 //! Each takes any bytes, and panics only where this crate breaks one of its own promises. The
-//! tests below run each of them; `examples/fuzz.rs` and the targets in `fuzz/` run them for long.
+//! tests below run each of them, and `examples/fuzz.rs` runs one for as long as it is told to.
 
 use bytes::Bytes;
 use jiff::Timestamp;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     Machine,
     draft::Draft,
-    rewrite::{Change, OBJECT_BYTES_MAX, Owners, WriteOptions},
+    rewrite::{Change, OBJECT_BYTES_MAX, Owners, WriteOptions, check_owners},
     write_failure,
 };
 use crate::{
@@ -124,6 +124,7 @@ impl Machine {
                 .to_owned();
             let mut causes = Causes::default();
             validate::metadata(info, &object, &mut causes);
+            check_owners(&object, &mut causes);
             (info.validate)(&object, None, &mut causes);
             if !causes.is_empty() {
                 return Err(ApiError::invalid(info, &name, causes));

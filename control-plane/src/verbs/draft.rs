@@ -1,5 +1,7 @@
 //! Reads a request's body into an object of a kind, as strictly as the client asked for.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use crate::{
@@ -34,6 +36,7 @@ impl Draft {
     ) -> Result<Draft, ApiError> {
         let mut draft = Draft::of_type(objects.info, objects.info.schema, options, content)?;
         draft.place(objects)?;
+        draft.dedupe_owners("");
         Ok(draft)
     }
 
@@ -127,6 +130,32 @@ impl Draft {
             object["metadata"] = Value::Object(Map::new());
         }
         Ok(Draft { object, warnings })
+    }
+
+    /// Drops owners that are there twice, and warns of them; `when` says when they were found.
+    pub(super) fn dedupe_owners(&mut self, when: &str) {
+        let Some(owners) = self.object["metadata"]
+            .get_mut("ownerReferences")
+            .and_then(Value::as_array_mut)
+        else {
+            return;
+        };
+        let (mut seen, mut twice) = (BTreeSet::new(), Vec::new());
+        owners.retain(|owner| {
+            let fresh = seen.insert(owner.to_string());
+            if !fresh {
+                twice.push(owner["uid"].as_str().unwrap_or_default().to_owned());
+            }
+            fresh
+        });
+        if !twice.is_empty() {
+            self.warnings.push(format!(
+                ".metadata.ownerReferences contains duplicate entries{when}; API server dedups \
+                 owner references in 1.20+, and may reject such requests as early as 1.24; please \
+                 fix your requests; duplicate UID(s) observed: [{}]",
+                twice.join(" ")
+            ));
+        }
     }
 
     /// Checks that body and path mean the same object, and completes the namespace from the path.

@@ -157,12 +157,13 @@ impl Patch {
         let duplicates = self.duplicates.clone();
         Draft::check_type(info, info.kind, &patched)?;
         let draft = Draft::decode(info, info.schema, validation, patched.clone(), duplicates);
-        let draft = draft.map_err(|undecodable| {
+        let mut draft = draft.map_err(|undecodable| {
             let mut quoted = quoted();
             quoted.truncate(quoted.floor_char_boundary(QUOTED_BYTES_MAX));
             ApiError::unreadable_patch(&quoted, &undecodable.to_string())
         })?;
         draft.fits(objects)?;
+        draft.dedupe_owners(" after mutating admission happens");
         Ok(draft)
     }
 }

@@ -23,6 +23,9 @@ const ATTEMPTS_MAX: usize = 5;
 /// The largest object that is kept: what etcd takes, on which the stock server stands.
 pub(super) const OBJECT_BYTES_MAX: usize = 3 << 19;
 
+/// The longest name of a part that an entry of the owners may have.
+const SUBRESOURCE_BYTES_MAX: usize = 256;
+
 /// What only the server sets in metadata; a client's values do not count.
 const SERVER_FIELDS: &[&str] = &[
     "creationTimestamp",
@@ -96,7 +99,7 @@ impl Machine {
             }
             _ => (),
         }
-        check_manager(named, &mut causes);
+        check_manager("fieldManager", named, &mut causes);
         if !causes.is_empty() {
             return Err(ApiError::invalid_options(options.kind(), causes));
         }
@@ -243,15 +246,28 @@ impl WriteOptions {
 }
 
 /// Checks the name under which someone owns fields.
-fn check_manager(name: &str, causes: &mut Causes) {
+fn check_manager(field: &str, name: &str, causes: &mut Causes) {
     if name.len() > MANAGER_BYTES_MAX {
-        causes.too_long("fieldManager", MANAGER_BYTES_MAX);
+        causes.too_long(field, MANAGER_BYTES_MAX);
     }
     for (place, letter) in name.char_indices() {
         if letter.is_control() || (letter.is_whitespace() && letter != ' ') {
             let code = u32::from(letter);
             let why = format!("invalid character U+{code:04X} (at position {place})");
-            causes.invalid("fieldManager", &Value::from(name), &why);
+            causes.invalid(field, &Value::from(name), &why);
+        }
+    }
+}
+
+/// Checks the owners that a client sent with an object, as far as they are kept.
+pub(super) fn check_owners(object: &Value, causes: &mut Causes) {
+    let entries = validate::elements(&object["metadata"]["managedFields"]);
+    for (place, entry) in entries.enumerate() {
+        let field = |name: &str| format!("metadata.managedFields[{place}].{name}");
+        let text = |name: &str| entry[name].as_str().unwrap_or_default();
+        check_manager(&field("manager"), text("manager"), causes);
+        if text("subresource").len() > SUBRESOURCE_BYTES_MAX {
+            causes.too_long(field("subresource"), SUBRESOURCE_BYTES_MAX);
         }
     }
 }
@@ -404,6 +420,7 @@ fn check_change(
     let info = objects.info;
     validate::metadata(info, new, &mut causes);
     validate::metadata_change(old, new, &mut causes);
+    check_owners(new, &mut causes);
     match objects.subresource {
         None => (info.validate)(new, Some(old), &mut causes),
         Some(Subresource::Approval | Subresource::Status) => {

@@ -452,6 +452,21 @@ async fn stale_and_broken_lists_of_owners_do_no_harm() {
 }
 
 #[tokio::test]
+async fn owners_that_a_client_sends_are_checked() {
+    let api = Harness::start().await;
+    let mut body = config_map(json!({"a": "1"}));
+    let name = "x".repeat(129);
+    body["metadata"]["managedFields"] = json!([{"manager": name, "operation": "Update",
+        "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {"f:b": {}}}}]);
+    let (code, answer) = api
+        .send("POST", CONFIG_MAPS, "application/json", &body)
+        .await;
+    assert_eq!(code, 422, "{answer}");
+    let cause = answer["details"]["causes"][0]["field"].as_str().unwrap();
+    assert!(cause.starts_with("metadata.managedFields[") && cause.ends_with("].manager"));
+}
+
+#[tokio::test]
 async fn only_so_many_managers_are_told_apart() {
     let api = Harness::start().await;
     let path = format!("{CONFIG_MAPS}?fieldManager=m0");

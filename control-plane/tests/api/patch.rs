@@ -311,6 +311,31 @@ async fn an_update_keeps_what_belongs_to_the_server() {
 }
 
 #[tokio::test]
+async fn an_owner_that_is_there_twice_is_dropped_with_a_warning() {
+    let api = Harness::start().await;
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "o", "uid": "u"});
+    let mut body = pod("p");
+    body["metadata"]["ownerReferences"] = json!([owner, owner]);
+    let response = api.response("POST", PODS, JSON, body.to_string()).await;
+    assert_eq!(response.status(), 201);
+    let warning = response.headers()["warning"].to_str().unwrap();
+    assert!(
+        warning.starts_with("299 - \".metadata.ownerReferences contains duplicate entries; API"),
+        "{warning}"
+    );
+    let expected = json!({"metadata": {"ownerReferences": [{"uid": "u"}]}});
+    check(
+        &api,
+        "GET",
+        &format!("{PODS}/p"),
+        Value::Null,
+        200,
+        expected,
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn the_status_of_a_pod_takes_labels_but_no_spec_and_no_owners() {
     let api = Harness::start().await;
     let created = check(&api, "POST", PODS, pod("p"), 201, json!({})).await;
