@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::services::API_ADDRESS,
     authorize, certificates, controllers,
     identity::Identity,
     kinds,
@@ -16,6 +17,7 @@ use crate::{
     object::{self, ObjectStore},
     scheduler,
     service::ApiService,
+    validate::small::SYSTEM_PRIORITIES,
     verbs::{self, Machine},
 };
 
@@ -25,6 +27,9 @@ const FIRST_NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public",
 /// How long the state may take to be brought in order at the end. What is not done by then is done
 /// at the next start; nothing is lost.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The runtime classes that exist from the start: all mean the one sandbox that the agent has.
+const RUNTIME_CLASSES: &[&str] = &["coracle", "wasi", "wasm", "wasmtime"];
 
 /// What a control plane needs to know.
 #[derive(Clone, Debug)]
@@ -111,6 +116,8 @@ impl ControlPlane {
             machine.seed(&path, &account).await;
         }
         machine.seed_policy().await;
+        seed_classes(&machine).await;
+        seed_api_service(&machine).await;
         let stop = CancellationToken::new();
         let client = kube::Client::new(ApiService::new(Arc::clone(&machine)), "default");
         let roles = tokio::spawn(authorize::gather_roles(client.clone(), stop.clone()));
@@ -168,6 +175,42 @@ impl ControlPlane {
             tracing::debug!("the state is closed without a checkpoint");
         }
     }
+}
+
+/// Creates the priority and runtime classes that pods can name without anybody's doing.
+async fn seed_classes(machine: &Machine) {
+    for (name, value, about) in SYSTEM_PRIORITIES {
+        let class = json!({
+            "metadata": {"name": name},
+            "value": value,
+            "description": about,
+        });
+        let path = "/apis/scheduling.k8s.io/v1/priorityclasses";
+        machine.seed(path, &class).await;
+    }
+    for name in RUNTIME_CLASSES {
+        let class = json!({"metadata": {"name": name}, "handler": name});
+        machine
+            .seed("/apis/node.k8s.io/v1/runtimeclasses", &class)
+            .await;
+    }
+}
+
+/// Creates the service by which pods know the API, at the first address there is.
+async fn seed_api_service(machine: &Machine) {
+    let service = json!({
+        "metadata": {
+            "name": "kubernetes",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "clusterIP": API_ADDRESS.to_string(),
+            "ports": [{"name": "https", "port": 443, "targetPort": 6443}],
+        },
+    });
+    machine
+        .seed("/api/v1/namespaces/default/services", &service)
+        .await;
 }
 
 /// Checks one object as strictly as a create with `fieldValidation=Strict`, without a server.

@@ -5,8 +5,11 @@
 
 mod core;
 mod groups;
+mod twin;
 
 use serde_json::Value;
+
+use twin::Twin;
 
 use crate::{invalid::Causes, validate};
 
@@ -35,6 +38,8 @@ pub struct KindInfo {
     pub subresources: &'static [Subresource],
     /// Fields that field selectors may name, besides `metadata.name` and `metadata.namespace`.
     pub(crate) fields: &'static [SelectableField],
+    /// Present if objects are stored as those of another kind.
+    pub(crate) twin: Option<&'static Twin>,
     /// The type of the whole object in the schema.
     pub(crate) schema: &'static str,
     /// How an object's name is checked.
@@ -210,6 +215,7 @@ const fn row(group: &'static str, kind: &'static str, schema: &'static str) -> K
         verbs: EVERY_VERB,
         subresources: &[],
         fields: &[],
+        twin: None,
         schema,
         name_rule: validate::NameRule::Subdomain,
         generation: Generation::Absent,

@@ -25,6 +25,8 @@ mod view;
 mod managed_fields;
 mod verbs;
 
+mod admission;
+
 mod decode;
 mod defaults;
 mod go_text;

@@ -3,12 +3,17 @@
 //! The encoding always begins with kind, version and `metadata.resourceVersion`, so that the
 //! revision is written when the store gives it, and can be replaced without parsing.
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
 use coracle_store::{Record, Revision, Store};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::kinds::{self, KindInfo, Scope};
+use crate::{
+    admission::Charge,
+    kinds::{self, KindInfo, Scope},
+};
 
 /// How the metadata of every stored object begins.
 const REVISION_FIELD: &str = r#"{"resourceVersion":""#;
@@ -23,6 +28,8 @@ pub(crate) struct ObjectIndex {
     labels: Box<[(Box<str>, Box<str>)]>,
     /// The values of the kind's selectable fields, in the order of its table.
     pub(crate) fields: Box<[Box<str>]>,
+    /// What the object takes of quotas and ranges; found out when it is first asked for.
+    pub(crate) charge: OnceLock<Box<Charge>>,
 }
 
 /// An object encoded up to its revision.
@@ -43,8 +50,43 @@ pub(crate) fn parse_encoded(encoded: &[u8]) -> Value {
     serde_json::from_slice(encoded).expect("stored objects were encoded by this module")
 }
 
-/// Encodes an object of a kind.
+/// Reads a record as an object of a kind, which may be another view of what is stored.
+pub(crate) fn load(info: &KindInfo, record: &ObjectRecord) -> Value {
+    let stored = parse(record);
+    match info.twin {
+        Some(twin) => twin.show(&stored, info),
+        None => stored,
+    }
+}
+
+/// Shows stored bytes as those of a kind, which may be another view of what is stored. What is
+/// no stored object stays as it is.
+pub(crate) fn shown(info: &KindInfo, encoded: &Bytes) -> Bytes {
+    match info.twin {
+        Some(twin) if encoded.starts_with(head(twin.stored()).as_bytes()) => {
+            let object = twin.show(&parse_encoded(encoded), info);
+            let revision = object.pointer("/metadata/resourceVersion");
+            let revision = revision.and_then(Value::as_str).unwrap_or_default();
+            let parts = [head(info).as_bytes(), revision.as_bytes(), &tail(&object)].concat();
+            Bytes::from(parts)
+        }
+        _ => encoded.clone(),
+    }
+}
+
+/// Encodes an object of a kind in the form in which it is stored.
 pub(crate) fn encode(info: &KindInfo, object: &Value) -> Encoded {
+    let stored = info.twin.map(|twin| twin.store(object));
+    let (info, object) = (info.stored(), stored.as_ref().unwrap_or(object));
+    Encoded {
+        head: head(info),
+        tail: tail(object),
+        index: ObjectIndex::new(info, object),
+    }
+}
+
+/// Writes what follows the revision.
+fn tail(object: &Value) -> Vec<u8> {
     let empty = Map::new();
     let fields = object.as_object().unwrap_or(&empty);
     let metadata = object
@@ -56,11 +98,7 @@ pub(crate) fn encode(info: &KindInfo, object: &Value) -> Encoded {
     tail.push(b'}');
     append(&mut tail, fields, &["kind", "apiVersion", "metadata"]);
     tail.push(b'}');
-    Encoded {
-        head: head(info),
-        tail,
-        index: ObjectIndex::new(info, object),
-    }
+    tail
 }
 
 /// Returns what is kept decoded beside a value that comes from a file.
@@ -102,7 +140,7 @@ impl Encoded {
 
 /// Returns the object's encoding with another revision in it.
 pub(crate) fn at_revision(info: &KindInfo, encoded: &Bytes, revision: Revision) -> Bytes {
-    let head = head(info);
+    let head = head(info.stored());
     let rest = encoded.get(head.len()..).unwrap_or_default();
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let tail = rest.get(digits..).unwrap_or_default();
@@ -169,6 +207,7 @@ impl ObjectIndex {
                 .iter()
                 .map(|known| field(known.pointer, known.absent))
                 .collect(),
+            charge: OnceLock::new(),
         }
     }
 
@@ -190,6 +229,7 @@ impl ObjectIndex {
 
 /// Returns where the objects of a kind are kept, all of them or one namespace's.
 pub(crate) fn prefix(info: &KindInfo, namespace: Option<&str>) -> String {
+    let info = info.stored();
     match (info.scope, namespace) {
         (Scope::Namespaced, Some(namespace)) => format!("/{}/{namespace}/", info.qualified()),
         (Scope::Namespaced, None) | (Scope::Cluster, _) => format!("/{}/", info.qualified()),

@@ -66,6 +66,14 @@ impl Quantity {
         Some(Quantity { nano, format })
     }
 
+    /// Returns a whole number.
+    pub(crate) fn whole(number: i64) -> Quantity {
+        Quantity {
+            nano: i128::from(number) * NANO,
+            format: Format::Decimal,
+        }
+    }
+
     /// Returns the number in thousandths, rounded up.
     pub(crate) fn milli(self) -> i64 {
         saturate(div_ceil(self.nano, 1_000_000))
@@ -85,9 +93,20 @@ impl Quantity {
         unit.nano > 0 && self.nano % unit.nano == 0
     }
 
-    /// Adds two amounts; the sum is written in the family of the first.
+    /// Adds two amounts; the sum is written in the family of the first that is not zero.
     pub(crate) fn plus(self, other: Quantity) -> Quantity {
         let nano = (self.nano + other.nano).clamp(-NANO_MAX, NANO_MAX);
+        let format = if self.nano == 0 {
+            other.format
+        } else {
+            self.format
+        };
+        Quantity { nano, format }
+    }
+
+    /// Takes an amount away from another.
+    pub(crate) fn minus(self, other: Quantity) -> Quantity {
+        let nano = (self.nano - other.nano).clamp(-NANO_MAX, NANO_MAX);
         Quantity { nano, ..self }
     }
 

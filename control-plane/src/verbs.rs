@@ -20,6 +20,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::Admission,
     authorize::{self, Authorizer},
     caller::Caller,
     certificates,
@@ -43,6 +44,7 @@ pub(crate) use watch::WatchStream;
 #[derive(Debug)]
 pub(crate) struct Machine {
     store: ObjectStore,
+    admission: Admission,
     build: String,
     clock: fn() -> Timestamp,
     identity: Arc<Identity>,
@@ -62,6 +64,7 @@ impl Machine {
         Machine {
             authorizer: Authorizer::new(store.clone()),
             store,
+            admission: Admission::default(),
             build: config.build,
             clock,
             identity: config.identity,

@@ -97,6 +97,7 @@ impl View {
     /// Shows JSON that is the whole answer; what is not of this kind, such as a `Status`, keeps
     /// its shape.
     pub(crate) fn document(self, info: &KindInfo, json: Bytes) -> Bytes {
+        let json = object::shown(info, &json);
         if self.shape == Shape::Whole && self.encoding == Encoding::Json {
             return json;
         }
@@ -116,6 +117,7 @@ impl View {
 
     /// Shows a stored object, or one laid out like it, as an event of a watch carries it.
     pub(crate) fn event(self, info: &KindInfo, stored: &Bytes, columns: Columns) -> Bytes {
+        let stored = &object::shown(info, stored);
         match self.shape {
             Shape::Whole if self.encoding == Encoding::Protobuf => {
                 encoded(&object::parse_encoded(stored))
@@ -158,6 +160,7 @@ impl View {
 
     /// Shows a stored object as an element of a list.
     pub(crate) fn item(self, info: &KindInfo, stored: &Bytes) -> Bytes {
+        let stored = &object::shown(info, stored);
         let item = match self.shape {
             Shape::Whole => stored.clone(),
             Shape::Metadata(version) => metadata_only(version, info, stored),
@@ -214,8 +217,11 @@ impl View {
     }
 
     fn row(self, info: &KindInfo, value: &Value, form: (MetaVersion, Include)) -> Value {
-        let mut row = json!({"cells": table::cells(info, value, (self.clock)())});
-        if let Some(conditions) = table::conditions(info, value) {
+        // Cells are read off the stored form, whatever names a view gives its fields.
+        let stored = info.twin.map(|twin| twin.store(value));
+        let (kind, cells_of) = (info.stored(), stored.as_ref().unwrap_or(value));
+        let mut row = json!({"cells": table::cells(kind, cells_of, (self.clock)())});
+        if let Some(conditions) = table::conditions(kind, cells_of) {
             row["conditions"] = conditions;
         }
         row["object"] = match form {

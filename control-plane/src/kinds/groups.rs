@@ -1,7 +1,8 @@
 //! The rows of the named groups.
 
 use super::{
-    Generation, Keeping, KindInfo, Missing, Scope, Subresource, Unguarded, Verb, field, row,
+    Dependents, Generation, Keeping, KindInfo, Missing, Scope, SelectableField, Subresource,
+    Unguarded, Verb, field, row, twin,
 };
 use crate::{certificates, defaults, validate};
 
@@ -114,6 +115,16 @@ pub(super) static KINDS: &[KindInfo] = &[
         )
     },
     KindInfo {
+        plural: "events",
+        singular: "event",
+        short_names: &["ev"],
+        fields: EVENT_FIELDS,
+        twin: Some(&twin::EVENTS),
+        validate: validate::event::events,
+        dependents: Dependents::None,
+        ..row("events.k8s.io", "Event", "events.v1.Event")
+    },
+    KindInfo {
         plural: "runtimeclasses",
         singular: "runtimeclass",
         scope: Scope::Cluster,
@@ -173,4 +184,21 @@ pub(super) static KINDS: &[KindInfo] = &[
             "scheduling.v1.PriorityClass",
         )
     },
+];
+
+/// The positions are those of the core group's events, as which these are stored.
+static EVENT_FIELDS: &[SelectableField] = &[
+    field("regarding.kind", "/involvedObject/kind"),
+    field("regarding.namespace", "/involvedObject/namespace"),
+    field("regarding.name", "/involvedObject/name"),
+    field("regarding.uid", "/involvedObject/uid"),
+    field("regarding.apiVersion", "/involvedObject/apiVersion"),
+    field(
+        "regarding.resourceVersion",
+        "/involvedObject/resourceVersion",
+    ),
+    field("regarding.fieldPath", "/involvedObject/fieldPath"),
+    field("reason", "/reason"),
+    field("reportingController", "/reportingComponent"),
+    field("type", "/type"),
 ];

@@ -79,10 +79,7 @@ fn scopes(spec: &Field<'_, '_>) {
         }
     }
     let has = |wanted: &&str| list.items().any(|scope| scope.text() == *wanted);
-    if OPPOSITES
-        .iter()
-        .any(|pair| pair.iter().all(|scope| has(scope)))
-    {
+    if OPPOSITES.iter().any(|pair| pair.iter().all(&has)) {
         list.invalid("conflicting scopes");
     }
 }

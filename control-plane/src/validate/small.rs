@@ -12,10 +12,19 @@ use crate::invalid::Causes;
 /// The highest priority that is not kept for the system.
 const PRIORITY_MAX: i64 = 1_000_000_000;
 
-/// The priority classes of the system with their values.
-pub(crate) const SYSTEM_PRIORITIES: &[(&str, i64)] = &[
-    ("system-node-critical", 2_000_001_000),
-    ("system-cluster-critical", 2_000_000_000),
+/// The priority classes of the system: name, value and what they are for.
+pub(crate) const SYSTEM_PRIORITIES: &[(&str, i64, &str)] = &[
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another \
+         node if necessary.",
+    ),
 ];
 
 /// Checks a lease.
@@ -91,8 +100,8 @@ pub(crate) fn priority_class(object: &Value, old: Option<&Value>, causes: &mut C
 }
 
 fn is_system_priority(root: &Field<'_, '_>, name: &str) -> Result<(), String> {
-    let known = SYSTEM_PRIORITIES.iter().find(|(known, _)| *known == name);
-    let Some((_, value)) = known else {
+    let known = SYSTEM_PRIORITIES.iter().find(|(known, ..)| *known == name);
+    let Some((_, value, _)) = known else {
         return Err(format!("{name} is not a known system priority class"));
     };
     if root.child("value").number() != Some(*value) {

@@ -74,10 +74,13 @@ impl Machine {
         if owners == Owners::Sent {
             writer.record(None, &mut object);
         }
-        // What the server begins an object with belongs to nobody.
-        (info.on_create)(&mut object);
         certificates::complete(call, None, &mut object, self.now());
         self.admit(call, None, &object)?;
+        self.admission.ready(&self.store, call, &object).await;
+        self.admission
+            .mutate(&self.store, call, None, &mut object)?;
+        // What the server begins an object with belongs to nobody, and tells of the whole spec.
+        (info.on_create)(&mut object);
         self.insert(call, object).await
     }
 
@@ -107,52 +110,84 @@ impl Machine {
         Ok(())
     }
 
-    /// Names, validates and writes a new object; a generated name that is taken is drawn again.
+    /// Names, checks and writes a new object.
     async fn insert(&self, call: &Call, mut object: Value) -> Result<Answer, ApiError> {
-        let Call {
-            objects, options, ..
-        } = call;
-        let info = objects.info;
         let base = generated_base(&object);
+        generate_name(&mut object, base.as_deref());
+        let mut claims = self
+            .admission
+            .allocate(&self.store, call, None, &mut object)?;
+        check(call.objects.info, &object)?;
+        self.admission
+            .check(&self.store, call, None, &object, &mut claims)?;
+        if call.options.persistence == Persistence::DryRun {
+            return self.pretend(call, &object);
+        }
+        claims.begin();
+        let answer = self.put_new(call, object, base).await;
+        claims.end();
+        answer
+    }
+
+    /// Answers as if an object had been written.
+    fn pretend(&self, call: &Call, object: &Value) -> Result<Answer, ApiError> {
+        let info = call.objects.info;
+        let name = name(object);
+        let key = object::key(info, call.objects.namespace.as_deref(), name);
+        match self.store.get(&key) {
+            Some(_) => Err(ApiError::already_exists(info, name)),
+            None => Ok(Answer::json(StatusCode::CREATED, object)),
+        }
+    }
+
+    /// Writes a new object; a generated name that is taken is drawn again.
+    async fn put_new(
+        &self,
+        call: &Call,
+        mut object: Value,
+        base: Option<String>,
+    ) -> Result<Answer, ApiError> {
+        let info = call.objects.info;
         for attempt in 1.. {
-            if let Some(base) = &base {
-                object["metadata"]["name"] = Value::from(base.clone() + &suffix());
-            }
-            let name = object["metadata"]["name"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
-            let mut causes = Causes::default();
-            validate::metadata(info, &object, &mut causes);
-            check_owners(&object, &mut causes);
-            (info.validate)(&object, None, &mut causes);
-            if !causes.is_empty() {
-                return Err(ApiError::invalid(info, &name, causes));
-            }
-            let key = object::key(info, objects.namespace.as_deref(), &name);
-            if options.persistence == Persistence::DryRun {
-                return match self.store.get(&key) {
-                    Some(_) => Err(ApiError::already_exists(info, &name)),
-                    None => Ok(Answer::json(StatusCode::CREATED, &object)),
-                };
-            }
+            let key = object::key(info, call.objects.namespace.as_deref(), name(&object));
             let encoded = object::encode(info, &object);
             if encoded.len() > OBJECT_BYTES_MAX {
                 return Err(ApiError::too_large(OBJECT_BYTES_MAX));
             }
-            match self
-                .store
-                .put(&key, Expect::Absent, |revision| encoded.render(revision))
-                .await
-            {
+            let render = |revision| encoded.render(revision);
+            match self.store.put(&key, Expect::Absent, render).await {
                 Ok(record) => {
                     return Ok(Answer::encoded(StatusCode::CREATED, record.value.clone()));
                 }
-                Err(WriteError::Exists) if base.is_some() && attempt < GENERATED_ATTEMPTS_MAX => (),
-                Err(error) => return Err(write_failure(info, &name, error)),
+                Err(WriteError::Exists) if base.is_some() && attempt < GENERATED_ATTEMPTS_MAX => {
+                    generate_name(&mut object, base.as_deref());
+                }
+                Err(error) => return Err(write_failure(info, name(&object), error)),
             }
         }
         unreachable!("the last attempt returns")
+    }
+}
+
+fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+fn generate_name(object: &mut Value, base: Option<&str>) {
+    if let Some(base) = base {
+        object["metadata"]["name"] = Value::from(base.to_owned() + &suffix());
+    }
+}
+
+/// Checks a new object by itself.
+fn check(info: &KindInfo, object: &Value) -> Result<(), ApiError> {
+    let mut causes = Causes::default();
+    validate::metadata(info, object, &mut causes);
+    check_owners(object, &mut causes);
+    (info.validate)(object, None, &mut causes);
+    match causes.is_empty() {
+        true => Ok(()),
+        false => Err(ApiError::invalid(info, name(object), causes)),
     }
 }
 

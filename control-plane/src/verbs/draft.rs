@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use crate::{
+    admission,
     decode::{self, Decoded},
     invalid::Causes,
     kinds::{self, KindInfo},
@@ -242,6 +243,7 @@ pub(crate) fn check(info: &KindInfo, manifest: &Value) -> Result<(), ApiError> {
     let draft = Draft::normalised(info, info.schema, strict, manifest.clone(), Vec::new())?;
     let mut object = draft.object;
     (info.defaults)(&mut object);
+    admission::assume(info, &mut object);
     (info.on_create)(&mut object);
     let mut causes = Causes::default();
     validate::metadata(info, &object, &mut causes);

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Machine, delete::check_finalizers, draft::Draft, write_failure};
 use crate::{
+    admission::Claims,
     certificates,
     invalid::Causes,
     kinds::{Generation, Grace, KindInfo, Missing, Subresource, Unguarded, Verb},
@@ -164,16 +165,19 @@ impl Machine {
                     created => return created,
                 }
             };
-            let old = object::parse(&record);
+            let old = object::load(info, &record);
             let Change { mut object, owners } = change(Some(&old))?;
-            self.settle(call, writer, &old, &mut object, owners)?;
+            let mut claims = self.settle(call, writer, &old, &mut object, owners)?;
             if object == old {
                 return Ok(Answer::encoded(StatusCode::OK, record.value.clone()));
             }
             if options.persistence == Persistence::DryRun {
                 return Ok(Answer::json(StatusCode::OK, &object));
             }
-            match self.write(objects, &record, &object).await? {
+            claims.begin();
+            let written = self.write(objects, &record, &object).await;
+            claims.end();
+            match written? {
                 Ok(record) => return Ok(Answer::encoded(StatusCode::OK, record.value.clone())),
                 Err(WriteError::Changed { .. })
                     if manner.race == Race::Repeated && attempt < ATTEMPTS_MAX => {}
@@ -191,7 +195,7 @@ impl Machine {
         old: &Value,
         new: &mut Value,
         owners: Owners,
-    ) -> Result<(), ApiError> {
+    ) -> Result<Claims<'_>, ApiError> {
         let objects = &call.objects;
         let mut causes = Causes::default();
         check_identity(call, old, new, &mut causes)?;
@@ -205,13 +209,17 @@ impl Machine {
             writer.record(Some(old), new);
         }
         self.admit(call, Some(old), new)?;
+        self.admission.mutate(&self.store, call, Some(old), new)?;
+        let mut claims = self.admission.allocate(&self.store, call, Some(old), new)?;
         check_change(objects, old, new, causes)?;
+        self.admission
+            .check(&self.store, call, Some(old), new, &mut claims)?;
         if counts(objects.info.generation, old, new) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
             new["metadata"]["generation"] = Value::from(generation.saturating_add(1));
         }
         managed_fields::ignore_times(old, new);
-        Ok(())
+        Ok(claims)
     }
 
     /// Writes a changed object, or removes it if only a finalizer had kept it.

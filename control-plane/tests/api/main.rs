@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod acting;
+mod admission;
 mod apply;
 mod auth;
 mod certificates;
@@ -10,12 +11,14 @@ mod deletion;
 mod discovery;
 mod garbage;
 mod harness;
+mod kinds;
 mod lists;
 mod logs;
 mod namespaces;
 mod patch;
 mod pods;
 mod protobuf;
+mod quota;
 mod rbac;
 mod requests;
 mod reviews;

@@ -125,6 +125,11 @@ async fn affinity_decides_over_the_node() {
     verdict(&api, "apart", Ok("a")).await;
 }
 
+async fn create_class(api: &Harness, class: Value) {
+    let path = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    crate::harness::check(api, "POST", path, class, 201, json!({})).await;
+}
+
 #[tokio::test]
 async fn a_more_important_pod_pushes_others_away() {
     let api = Harness::start().await;
@@ -134,11 +139,16 @@ async fn a_more_important_pod_pushes_others_away() {
         json!({"cpu": "2", "memory": "1Gi", "pods": "10"}),
     )
     .await;
-    for (name, priority) in [("low", 1), ("middle", 5)] {
-        create_pod(&api, name, cpu("1", json!({"priority": priority}))).await;
+    for (name, value) in [("low", 1), ("middle", 5), ("six", 6), ("seven", 7)] {
+        create_class(&api, json!({"metadata": {"name": name}, "value": value})).await;
+    }
+    let modest = json!({"metadata": {"name": "modest"}, "value": 9, "preemptionPolicy": "Never"});
+    create_class(&api, modest).await;
+    for name in ["low", "middle"] {
+        create_pod(&api, name, cpu("1", json!({"priorityClassName": name}))).await;
         verdict(&api, name, Ok("n")).await;
     }
-    let modest = json!({"priority": 9, "preemptionPolicy": "Never"});
+    let modest = json!({"priorityClassName": "modest"});
     create_pod(&api, "modest", cpu("1", modest)).await;
     let told = "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to \
          preemptionPolicy=Never.";
@@ -147,7 +157,12 @@ async fn a_more_important_pod_pushes_others_away() {
         .delete("modest", &DeleteParams::default())
         .await
         .unwrap();
-    let high = create_pod(&api, "high", cpu("1", json!({"priority": 7}))).await;
+    let high = create_pod(
+        &api,
+        "high",
+        cpu("1", json!({"priorityClassName": "seven"})),
+    )
+    .await;
     let victim = until(&api, "low", |pod| pod.metadata.deletion_timestamp.is_some()).await;
     let why = (
         "True",
@@ -169,7 +184,7 @@ async fn a_more_important_pod_pushes_others_away() {
     let told = events(&api, "high", "FailedScheduling").await;
     assert_eq!(told[0].count, Some(1));
     // A rival comes before the room is free and does not get it.
-    create_pod(&api, "rival", cpu("1", json!({"priority": 6}))).await;
+    create_pod(&api, "rival", cpu("1", json!({"priorityClassName": "six"}))).await;
     // It cannot have the promised place, but there is someone less important still.
     until(&api, "middle", |pod| {
         pod.metadata.deletion_timestamp.is_some()

@@ -90,11 +90,11 @@ fn amounts(resources: &Field<'_, '_>, scope: Scope) {
     for (name, amount) in requests.entries() {
         let limit = limits.key(name);
         match (amount.quantity(), limit.quantity()) {
-            (Some(request), Some(most)) if !may_overcommit(name) => {
-                if request.exceeds(most) || most.exceeds(request) {
-                    let detail = format!("must be equal to {name} limit of {}", limit.text());
-                    requests.invalid_as(amount.value, &detail);
-                }
+            (Some(request), Some(most))
+                if !may_overcommit(name) && (request.exceeds(most) || most.exceeds(request)) =>
+            {
+                let detail = format!("must be equal to {name} limit of {}", limit.text());
+                requests.invalid_as(amount.value, &detail);
             }
             (Some(request), Some(most)) if request.exceeds(most) => {
                 let limit = limit.text();

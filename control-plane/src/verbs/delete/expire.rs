@@ -140,7 +140,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::control_plane::ControlPlaneConfig;
+    use crate::{control_plane::ControlPlaneConfig, object::ObjectStore};
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -168,7 +168,9 @@ mod tests {
 
     #[tokio::test]
     async fn expired_events_go_and_others_stay() {
-        let machine = Machine::new(ControlPlaneConfig::default(), || NOW);
+        let config = ControlPlaneConfig::default();
+        let store = ObjectStore::in_memory(config.history);
+        let machine = Machine::new(store, config, || NOW);
         machine
             .seed("/api/v1/namespaces", &json!({"metadata": {"name": "a"}}))
             .await;

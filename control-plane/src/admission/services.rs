@@ -1,0 +1,513 @@
+//! What services are given: an address of the cluster, ports of the nodes.
+//!
+//! What is taken is read off the services in the store and those on their way into it, so nothing
+//! has to be released: a service that is gone, or has changed its type, takes nothing any more.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use rand::RngExt as _;
+use serde_json::{Value, json};
+
+use super::{
+    Charge, Request,
+    pending::{Claims, Pending},
+};
+use crate::{
+    invalid::Causes,
+    status::ApiError,
+    validate::{
+        elements,
+        service::{addresses, is_headless, needs_health_check},
+        walk,
+    },
+};
+
+/// The addresses that services can have: 10.96.0.0/16, which is rarely a network of the machine's.
+const RANGE: Band<u32> = Band {
+    // The first address names the network and the last one everyone in it.
+    first: RANGE_START + 1,
+    last: RANGE_START + (1 << (32 - RANGE_BITS)) - 2,
+    fixed: 256,
+};
+
+const RANGE_START: u32 = Ipv4Addr::new(10, 96, 0, 0).to_bits();
+const RANGE_BITS: u32 = 16;
+
+/// The ports that nodes keep for services.
+const NODE_PORTS: Band<u32> = Band {
+    first: 30_000,
+    last: 32_767,
+    fixed: 86,
+};
+
+const SINGLE_STACK: &str = "SingleStack";
+
+/// The address of the API itself inside of the cluster: the first of the range.
+pub(crate) const API_ADDRESS: Ipv4Addr = Ipv4Addr::from_bits(RANGE.first);
+
+/// Numbers to give out. Those that clients choose themselves are best among the first `fixed`,
+/// from which others are given only when the rest is used up.
+struct Band<N> {
+    first: N,
+    last: N,
+    fixed: N,
+}
+
+/// The addresses and ports of one service.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    addresses: Vec<u32>,
+    ports: Vec<u32>,
+}
+
+impl Taken {
+    /// Reads what a service has.
+    pub(super) fn of(spec: &Value) -> Taken {
+        let address = |text: &Value| Some(text.as_str()?.parse::<Ipv4Addr>().ok()?.to_bits());
+        let number = |port: &Value| u32::try_from(port.as_u64()?).ok().filter(|port| *port != 0);
+        let ports = elements(&spec["ports"]).map(|port| &port["nodePort"]);
+        let ports = ports.chain([&spec["healthCheckNodePort"]]);
+        Taken {
+            addresses: elements(&spec["clusterIPs"]).filter_map(address).collect(),
+            ports: ports.filter_map(number).collect(),
+        }
+    }
+}
+
+impl Band<u32> {
+    fn contains(&self, number: u32) -> bool {
+        (self.first..=self.last).contains(&number)
+    }
+
+    /// Draws a number that is free.
+    fn draw(&self, taken: &BTreeSet<u32>) -> Option<u32> {
+        let dynamic = self.first + self.fixed;
+        let start = rand::rng().random_range(dynamic..=self.last);
+        let mut numbers = (start..=self.last)
+            .chain(dynamic..start)
+            .chain(self.first..dynamic);
+        numbers.find(|number| !taken.contains(number))
+    }
+}
+
+/// Gives a service what it lacks; what it asks for by itself has to be free.
+pub(super) fn allocate<'a>(
+    request: &Request<'_>,
+    pending: &'a Pending,
+    object: &mut Value,
+    claims: &mut Claims<'a>,
+) -> Result<(), ApiError> {
+    if !request.is_for("Service") {
+        return Ok(());
+    }
+    let name = object["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let uid = object["metadata"]["uid"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let info = request.info();
+    let invalid = |causes| ApiError::invalid(info, &name, causes);
+    families(object, request.old).map_err(invalid)?;
+    let entries = pending.lock();
+    let mut taken = Taken::default();
+    // Addresses and ports belong to the cluster, so other namespaces count.
+    for record in all_services(request) {
+        if *record.index.uid != *uid {
+            taken.include(&Charge::of_record(info, &record).taken);
+        }
+    }
+    for entry in entries.of(info).filter(|entry| entry.uid != uid) {
+        taken.include(&entry.charge.taken);
+    }
+    let own = request
+        .old
+        .map(|old| Taken::of(&old["spec"]))
+        .unwrap_or_default();
+    let spec = &mut object["spec"];
+    address(spec, &taken.addresses.into_iter().collect(), &own.addresses)?.map_err(invalid)?;
+    ports(spec, &mut taken.ports.into_iter().collect())?.map_err(invalid)?;
+    let charge = Charge::of(info, object);
+    pending.claim(entries, (info, request.namespace(), &uid), charge, claims);
+    Ok(())
+}
+
+impl Taken {
+    fn include(&mut self, other: &Taken) {
+        self.addresses.extend(&other.addresses);
+        self.ports.extend(&other.ports);
+    }
+}
+
+fn all_services(request: &Request<'_>) -> Vec<std::sync::Arc<crate::object::ObjectRecord>> {
+    let prefix = crate::object::prefix(request.info(), None);
+    let range = coracle_store::Range {
+        prefix: &prefix,
+        after: None,
+        limit: None,
+        at: None,
+    };
+    let page = request.store.range(&range, |_| true);
+    page.map(|page| page.records).unwrap_or_default()
+}
+
+/// Settles of which families a service's addresses are: IPv4 is the one there is.
+fn families(object: &mut Value, old: Option<&Value>) -> Result<(), Causes> {
+    let spec = &mut object["spec"];
+    if spec["type"] == "ExternalName" {
+        return Ok(());
+    }
+    let selected = spec["selector"]
+        .as_object()
+        .is_some_and(|labels| !labels.is_empty());
+    let bare = is_headless(spec) && !selected;
+    if spec["ipFamilyPolicy"].is_null() {
+        let before = old
+            .map(|old| &old["spec"]["ipFamilyPolicy"])
+            .filter(|p| !p.is_null());
+        spec["ipFamilyPolicy"] = match before {
+            Some(policy) => policy.clone(),
+            None if bare => json!("RequireDualStack"),
+            None => json!(SINGLE_STACK),
+        };
+    }
+    let mut causes = Causes::default();
+    walk(object, &mut causes, |root| addresses(&root.child("spec")));
+    if !causes.is_empty() {
+        return Err(causes);
+    }
+    let single = object["spec"]["ipFamilyPolicy"] == SINGLE_STACK;
+    if single && let Some(old) = old {
+        first_only(&mut object["spec"], &old["spec"]);
+    }
+    walk(object, &mut causes, |root| {
+        several(&root.child("spec"), bare)
+    });
+    if !causes.is_empty() {
+        return Err(causes);
+    }
+    let spec = &mut object["spec"];
+    if elements(&spec["ipFamilies"]).next().is_none() {
+        spec["ipFamilies"] = json!(["IPv4"]);
+    }
+    if bare
+        && !single
+        && spec["ipFamilies"]
+            .as_array()
+            .is_some_and(|list| list.len() == 1)
+    {
+        // Nothing is allocated, so whoever makes the endpoints may use both families.
+        let other = if spec["ipFamilies"][0] == "IPv4" {
+            "IPv6"
+        } else {
+            "IPv4"
+        };
+        spec["ipFamilies"] = json!([spec["ipFamilies"][0], other]);
+    }
+    Ok(())
+}
+
+/// A change to one family that leaves the lists as they are means the first of each.
+fn first_only(spec: &mut Value, old: &Value) {
+    for list in ["clusterIPs", "ipFamilies"] {
+        if spec[list] == old[list]
+            && let Some(list) = spec[list].as_array_mut()
+        {
+            list.truncate(1);
+        }
+    }
+}
+
+fn several(spec: &crate::validate::Field<'_, '_>, bare: bool) {
+    let (policy, families) = (spec.child("ipFamilyPolicy"), spec.child("ipFamilies"));
+    let addresses = spec.child("clusterIPs");
+    if policy.text() == SINGLE_STACK {
+        for (list, what) in [(&addresses, "cluster IPs"), (&families, "IP families")] {
+            if list.items().count() == 2 {
+                policy.invalid(&format!(
+                    "must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are \
+                     specified"
+                ));
+            }
+        }
+    }
+    if bare {
+        return;
+    }
+    let unknown = families.items().count();
+    for address in addresses.items().skip(unknown) {
+        if address
+            .text()
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_ipv6())
+        {
+            let detail = "IPv6 is not configured on this cluster";
+            address.invalid_as(addresses.value, detail);
+        }
+    }
+    if policy.text() == "RequireDualStack" {
+        policy.invalid("this cluster is not configured for dual-stack services");
+    }
+    for family in families.items().filter(|family| family.text() != "IPv4") {
+        family.invalid("not configured on this cluster");
+    }
+}
+
+/// An answer that is the server's failure, or what is wrong with the client's wish.
+type Outcome = Result<Result<(), Causes>, ApiError>;
+
+fn address(spec: &mut Value, taken: &BTreeSet<u32>, own: &[u32]) -> Outcome {
+    if spec["type"] == "ExternalName" || is_headless(spec) {
+        return Ok(Ok(()));
+    }
+    let wanted = spec["clusterIPs"][0]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    if wanted.is_empty() {
+        let Some(address) = RANGE.draw(taken) else {
+            let why = "failed to allocate a serviceIP: range is full";
+            return Err(ApiError::internal(why));
+        };
+        let address = Ipv4Addr::from_bits(address).to_string();
+        spec["clusterIP"] = json!(address);
+        spec["clusterIPs"] = json!([address]);
+        return Ok(Ok(()));
+    }
+    let number = wanted
+        .parse::<Ipv4Addr>()
+        .map(Ipv4Addr::to_bits)
+        .unwrap_or_default();
+    let why = match number {
+        number if own.contains(&number) => return Ok(Ok(())),
+        number if !RANGE.contains(number) => format!(
+            "the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}",
+            range_text()
+        ),
+        number if taken.contains(&number) => "provided IP is already allocated".to_owned(),
+        _ => return Ok(Ok(())),
+    };
+    let mut causes = Causes::default();
+    let detail = format!("failed to allocate IP {wanted}: {why}");
+    causes.invalid("spec.clusterIPs", &spec["clusterIPs"], &detail);
+    Ok(Err(causes))
+}
+
+fn range_text() -> String {
+    format!("{}/{RANGE_BITS}", Ipv4Addr::from_bits(RANGE_START))
+}
+
+fn ports(spec: &mut Value, taken: &mut BTreeSet<u32>) -> Outcome {
+    let kind = spec["type"].as_str().unwrap_or_default();
+    let given = spec["allocateLoadBalancerNodePorts"] != false;
+    let needed = kind == "NodePort" || (kind == "LoadBalancer" && given);
+    let health = needs_health_check(spec);
+    let mut causes = Causes::default();
+    // Ports of different protocols share a node port, as DNS servers want it.
+    let mut shared: BTreeMap<i64, i64> = BTreeMap::new();
+    let number = |port: &Value, field: &str| port[field].as_i64().unwrap_or(0);
+    for port in elements(&spec["ports"]).filter(|port| number(port, "nodePort") != 0) {
+        shared
+            .entry(number(port, "port"))
+            .or_insert(number(port, "nodePort"));
+    }
+    let has_ports = matches!(kind, "NodePort" | "LoadBalancer");
+    let mut list = spec["ports"].take();
+    for (index, port) in list.as_array_mut().into_iter().flatten().enumerate() {
+        let field = format!("spec.ports[{index}].nodePort");
+        match number(port, "nodePort") {
+            0 if needed => {
+                let known = shared.get(&number(port, "port")).copied();
+                let drawn = known.or_else(|| NODE_PORTS.draw(taken).map(i64::from));
+                let Some(drawn) = drawn else {
+                    let why = "failed to allocate a nodePort: range is full";
+                    return Err(ApiError::internal(why));
+                };
+                shared.insert(number(port, "port"), drawn);
+                taken.extend(u32::try_from(drawn));
+                port["nodePort"] = json!(drawn);
+            }
+            wanted if wanted != 0 && has_ports => {
+                if let Some(why) = unavailable(wanted, taken) {
+                    causes.invalid(field, &port["nodePort"], &why);
+                }
+            }
+            _ => (),
+        }
+    }
+    spec["ports"] = list;
+    if spec["ports"].is_null() {
+        spec.as_object_mut().map(|spec| spec.remove("ports"));
+    }
+    if health {
+        health_port(spec, taken, &mut causes)?;
+    }
+    Ok(if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(causes)
+    })
+}
+
+/// Gives a service that needs one a port for its health, of which only the form counts.
+pub(super) fn assume_health_port(object: &mut Value) {
+    let spec = &mut object["spec"];
+    if needs_health_check(spec) && spec["healthCheckNodePort"].as_i64().unwrap_or(0) == 0 {
+        spec["healthCheckNodePort"] = json!(NODE_PORTS.first);
+    }
+}
+
+fn health_port(
+    spec: &mut Value,
+    taken: &BTreeSet<u32>,
+    causes: &mut Causes,
+) -> Result<(), ApiError> {
+    match spec["healthCheckNodePort"].as_i64().unwrap_or(0) {
+        0 => {
+            let Some(port) = NODE_PORTS.draw(taken) else {
+                let why = "failed to allocate a HealthCheck NodePort: range is full";
+                return Err(ApiError::internal(why));
+            };
+            spec["healthCheckNodePort"] = json!(port);
+        }
+        wanted => {
+            if let Some(why) = unavailable(wanted, taken) {
+                let why =
+                    format!("failed to allocate requested HealthCheckNodePort {wanted}: {why}");
+                causes.invalid("spec.healthCheckNodePort", &json!(wanted), &why);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Says why a service cannot have a port. `taken` are the ports of other services.
+fn unavailable(wanted: i64, taken: &BTreeSet<u32>) -> Option<String> {
+    let number = u32::try_from(wanted).unwrap_or_default();
+    if !NODE_PORTS.contains(number) {
+        let (first, last) = (NODE_PORTS.first, NODE_PORTS.last);
+        return Some(format!(
+            "provided port is not in the valid range. The range of valid ports is {first}-{last}"
+        ));
+    }
+    taken
+        .contains(&number)
+        .then(|| "provided port is already allocated".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_drawn_is_free_and_comes_from_the_upper_band_first() {
+        let band = Band {
+            first: 10_u32,
+            last: 19,
+            fixed: 4,
+        };
+        let mut taken = BTreeSet::new();
+        for _ in 0..6 {
+            let number = band.draw(&taken).expect("there are free ones");
+            assert!(
+                (14..=19).contains(&number) && taken.insert(number),
+                "{number}"
+            );
+        }
+        for _ in 0..4 {
+            let number = band.draw(&taken).expect("there are free ones");
+            assert!(
+                (10..14).contains(&number) && taken.insert(number),
+                "{number}"
+            );
+        }
+        assert_eq!(band.draw(&taken), None);
+    }
+
+    #[test]
+    fn families_are_settled() {
+        let check = |spec: Value, expected: Result<Value, &str>| {
+            let mut object = json!({"spec": spec});
+            let found = families(&mut object, None);
+            let found = found.map(|()| object["spec"]["ipFamilies"].clone());
+            let found = found.map_err(|causes| causes.into_vec()[0].sentence());
+            assert_eq!(found, expected.map_err(str::to_owned), "{object}");
+        };
+        check(json!({}), Ok(json!(["IPv4"])));
+        check(json!({"type": "ExternalName"}), Ok(Value::Null));
+        check(
+            json!({"clusterIP": "None", "clusterIPs": ["None"]}),
+            Ok(json!(["IPv4", "IPv6"])),
+        );
+        check(
+            json!({"ipFamilyPolicy": "PreferDualStack"}),
+            Ok(json!(["IPv4"])),
+        );
+        check(
+            json!({"ipFamilyPolicy": "RequireDualStack"}),
+            Err(
+                "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not \
+                 configured for dual-stack services",
+            ),
+        );
+        check(
+            json!({"ipFamilies": ["IPv6"]}),
+            Err("spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"),
+        );
+    }
+
+    #[test]
+    fn ports_are_given_once() {
+        let mut spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [
+            {"port": 53, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"},
+            {"port": 80, "nodePort": 30080}]});
+        let mut taken = BTreeSet::new();
+        ports(&mut spec, &mut taken)
+            .expect("not full")
+            .expect("in order");
+        let port = |index: usize| spec["ports"][index]["nodePort"].as_i64().expect("a port");
+        assert_eq!(port(0), port(1));
+        assert_ne!(port(0), 30080);
+        assert!(spec["healthCheckNodePort"].is_i64());
+        let mut taken = BTreeSet::from([30080]);
+        let causes = ports(&mut spec, &mut taken)
+            .expect("not full")
+            .expect_err("taken");
+        assert_eq!(
+            causes.into_vec()[0].sentence(),
+            "spec.ports[2].nodePort: Invalid value: 30080: provided port is already allocated"
+        );
+    }
+
+    #[test]
+    fn an_address_has_to_be_in_the_range_and_free() {
+        let check = |wanted: &str, expected: Option<&str>| {
+            let mut spec = json!({"clusterIP": wanted, "clusterIPs": [wanted]});
+            let taken = BTreeSet::from([Ipv4Addr::new(10, 96, 0, 7).to_bits()]);
+            let found = address(&mut spec, &taken, &[]).expect("not full");
+            let found = found.map_err(|causes| causes.into_vec()[0].sentence());
+            assert_eq!(found.err().as_deref(), expected, "{wanted}");
+        };
+        check("10.96.0.8", None);
+        check(
+            "10.96.0.7",
+            Some(
+                "spec.clusterIPs: Invalid value: [\"10.96.0.7\"]: failed to allocate IP 10.96.0.7: \
+                 provided IP is already allocated",
+            ),
+        );
+        check(
+            "10.97.0.1",
+            Some(
+                "spec.clusterIPs: Invalid value: [\"10.97.0.1\"]: failed to allocate IP 10.97.0.1: \
+                 the provided IP (10.97.0.1) is not in the valid range. The range of valid IPs is \
+                 10.96.0.0/16",
+            ),
+        );
+    }
+}
