@@ -11,7 +11,10 @@ use crate::spec::PodKey;
 
 /// The readable logs of all pods, by namespace and name.
 #[derive(Debug, Default)]
-pub(crate) struct LogBook(Mutex<HashMap<(Arc<str>, Arc<str>), Page>>);
+pub(crate) struct LogBook(Mutex<HashMap<PodName, Page>>);
+
+/// Namespace and name.
+type PodName = (Arc<str>, Arc<str>);
 
 /// One pod's logs. A name that is used again has the page of its newest pod.
 #[derive(Debug)]
