@@ -11,6 +11,7 @@ use crate::{
     decode,
     kinds::{KindInfo, served},
     managed_fields::{Contested, Writer},
+    protobuf,
     quantity::Quantity,
     request::{Objects, Target},
     schema::{normalise, schema},
@@ -22,10 +23,14 @@ use crate::{
 /// Where one part of an input ends and the next begins.
 const SEPARATOR: u8 = b'\n';
 
+/// What bodies in protobuf begin with: a mark, version and kind, the number of the object.
+const ENVELOPE: &[u8] = b"k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod\x12";
+
 /// Every entry by its name.
 pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("apply", apply),
     ("patch", patch),
+    ("protobuf", protobuf),
     ("quantity", quantity),
     ("selector", selector),
 ];
@@ -44,6 +49,23 @@ pub fn quantity(input: &[u8]) {
         let canonical = quantity.to_string();
         let again = Quantity::parse(&canonical).expect("the canonical form is a quantity");
         assert_eq!(again.to_string(), canonical, "{text}");
+    }
+}
+
+/// A pod in protobuf, as it comes and inside what Kubernetes sends around it.
+pub fn protobuf(input: &[u8]) {
+    let id = schema().type_id(pod().schema);
+    // Seven bits to a byte, the lowest first, all but the last one marked.
+    let (mut rest, mut length) = (input.len(), Vec::new());
+    while rest >= 128 {
+        length.push((rest % 128) as u8 | 128);
+        rest /= 128;
+    }
+    length.push(rest as u8);
+    for body in [input.to_vec(), [ENVELOPE, &length, input].concat()] {
+        if let Ok(mut object) = protobuf::decode(id, &body) {
+            let _ = normalise(id, &mut object);
+        }
     }
 }
 

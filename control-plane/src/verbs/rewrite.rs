@@ -368,14 +368,11 @@ fn carry(objects: &Objects, old: &Value, new: &mut Value) {
     let empty = Map::new();
     let old_fields = old.as_object().unwrap_or(&empty);
     let new_fields = new.as_object_mut().expect("drafts are objects");
-    match objects.subresource {
-        Some(Subresource::Status | Subresource::Approval) => {
-            let outside = |name: &str| name == "status" || name == "metadata";
-            new_fields.retain(|name, _| outside(name));
-            let kept = old_fields.iter().filter(|(name, _)| !outside(name));
-            new_fields.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
-        }
-        _ => (),
+    if let Some(Subresource::Status | Subresource::Approval) = objects.subresource {
+        let outside = |name: &str| name == "status" || name == "metadata";
+        new_fields.retain(|name, _| outside(name));
+        let kept = old_fields.iter().filter(|(name, _)| !outside(name));
+        new_fields.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
     }
     for path in managed_fields::kept(objects.info, objects.subresource) {
         restore(old, new, path);

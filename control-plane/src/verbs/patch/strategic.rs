@@ -93,9 +93,8 @@ fn object(
             delete_from(&mut target, name, value)?;
             continue;
         }
-        match merged(field(id, key), target.remove(key), value)? {
-            Some(value) => drop(target.insert(key.clone(), value)),
-            None => (),
+        if let Some(value) = merged(field(id, key), target.remove(key), value)? {
+            target.insert(key.clone(), value);
         }
     }
     Ok(target)
