@@ -10,6 +10,7 @@ mod garbage;
 mod namespaces;
 mod pods;
 mod queue;
+mod quotas;
 mod thin;
 mod watches;
 
@@ -86,6 +87,7 @@ fn controllers(client: Client, config: Config) -> Vec<Controller> {
         controller("namespaces", &client, namespaces::run),
         controller("garbage", &client, garbage::run),
         controller("pods", &client, pods::run),
+        controller("quotas", &client, quotas::run),
         controller("furnish", &client, move |client| {
             furnish::run(client, root_ca.clone())
         }),

@@ -1,6 +1,6 @@
 //! Namespaces: what they begin with, and how they end.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, ServiceAccount};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
@@ -212,4 +212,52 @@ fn condition(namespace: Option<&Namespace>, kind: &str) -> Option<String> {
         text(&condition.reason),
         text(&condition.message)
     ))
+}
+
+#[tokio::test]
+async fn a_quota_tells_what_its_namespace_uses() {
+    let api = Harness::start().await;
+    let inside = |plural: &str| format!("/api/v1/namespaces/default/{plural}");
+    let quota = json!({"metadata": {"name": "q"},
+        "spec": {"hard": {"pods": "5", "requests.cpu": "1", "count/leases.coordination.k8s.io": "3"}}});
+    create(&api, &inside("resourcequotas"), quota).await;
+    let quotas: Api<ResourceQuota> = Api::namespaced(api.plane.client("default"), "default");
+    let uses = |expected: Value| {
+        move |quota: Option<&ResourceQuota>| {
+            let status = quota.and_then(|quota| quota.status.as_ref());
+            status.is_some_and(|status| {
+                let used = serde_json::to_value(&status.used).unwrap();
+                used == expected && status.hard.as_ref().is_some_and(|hard| hard.len() == 3)
+            })
+        }
+    };
+    let none = json!({"pods": "0", "requests.cpu": "0", "count/leases.coordination.k8s.io": "0"});
+    until(&quotas, "q", uses(none.clone())).await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [
+        {"name": "c", "image": "r.io/a:1", "resources": {"requests": {"cpu": "250m"}}}]}});
+    create(&api, &inside("pods"), pod).await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    create(&api, leases, json!({"metadata": {"name": "l"}})).await;
+    let some =
+        json!({"pods": "1", "requests.cpu": "250m", "count/leases.coordination.k8s.io": "1"});
+    until(&quotas, "q", uses(some)).await;
+    check(
+        &api,
+        "DELETE",
+        &inside("pods/p"),
+        Value::Null,
+        200,
+        json!({}),
+    )
+    .await;
+    check(
+        &api,
+        "DELETE",
+        &format!("{leases}/l"),
+        Value::Null,
+        200,
+        json!({}),
+    )
+    .await;
+    until(&quotas, "q", uses(none)).await;
 }
