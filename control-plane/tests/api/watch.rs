@@ -228,7 +228,7 @@ async fn one_object_is_watched_by_its_name_and_under_old_paths() {
     let api = Harness::start().await;
     create(&api, "a", "x").await;
     create(&api, "b", "x").await;
-    let old = "/api/v1/watch/namespaces/default/configmaps";
+    let old = "/apis/coordination.k8s.io/v1/watch/namespaces/default/leases";
     for (path, expected) in [
         (format!("{PATH}/b?watch=1"), &["b"][..]),
         (
