@@ -216,14 +216,6 @@ impl Field {
     pub(crate) fn map_type(&self) -> MapType {
         self.map.unwrap_or_else(|| self.shape.map_type())
     }
-
-    /// Returns whether a strategic merge patch names the fields that stay, as for volumes.
-    pub(crate) fn retains_keys(&self) -> bool {
-        let strategies = self.patch.unwrap_or_default();
-        strategies
-            .split(',')
-            .any(|strategy| strategy == "retainKeys")
-    }
 }
 
 impl Shape {
@@ -301,8 +293,6 @@ mod tests {
         );
         assert_eq!(merge("core.v1.PodSpec", "tolerations"), ListMerge::Replace);
         assert_eq!(merge("meta.v1.ObjectMeta", "finalizers"), ListMerge::Set);
-        assert!(field("core.v1.PodSpec", "volumes").retains_keys());
-        assert!(!field("core.v1.PodSpec", "containers").retains_keys());
     }
 
     #[test]

@@ -307,7 +307,7 @@ fn objects_live_through_every_command() {
             "tiny"
         );
 
-        let strict = kubectl.tell(&["apply", "-f", "-"], &CONFIG.replace("data:", "dtaa:"));
+        let strict = kubectl.tell(&["apply", "-f", "-"], &CONFIG.replace("\ndata:", "\ndtaa:"));
         assert_eq!(strict.code, 1, "{strict:?}");
         contains(
             &strict.stderr,

@@ -8,7 +8,7 @@ use super::{Authorizer, Decision, policy::RoleName, rule::quoted_list};
 use crate::{
     authorize::{Attributes, ResourceAttributes, Rule},
     caller::{Caller, MASTERS},
-    kinds::{self, KindInfo},
+    kinds::{self, KindInfo, Verb},
     request::Call,
     status::ApiError,
 };
@@ -37,6 +37,22 @@ impl Authorizer {
             "Role" | "ClusterRole" => self.confirm_role(call, old, new),
             _ => self.confirm_binding(call, new),
         }
+    }
+
+    /// Refuses a write that creates the object it names, by one who may only change what is there.
+    pub(crate) fn confirm_creation(&self, call: &Call) -> Result<(), ApiError> {
+        let objects = &call.objects;
+        let wanted = Attributes::Resource(ResourceAttributes {
+            verb: Verb::Create.as_str().to_owned(),
+            group: objects.info.group.to_owned(),
+            version: objects.info.version.to_owned(),
+            namespace: objects.namespace.clone().unwrap_or_default(),
+            resource: objects.info.plural.to_owned(),
+            subresource: String::new(),
+            name: objects.name.clone().unwrap_or_default(),
+            fields: Vec::new(),
+        });
+        self.check(&call.caller, &wanted)
     }
 
     fn confirm_role(&self, call: &Call, old: Option<&Value>, new: &Value) -> Result<(), ApiError> {

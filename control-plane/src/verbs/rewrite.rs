@@ -158,6 +158,7 @@ impl Machine {
                 if manner.missing == Missing::Refused {
                     return Err(ApiError::not_found(info, name));
                 }
+                self.authorizer.confirm_creation(call)?;
                 let fresh = fresh(info, name, change(None)?)?;
                 match self.create_object(call, writer, fresh).await {
                     // Someone else created it meanwhile: then this is a change after all.

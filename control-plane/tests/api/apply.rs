@@ -250,6 +250,7 @@ async fn lists_are_applied_element_by_element() {
 }
 
 #[tokio::test]
+// tidy: table, because each line is a request and the failure it meets
 async fn what_cannot_be_applied_is_refused_in_kubernetes_words() {
     let api = Harness::start().await;
     let with = |change: fn(&mut Value)| {

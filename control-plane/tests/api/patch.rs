@@ -93,6 +93,7 @@ async fn refuse(api: &Harness, path: &str, media: &str, body: Value, code: u16, 
 }
 
 #[tokio::test]
+// tidy: table, because each line is a request and the failure it meets
 async fn patches_that_make_no_sense_are_refused_in_kubernetes_words() {
     let api = Harness::start().await;
     check(&api, "POST", PODS, pod("p"), 201, json!({})).await;
