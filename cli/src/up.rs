@@ -18,10 +18,9 @@ use crate::system;
 /// Serve the Kubernetes API and run what it is given, until Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-Objects are kept in `state` below the data folder: what was acknowledged is there after a crash. The API
-has a certificate authority of its own, in `pki`. The kubeconfig that is
-written names its administrator; only its owner can read it. One process at a time can be up on a data
-folder.
+Objects are kept in `state` below the data folder: what was acknowledged is there after a crash. The
+API has a certificate authority of its own, in `pki`. The kubeconfig that is written names its
+administrator; only its owner can read it. One process at a time can be up on a data folder.
 
 Exit codes: 0 when it was ended by a signal; 125 when Coracle itself refuses, such as a port that is
 taken or a data folder in use; 130 after a second signal; 2 for wrong usage.")]

@@ -1,10 +1,17 @@
 //! The embedded Kubernetes API: accepts, stores, announces and assigns objects.
 //!
-//! [`ControlPlane::start`] is the entry point. Its one long-running task is the scheduler, which
-//! takes unassigned pods and ready nodes from watches and gives bindings, like any client.
+//! [`ControlPlane::start`] is the entry point for state in memory, [`ControlPlane::open`] for state in
+//! a folder; [`ApiServer`] takes connections. Long-running tasks, ordinary clients of the API all:
+//! * the scheduler: input: watches of pods and nodes; output: bindings, conditions, preemptions;
+//! * the controllers: input: watches of what they look after; output: deletions of what has no owner,
+//!   emptied namespaces, first accounts, quotas' statuses;
+//! * the signer: input: a watch of requests for certificates; output: certificates;
+//! * the gatherer of roles: input: a watch of cluster roles; output: aggregated rules.
 //!
-//! A request's way: `service` → `request` (what is asked) → `verbs` (one generic machine) →
-//! `schema`, `defaults`, `validate` (is it allowed) → `object` (encoded once) → the store.
+//! A request's way: `server` (who asks) → `service` → `authorize` (may he) → `request` (what is
+//! asked) → `verbs` (one generic machine) → `schema`, `defaults`, `admission`, `validate` (is it
+//! allowed) → `managed_fields` (who owns what) → `object` (encoded once) → the store; the answer
+//! leaves through `view`, `table` and `protobuf` in the form that was asked for.
 
 mod control_plane;
 mod kinds;
