@@ -26,8 +26,11 @@ const SEPARATOR: u8 = b'\n';
 /// What bodies in protobuf begin with: a mark, version and kind, the number of the object.
 const ENVELOPE: &[u8] = b"k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod\x12";
 
+/// What reads one input.
+pub type Entry = fn(&[u8]);
+
 /// Every entry by its name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Entry)] = &[
     ("apply", apply),
     ("patch", patch),
     ("protobuf", protobuf),
