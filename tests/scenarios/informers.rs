@@ -23,8 +23,11 @@ use serde_json::json;
 /// One write a second for an hour, made as fast as they are taken.
 const WRITES: u64 = 3_600;
 
-/// Objects that are written in turn; every so often one is deleted and created anew.
+/// Objects that are written in turn.
 const OBJECTS: u64 = 60;
+
+/// After so many writes an object is deleted and created anew.
+const LIFE: u64 = 20;
 
 /// All connections are cut each time so many writes were done.
 const WRITES_PER_CUT: u64 = 150;
@@ -109,12 +112,12 @@ async fn churn(maps: &Api<ConfigMap>, relay: &Relay) {
         let name = format!("m{}", write % OBJECTS);
         let number: &mut u64 = numbers.entry(name.clone()).or_default();
         *number += 1;
-        if *number % 20 == 0 {
+        if number.is_multiple_of(LIFE) {
             maps.delete(&name, &DeleteParams::default())
                 .await
                 .expect("deleted");
         }
-        if *number == 1 || *number % 20 == 0 {
+        if *number == 1 || number.is_multiple_of(LIFE) {
             let map = json!({"metadata": {"name": name}, "data": {"number": number.to_string()}});
             let map = serde_json::from_value(map).expect("a ConfigMap");
             maps.create(&PostParams::default(), &map)
