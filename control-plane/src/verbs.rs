@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_store::{Expect, Revision, WriteError};
-use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -120,6 +119,12 @@ impl Machine {
             Ok(Target::Objects(objects)) => objects,
             other => unreachable!("the path of a first object is that of its kind: {other:?}"),
         };
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let key = object::key(objects.info, objects.namespace.as_deref(), name);
+        // A store that was opened again has it already.
+        if self.store.get(&key).is_some() {
+            return;
+        }
         let call = Call {
             objects,
             verb: Verb::Create,
@@ -132,14 +137,9 @@ impl Machine {
             media: String::new(),
             bytes: Bytes::from(object.to_string()),
         };
-        match self.create(&call, &content).await {
-            Ok(_) => (),
-            // A store that was opened again has it already.
-            Err(error) if error.code == StatusCode::CONFLICT => (),
-            // Only the store can have refused it, as with a full disk; the next start tries again.
-            Err(error) => {
-                tracing::error!(path, error = error.message, "a first object is missing");
-            }
+        // Only the store can have refused it, as with a full disk; the next start tries again.
+        if let Err(error) = self.create(&call, &content).await {
+            tracing::error!(path, error = error.message, "a first object is missing");
         }
     }
 

@@ -192,7 +192,9 @@ fn end(cluster: Cluster) {
     #[cfg(unix)]
     {
         cluster.run.interrupt();
-        assert_eq!(cluster.run.end().code, Some(0));
+        let ended = cluster.run.end();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(!ended.stderr.contains("ERROR"), "{ended:?}");
     }
     #[cfg(not(unix))]
     drop(cluster);
