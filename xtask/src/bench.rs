@@ -2,28 +2,18 @@
 
 use crate::workspace::{call, cargo};
 
-/// Each benchmark: its package, its name, what it tells.
-const BENCHES: &[(&str, &str, &str)] = &[
+/// Each benchmark: its name, what it tells.
+const BENCHES: &[(&str, &str)] = &[
+    ("durable", "writes of the store, in memory and durable"),
     (
-        "coracle-store",
-        "durable",
-        "writes of the store, in memory and durable",
-    ),
-    (
-        "coracle-control-plane",
         "api",
         "the API in one process: creates, lists, watches, memory",
     ),
     (
-        "coracle",
         "up",
         "`coracle up` from outside: start, memory, durable creates over HTTPS",
     ),
-    (
-        "coracle-network",
-        "fabric",
-        "connections and streams between pods",
-    ),
+    ("fabric", "connections and streams between pods"),
 ];
 
 /// Which benchmarks to run.
@@ -40,17 +30,18 @@ pub(crate) struct Options {
 /// Fails with the first that fails, or when no benchmark has the name.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let asked = |name: &str| options.name.as_deref().is_none_or(|asked| asked == name);
-    let chosen: Vec<_> = BENCHES.iter().filter(|(_, name, _)| asked(name)).collect();
+    let chosen: Vec<_> = BENCHES.iter().filter(|(name, _)| asked(name)).collect();
     if chosen.is_empty() {
-        let names: Vec<_> = BENCHES.iter().map(|(_, name, _)| *name).collect();
+        let names: Vec<_> = BENCHES.iter().map(|(name, _)| *name).collect();
         anyhow::bail!("no such benchmark; there are: {}", names.join(", "));
     }
-    for (package, name, about) in chosen {
+    for (name, about) in chosen {
         println!("== {name}: {about}");
-        // Backtraces would be captured for errors that are part of the work.
+        // The whole workspace is named so that dependencies have the features they are tested with and
+        // are not compiled anew. Backtraces would be captured for errors that are part of the work.
         call(
             cargo()
-                .args(["bench", "--quiet", "--package", package, "--bench", name])
+                .args(["bench", "--quiet", "--workspace", "--bench", name])
                 .env_remove("RUST_BACKTRACE"),
         )?;
     }
