@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{
-    Affinity, NodeAffinity, Pod, PodAffinity, PodAntiAffinity, PodSpec,
-};
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::container::{self, PodContext};
 use super::{
@@ -209,6 +207,7 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
         priority: _,
         priority_class_name: _,
         scheduler_name: _,
+        affinity: _,
         tolerations: _,
         topology_spread_constraints: _,
         // Satisfied: no token is projected unless a volume asks for one, which is refused by name.
@@ -218,7 +217,6 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
         // Satisfied: a sandbox shares no user table with the machine, and has no processes to share.
         host_users: _,
         share_process_namespace: _,
-        affinity,
         dns_config,
         dns_policy,
         ephemeral_containers,
@@ -239,7 +237,6 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
         set_hostname_as_fqdn,
         subdomain,
     } = spec;
-    refuse_affinity(affinity.as_ref(), &at.field("affinity"));
     at.absent("dnsConfig", dns_config);
     if dns_policy.as_deref() == Some("None") {
         at.field("dnsPolicy").refuse("`None` is not supported yet");
@@ -275,40 +272,6 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
     at.field("subdomain")
         .dns_label(subdomain)
         .map(|s| s.to_string())
-}
-
-/// Preferences are met by any node; requirements need peers and labels nobody compares here yet.
-fn refuse_affinity(affinity: Option<&Affinity>, at: &Field<'_>) {
-    let Some(Affinity {
-        node_affinity,
-        pod_affinity,
-        pod_anti_affinity,
-    }) = affinity
-    else {
-        return;
-    };
-    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
-    if let Some(NodeAffinity {
-        preferred_during_scheduling_ignored_during_execution: _,
-        required_during_scheduling_ignored_during_execution: required,
-    }) = node_affinity
-    {
-        at.field("nodeAffinity").absent(REQUIRED, required);
-    }
-    if let Some(PodAffinity {
-        preferred_during_scheduling_ignored_during_execution: _,
-        required_during_scheduling_ignored_during_execution: required,
-    }) = pod_affinity
-    {
-        at.field("podAffinity").empty(REQUIRED, required);
-    }
-    if let Some(PodAntiAffinity {
-        preferred_during_scheduling_ignored_during_execution: _,
-        required_during_scheduling_ignored_during_execution: required,
-    }) = pod_anti_affinity
-    {
-        at.field("podAntiAffinity").empty(REQUIRED, required);
-    }
 }
 
 fn convert_containers(

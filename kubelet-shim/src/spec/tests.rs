@@ -97,11 +97,6 @@ fn pod_fields_that_are_not_honoured_are_refused_by_name() {
         (json!({"hostname": "Not_A_Label"}), "spec.hostname"),
         (json!({"subdomain": "a.b"}), "spec.subdomain"),
         (
-            json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
-                [{"topologyKey": "k"}]}}}),
-            "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution",
-        ),
-        (
             json!({"securityContext": {"sysctls": [{"name": "a", "value": "b"}]}}),
             "spec.securityContext.sysctls",
         ),
@@ -290,7 +285,8 @@ fn what_a_sandbox_satisfies_by_construction_is_accepted() {
             "shareProcessNamespace": true, "priority": 5, "preemptionPolicy": "Never",
             "schedulerName": "s", "tolerations": [{"operator": "Exists"}], "dnsPolicy": "ClusterFirst",
             "runtimeClassName": "wasi", "serviceAccountName": "robot",
-            "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+            "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+                [{"topologyKey": "k"}]}},
             "securityContext": {"runAsUser": 1000, "runAsNonRoot": true, "fsGroup": 2000,
                 "seccompProfile": {"type": "RuntimeDefault"}},
         }),
