@@ -375,3 +375,26 @@ async fn a_node_gets_tokens_for_its_own_pods_alone() {
     let (code, _) = api.send_as(&three, "POST", &path, body).await;
     assert_eq!(code, 403);
 }
+
+/// A PUT of a lease that is not there creates it, which the right to change leases does not cover.
+#[tokio::test]
+async fn a_change_that_creates_needs_the_right_to_create() {
+    let api = Harness::start().await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let lease = |name: &str| json!({"metadata": {"name": name}, "spec": {"holderIdentity": "a"}});
+    create(&api, leases, lease("there")).await;
+    let rule = |verbs: &[&str]| json!([{"verbs": verbs, "apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}]);
+    grant(&api, "changer", rule(&["update"])).await;
+    grant(&api, "maker", rule(&["create", "update"])).await;
+    for (name, lease_name, code) in [
+        // He may, and is told that changes of leases name a revision.
+        ("changer", "there", 422),
+        ("changer", "new", 403),
+        ("maker", "new", 201),
+    ] {
+        let path = format!("{leases}/{lease_name}");
+        let user = user(name, &["system:authenticated"]);
+        let (found, answer) = api.send_as(&user, "PUT", &path, lease(lease_name)).await;
+        assert_eq!(found, code, "{name} {lease_name}: {answer}");
+    }
+}
