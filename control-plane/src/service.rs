@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -45,6 +45,12 @@ use crate::{
 
 /// The largest body a request may have: the stock server's limit.
 const REQUEST_BYTES_MAX: usize = 3 << 20;
+
+/// So much of a larger body is read and thrown away, so that its sender comes to the answer.
+const DISCARD_BYTES_MAX: usize = 32 << 20;
+
+/// How long that may take.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Under this name the stock server tells which line of its log a request is.
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -246,12 +252,35 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match Limited::new(body, REQUEST_BYTES_MAX).collect().await {
+    let mut body = std::pin::pin!(body);
+    match Limited::new(body.as_mut(), REQUEST_BYTES_MAX)
+        .collect()
+        .await
+    {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(REQUEST_BYTES_MAX)),
+        Err(error) if error.is::<LengthLimitError>() => {
+            // A client in the midst of sending does not read yet, and in HTTP/2 the answer would be
+            // lost with the stream that is reset; who takes too long or sends too much is cut off.
+            let _ = tokio::time::timeout(DISCARD_TIMEOUT, discard(body)).await;
+            Err(ApiError::too_large(REQUEST_BYTES_MAX))
+        }
         Err(error) => Err(ApiError::bad_request(format!(
             "unable to read the body: {error}"
         ))),
+    }
+}
+
+/// Reads on without keeping anything.
+async fn discard<B>(mut body: Pin<&mut B>)
+where
+    B: http_body::Body<Data = Bytes>,
+{
+    let mut seen = 0;
+    while seen < DISCARD_BYTES_MAX {
+        let Some(Ok(frame)) = body.frame().await else {
+            return;
+        };
+        seen += frame.data_ref().map_or(0, Bytes::len);
     }
 }
 
