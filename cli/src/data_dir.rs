@@ -24,7 +24,7 @@ pub(crate) fn resolve(asked: Option<PathBuf>) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("failed to resolve the data folder `{}`", dir.display()))
 }
 
-/// The right to be the one `coracle up` of a data folder, as long as it is held.
+/// The right to be the one `coracle up` or `coracle node` of a data folder, as long as it is held.
 pub(crate) struct Claim {
     /// Held for its lock; the kernel releases it however the process ends.
     _lock: File,
@@ -36,8 +36,9 @@ impl Claim {
     /// # Errors
     ///
     /// Names the process that has it, or the file that cannot be written.
-    pub(crate) fn take(data_dir: &Path) -> anyhow::Result<Self> {
-        let (lock_path, pid_path) = (data_dir.join("up.lock"), data_dir.join("up.pid"));
+    pub(crate) fn take(data_dir: &Path, command: &str) -> anyhow::Result<Self> {
+        let lock_path = data_dir.join(format!("{command}.lock"));
+        let pid_path = data_dir.join(format!("{command}.pid"));
         let lock = File::options()
             .create(true)
             .truncate(false)
@@ -53,7 +54,7 @@ impl Claim {
                     Err(_) => "another process".to_owned(),
                 };
                 bail!(
-                    "`coracle up` already runs on the data folder `{}` ({owner}); end it first, or \
+                    "`coracle {command}` already runs on the data folder `{}` ({owner}); end it first, or \
                      name another folder with `--data-dir`",
                     data_dir.display()
                 );
@@ -155,8 +156,8 @@ mod tests {
     #[test]
     fn a_data_folder_belongs_to_one_process_and_is_free_afterwards() {
         let data = tempfile::tempdir().expect("a temporary folder");
-        let claim = Claim::take(data.path()).expect("nobody else has it");
-        let refusal = Claim::take(data.path())
+        let claim = Claim::take(data.path(), "up").expect("nobody else has it");
+        let refusal = Claim::take(data.path(), "up")
             .err()
             .expect("it is taken")
             .to_string();
@@ -167,7 +168,7 @@ mod tests {
             "{refusal}"
         );
         drop(claim);
-        drop(Claim::take(data.path()).expect("it is free again"));
+        drop(Claim::take(data.path(), "up").expect("it is free again"));
     }
 
     /// A killed run cannot tidy up; its volumes must not stay for ever.

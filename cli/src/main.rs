@@ -8,6 +8,7 @@ mod image;
 mod kubeconfig;
 mod kubelet;
 mod manifest;
+mod node;
 mod run;
 mod signals;
 mod system;
@@ -43,6 +44,8 @@ enum Command {
     Run(run::RunArgs),
     /// Serve the Kubernetes API and run what it is given, until Ctrl-C
     Up(up::UpArgs),
+    /// Join a Kubernetes cluster as a node, until Ctrl-C
+    Node(Box<node::NodeArgs>),
     /// Pull, push, build and list images
     Image(image::ImageArgs),
     /// Print a completion script for a shell
@@ -87,6 +90,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(args) => {
             let data_dir = data_dir::resolve(cli.data_dir)?;
             Ok(up::run(args, &data_dir)?.into())
+        }
+        Command::Node(args) => {
+            let data_dir = data_dir::resolve(cli.data_dir)?;
+            Ok(node::run(*args, &data_dir)?.into())
         }
         Command::Image(args) => {
             let data_dir = data_dir::resolve(cli.data_dir)?;

@@ -11,7 +11,7 @@ use coracle_control_plane::{
     Subject,
 };
 use coracle_kubelet_shim::{Agent, AgentConfig, AtStop, HostPathPolicy, NodeSettings, OutputLine};
-use coracle_network::{EgressRules, Fabric, FabricConfig, LinkLocal, PublishPlan};
+use coracle_network::{EgressRules, Fabric, FabricConfig, LinkLocal};
 use coracle_registry::ImageStore;
 use coracle_runtime::{CompilerCommand, Runtime, RuntimeConfig};
 use tokio::sync::mpsc;
@@ -109,8 +109,47 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// Lays out the pods' network.
+///
+/// # Errors
+///
+/// Fails when the range of addresses cannot be used.
+pub(crate) fn fabric(config: FabricConfig) -> anyhow::Result<Fabric> {
+    Fabric::new(config).context("failed to set up the pods' network")
+}
+
+/// Starts what runs guests; compiled code is kept below `data_dir`.
+///
+/// # Errors
+///
+/// Fails when the engine refuses this machine or the program's own path is not to be had.
+pub(crate) fn wasm_runtime(data_dir: &Path) -> anyhow::Result<Runtime> {
+    let program = std::env::current_exe().context("failed to find the program's own file")?;
+    Runtime::new(RuntimeConfig {
+        cache_dir: data_dir.join("code"),
+        compiler: CompilerCommand {
+            program,
+            args: vec!["compile-child".to_owned()],
+        },
+        interactive_threads: cores(),
+        batch_threads: cores(),
+        memory_budget: memory_budget(),
+    })
+    .context("failed to start the Wasm runtime")
+}
+
+/// Ends what runs guests, and says what it had to leave behind.
+pub(crate) async fn end_wasm_runtime(runtime: Runtime) {
+    let abandoned = runtime.capacity().abandoned_operations;
+    if abandoned > 0 {
+        tracing::warn!(abandoned, "file operations of ended guests were abandoned");
+    }
+    runtime.shutdown().await;
+    tracing::debug!("the Wasm runtime has ended");
+}
+
 /// Returns the memory that guests may use together: the machine's or the cgroup's less our own.
-fn memory_budget() -> u64 {
+pub(crate) fn memory_budget() -> u64 {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     let total = system
@@ -147,26 +186,13 @@ impl System {
             Some(listen) => Some(serve(&control_plane, listen).await?),
             None => None,
         };
-        let fabric = Fabric::new(FabricConfig {
-            publish: PublishPlan::Loopback,
+        let fabric = fabric(FabricConfig {
             egress: EgressRules {
                 link_local: settings.link_local,
             },
             ..FabricConfig::default()
-        })
-        .context("failed to set up the pods' network")?;
-        let program = std::env::current_exe().context("failed to find the program's own file")?;
-        let runtime = Runtime::new(RuntimeConfig {
-            cache_dir: settings.data_dir.join("code"),
-            compiler: CompilerCommand {
-                program,
-                args: vec!["compile-child".to_owned()],
-            },
-            interactive_threads: cores(),
-            batch_threads: cores(),
-            memory_budget: memory_budget(),
-        })
-        .context("failed to start the Wasm runtime")?;
+        })?;
+        let runtime = wasm_runtime(&settings.data_dir)?;
         let agent = AgentConfig {
             node_name: NODE_NAME.to_owned(),
             data_dir: settings.agent_dir,
@@ -278,12 +304,7 @@ impl Running {
             api.stop(API_DRAIN).await;
             tracing::debug!("the API is closed");
         }
-        let abandoned = self.runtime.capacity().abandoned_operations;
-        if abandoned > 0 {
-            tracing::warn!(abandoned, "file operations of ended guests were abandoned");
-        }
-        self.runtime.shutdown().await;
-        tracing::debug!("the Wasm runtime has ended");
+        end_wasm_runtime(self.runtime).await;
         let kubelets = self.control_plane.kubelets();
         self.control_plane.stop().await;
         kubelets.remove(NODE_NAME);

@@ -49,7 +49,7 @@ pub(crate) struct UpArgs {
 ///
 /// Whatever Coracle refuses: a data folder in use, a port that is taken, damaged keys.
 pub(crate) fn run(args: UpArgs, data_dir: &Path) -> anyhow::Result<Exit> {
-    let claim = Claim::take(data_dir)?;
+    let claim = Claim::take(data_dir, "up")?;
     let console = Console::new();
     let settings = system::Settings {
         data_dir: data_dir.to_owned(),

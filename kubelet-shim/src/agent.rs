@@ -12,6 +12,7 @@ use std::time::Duration;
 use coracle_network::Fabric;
 use coracle_registry::{ImageStore, Progress};
 use coracle_runtime::Runtime;
+use k8s_openapi::api::core::v1::Taint;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -66,6 +67,10 @@ pub struct NodeSettings {
     pub ip: IpAddr,
     /// Labels beside the well-known ones.
     pub labels: BTreeMap<String, String>,
+    /// Taints a new Node begins with; those of a Node that is there already stay as they are.
+    pub taints: Vec<Taint>,
+    /// The port of the kubelet API, as the Node tells API servers; none when it is reached otherwise.
+    pub kubelet_port: Option<u16>,
     /// Whether declared ports without a `hostPort` are published.
     pub declared_ports: DeclaredPorts,
     /// What the agent's end means for its pods.
@@ -136,6 +141,8 @@ impl Default for NodeSettings {
         NodeSettings {
             ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             labels: BTreeMap::new(),
+            taints: Vec::new(),
+            kubelet_port: None,
             declared_ports: DeclaredPorts::Loopback,
             at_stop: AtStop::PodsEnd,
             cpu_milli: None,

@@ -28,7 +28,10 @@ mod worker;
 
 pub use agent::{Agent, AgentConfig, AgentError, AtStop, DeclaredPorts, NodeSettings};
 pub use logs::{OutputLine, StdStream};
-pub use server::{KubeletBody, KubeletService};
+pub use server::{
+    KubeletBody, KubeletListener, KubeletListenerConfig, KubeletServer, KubeletServerError,
+    KubeletService,
+};
 pub use spec::{
     ContainerPlan, EnvFrom, EnvValue, EnvVar, FieldRefusal, HostPathCheck, HostPathPolicy,
     HostPort, InstanceReuse, KeyItem, LogFallback, ObjectKind, ObjectRef, ObjectVolume, PodField,

@@ -7,7 +7,8 @@ use coracle_runtime::Runtime;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    Node, NodeAddress, NodeCondition, NodeRuntimeHandler, NodeStatus, NodeSystemInfo,
+    DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler,
+    NodeSpec, NodeStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
@@ -49,6 +50,7 @@ pub(crate) struct Registration {
     clock: Clock,
     status: NodeStatus,
     labels: BTreeMap<String, String>,
+    taints: Vec<Taint>,
     uid: Option<String>,
     since: Timestamp,
 }
@@ -105,6 +107,7 @@ impl Registration {
             clock: settings.clock.clone(),
             status: status(name, settings, amounts),
             labels: labels(name, settings),
+            taints: settings.taints.clone(),
             uid: None,
             since: settings.clock.now().wall(),
         }
@@ -140,6 +143,10 @@ impl Registration {
                 labels: Some(self.labels.clone()),
                 ..ObjectMeta::default()
             },
+            spec: Some(NodeSpec {
+                taints: Some(self.taints.clone()).filter(|taints| !taints.is_empty()),
+                ..NodeSpec::default()
+            }),
             ..Node::default()
         };
         let registered = match api.create(&PostParams::default(), &node).await {
@@ -179,9 +186,13 @@ impl Registration {
         status.conditions = Some(conditions(self.since, self.clock.now().wall()));
         let patch = serde_json::json!({"status": status});
         let api = Api::<Node>::all(self.client.clone());
-        api.patch_status(&self.name, &PatchParams::default(), &Patch::Merge(patch))
-            .await
-            .map(drop)
+        api.patch_status(
+            &self.name,
+            &PatchParams::default(),
+            &Patch::Strategic(patch),
+        )
+        .await
+        .map(drop)
     }
 
     async fn renew_lease(&self) -> Result<(), kube::Error> {
@@ -275,6 +286,9 @@ fn status(name: &str, settings: &NodeSettings, amounts: Amounts) -> NodeStatus {
             // Shaped as semver within the API's skew, since controllers parse it.
             kubelet_version: format!("v1.36.0+coracle-{version}"),
             ..NodeSystemInfo::default()
+        }),
+        daemon_endpoints: settings.kubelet_port.map(|port| NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: port.into() }),
         }),
         runtime_handlers: Some(vec![NodeRuntimeHandler {
             name: Some(String::new()),

@@ -4,6 +4,8 @@
 //! nothing of who asks: whoever opens a port for it authenticates and authorises first.
 
 mod container_logs;
+mod guard;
+mod listen;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,6 +25,8 @@ use kube::api::ListParams;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
+
+pub use listen::{KubeletListener, KubeletListenerConfig, KubeletServer, KubeletServerError};
 
 use crate::logs::LogBook;
 use crate::time::Clock;
@@ -94,6 +98,11 @@ impl KubeletService {
             book,
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
         }))
+    }
+
+    /// The name of the node it answers for.
+    fn node_name(&self) -> &str {
+        &self.0.node_name
     }
 
     /// Answers the requests of one connection until the other side closes it.

@@ -1,0 +1,497 @@
+//! `coracle node`: this machine as a node of a Kubernetes cluster that is there already.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use coracle_kubelet_shim::{
+    Agent, AgentConfig, AtStop, DeclaredPorts, HostPathPolicy, KubeletListener,
+    KubeletListenerConfig, KubeletServer, NodeSettings,
+};
+use coracle_network::{EgressRules, FabricConfig, LinkLocal};
+use coracle_runtime::Runtime;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Taint};
+use kube::Api;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::console::{Console, PullBars};
+use crate::data_dir::Claim;
+use crate::exit::Exit;
+use crate::run::parse_duration;
+use crate::signals::Signals;
+use crate::system;
+
+/// Where a kubelet's API is looked for.
+const KUBELET_PORT: u16 = 10250;
+/// How long requests to the kubelet API may go on once it takes no more.
+const KUBELET_DRAIN: Duration = Duration::from_secs(1);
+/// How long the API server may take to answer the first question.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Where a cluster says who vouches for its clients, to servers that are asked in its name.
+const AUTHENTICATION: (&str, &str) = ("kube-system", "extension-apiserver-authentication");
+/// The longest name of a node, as of every DNS subdomain.
+const NAME_BYTES_MAX: usize = 253;
+
+/// Join a Kubernetes cluster as a node that runs Wasm pods, until Ctrl-C.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+The node does what a kubelet does: it registers itself, runs the pods that are bound to it and answers
+`kubectl logs`. Pods of other images than Wasm end as `Failed` with a message that says so; in a cluster
+with ordinary nodes, keep them away with a taint and let Wasm pods tolerate it:
+
+  coracle node --kubeconfig admin.conf --register-with-taints coracle.dev/runtime=wasm:NoSchedule
+
+Every Wasm node has the label `coracle.dev/runtime: wasm` for node selectors.
+
+Exit codes: 0 when it was ended by a signal; 125 when Coracle itself refuses, such as an API server that
+does not take the node; 130 after a second signal; 2 for wrong usage.")]
+pub(crate) struct NodeArgs {
+    /// How to reach the API server, and as whom
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: PathBuf,
+
+    /// The context of the kubeconfig to use [default: the file's current one]
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+
+    /// The name of the Node [default: this machine's host name]
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+
+    /// The node's address [default: the one from which the API server is reached]
+    #[arg(long, value_name = "ADDRESS")]
+    node_ip: Option<IpAddr>,
+
+    /// Where the kubelet API listens; port 0 lets the system choose [default: port 10250 of the node's
+    /// address]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+
+    /// Certificate of the kubelet API, in PEM [default: one signed by itself]
+    #[arg(long, value_name = "FILE", requires = "tls_private_key_file")]
+    tls_cert_file: Option<PathBuf>,
+
+    /// The certificate's key, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
+    tls_private_key_file: Option<PathBuf>,
+
+    /// Who vouches for those who ask the kubelet API, in PEM [default: what the cluster publishes in
+    /// the ConfigMap `extension-apiserver-authentication`]
+    #[arg(long, value_name = "FILE")]
+    client_ca_file: Option<PathBuf>,
+
+    /// Labels of the Node, as `key=value`
+    #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = parse_label)]
+    node_labels: Vec<(String, String)>,
+
+    /// Taints of the Node when it is new, as `key=value:Effect`
+    #[arg(long, value_name = "TAINTS", value_delimiter = ',', value_parser = parse_taint)]
+    register_with_taints: Vec<Taint>,
+
+    /// The pods' addresses [default: what the cluster has given the Node, else 10.244.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pod_cidr: Option<ipnet::Ipv4Net>,
+
+    /// Most pods [default: what the machine can hold]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    max_pods: Option<u64>,
+
+    /// What ending the node means for its pods
+    #[arg(long, value_enum, default_value = "wait")]
+    at_stop: AtStopArg,
+
+    /// How long pods may take to end, where their own grace period is longer
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    stop_timeout: Duration,
+
+    /// Also publish the declared ports of pods on loopback addresses of this machine
+    #[arg(long)]
+    publish_ports: bool,
+
+    /// Let pods mount folders of this machine (`hostPath`)
+    #[arg(long)]
+    allow_host_path: bool,
+
+    /// Let pods reach 169.254.0.0/16, where clouds serve credentials
+    #[arg(long)]
+    allow_link_local: bool,
+}
+
+/// What ending the node means for its pods.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum AtStopArg {
+    /// They wait for the node to come back, and are started again then
+    Wait,
+    /// They have ended, and their status says how
+    End,
+}
+
+/// Works as a node until a signal comes.
+///
+/// # Errors
+///
+/// Whatever Coracle refuses: a kubeconfig that leads nowhere, a port that is taken, a node that the API
+/// server does not take.
+pub(crate) fn run(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
+    let runtime = system::agent_threads()?;
+    let outcome = runtime.block_on(serve(args, data_dir));
+    // A blocking file operation of a guest that was ended may still be under way; it is abandoned.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    outcome
+}
+
+async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
+    let mut signals = Signals::install()?;
+    let console = Console::new();
+    let config = client_config(&args).await?;
+    let server = config.cluster_url.to_string();
+    let client = kube::Client::try_from(config.clone())
+        .with_context(|| format!("failed to set up a client of `{server}`"))?;
+    let name = node_name(args.node_name.as_deref())?;
+    // Before anything is claimed: most first tries end here.
+    let known = tokio::time::timeout(CONNECT_TIMEOUT, known_node(&client, &name))
+        .await
+        .with_context(|| format!("the API server `{server}` does not answer"))?
+        .with_context(|| format!("failed to ask the API server `{server}` for node `{name}`"))?;
+    let agent_dir = data_dir.join("nodes").join(&name);
+    std::fs::create_dir_all(&agent_dir)
+        .with_context(|| format!("failed to create `{}`", agent_dir.display()))?;
+    let claim = Claim::take(&agent_dir, "node")?;
+    let ip = match args.node_ip {
+        Some(ip) => ip,
+        None => own_address(&config.cluster_url)?,
+    };
+    let listener = KubeletListener::bind(KubeletListenerConfig {
+        listen: args
+            .listen
+            .unwrap_or_else(|| SocketAddr::new(ip, KUBELET_PORT)),
+        names: vec![name.clone(), ip.to_string()],
+        certificate: certificate(&args)?,
+        client_authorities: client_authorities(&args, &client).await?,
+    })
+    .await
+    .context("failed to open the kubelet API; choose another address with `--listen`")?;
+    let address = listener.address();
+    let runtime = system::wasm_runtime(data_dir)?;
+    let config = agent_config(
+        &args,
+        known.as_ref(),
+        &name,
+        address.port(),
+        Place {
+            data_dir,
+            agent_dir,
+            ip,
+            client: client.clone(),
+            runtime: runtime.clone(),
+            console: console.clone(),
+        },
+    )?;
+    let agent = Agent::start(config)
+        .await
+        .context("failed to start the node agent")?;
+    let kubelet = listener.serve(agent.kubelet(), client)?;
+    let told =
+        format!("node {name} has joined {server}\nthe kubelet API listens on https://{address}\n");
+    console.output(told.as_bytes());
+    signals.next().await;
+    console.progress(match args.at_stop {
+        AtStopArg::Wait => "leaving; the pods wait for this node to come back",
+        AtStopArg::End => "ending the pods; a second signal ends at once",
+    });
+    signals.exit_on_next(Exit::Interrupted);
+    stop(agent, kubelet, runtime, args.stop_timeout).await;
+    drop(claim);
+    Ok(Exit::Success)
+}
+
+/// Ends the parts in the reverse order of their start; logs can be read until the pods are gone.
+async fn stop(agent: Agent, kubelet: KubeletServer, runtime: Runtime, deadline: Duration) {
+    agent.stop(deadline).await;
+    kubelet.stop(KUBELET_DRAIN).await;
+    system::end_wasm_runtime(runtime).await;
+}
+
+/// What the agent is made from, beside what was typed.
+struct Place<'a> {
+    data_dir: &'a Path,
+    agent_dir: PathBuf,
+    ip: IpAddr,
+    client: kube::Client,
+    runtime: Runtime,
+    console: Console,
+}
+
+fn agent_config(
+    args: &NodeArgs,
+    known: Option<&Node>,
+    name: &str,
+    port: u16,
+    place: Place<'_>,
+) -> anyhow::Result<AgentConfig> {
+    let mut network = FabricConfig {
+        egress: EgressRules {
+            link_local: match args.allow_link_local {
+                true => LinkLocal::Open,
+                false => LinkLocal::Closed,
+            },
+        },
+        ..FabricConfig::default()
+    };
+    if let Some(cidr) = args.pod_cidr.or(given_cidr(known)?) {
+        network.pod_cidr = cidr;
+    }
+    Ok(AgentConfig {
+        node_name: name.to_owned(),
+        data_dir: place.agent_dir,
+        client: place.client,
+        images: system::open_images(place.data_dir)?,
+        runtime: place.runtime,
+        fabric: system::fabric(network)?,
+        host_path: match args.allow_host_path {
+            true => HostPathPolicy::Allow,
+            false => HostPathPolicy::Refuse,
+        },
+        output: None,
+        pull_progress: PullBars::new(place.console),
+        node: NodeSettings {
+            ip: place.ip,
+            labels: args.node_labels.iter().cloned().collect::<BTreeMap<_, _>>(),
+            taints: args.register_with_taints.clone(),
+            kubelet_port: Some(port),
+            declared_ports: match args.publish_ports {
+                true => DeclaredPorts::Loopback,
+                false => DeclaredPorts::Unpublished,
+            },
+            at_stop: match args.at_stop {
+                AtStopArg::Wait => AtStop::PodsWait,
+                AtStopArg::End => AtStop::PodsEnd,
+            },
+            memory_bytes: Some(system::memory_budget()),
+            pods: args.max_pods,
+            ..NodeSettings::default()
+        },
+    })
+}
+
+async fn client_config(args: &NodeArgs) -> anyhow::Result<kube::Config> {
+    let file = &args.kubeconfig;
+    let read = Kubeconfig::read_from(file)
+        .with_context(|| format!("failed to read the kubeconfig `{}`", file.display()))?;
+    let options = KubeConfigOptions {
+        context: args.context.clone(),
+        ..KubeConfigOptions::default()
+    };
+    kube::Config::from_custom_kubeconfig(read, &options)
+        .await
+        .with_context(|| format!("failed to use the kubeconfig `{}`", file.display()))
+}
+
+/// Returns the Node of that name, if the cluster has one.
+async fn known_node(client: &kube::Client, name: &str) -> kube::Result<Option<Node>> {
+    Api::<Node>::all(client.clone()).get_opt(name).await
+}
+
+/// Returns the range of addresses that the cluster has given to the Node.
+fn given_cidr(known: Option<&Node>) -> anyhow::Result<Option<ipnet::Ipv4Net>> {
+    let spec = known.and_then(|node| node.spec.as_ref());
+    let Some(cidr) = spec.and_then(|spec| spec.pod_cidr.as_deref()) else {
+        return Ok(None);
+    };
+    let cidr = cidr.parse().with_context(|| {
+        format!("the cluster has given this node the pod addresses `{cidr}`, which are not IPv4")
+    })?;
+    Ok(Some(cidr))
+}
+
+/// Returns the name that was asked for, or this machine's; a node's name is a DNS subdomain.
+fn node_name(asked: Option<&str>) -> anyhow::Result<String> {
+    let name = match asked {
+        Some(name) => name.to_owned(),
+        None => sysinfo::System::host_name()
+            .map(|name| name.to_lowercase())
+            .context("this machine has no host name; name the node with `--node-name`")?,
+    };
+    let is_label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let ends = [label.as_bytes().first(), label.as_bytes().last()];
+        label.bytes().all(inner) && ends.iter().all(|end| end.is_some_and(|byte| *byte != b'-'))
+    };
+    ensure!(
+        name.len() <= NAME_BYTES_MAX && name.split('.').all(is_label),
+        "`{name}` cannot be the name of a node: lower-case letters, digits, `-` and `.` make one; name it \
+         with `--node-name`"
+    );
+    Ok(name)
+}
+
+/// Returns the address of this machine from which the API server is reached. Nothing is sent.
+fn own_address(server: &http::Uri) -> anyhow::Result<IpAddr> {
+    let host = server.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = server.port_u16().unwrap_or(443);
+    let found = (host, port).to_socket_addrs().and_then(|mut addresses| {
+        let to = addresses
+            .next()
+            .ok_or_else(|| std::io::Error::other("the name has no address"))?;
+        let any: IpAddr = match to {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        socket.connect(to)?;
+        Ok(socket.local_addr()?.ip())
+    });
+    found.with_context(|| {
+        format!("failed to find this node's address towards `{host}`; name it with `--node-ip`")
+    })
+}
+
+type CertifiedKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn certificate(args: &NodeArgs) -> anyhow::Result<Option<CertifiedKey>> {
+    let (Some(chain), Some(key)) = (&args.tls_cert_file, &args.tls_private_key_file) else {
+        return Ok(None);
+    };
+    let key = PrivateKeyDer::from_pem_file(key)
+        .with_context(|| format!("failed to read the key in `{}`", key.display()))?;
+    Ok(Some((certificates(chain)?, key)))
+}
+
+fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let read = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .with_context(|| format!("failed to read the certificates in `{}`", file.display()))?;
+    ensure!(
+        !read.is_empty(),
+        "there is no certificate in `{}`",
+        file.display()
+    );
+    Ok(read)
+}
+
+/// Who vouches for those who ask the kubelet API: a file that was named, else what the cluster says.
+async fn client_authorities(
+    args: &NodeArgs,
+    client: &kube::Client,
+) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    if let Some(file) = &args.client_ca_file {
+        return certificates(file);
+    }
+    let (namespace, name) = AUTHENTICATION;
+    let published = Api::<ConfigMap>::namespaced(client.clone(), namespace)
+        .get_opt(name)
+        .await;
+    let map = match published {
+        Ok(map) => map,
+        // Not everyone who may join may read it; tokens are reviewed all the same.
+        Err(error) => {
+            tracing::warn!(%error, "failed to read who vouches for clients; only tokens are taken");
+            None
+        }
+    };
+    let text = map.and_then(|map| map.data?.remove("client-ca-file"));
+    let Some(text) = text else {
+        return Ok(Vec::new());
+    };
+    CertificateDer::pem_slice_iter(text.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .with_context(|| {
+            format!("failed to read the certificates in ConfigMap `{namespace}/{name}`")
+        })
+}
+
+/// Parses `key=value`.
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("a label is `key=value`".to_owned()),
+    }
+}
+
+/// Parses `key=value:Effect` or `key:Effect`.
+fn parse_taint(text: &str) -> Result<Taint, String> {
+    let parsed = || -> anyhow::Result<Taint> {
+        let Some((rest, effect)) = text.rsplit_once(':') else {
+            bail!("a taint is `key=value:Effect`");
+        };
+        let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+        ensure!(
+            effects.contains(&effect),
+            "the effect of a taint is one of {}",
+            effects.join(", ")
+        );
+        let (key, value) = match rest.split_once('=') {
+            Some((key, value)) => (key, Some(value.to_owned())),
+            None => (rest, None),
+        };
+        ensure!(!key.is_empty(), "a taint needs a key");
+        Ok(Taint {
+            key: key.to_owned(),
+            value,
+            effect: effect.to_owned(),
+            time_added: None,
+        })
+    };
+    parsed().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taints_are_read_as_kubelets_read_them() {
+        let rows = [
+            ("a=b:NoSchedule", Some(("a", Some("b"), "NoSchedule"))),
+            ("a.b/c:NoExecute", Some(("a.b/c", None, "NoExecute"))),
+            (
+                "a=:PreferNoSchedule",
+                Some(("a", Some(""), "PreferNoSchedule")),
+            ),
+            ("a=b", None),
+            ("a=b:Never", None),
+            (":NoSchedule", None),
+        ];
+        for (text, expected) in rows {
+            let parsed = parse_taint(text).ok();
+            let parsed = parsed.as_ref().map(|taint| {
+                (
+                    taint.key.as_str(),
+                    taint.value.as_deref(),
+                    taint.effect.as_str(),
+                )
+            });
+            assert_eq!(parsed, expected, "for {text:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_named_like_a_host() {
+        let long = "a".repeat(NAME_BYTES_MAX + 1);
+        let rows = [
+            ("edge-1", true),
+            ("edge-1.example", true),
+            ("Edge", false),
+            ("-edge", false),
+            ("edge-", false),
+            ("a..b", false),
+            ("", false),
+            (long.as_str(), false),
+        ];
+        for (name, expected) in rows {
+            assert_eq!(node_name(Some(name)).is_ok(), expected, "for {name:?}");
+        }
+    }
+
+    #[test]
+    fn the_own_address_is_the_one_towards_the_server() {
+        let server = "https://127.0.0.1:6443/".parse().expect("a URI");
+        let own = own_address(&server).expect("loopback is there");
+        assert_eq!(own, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+}
