@@ -2,6 +2,7 @@
 
 mod pods;
 mod rejection;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

@@ -55,7 +55,8 @@ impl AddressPool {
         }
     }
 
-    fn take_exactly(&mut self, index: u32) -> bool {
+    /// Takes `index` if it is free.
+    pub(crate) fn take_exactly(&mut self, index: u32) -> bool {
         let (word, bit) = place(index);
         let free = index < self.len && self.words[word] & bit == 0;
         if free {

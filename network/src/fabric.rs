@@ -110,6 +110,8 @@ pub(crate) struct Shared {
 struct Directory {
     by_uid: HashMap<String, Ipv4Addr>,
     by_name: HashMap<HostRecord, Vec<Ipv4Addr>>,
+    /// Addresses kept for pods that are not attached yet, as places in the range.
+    kept: HashMap<String, u32>,
 }
 
 impl Fabric {
@@ -165,11 +167,11 @@ impl Fabric {
                 ip: *ip,
             });
         }
-        let offset = shared
-            .addresses
-            .lock()
-            .take()
-            .ok_or(AttachError::NoAddress { cidr })?;
+        let offset = match directory.kept.remove(&identity.uid) {
+            Some(kept) => Some(kept),
+            None => shared.addresses.lock().take(),
+        };
+        let offset = offset.ok_or(AttachError::NoAddress { cidr })?;
         let ip = Ipv4Addr::from(u32::from(cidr.network()) + offset);
         directory.by_uid.insert(identity.uid.clone(), ip);
         if let Some(record) = HostRecord::of(&identity) {
@@ -179,6 +181,30 @@ impl Fabric {
         let pod = Arc::new(Pod::new(Arc::clone(shared), ip, identity));
         shared.shard(ip).write().insert(ip, Arc::clone(&pod));
         Ok(PodNetwork::new(pod))
+    }
+
+    /// Keeps an address for a pod that had it before, until it is attached or [`Fabric::release`]d.
+    /// False when the address is not to be had: outside of the range, or somebody else's.
+    pub fn keep(&self, uid: &str, ip: Ipv4Addr) -> bool {
+        let network = u32::from(self.shared.territory.pod_cidr.network());
+        let Some(offset) = u32::from(ip).checked_sub(network) else {
+            return false;
+        };
+        let mut directory = self.shared.directory.write();
+        let is_known = directory.by_uid.contains_key(uid) || directory.kept.contains_key(uid);
+        let is_kept = !is_known && self.shared.addresses.lock().take_exactly(offset);
+        if is_kept {
+            directory.kept.insert(uid.to_owned(), offset);
+        }
+        is_kept
+    }
+
+    /// Gives up an address that was kept for a pod which will not be attached. Harmless otherwise.
+    pub fn release(&self, uid: &str) {
+        let kept = self.shared.directory.write().kept.remove(uid);
+        if let Some(offset) = kept {
+            self.shared.addresses.lock().give_back(offset);
+        }
     }
 
     /// Connects from the host side to a port of a pod: probes, port-forward. The pod sees the

@@ -1,6 +1,7 @@
 //! Which pods are this node's, and one worker for each: the pod source and the keeper of workers.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use kube::runtime::watcher::{self, Event};
 use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
 
-use super::rejection;
+use super::{rejection, sweep};
+use crate::images::blocking;
 use crate::lifecycle::{EndCause, Ending, Intent};
 use crate::spec::{FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, check_pod};
 use crate::worker::{Desired, Node, Remains, Worker, log_dir, remove};
@@ -42,6 +44,11 @@ pub(super) struct Pods {
     by_task: HashMap<task::Id, Arc<str>>,
     /// Pods seen since a full list began.
     listed: Option<HashSet<Arc<str>>>,
+    /// Pods of the first list that never had an address: those that had one keep theirs, so all of them
+    /// must be known before a new one is given out. `None` once the first list is complete.
+    newcomers: Option<Vec<Pod>>,
+    /// What was on the disk before the first pod; looked at once that list is complete.
+    leftovers: Vec<sweep::Leftover>,
 }
 
 /// What is known of one pod, by UID.
@@ -78,11 +85,15 @@ impl Pods {
             workers: JoinSet::new(),
             by_task: HashMap::new(),
             listed: None,
+            newcomers: Some(Vec::new()),
+            leftovers: Vec::new(),
         }
     }
 
     /// Follows the API server until the agent stops, then until every worker has ended.
     pub(super) async fn run(mut self, node_name: String, mut stopping: watch::Receiver<Shutdown>) {
+        let data_dir = self.node.site.data_dir.clone();
+        self.leftovers = blocking(move || sweep::find(&data_dir)).await;
         let api = Api::<Pod>::all(self.node.site.client.clone());
         let config = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
         let mut events = pin!(watcher::watcher(api, config).default_backoff());
@@ -142,9 +153,15 @@ impl Pods {
                 if let (Some(listed), Some(uid)) = (&mut self.listed, &pod.metadata.uid) {
                     listed.insert(uid.as_str().into());
                 }
-                self.apply(&pod);
+                match &mut self.newcomers {
+                    Some(newcomers) if address(&pod).is_none() => newcomers.push(pod),
+                    Some(_) | None => self.apply(&pod),
+                }
             }
             Event::InitDone => {
+                for pod in self.newcomers.take().into_iter().flatten() {
+                    self.apply(&pod);
+                }
                 // Only a complete list proves that an object is gone.
                 let Some(listed) = self.listed.take() else {
                     return;
@@ -156,6 +173,7 @@ impl Pods {
                     .cloned()
                     .collect();
                 gone.iter().for_each(|uid| self.vanish(uid));
+                self.sweep(listed);
             }
             Event::Apply(pod) => self.apply(&pod),
             Event::Delete(pod) => {
@@ -164,6 +182,18 @@ impl Pods {
                 }
             }
         }
+    }
+
+    /// Removes what earlier agents left of pods that are gone; once.
+    fn sweep(&mut self, living: HashSet<Arc<str>>) {
+        let leftovers = std::mem::take(&mut self.leftovers);
+        if leftovers.is_empty() {
+            return;
+        }
+        self.workers.spawn_blocking(move || {
+            sweep::remove(leftovers, &living);
+            Remains::Nothing
+        });
     }
 
     fn apply(&mut self, pod: &Pod) {
@@ -272,6 +302,11 @@ impl Pods {
 
     fn begin(&mut self, spec: Arc<PodSpecPlan>, pod: &Pod, intent: Intent) {
         tracing::info!(pod = %spec.key, "pod is accepted");
+        if let Some(ip) = address(pod)
+            && !self.node.site.fabric.keep(&spec.key.uid, ip)
+        {
+            tracing::debug!(pod = %spec.key, %ip, "the pod's former address is not to be had");
+        }
         let wanted = Desired {
             generation: pod.metadata.generation,
             intent,
@@ -385,6 +420,7 @@ impl Pods {
             return;
         };
         self.node.logs.close(&slot.key);
+        self.node.site.fabric.release(&slot.key.uid);
         let logs = log_dir(&self.node.site.data_dir, &slot.key);
         let is_safe = check_path(&slot.key);
         let handle = self.workers.spawn_blocking(move || {
@@ -421,6 +457,11 @@ fn intent(pod: &Pod) -> Intent {
         cause: EndCause::Deleted,
         grace,
     })
+}
+
+/// The address that the pod had under an earlier agent.
+fn address(pod: &Pod) -> Option<Ipv4Addr> {
+    pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()
 }
 
 fn is_terminal(pod: &Pod) -> bool {

@@ -1,6 +1,7 @@
 //! Attaching and detaching pods.
 
 use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 
 use coracle_network::{
     AttachError, Fabric, FabricConfig, FabricError, NetError, PodIdentity, PublishPlan,
@@ -106,6 +107,40 @@ fn one_uid_is_attached_once() {
     assert!(matches!(again, Err(AttachError::AlreadyAttached { ip, .. }) if ip == first.ip()));
     first.detach();
     fabric.attach(identity).expect("free again");
+}
+
+#[test]
+fn a_kept_address_waits_for_its_pod() {
+    let fabric = small("10.1.0.0/29").expect("valid");
+    let kept = Ipv4Addr::new(10, 1, 0, 2);
+    assert!(fabric.keep("b", kept), "it is free");
+    assert!(!fabric.keep("c", kept), "it is kept for another");
+    assert!(!fabric.keep("b", Ipv4Addr::new(10, 1, 0, 3)), "one each");
+    assert!(
+        !fabric.keep("d", Ipv4Addr::new(10, 2, 0, 2)),
+        "not of the range"
+    );
+    assert!(!fabric.keep("d", Ipv4Addr::new(10, 1, 0, 1)), "the node's");
+    assert_ne!(pod(&fabric, "a").ip(), kept);
+    let identity = PodIdentity {
+        namespace: "default".to_owned(),
+        name: "b".to_owned(),
+        uid: "b".to_owned(),
+        hostname: "b".to_owned(),
+        subdomain: None,
+    };
+    let attached = fabric.attach(identity).expect("an address is kept for it");
+    assert_eq!(attached.ip(), kept);
+}
+
+#[test]
+fn a_kept_address_that_is_given_up_is_free() {
+    let fabric = small("10.1.0.0/30").expect("valid");
+    let only = Ipv4Addr::new(10, 1, 0, 2);
+    assert!(fabric.keep("gone", only));
+    fabric.release("gone");
+    fabric.release("gone");
+    assert_eq!(pod(&fabric, "new").ip(), only);
 }
 
 #[test]
