@@ -203,6 +203,8 @@ impl System {
             host_path: HostPathPolicy::Allow,
             output: settings.output,
             pull_progress: PullBars::new(settings.console),
+            // Not built in yet; programs are looked up in images alone.
+            toolbox: None,
             node: NodeSettings {
                 memory_bytes: Some(memory_budget()),
                 at_stop,

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::events;
+use crate::exec::{ExecBook, Toolbox, Tools};
 use crate::ground::Site;
 use crate::images::Images;
 use crate::logs::{LogBook, OutputLine};
@@ -57,6 +58,8 @@ pub struct AgentConfig {
     pub output: Option<mpsc::Sender<OutputLine>>,
     /// Watches pulls.
     pub pull_progress: Arc<dyn Progress>,
+    /// What every container can run beside the programs of its image.
+    pub toolbox: Option<Toolbox>,
     /// What the node says about itself.
     pub node: NodeSettings,
 }
@@ -186,12 +189,14 @@ impl Agent {
             settings.clock.clone(),
         );
         let logs = Arc::<LogBook>::default();
+        let execs = Arc::<ExecBook>::default();
         let kubelet = KubeletService::new(
             config.node_name.clone(),
             config.data_dir.clone(),
             config.client.clone(),
             settings.clock.clone(),
             Arc::clone(&logs),
+            Arc::clone(&execs),
         );
         let node = Node {
             clock: settings.clock.clone(),
@@ -207,6 +212,8 @@ impl Agent {
             output: config.output,
             events: sink,
             logs: Arc::clone(&logs),
+            execs: Arc::clone(&execs),
+            tools: Arc::new(Tools::new(config.toolbox)),
             writes: Arc::new(Semaphore::new(STATUS_WRITES_MAX)),
             host_ip: settings.ip,
             at_stop: settings.at_stop,

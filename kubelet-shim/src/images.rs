@@ -264,32 +264,21 @@ impl SharedImage {
             }
             ImageContent::Root(root) => {
                 let program = args.first().ok_or(ProgramError::NoCommand)?;
-                self.code_in(root, program, working_dir, path.unwrap_or(DEFAULT_PATH))
+                self.code_in(root, program, working_dir, path)
             }
         }
     }
 
-    /// Looks a program up as a shell would: a path as it is, a bare name along `PATH`, then in the working
-    /// folder, since images of one module often name it so.
+    /// Looks a program up among the [`candidates`].
     fn code_in(
         &self,
         root: &Root,
         program: &str,
         working_dir: &str,
-        path: &str,
+        path: Option<&str>,
     ) -> Result<Code, ProgramError> {
-        let candidates: Vec<String> = if program.starts_with('/') {
-            vec![program.to_owned()]
-        } else if program.contains('/') {
-            vec![format!("{working_dir}/{program}")]
-        } else {
-            path.split(':')
-                .chain([working_dir])
-                .map(|dir| format!("{dir}/{program}"))
-                .collect()
-        };
         let mut seen_other = false;
-        for candidate in candidates {
+        for candidate in candidates(program, working_dir, path) {
             let Some(entry) = root.resolve(&candidate) else {
                 continue;
             };
@@ -309,6 +298,23 @@ impl SharedImage {
         } else {
             ProgramError::NotFound(program.to_owned())
         })
+    }
+
+    /// Returns the digest of a program at a path of the image, if `extent` is its content.
+    pub(crate) fn digest_of(&self, path: &str, extent: &FileExtent) -> Option<&str> {
+        let (digest, of_image) = match &self.image.content {
+            ImageContent::Module(module) => (&module.digest, self.module.clone()?),
+            ImageContent::Root(root) => {
+                let entry = root.resolve(path)?;
+                let EntryKind::File(at) = &entry.kind else {
+                    return None;
+                };
+                (entry.wasm.as_ref()?, self.extent(at)?)
+            }
+        };
+        let is_same = Arc::ptr_eq(&of_image.file, &extent.file)
+            && (of_image.offset, of_image.len) == (extent.offset, extent.len);
+        is_same.then_some(digest)
     }
 
     fn extent(&self, extent: &Extent) -> Option<FileExtent> {
@@ -361,6 +367,21 @@ impl SharedImage {
             module,
         })
     }
+}
+
+/// The places where a program is looked for, as a shell would: a path as it is, a bare name along `PATH`,
+/// then in the working folder, since images of one module often name it so.
+pub(crate) fn candidates(program: &str, working_dir: &str, path: Option<&str>) -> Vec<String> {
+    if program.starts_with('/') {
+        return vec![program.to_owned()];
+    }
+    if program.contains('/') {
+        return vec![format!("{working_dir}/{program}")];
+    }
+    let folders = path.unwrap_or(DEFAULT_PATH).split(':').chain([working_dir]);
+    folders
+        .map(|folder| format!("{folder}/{program}"))
+        .collect()
 }
 
 fn add_entries(

@@ -7,11 +7,12 @@ use coracle_network::PodNetwork;
 use coracle_runtime::fs::{FileSource, FileSystem, FileSystemSpec, Mount, Upper};
 use coracle_runtime::{
     ContainerId, Exit, ExitCause, HandlerOptions, Instance, Instances, Limits, PrepareError, RunAs,
-    Runtime, SandboxSpec, StartError, WorkloadKind,
+    Runtime, SandboxSpec, StartError, Terminal, WorkloadKind,
 };
 use jiff::Timestamp;
 
 use crate::environment::{self, Facts, Objects};
+use crate::exec::{ExecGround, ExecTarget, Tools};
 use crate::images::{SharedImage, blocking, describe};
 use crate::lifecycle::{Outlook, Problem, Termination};
 use crate::logs::{ContainerLog, StdStream};
@@ -29,6 +30,7 @@ const MESSAGE_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Everything one instance is made from.
 pub(crate) struct Launch {
     pub(crate) runtime: Runtime,
+    pub(crate) tools: Arc<Tools>,
     pub(crate) pod: Arc<PodSpecPlan>,
     pub(crate) index: usize,
     pub(crate) image: Arc<SharedImage>,
@@ -44,6 +46,7 @@ pub(crate) struct Alive {
     pub(crate) files: Arc<FileSystem>,
     pub(crate) log: ContainerLog,
     pub(crate) kind: WorkloadKind,
+    pub(crate) exec: Arc<ExecTarget>,
 }
 
 /// Why no instance lives.
@@ -79,6 +82,13 @@ impl Launch {
             .map_err(|error| LaunchFailure::Dead(start_error(describe(&error))))?;
         let program = self.runtime.prepare(code).await.map_err(prepare_failure)?;
         let files = self.files(container, mounts).await?;
+        let ground = ExecGround {
+            image: self.image.clone(),
+            files: files.clone(),
+            env: variables.into(),
+            working_dir: line.working_dir.clone(),
+            tools: self.tools.clone(),
+        };
         let kind = if container.command.is_some() {
             WorkloadKind::Command
         } else {
@@ -96,12 +106,14 @@ impl Launch {
                 None => RunAs::ByKind,
             },
             args: line.args,
-            env: variables,
+            env: ground.env.clone(),
             working_dir: line.working_dir,
             files: files.clone(),
             network: self.network,
+            stdin: None,
             stdout: self.log.stream(StdStream::Stdout),
             stderr: self.log.stream(StdStream::Stderr),
+            terminal: Terminal::Absent,
             limits: Limits {
                 memory: container.resources.memory_limit,
                 cpu_milli: container.resources.cpu_limit_milli,
@@ -117,6 +129,7 @@ impl Launch {
         };
         match self.runtime.start(spec) {
             Ok(instance) => Ok(Alive {
+                exec: ExecTarget::new(self.runtime, instance.clone(), ground).into(),
                 instance,
                 files,
                 log: self.log,

@@ -13,6 +13,7 @@
 mod agent;
 mod environment;
 mod events;
+mod exec;
 mod ground;
 mod identity_files;
 mod images;
@@ -27,6 +28,7 @@ mod time;
 mod worker;
 
 pub use agent::{Agent, AgentConfig, AgentError, AtStop, DeclaredPorts, NodeSettings};
+pub use exec::Toolbox;
 pub use logs::{OutputLine, StdStream};
 pub use server::{
     KubeletBody, KubeletListener, KubeletListenerConfig, KubeletServer, KubeletServerError,

@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 
 pub use listen::{KubeletListener, KubeletListenerConfig, KubeletServer, KubeletServerError};
 
+use crate::exec::ExecBook;
 use crate::logs::LogBook;
 use crate::time::Clock;
 
@@ -65,6 +66,7 @@ struct Shared {
     client: kube::Client,
     clock: Clock,
     book: Arc<LogBook>,
+    execs: Arc<ExecBook>,
     log_readers: Arc<Semaphore>,
 }
 
@@ -89,6 +91,7 @@ impl KubeletService {
         client: kube::Client,
         clock: Clock,
         book: Arc<LogBook>,
+        execs: Arc<ExecBook>,
     ) -> KubeletService {
         KubeletService(Arc::new(Shared {
             node_name,
@@ -96,6 +99,7 @@ impl KubeletService {
             client,
             clock,
             book,
+            execs,
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
         }))
     }

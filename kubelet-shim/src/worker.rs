@@ -25,6 +25,7 @@ use hold::Hold;
 
 use crate::agent::AtStop;
 use crate::events::{EventSink, PodEvents};
+use crate::exec::{ExecBook, Tools};
 use crate::ground::{GroundKit, Site};
 use crate::images::Images;
 use crate::lifecycle::{EndCause, Intent, PodFacts, plan};
@@ -52,6 +53,10 @@ pub(crate) struct Node {
     pub(crate) events: EventSink,
     /// Told which logs can be read.
     pub(crate) logs: Arc<LogBook>,
+    /// Told where programs can be started.
+    pub(crate) execs: Arc<ExecBook>,
+    /// What every container has beside its image.
+    pub(crate) tools: Arc<Tools>,
     pub(crate) writes: Arc<Semaphore>,
     pub(crate) host_ip: IpAddr,
     pub(crate) at_stop: AtStop,

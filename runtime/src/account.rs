@@ -56,7 +56,6 @@ pub(crate) struct Account {
 struct Memory {
     used: u64,
     peak: u64,
-    last_refusal: Option<Instant>,
 }
 
 /// A token bucket whose tokens are nanoseconds of processor time; it may be in debt.
@@ -122,7 +121,6 @@ impl Account {
                 Ok(())
             }
             Err(refused) => {
-                memory.last_refusal = Some(Instant::now());
                 drop(memory);
                 tracing::debug!(container = %self.id, bytes, %refused, "memory refused");
                 Err(refused)
@@ -147,11 +145,6 @@ impl Account {
     /// Returns the most bytes that were ever charged at once.
     pub(crate) fn memory_peak(&self) -> u64 {
         self.memory.lock().peak
-    }
-
-    /// Returns when memory was last refused.
-    pub(crate) fn last_refusal(&self) -> Option<Instant> {
-        self.memory.lock().last_refusal
     }
 
     /// Returns the processor time used so far, with the host code that guests called.
@@ -258,7 +251,6 @@ mod tests {
         assert_eq!(first.grow(60), Ok(()));
         assert_eq!(first.grow(1), Err(MemoryRefused::Container));
         assert_eq!(second.grow(41), Err(MemoryRefused::Node));
-        assert!(first.last_refusal().is_some() && second.last_refusal().is_some());
         assert_eq!((second.memory(), second.memory_peak()), (0, 0));
         first.shrink(20);
         assert_eq!(second.grow(60), Ok(()));

@@ -36,6 +36,10 @@ impl CodeDigest {
         valid.then(|| Self(text.to_owned()))
     }
 
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self(format!("sha256:{}", hex(&Sha256::digest(bytes))))
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }

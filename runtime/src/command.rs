@@ -7,7 +7,7 @@ use crate::spec::ExitCause;
 use crate::store::Container;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wasmtime::{Error, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -20,7 +20,7 @@ pub(crate) fn start(container: Arc<Container>, pools: &Pools) -> Result<Arc<Life
         let digest = container.spec.program.digest().to_owned();
         return Err(StartError::NoCommand { digest });
     }
-    let life = Life::new(container.account.clone(), OnStop::End);
+    let life = Life::new(&container, OnStop::End);
     let end = End::of(&life);
     life.spawn(pools, async move {
         let verdict = run(&container).await;
@@ -55,7 +55,8 @@ async fn run(container: &Arc<Container>) -> Verdict {
         Err(error) if error.is::<I32Exit>() || error.is::<Trap>() => Outcome::Interrupted(error),
         Err(error) => Outcome::NotStarted(error),
     };
-    let verdict = judge_outcome(outcome, container);
+    let refused_at = store.data().refused_memory_at();
+    let verdict = judge_outcome(outcome, refused_at);
     let (stdout, stderr) = (store.data().stdout.clone(), store.data().stderr.clone());
     drop(store);
     if let ExitCause::Trapped { message } = &verdict.cause {
@@ -66,7 +67,7 @@ async fn run(container: &Arc<Container>) -> Verdict {
     verdict
 }
 
-fn judge_outcome(outcome: Outcome, container: &Container) -> Verdict {
+fn judge_outcome(outcome: Outcome, refused_memory_at: Option<Instant>) -> Verdict {
     let verdict = match outcome {
         Outcome::Returned(Ok(())) => Verdict::exited(0),
         Outcome::Returned(Err(())) => Verdict::exited(1),
@@ -86,20 +87,14 @@ fn judge_outcome(outcome: Outcome, container: &Container) -> Verdict {
             },
         },
     };
-    if verdict.code != 0 && refused_memory_lately(container) {
+    let lately = refused_memory_at.is_some_and(|at| at.elapsed() <= OUT_OF_MEMORY_WINDOW);
+    if verdict.code != 0 && lately {
         return Verdict {
             code: ExitCause::KILLED,
             cause: ExitCause::OutOfMemory,
         };
     }
     verdict
-}
-
-fn refused_memory_lately(container: &Container) -> bool {
-    container
-        .account
-        .last_refusal()
-        .is_some_and(|at| at.elapsed() <= OUT_OF_MEMORY_WINDOW)
 }
 
 /// Writes a trap for people: what happened first, then where.

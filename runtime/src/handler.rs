@@ -57,7 +57,7 @@ pub(crate) fn start(
             port: options.port,
             source,
         })?;
-    let life = Life::new(container.account.clone(), OnStop::Drain);
+    let life = Life::new(&container, OnStop::Drain);
     let end = End::of(&life);
     let server = Arc::new(Server {
         instances: InstanceSource::new(&container),

@@ -5,15 +5,21 @@
 //!    └──────last task gone, stop (command), kill──────────────▲
 //! ```
 //!
+//! Programs that were started in the container beside its own (`exec`) have lives of their own, which
+//! this one ends with itself.
+//!
 //! The life ends when the last of its guest tasks is dropped, whatever dropped it: so an exit is
 //! published after the guest's memory is gone, and nothing has to wait for it.
 
 use crate::account::Account;
+use crate::fs::FileSystem;
 use crate::pools::{GuestTask, Pools};
-use crate::spec::{Exit, ExitCause, Usage};
+use crate::spec::{ContainerId, Exit, ExitCause, Usage};
+use crate::store::Container;
+use coracle_network::PodNetwork;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 use tokio::sync::watch;
 
@@ -26,6 +32,10 @@ pub struct Instance {
 impl Instance {
     pub(crate) fn new(life: Arc<Life>) -> Self {
         Self { life }
+    }
+
+    pub(crate) fn life(&self) -> &Arc<Life> {
+        &self.life
     }
 
     /// Waits until the container has ended. Cancelling the wait changes nothing.
@@ -44,7 +54,13 @@ impl Instance {
     /// Asks the container to end. A handler finishes what it is serving; a command ends at once,
     /// since WebAssembly has no signals. Either exits 143. Asking twice is harmless.
     pub fn stop(&self) {
-        self.life.stop();
+        self.life.stop(Asked::Stop);
+    }
+
+    /// Asks the container to end as a person does at a terminal: like [`Instance::stop`], but a
+    /// command exits 130.
+    pub fn interrupt(&self) {
+        self.life.stop(Asked::Interrupt);
     }
 
     /// Ends the container at once, also in a tight loop or a blocked host call: 137.
@@ -105,6 +121,13 @@ impl Verdict {
         }
     }
 
+    fn interrupted() -> Self {
+        Self {
+            code: ExitCause::INTERRUPTED,
+            cause: ExitCause::Stopped,
+        }
+    }
+
     fn killed() -> Self {
         Self {
             code: ExitCause::KILLED,
@@ -120,6 +143,23 @@ pub(crate) struct Life {
     on_stop: OnStop,
     phase: watch::Sender<Phase>,
     tasks: Mutex<Tasks>,
+    visitors: Mutex<Visitors>,
+}
+
+/// What a container shares with programs that are started in it later.
+#[derive(Clone)]
+pub(crate) struct Lent {
+    pub(crate) id: ContainerId,
+    pub(crate) files: Arc<FileSystem>,
+    pub(crate) network: PodNetwork,
+    pub(crate) account: Arc<Account>,
+}
+
+/// Programs that run in the container beside its own.
+struct Visitors {
+    /// Nothing when the container has ended, so that its files and network end with it.
+    lent: Option<Lent>,
+    lives: Vec<Weak<Life>>,
 }
 
 /// The guest tasks of a container, to be ended from outside.
@@ -132,20 +172,48 @@ struct Tasks {
 
 /// The strongest thing that was asked of a container from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+pub(crate) enum Asked {
     Stop,
+    Interrupt,
     Kill,
 }
 
 impl Life {
-    pub(crate) fn new(account: Arc<Account>, on_stop: OnStop) -> Arc<Self> {
+    pub(crate) fn new(container: &Container, on_stop: OnStop) -> Arc<Self> {
+        let account = container.account.clone();
+        let lent = Lent {
+            id: container.spec.id.clone(),
+            files: container.spec.files.clone(),
+            network: container.spec.network.clone(),
+            account: account.clone(),
+        };
         Arc::new(Self {
             account,
             started_at: SystemTime::now(),
             on_stop,
             phase: watch::Sender::new(Phase::Running),
             tasks: Mutex::default(),
+            visitors: Mutex::new(Visitors {
+                lent: Some(lent),
+                lives: Vec::new(),
+            }),
         })
+    }
+
+    /// Returns what another program in this container runs with; nothing when it has ended.
+    pub(crate) fn lend(&self) -> Option<Lent> {
+        self.visitors.lock().lent.clone()
+    }
+
+    /// Ends `visitor` with this container, which may have ended already.
+    pub(crate) fn adopt(&self, visitor: &Arc<Life>) {
+        let mut visitors = self.visitors.lock();
+        if visitors.lent.is_none() {
+            drop(visitors);
+            return visitor.kill();
+        }
+        visitors.lives.retain(|life| life.strong_count() > 0);
+        visitors.lives.push(Arc::downgrade(visitor));
     }
 
     /// Returns a view of the phase, for tasks that drain.
@@ -164,10 +232,10 @@ impl Life {
         }
     }
 
-    pub(crate) fn stop(&self) {
+    pub(crate) fn stop(&self, how: Asked) {
         let ending = {
             let mut tasks = self.tasks.lock();
-            tasks.asked.get_or_insert(Asked::Stop);
+            tasks.asked.get_or_insert(how);
             match self.on_stop {
                 OnStop::End => tasks.take(),
                 OnStop::Drain => Vec::new(),
@@ -218,8 +286,8 @@ impl Life {
         });
         let mut tasks = self.tasks.lock();
         let ended = match (tasks.asked, self.on_stop) {
-            (Some(Asked::Kill), _) | (Some(Asked::Stop), OnStop::End) => true,
-            (Some(Asked::Stop), OnStop::Drain) | (None, _) => false,
+            (Some(Asked::Kill), _) | (Some(Asked::Stop | Asked::Interrupt), OnStop::End) => true,
+            (Some(Asked::Stop | Asked::Interrupt), OnStop::Drain) | (None, _) => false,
         };
         if ended {
             drop(tasks);
@@ -243,6 +311,7 @@ impl Life {
             ) => Verdict::killed(),
             (Some(verdict), _) => verdict,
             (None, Some(Asked::Stop)) => Verdict::stopped(),
+            (None, Some(Asked::Interrupt)) => Verdict::interrupted(),
             (None, None) => Verdict {
                 code: ExitCause::TRAPPED,
                 cause: ExitCause::Trapped {
@@ -250,12 +319,26 @@ impl Life {
                 },
             },
         };
+        self.end_visitors();
         self.phase.send_replace(Phase::Ended(Exit {
             code: verdict.code,
             cause: verdict.cause,
             started_at: self.started_at,
             finished_at: SystemTime::now(),
         }));
+    }
+}
+
+impl Life {
+    fn end_visitors(&self) {
+        let (lent, lives) = {
+            let mut visitors = self.visitors.lock();
+            (visitors.lent.take(), std::mem::take(&mut visitors.lives))
+        };
+        drop(lent);
+        for life in lives.iter().filter_map(Weak::upgrade) {
+            life.kill();
+        }
     }
 }
 

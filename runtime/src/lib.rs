@@ -2,7 +2,8 @@
 //!
 //! [`fn@judge`] says what some bytes are, [`Runtime::prepare`] adapts and compiles them once into a
 //! cache that every process of the machine shares, [`Runtime::start`] runs them as one container:
-//! a command to its end, or a handler that answers requests until it is stopped.
+//! a command to its end, or a handler that answers requests until it is stopped. [`Runtime::exec`]
+//! runs one more program in a container that lives.
 //!
 //! Long-running parts:
 //! * the guest pools: threads that poll guests, never the caller's; input: guest tasks, output:
@@ -48,6 +49,6 @@ pub use runtime::{
     Code, CodeBytes, PrepareError, Runtime, RuntimeConfig, RuntimeError, StartError,
 };
 pub use spec::{
-    ContainerId, Exit, ExitCause, HandlerOptions, Instances, Limits, Output, RunAs, SandboxSpec,
-    Usage,
+    Chunk, ContainerId, ExecSpec, Exit, ExitCause, HandlerOptions, Input, Instances, Limits,
+    Output, RunAs, SandboxSpec, Terminal, Usage,
 };

@@ -10,7 +10,7 @@ use crate::instance::{Instance, Life};
 use crate::judge::{Refusal, WorkloadKind, examine};
 use crate::pools::{Pools, PoolsConfig};
 use crate::program::{Loaded, Loader, Program};
-use crate::spec::{RunAs, SandboxSpec};
+use crate::spec::{ExecSpec, HandlerOptions, Limits, RunAs, SandboxSpec};
 use crate::store::Container;
 use crate::{command, handler};
 use bytes::Bytes;
@@ -44,6 +44,16 @@ pub struct Code {
     pub digest: String,
     /// The bytes.
     pub bytes: CodeBytes,
+}
+
+impl Code {
+    /// Names `bytes` by their content.
+    pub fn of(bytes: Bytes) -> Self {
+        Self {
+            digest: CodeDigest::of(&bytes).to_string(),
+            bytes: CodeBytes::InMemory(bytes),
+        }
+    }
 }
 
 /// Where the bytes of some Wasm are.
@@ -145,6 +155,9 @@ pub enum StartError {
         #[source]
         source: coracle_network::NetError,
     },
+    /// The container that the program was to run in has ended.
+    #[error("the container has ended")]
+    Ended,
     /// The runtime is shutting down.
     #[error("the runtime is shutting down")]
     ShuttingDown,
@@ -274,13 +287,55 @@ impl Runtime {
             WorkloadKind::Command => command::start(container, &inner.pools)?,
             WorkloadKind::Handler => handler::start(container, &inner.pools)?,
         };
-        let mut lives = inner.lives.lock();
-        lives.add(&life);
+        self.keep(&life);
+        Ok(Instance::new(life))
+    }
+
+    /// Runs one more program in a container: in its files and network, on its account. The program
+    /// is ended by force when the container has ended; its own end leaves the container alone.
+    ///
+    /// # Errors
+    /// The program exports no `wasi:cli/run`, the container has ended, or the runtime ends.
+    pub fn exec(&self, container: &Instance, spec: ExecSpec) -> Result<Instance, StartError> {
+        if self.inner.lives.lock().shutting_down {
+            return Err(StartError::ShuttingDown);
+        }
+        let host = container.life();
+        let lent = host.lend().ok_or(StartError::Ended)?;
+        let guest = Container {
+            account: lent.account,
+            spec: SandboxSpec {
+                id: lent.id,
+                program: spec.program,
+                run_as: RunAs::Command,
+                args: spec.args,
+                env: spec.env,
+                working_dir: spec.working_dir,
+                files: lent.files,
+                network: lent.network,
+                stdin: spec.stdin,
+                stdout: spec.stdout,
+                stderr: spec.stderr,
+                terminal: spec.terminal,
+                // The container's account has them already, and a command serves nothing.
+                limits: Limits::default(),
+                handler: HandlerOptions::on_port(0),
+            },
+        };
+        let life = command::start(Arc::new(guest), &self.inner.pools)?;
+        host.adopt(&life);
+        self.keep(&life);
+        Ok(Instance::new(life))
+    }
+
+    /// Remembers a life for the runtime's end, which may have come meanwhile.
+    fn keep(&self, life: &Arc<Life>) {
+        let mut lives = self.inner.lives.lock();
+        lives.add(life);
         if lives.shutting_down {
             drop(lives);
             life.kill();
         }
-        Ok(Instance::new(life))
     }
 
     /// Returns how many instances this machine can hold, and the limit that says so.

@@ -2,6 +2,7 @@
 
 use crate::fs::FileSystem;
 use crate::program::Program;
+use bytes::Bytes;
 use coracle_network::PodNetwork;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,22 +18,56 @@ pub struct SandboxSpec {
     pub run_as: RunAs,
     /// The arguments, beginning with the name of the program.
     pub args: Vec<String>,
-    /// The environment, in order.
-    pub env: Vec<(String, String)>,
+    /// The environment, in order; shared with later programs of the container.
+    pub env: Arc<[(String, String)]>,
     /// The initial working directory, an absolute path inside the container.
     pub working_dir: String,
     /// The container's file system, shared with later `exec` instances.
     pub files: Arc<FileSystem>,
     /// The pod's network, shared by its containers.
     pub network: PodNetwork,
+    /// Where standard input comes from; without any, it ends at once.
+    pub stdin: Option<Arc<dyn Input>>,
     /// Where standard output goes.
     pub stdout: Arc<dyn Output>,
     /// Where standard error goes.
     pub stderr: Arc<dyn Output>,
+    /// Whether the streams call themselves a terminal.
+    pub terminal: Terminal,
     /// What the container may use.
     pub limits: Limits,
     /// How requests are served; read only when the program runs as a handler.
     pub handler: HandlerOptions,
+}
+
+/// One more program in a running container. Its files, network and account are the container's.
+pub struct ExecSpec {
+    /// The prepared code, which must export `wasi:cli/run`.
+    pub program: Program,
+    /// The arguments, beginning with the name of the program.
+    pub args: Vec<String>,
+    /// The environment, in order; shared with later programs of the container.
+    pub env: Arc<[(String, String)]>,
+    /// The initial working directory, an absolute path inside the container.
+    pub working_dir: String,
+    /// Where standard input comes from; without any, it ends at once.
+    pub stdin: Option<Arc<dyn Input>>,
+    /// Where standard output goes.
+    pub stdout: Arc<dyn Output>,
+    /// Where standard error goes.
+    pub stderr: Arc<dyn Output>,
+    /// Whether the streams call themselves a terminal.
+    pub terminal: Terminal,
+}
+
+/// Whether a guest's standard streams call themselves a terminal (`wasi:cli/terminal-*`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Terminal {
+    /// They are plain streams.
+    #[default]
+    Absent,
+    /// They are a terminal.
+    Present,
 }
 
 /// The identity of a container.
@@ -129,6 +164,26 @@ pub trait Output: Send + Sync {
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
+/// A source of a guest's standard input.
+pub trait Input: Send + Sync {
+    /// Takes what has come, at most `max` bytes of it; `max` is not 0.
+    fn read(&self, max: usize) -> Chunk;
+
+    /// Becomes ready when a read would give anything but [`Chunk::NotYet`]. Wakes every waiting task.
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// What one read of an [`Input`] gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chunk {
+    /// At least one byte.
+    Data(Bytes),
+    /// Nothing has come; wait for [`Input::poll_ready`].
+    NotYet,
+    /// Nothing will ever come again.
+    End,
+}
+
 /// How and when a container ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
@@ -154,7 +209,7 @@ pub enum ExitCause {
     },
     /// The program ended badly right after it was refused memory (137).
     OutOfMemory,
-    /// The container ended because it was asked to (143).
+    /// The container ended because it was asked to (143; 130 by a person's interrupt).
     Stopped,
     /// The container was ended by force (137).
     Killed,
@@ -172,6 +227,8 @@ impl ExitCause {
     pub const KILLED: i32 = 137;
     /// The code of an obeyed request to end: 128 + SIGTERM.
     pub const STOPPED: i32 = 143;
+    /// The code of an end that a person at a terminal asked for: 128 + SIGINT.
+    pub const INTERRUPTED: i32 = 130;
     /// The code of a start that failed.
     pub const FAILED_TO_START: i32 = 128;
 }

@@ -1,18 +1,21 @@
-//! A guest's standard streams over the container's [`Output`]s.
+//! A guest's standard streams over the container's [`Input`] and [`Output`]s.
 
-use crate::spec::Output;
+use crate::spec::{Chunk, Input, Output, Terminal};
 use bytes::{Buf as _, Bytes};
 use parking_lot::Mutex;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::io::AsyncWrite;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
+use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
 /// Bytes a guest may write at once, and so the most that one stream holds back.
 const WRITE_MAX_BYTES: usize = 64 * 1024;
+
+/// Bytes that one read takes at most, so that a guest's wish decides no allocation of ours.
+const READ_MAX_BYTES: usize = 64 * 1024;
 
 /// One standard stream of one instance. Clones are the same stream.
 #[derive(Clone)]
@@ -20,13 +23,22 @@ pub(crate) struct GuestOutput {
     output: Arc<dyn Output>,
     /// Taken from the guest and not yet by the output.
     rest: Arc<Mutex<Bytes>>,
+    terminal: Terminal,
+}
+
+/// The standard input of one instance. Clones are the same stream; without a source it is at its end.
+#[derive(Clone)]
+pub(crate) struct GuestInput {
+    input: Option<Arc<dyn Input>>,
+    terminal: Terminal,
 }
 
 impl GuestOutput {
-    pub(crate) fn new(output: Arc<dyn Output>) -> Self {
+    pub(crate) fn new(output: Arc<dyn Output>, terminal: Terminal) -> Self {
         Self {
             output,
             rest: Arc::default(),
+            terminal,
         }
     }
 
@@ -118,7 +130,7 @@ impl OutputStream for GuestOutput {
 
 impl IsTerminal for GuestOutput {
     fn is_terminal(&self) -> bool {
-        false
+        self.terminal == Terminal::Present
     }
 }
 
@@ -150,6 +162,85 @@ impl AsyncWrite for GuestOutput {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_flush(cx)
+    }
+}
+
+impl GuestInput {
+    pub(crate) fn new(input: Option<Arc<dyn Input>>, terminal: Terminal) -> Self {
+        Self { input, terminal }
+    }
+
+    fn take(&self, max: usize) -> Chunk {
+        match &self.input {
+            Some(input) => input.read(max.min(READ_MAX_BYTES)),
+            None => Chunk::End,
+        }
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.input {
+            Some(input) => input.poll_ready(cx),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for GuestInput {
+    async fn ready(&mut self) {
+        std::future::poll_fn(|cx| self.poll_readable(cx)).await;
+    }
+}
+
+#[async_trait::async_trait]
+impl InputStream for GuestInput {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        if size == 0 {
+            return Ok(Bytes::new());
+        }
+        match self.take(size) {
+            Chunk::Data(bytes) => Ok(bytes),
+            Chunk::NotYet => Ok(Bytes::new()),
+            Chunk::End => Err(StreamError::Closed),
+        }
+    }
+}
+
+impl IsTerminal for GuestInput {
+    fn is_terminal(&self) -> bool {
+        self.terminal == Terminal::Present
+    }
+}
+
+impl StdinStream for GuestInput {
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl AsyncRead for GuestInput {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            match self.take(buffer.remaining()) {
+                Chunk::Data(bytes) => {
+                    buffer.put_slice(&bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Chunk::End => return Poll::Ready(Ok(())),
+                Chunk::NotYet => std::task::ready!(self.poll_readable(cx)),
+            }
+        }
     }
 }
 
@@ -197,7 +288,7 @@ mod tests {
     async fn a_slow_reader_holds_the_writer_back_and_loses_nothing() {
         let narrow = Arc::new(Narrow::default());
         narrow.widen(3);
-        let mut stream = GuestOutput::new(narrow.clone());
+        let mut stream = GuestOutput::new(narrow.clone(), Terminal::Absent);
         assert_eq!(stream.check_write().expect("open"), WRITE_MAX_BYTES);
         stream
             .write(Bytes::from_static(b"abcdef"))
@@ -215,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_write_beyond_the_permit_is_a_trap() {
-        let mut stream = GuestOutput::new(Arc::new(Narrow::default()));
+        let mut stream = GuestOutput::new(Arc::new(Narrow::default()), Terminal::Absent);
         let long = Bytes::from(vec![0; WRITE_MAX_BYTES + 1]);
         assert!(matches!(stream.write(long), Err(StreamError::Trap(_))));
     }

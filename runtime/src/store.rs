@@ -5,8 +5,9 @@ use crate::fs::{FsCtx, FsState, FsView};
 use crate::outgoing::OutgoingHttp;
 use crate::sockets::{NetCtx, NetState, NetView};
 use crate::spec::{ContainerId, SandboxSpec};
-use crate::stdio::GuestOutput;
+use crate::stdio::{GuestInput, GuestOutput};
 use std::sync::Arc;
+use std::time::Instant;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime::{Engine, ResourceLimiter, Store};
 use wasmtime_wasi::p2::bindings::cli::environment;
@@ -16,7 +17,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 /// Bytes charged for one entry of a table: a pointer.
 const TABLE_ENTRY_BYTES: u64 = 8;
 
-/// What every instance of one container shares.
+/// What every instance of one container shares, or what one program in a container runs with.
 pub(crate) struct Container {
     pub(crate) spec: SandboxSpec,
     pub(crate) account: Arc<Account>,
@@ -55,9 +56,10 @@ pub(crate) struct Guest {
 impl Guest {
     fn new(container: Arc<Container>) -> Self {
         let spec = &container.spec;
-        let stdout = GuestOutput::new(spec.stdout.clone());
-        let stderr = GuestOutput::new(spec.stderr.clone());
+        let stdout = GuestOutput::new(spec.stdout.clone(), spec.terminal);
+        let stderr = GuestOutput::new(spec.stderr.clone(), spec.terminal);
         let wasi = WasiCtx::builder()
+            .stdin(GuestInput::new(spec.stdin.clone(), spec.terminal))
             .stdout(stdout.clone())
             .stderr(stderr.clone())
             .build();
@@ -71,11 +73,17 @@ impl Guest {
             memory: MemoryMeter {
                 account: container.account.clone(),
                 charged: 0,
+                refused_at: None,
             },
             stdout,
             stderr,
             container,
         }
+    }
+
+    /// Returns when this instance was last refused memory.
+    pub(crate) fn refused_memory_at(&self) -> Option<Instant> {
+        self.memory.refused_at
     }
 }
 
@@ -123,11 +131,14 @@ struct MemoryMeter {
     /// allowed here and then refused by the system stays charged until then: the engine reports
     /// failed growths also when it never asked, so giving back at a report could free too much.
     charged: u64,
+    /// Kept per instance: what one program of a container is refused is no other's cause of death.
+    refused_at: Option<Instant>,
 }
 
 impl MemoryMeter {
     fn grow(&mut self, bytes: u64) -> bool {
         if self.account.grow(bytes).is_err() {
+            self.refused_at = Some(Instant::now());
             return false;
         }
         self.charged += bytes;
@@ -198,7 +209,7 @@ impl HasData for Environment {
 
 impl environment::Host for EnvironmentView<'_> {
     fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        Ok(self.spec.env.clone())
+        Ok(self.spec.env.to_vec())
     }
 
     fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {

@@ -142,6 +142,7 @@ impl Worker {
         book.attach(&self.spec.key, &container.name, attempt, log.feed());
         let launch = Launch {
             runtime: self.node.runtime.clone(),
+            tools: self.node.tools.clone(),
             pod: self.spec.clone(),
             index,
             image,
@@ -219,6 +220,8 @@ impl Worker {
             }
             Report::Exited(index, end) => {
                 self.holds[index].instance = None;
+                self.holds[index].exec = None;
+                self.node.execs.sweep(&self.spec.key);
                 Outcome::Exited(index, end)
             }
             Report::Written(outcome) => return self.written(&outcome),
@@ -297,6 +300,7 @@ impl Worker {
                 files,
                 log,
                 kind,
+                exec,
             }) => {
                 self.tell(index, Normal, "Created", "Container created".to_owned());
                 self.tell(index, Normal, "Started", "Container started".to_owned());
@@ -307,6 +311,9 @@ impl Worker {
                 let hold = &mut self.holds[index];
                 hold.instance = Some(instance);
                 hold.kind = Some(kind);
+                let name = &self.spec.containers[index].name;
+                self.node.execs.note(&self.spec.key, name, &exec);
+                hold.exec = Some(exec);
                 Launched::Alive(self.node.clock.now().wall())
             }
             Err(LaunchFailure::Dead(end)) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use coracle_runtime::{Instance, WorkloadKind};
 use futures::future::AbortHandle;
 
+use crate::exec::ExecTarget;
 use crate::images::SharedImage;
 
 /// What belongs to one container. Invariant: no instance outlives it.
@@ -16,6 +17,8 @@ pub(super) struct Hold {
     pub(super) kind: Option<WorkloadKind>,
     /// The living instance.
     pub(super) instance: Option<Instance>,
+    /// Where more programs can be started while the instance lives.
+    pub(super) exec: Option<Arc<ExecTarget>>,
     /// Abandons the fetch or start under way.
     pub(super) abort: Option<AbortHandle>,
 }

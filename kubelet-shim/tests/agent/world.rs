@@ -68,6 +68,7 @@ impl World {
             host_path: HostPathPolicy::Refuse,
             output: Some(sender),
             pull_progress: Arc::new(Quiet),
+            toolbox: None,
             node: NodeSettings::default(),
         })
         .await

@@ -132,6 +132,25 @@ impl fmt::Debug for FileSource {
     }
 }
 
+impl FileSource {
+    /// Reads the first bytes, at most `max` and at most [`super::IO_BYTES_MAX`]. May block.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn head(&self, max: usize) -> io::Result<Bytes> {
+        match self {
+            FileSource::Bytes(bytes) => Ok(bytes.slice(..bytes.len().min(max))),
+            FileSource::Extent(extent) => {
+                let head = FileExtent {
+                    len: extent.len.min(max as u64),
+                    ..extent.clone()
+                };
+                position::read_chunk(&head, 0)
+            }
+        }
+    }
+}
+
 impl FileExtent {
     /// Reads the whole part; a file that ends before it is an error. Blocks.
     pub(crate) fn read_all(&self) -> io::Result<Bytes> {

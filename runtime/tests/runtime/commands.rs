@@ -3,6 +3,7 @@
 use crate::guests::{self, preview1};
 use crate::world::World;
 use coracle_runtime::{Exit, ExitCause, Limits, RunAs, StartError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Runs `wasm` to its end.
@@ -247,7 +248,7 @@ async fn arguments_and_environment_reach_the_guest() {
     let world = World::new();
     let container = world.container(&counts).await.with(|spec| {
         spec.args = vec!["program".into(), "one".into(), "two".into()];
-        spec.env = vec![("A".into(), "1".into()), ("B".into(), "2".into())];
+        spec.env = Arc::new([("A".into(), "1".into()), ("B".into(), "2".into())]);
     });
     assert_eq!(container.start().exited().await.code, 32);
 }

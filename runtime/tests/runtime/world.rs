@@ -7,7 +7,7 @@ use coracle_network::{
 use coracle_runtime::fs::{FileSystem, FileSystemSpec, Tree, Upper};
 use coracle_runtime::{
     Code, CodeBytes, CompilerCommand, ContainerId, HandlerOptions, Instance, Limits, Output,
-    PrepareError, Program, RunAs, Runtime, RuntimeConfig, SandboxSpec, StartError,
+    PrepareError, Program, RunAs, Runtime, RuntimeConfig, SandboxSpec, StartError, Terminal,
 };
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
@@ -70,12 +70,14 @@ impl World {
             program,
             run_as: RunAs::ByKind,
             args: vec!["program".into()],
-            env: Vec::new(),
+            env: Arc::default(),
             working_dir: "/".into(),
             files: files.expect("an empty root"),
             network: self.pod(),
+            stdin: None,
             stdout: stdout.clone(),
             stderr: stderr.clone(),
+            terminal: Terminal::Absent,
             limits: Limits {
                 memory: None,
                 cpu_milli: None,
