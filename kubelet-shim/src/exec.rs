@@ -6,8 +6,10 @@
 //! the container has ended.
 
 mod collect;
+mod console;
 mod lookup;
 mod pipe;
+mod terminal;
 mod toolbox;
 
 use std::collections::HashMap;
@@ -20,7 +22,9 @@ use coracle_runtime::{
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub(crate) use console::{Attached, Console};
 pub(crate) use pipe::Pipe;
+pub(crate) use terminal::{LineEditor, Typed, to_screen};
 pub use toolbox::Toolbox;
 pub(crate) use toolbox::Tools;
 
@@ -42,6 +46,8 @@ pub(crate) struct ExecTarget {
     pub(crate) env: Arc<[(String, String)]>,
     pub(crate) working_dir: String,
     pub(crate) tools: Arc<Tools>,
+    /// The streams of the container's own program.
+    pub(crate) console: Arc<Console>,
     places: Arc<Semaphore>,
 }
 
@@ -130,6 +136,7 @@ pub(crate) struct ExecGround {
     pub(crate) env: Arc<[(String, String)]>,
     pub(crate) working_dir: String,
     pub(crate) tools: Arc<Tools>,
+    pub(crate) console: Arc<Console>,
 }
 
 impl ExecTarget {
@@ -142,6 +149,7 @@ impl ExecTarget {
             env: ground.env,
             working_dir: ground.working_dir,
             tools: ground.tools,
+            console: ground.console,
             places: Arc::new(Semaphore::new(PROGRAMS_MAX)),
         }
     }

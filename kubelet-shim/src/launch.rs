@@ -12,7 +12,7 @@ use coracle_runtime::{
 use jiff::Timestamp;
 
 use crate::environment::{self, Facts, Objects};
-use crate::exec::{ExecGround, ExecTarget, Tools};
+use crate::exec::{Console, ExecGround, ExecTarget, Tools};
 use crate::images::{SharedImage, blocking, describe};
 use crate::lifecycle::{Outlook, Problem, Termination};
 use crate::logs::{ContainerLog, StdStream};
@@ -82,12 +82,21 @@ impl Launch {
             .map_err(|error| LaunchFailure::Dead(start_error(describe(&error))))?;
         let program = self.runtime.prepare(code).await.map_err(prepare_failure)?;
         let files = self.files(container, mounts).await?;
+        let console = Arc::new(Console::new(container.streams));
+        let stdout = console.along(StdStream::Stdout, self.log.stream(StdStream::Stdout));
+        let stderr = match container.streams.terminal {
+            Terminal::Present => stdout.clone(),
+            Terminal::Absent => {
+                console.along(StdStream::Stderr, self.log.stream(StdStream::Stderr))
+            }
+        };
         let ground = ExecGround {
             image: self.image.clone(),
             files: files.clone(),
             env: variables.into(),
             working_dir: line.working_dir.clone(),
             tools: self.tools.clone(),
+            console: console.clone(),
         };
         let kind = if container.command.is_some() {
             WorkloadKind::Command
@@ -110,10 +119,14 @@ impl Launch {
             working_dir: line.working_dir,
             files: files.clone(),
             network: self.network,
-            stdin: None,
-            stdout: self.log.stream(StdStream::Stdout),
-            stderr: self.log.stream(StdStream::Stderr),
-            terminal: Terminal::Absent,
+            stdin: match kind {
+                // Its instances come and go with requests; none of them is the one that was typed to.
+                WorkloadKind::Handler => None,
+                WorkloadKind::Command => console.stdin(),
+            },
+            stdout,
+            stderr,
+            terminal: container.streams.terminal,
             limits: Limits {
                 memory: container.resources.memory_limit,
                 cpu_milli: container.resources.cpu_limit_milli,

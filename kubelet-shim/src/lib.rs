@@ -38,8 +38,8 @@ pub use spec::{
     ContainerPlan, EnvFrom, EnvValue, EnvVar, FieldRefusal, HostPathCheck, HostPathPolicy,
     HostPort, InstanceReuse, KeyItem, LogFallback, ObjectKind, ObjectRef, ObjectVolume, PodField,
     PodKey, PodSpecPlan, Port, PullPolicy, ResourceAmount, Resources, RestartPolicy, Role,
-    Security, SubPath, TerminationMessage, Transport, VolumeMount, VolumePlan, VolumeSource,
-    check_pod,
+    Security, StdinPlan, StreamPlan, SubPath, TerminationMessage, Transport, VolumeMount,
+    VolumePlan, VolumeSource, check_pod,
 };
 pub use status::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
 pub use time::{Clock, Hand, Moment};

@@ -6,6 +6,8 @@
 mod container_logs;
 mod guard;
 mod listen;
+mod run;
+mod session;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -47,7 +49,6 @@ const UNSERVED: &[&str] = &[
     "logs",
     "metrics",
     "portForward",
-    "run",
     "runningpods",
     "stats",
     "statusz",
@@ -162,6 +163,16 @@ impl Shared {
         }
         let is_read = method == Method::GET;
         match segments.as_slice() {
+            ["run", ..] if method != Method::POST => {
+                let code = StatusCode::METHOD_NOT_ALLOWED;
+                Err(Refusal::new(code, "Method Not Allowed"))
+            }
+            ["run", namespace, pod, container] => {
+                self.run(namespace, pod, None, container, query).await
+            }
+            ["run", namespace, pod, uid, container] => {
+                self.run(namespace, pod, Some(uid), container, query).await
+            }
             ["healthz" | "pods"] | ["healthz", "ping"] | ["containerLogs", _, _, _] if !is_read => {
                 let code = StatusCode::METHOD_NOT_ALLOWED;
                 Err(Refusal::new(code, "Method Not Allowed"))

@@ -18,6 +18,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_runtime::Terminal;
+
 pub use check::check_pod;
 
 /// Whether pods may mount folders of the machine.
@@ -136,6 +138,29 @@ pub struct ContainerPlan {
     pub termination_message: TerminationMessage,
     /// `coracle.dev/instances: reuse`.
     pub instances: InstanceReuse,
+    /// Who may type, and whether it is a terminal.
+    pub streams: StreamPlan,
+}
+
+/// What a container's standard streams are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamPlan {
+    /// What becomes of standard input.
+    pub stdin: StdinPlan,
+    /// Whether they are a terminal: then standard error is the same as standard output.
+    pub terminal: Terminal,
+}
+
+/// What a container's standard input is (contract B.6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StdinPlan {
+    /// At its end from the beginning.
+    #[default]
+    Closed,
+    /// Open until the container ends, whoever comes and goes.
+    Open,
+    /// Open until the first that attached with an input is gone.
+    Once,
 }
 
 /// `imagePullPolicy`.

@@ -176,7 +176,8 @@ pub trait Input: Send + Sync {
 /// What one read of an [`Input`] gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Chunk {
-    /// At least one byte.
+    /// What has come. Without a byte in it, this one read finds the end of a file and a later one may
+    /// not, as at a terminal.
     Data(Bytes),
     /// Nothing has come; wait for [`Input::poll_ready`].
     NotYet,

@@ -11,6 +11,9 @@ use parking_lot::Mutex;
 /// Bytes on the way. Whoever writes more waits for the reader.
 const PIPE_BYTES_MAX: usize = 64 * 1024;
 
+/// Ends of input that were typed and not read yet.
+const PAUSES_MAX: usize = 16;
+
 /// Tasks that wait at one end; a handler has many instances.
 const WAITERS_MAX: usize = 1024;
 
@@ -24,6 +27,10 @@ pub(crate) struct Pipe(Mutex<State>);
 #[derive(Default)]
 struct State {
     bytes: VecDeque<u8>,
+    /// A read gives one line at most, as that of a terminal.
+    of_lines: bool,
+    /// Places in `bytes` at which one read gives nothing, in order.
+    pauses: VecDeque<usize>,
     /// Nothing more is written: readers find the end behind the last byte.
     ended: bool,
     /// Nobody reads any more.
@@ -58,6 +65,28 @@ fn wake(waiters: Vec<Waker>) {
 }
 
 impl Pipe {
+    /// A pipe whose readers get one line at a time, so that a program leaves the next one to whom it starts.
+    pub(crate) fn of_lines() -> Pipe {
+        Pipe(Mutex::new(State {
+            of_lines: true,
+            ..State::default()
+        }))
+    }
+
+    /// Makes one read give nothing, behind what was written: a program takes that for the end of a file,
+    /// and may read again, as at a terminal.
+    pub(crate) fn pause(&self) {
+        let waiters = {
+            let mut state = self.0.lock();
+            let at = state.bytes.len();
+            if state.pauses.len() < PAUSES_MAX {
+                state.pauses.push_back(at);
+            }
+            state.readers.take()
+        };
+        wake(waiters);
+    }
+
     /// Says that nothing more is written.
     pub(crate) fn end(&self) {
         let waiters = {
@@ -116,6 +145,18 @@ impl Pipe {
     }
 }
 
+impl State {
+    /// The bytes that one read may give.
+    fn readable(&self) -> usize {
+        let all = self.pauses.front().copied().unwrap_or(self.bytes.len());
+        if !self.of_lines {
+            return all;
+        }
+        let line = self.bytes.iter().position(|byte| *byte == b'\n');
+        line.map_or(all, |at| all.min(at + 1))
+    }
+}
+
 impl Output for Pipe {
     fn write(&self, bytes: &[u8]) -> usize {
         let (taken, waiters) = {
@@ -145,13 +186,20 @@ impl Input for Pipe {
     fn read(&self, max: usize) -> Chunk {
         let (bytes, waiters) = {
             let mut state = self.0.lock();
+            if state.pauses.front() == Some(&0) {
+                state.pauses.pop_front();
+                return Chunk::Data(Bytes::new());
+            }
             if state.bytes.is_empty() {
                 return match state.ended {
                     true => Chunk::End,
                     false => Chunk::NotYet,
                 };
             }
-            let taken = max.min(state.bytes.len());
+            let taken = max.min(state.readable());
+            for pause in &mut state.pauses {
+                *pause -= taken;
+            }
             let bytes: Vec<u8> = state.bytes.drain(..taken).collect();
             if state.bytes.is_empty() {
                 // An idle stream keeps no memory.
@@ -165,7 +213,7 @@ impl Input for Pipe {
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.0.lock();
-        if state.ended || !state.bytes.is_empty() {
+        if state.ended || !state.bytes.is_empty() || !state.pauses.is_empty() {
             return Poll::Ready(());
         }
         state.readers.add(cx.waker());
@@ -209,6 +257,19 @@ mod tests {
         assert_eq!(pipe.next().await.as_deref(), Some(&b"b"[..]));
         assert_eq!(pipe.next().await, None);
         assert_eq!(pipe.read(1), Chunk::End);
+    }
+
+    #[test]
+    fn a_terminal_gives_line_by_line_and_an_end_that_is_none() {
+        let pipe = Pipe::of_lines();
+        pipe.write(b"a\nbc\nd");
+        pipe.pause();
+        pipe.write(b"e\n");
+        for expected in ["a\n", "b", "c\n", "d", "", "e\n"] {
+            let max = if expected == "b" { 1 } else { 100 };
+            assert_eq!(pipe.read(max), Chunk::Data(expected.into()));
+        }
+        assert_eq!(pipe.read(1), Chunk::NotYet);
     }
 
     #[tokio::test]

@@ -7,11 +7,14 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerPort, Lifecycle, ResourceRequirements, VolumeMount as WireMount,
 };
 
+use coracle_runtime::Terminal;
+
 use super::check::{Field, UNSUPPORTED};
 use super::volume::is_inner_path;
 use super::{
     ContainerPlan, HostPort, InstanceReuse, LogFallback, Port, PullPolicy, Resources, Role,
-    Security, SubPath, TerminationMessage, Transport, VolumeMount, quantity, security, variables,
+    Security, StdinPlan, StreamPlan, SubPath, TerminationMessage, Transport, VolumeMount, quantity,
+    security, variables,
 };
 
 /// Annotation that opts a pod's handlers into answering several requests with one instance.
@@ -82,9 +85,6 @@ pub(super) fn convert(
     at.absent("readinessProbe", readiness_probe);
     at.absent("startupProbe", startup_probe);
     at.empty("restartPolicyRules", restart_policy_rules);
-    at.not_true("stdin", *stdin, UNSUPPORTED);
-    at.not_true("stdinOnce", *stdin_once, UNSUPPORTED);
-    at.not_true("tty", *tty, UNSUPPORTED);
     at.empty("volumeDevices", volume_devices);
     refuse_hooks(lifecycle.as_ref(), &at.field("lifecycle"));
     let role = effective_role(role, restart_policy.as_deref(), &at.field("restartPolicy"));
@@ -121,6 +121,17 @@ pub(super) fn convert(
             at,
         ),
         instances: context.instances,
+        streams: StreamPlan {
+            stdin: match (stdin, stdin_once) {
+                (Some(true), Some(true)) => StdinPlan::Once,
+                (Some(true), Some(false) | None) => StdinPlan::Open,
+                (Some(false) | None, _) => StdinPlan::Closed,
+            },
+            terminal: match tty {
+                Some(true) => Terminal::Present,
+                Some(false) | None => Terminal::Absent,
+            },
+        },
     })
 }
 

@@ -1,5 +1,6 @@
 //! Every field is honoured, satisfied, mapped or refused by its name.
 
+use coracle_runtime::Terminal;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
@@ -132,9 +133,6 @@ fn container_fields_that_are_not_honoured_are_refused_by_name() {
             json!({"lifecycle": {"postStart": hook}}),
             "lifecycle.postStart",
         ),
-        (json!({"stdin": true}), "stdin"),
-        (json!({"stdinOnce": true}), "stdinOnce"),
-        (json!({"tty": true}), "tty"),
         (json!({"restartPolicy": "Never"}), "restartPolicy"),
         (
             json!({"restartPolicyRules": [{"action": "Restart"}]}),
@@ -378,17 +376,42 @@ fn names_that_become_paths_are_checked() {
 }
 
 #[test]
+fn standard_input_and_terminal_are_what_the_container_asks_for() {
+    for (fields, stdin, terminal) in [
+        (json!({}), StdinPlan::Closed, Terminal::Absent),
+        (
+            json!({"stdin": false, "stdinOnce": true, "tty": false}),
+            StdinPlan::Closed,
+            Terminal::Absent,
+        ),
+        (
+            json!({"stdin": true, "tty": true}),
+            StdinPlan::Open,
+            Terminal::Present,
+        ),
+        (
+            json!({"stdin": true, "stdinOnce": true}),
+            StdinPlan::Once,
+            Terminal::Absent,
+        ),
+    ] {
+        let streams = accepts(json!({}), fields.clone()).containers[0].streams;
+        assert_eq!(streams, StreamPlan { stdin, terminal }, "{fields}");
+    }
+}
+
+#[test]
 fn every_refusal_is_told_at_once() {
     let found = fields(&pod(
         json!({"hostPID": true}),
-        json!({"tty": true, "stdin": true}),
+        json!({"volumeDevices": [{"name": "v", "devicePath": "/dev/v"}], "image": ""}),
     ));
     assert_eq!(
         found,
         [
             "spec.hostPID",
-            "spec.containers[0].stdin",
-            "spec.containers[0].tty"
+            "spec.containers[0].volumeDevices",
+            "spec.containers[0].image"
         ]
     );
 }

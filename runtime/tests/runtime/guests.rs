@@ -10,6 +10,10 @@ pub(crate) fn preview1(body: &str) -> Vec<u8> {
             (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
             (import "wasi_snapshot_preview1" "fd_write"
                 (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_read"
+                (func $read (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_fdstat_get"
+                (func $fdstat (param i32 i32) (result i32)))
             (import "wasi_snapshot_preview1" "args_sizes_get"
                 (func $args (param i32 i32) (result i32)))
             (import "wasi_snapshot_preview1" "environ_sizes_get"

@@ -2,6 +2,7 @@
 
 mod cache;
 mod commands;
+mod exec;
 mod guests;
 mod handlers;
 mod world;

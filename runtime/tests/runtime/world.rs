@@ -6,14 +6,15 @@ use coracle_network::{
 };
 use coracle_runtime::fs::{FileSystem, FileSystemSpec, Tree, Upper};
 use coracle_runtime::{
-    Code, CodeBytes, CompilerCommand, ContainerId, HandlerOptions, Instance, Limits, Output,
-    PrepareError, Program, RunAs, Runtime, RuntimeConfig, SandboxSpec, StartError, Terminal,
+    Chunk, Code, CodeBytes, CompilerCommand, ContainerId, HandlerOptions, Input, Instance, Limits,
+    Output, PrepareError, Program, RunAs, Runtime, RuntimeConfig, SandboxSpec, StartError,
+    Terminal,
 };
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 /// The port that handlers of the tests listen on.
 pub(crate) const PORT: u16 = 80;
@@ -135,6 +136,52 @@ impl Output for Sink {
 
     fn poll_ready(&self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
+    }
+}
+
+/// Gives a guest what the test says.
+#[derive(Default)]
+pub(crate) struct Typed(parking_lot::Mutex<Line>);
+
+#[derive(Default)]
+struct Line {
+    bytes: Vec<u8>,
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+impl Typed {
+    pub(crate) fn say(&self, text: &str) {
+        let mut line = self.0.lock();
+        line.bytes.extend_from_slice(text.as_bytes());
+        line.waker.take().into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn end(&self) {
+        let mut line = self.0.lock();
+        line.ended = true;
+        line.waker.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Input for Typed {
+    fn read(&self, max: usize) -> Chunk {
+        let mut line = self.0.lock();
+        let taken = max.min(line.bytes.len());
+        match (taken, line.ended) {
+            (0, true) => Chunk::End,
+            (0, false) => Chunk::NotYet,
+            (taken, _) => Chunk::Data(line.bytes.drain(..taken).collect::<Vec<u8>>().into()),
+        }
+    }
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut line = self.0.lock();
+        if line.ended || !line.bytes.is_empty() {
+            return Poll::Ready(());
+        }
+        line.waker = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 

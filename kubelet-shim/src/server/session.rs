@@ -1,0 +1,523 @@
+//! One `exec` or `attach`, whatever protocol carries its streams (contract E.4).
+//!
+//! ```text
+//! query ── Shared::session ──▶ Session ── streams are open ──▶ run ──▶ Status
+//! ```
+//!
+//! A session is one future and spawns nothing: dropping it ends the program of an `exec` by force, and
+//! detaches an `attach`.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_runtime::{Output, Terminal};
+use http::StatusCode;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause, StatusDetails};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use super::{Refusal, Shared};
+use crate::exec::{
+    Attached, ExecError, ExecStreams, ExecTarget, LineEditor, Pipe, Running, Typed, to_screen,
+};
+use crate::images::describe;
+use crate::logs::{Look, Missing};
+
+/// How long a terminal's first size is waited for. Clients send it at once; a program that starts without it
+/// believes in 80 columns.
+const FIRST_SIZE_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Bytes taken from a client at once.
+const READ_BYTES_MAX: usize = 16 * 1024;
+
+/// Words of one command, and bytes of all together: what Linux takes for one program by default is more.
+const COMMAND_WORDS_MAX: usize = 4096;
+const COMMAND_BYTES_MAX: usize = 128 * 1024;
+
+/// Which of the two a path asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SessionKind {
+    /// A program of the client's own.
+    Exec,
+    /// The container's own program.
+    Attach,
+}
+
+/// One exec or attach that was found and may begin. Nothing runs before [`Session::run`].
+pub(super) struct Session {
+    target: Arc<ExecTarget>,
+    work: Work,
+    wanted: Wanted,
+}
+
+enum Work {
+    Exec(Vec<String>),
+    Attach,
+}
+
+/// The streams that a client opens for a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) stdin: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+    /// A terminal: `stderr` is false then, and sizes are told.
+    pub(super) tty: bool,
+}
+
+/// Open streams. One that was not wanted is nothing.
+pub(super) struct Streams {
+    /// Its end, or an error, is the end of the input.
+    pub(super) stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// Shut down when everything is written; an error ends the session.
+    pub(super) stdout: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// As `stdout`.
+    pub(super) stderr: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// Width and height in characters.
+    pub(super) resize: Option<mpsc::Receiver<(u16, u16)>>,
+}
+
+/// What a query asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Asked {
+    command: Vec<String>,
+    wanted: Wanted,
+}
+
+/// How the output of a session ended.
+enum Played {
+    /// Everything was written.
+    ToTheEnd,
+    /// The client takes no more.
+    Refused,
+}
+
+impl Shared {
+    /// Finds what a request is about.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the plain answer to the request when no session can begin.
+    pub(super) fn session(
+        &self,
+        kind: SessionKind,
+        namespace: &str,
+        pod: &str,
+        uid: Option<&str>,
+        container: &str,
+        query: &str,
+    ) -> Result<Session, Refusal> {
+        let Asked { command, wanted } = Asked::parse(query)?;
+        let target = self.running(namespace, pod, uid, container)?;
+        let work = match kind {
+            SessionKind::Exec if command.is_empty() => {
+                let text = "you must specify a command";
+                return Err(Refusal::new(StatusCode::BAD_REQUEST, text));
+            }
+            SessionKind::Exec => Work::Exec(command),
+            SessionKind::Attach => Work::Attach,
+        };
+        Ok(Session {
+            target,
+            work,
+            wanted,
+        })
+    }
+
+    /// Finds a container that runs.
+    ///
+    /// # Errors
+    ///
+    /// Fails with 404 in a kubelet's words when there is none.
+    pub(super) fn running(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: Option<&str>,
+        container: &str,
+    ) -> Result<Arc<ExecTarget>, Refusal> {
+        if let Some(target) = self.execs.find(namespace, pod, uid, container) {
+            return Ok(target);
+        }
+        let is_known = match self.book.find(namespace, pod, container, Look::Present) {
+            Ok(log) => uid.is_none_or(|uid| *log.pod.uid == *uid),
+            Err(missing) => missing != Missing::Pod,
+        };
+        let text = match is_known {
+            true => format!("container not found (\"{container}\")"),
+            false => "pod does not exist".to_owned(),
+        };
+        Err(Refusal::new(StatusCode::NOT_FOUND, text))
+    }
+}
+
+impl Asked {
+    /// Reads a query in the spelling of the kubelet's API.
+    fn parse(query: &str) -> Result<Asked, Refusal> {
+        let mut asked = Asked::default();
+        let mut bytes = 0;
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let is_set = value == "1" || value == "true";
+            match &*name {
+                "command" => {
+                    bytes += value.len();
+                    asked.command.push(value.into_owned());
+                }
+                "input" | "stdin" => asked.wanted.stdin = is_set,
+                "output" | "stdout" => asked.wanted.stdout = is_set,
+                "error" | "stderr" => asked.wanted.stderr = is_set,
+                "tty" => asked.wanted.tty = is_set,
+                _ => (),
+            }
+        }
+        if asked.command.len() > COMMAND_WORDS_MAX || bytes > COMMAND_BYTES_MAX {
+            let text = "the command is too long";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, text));
+        }
+        let wanted = &mut asked.wanted;
+        if wanted.tty {
+            // A terminal has one output; which of its streams was written to is not to be told.
+            wanted.stderr = false;
+        }
+        if !wanted.stdin && !wanted.stdout && !wanted.stderr {
+            let text = "you must specify at least 1 of stdin, stdout, stderr";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, text));
+        }
+        Ok(asked)
+    }
+}
+
+impl Session {
+    /// Returns the streams that the client is to open.
+    pub(super) fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    /// Runs to the end, and returns after the output streams are shut down.
+    pub(super) async fn run(self, streams: Streams) -> Status {
+        let Session {
+            target,
+            work,
+            wanted,
+        } = self;
+        match work {
+            Work::Exec(command) => exec(&target, command, wanted, streams).await,
+            Work::Attach => match target.console.attach(wanted.stdin) {
+                Some(attached) => attach(&target, attached, wanted, streams).await,
+                None => internal("too many clients are attached to the container"),
+            },
+        }
+    }
+}
+
+async fn exec(
+    target: &ExecTarget,
+    command: Vec<String>,
+    wanted: Wanted,
+    mut streams: Streams,
+) -> Status {
+    let terminal = match wanted.tty {
+        true => Terminal::Present,
+        false => Terminal::Absent,
+    };
+    let stdout = Arc::<Pipe>::default();
+    let stderr = match wanted.tty {
+        true => stdout.clone(),
+        false => Arc::default(),
+    };
+    let stdin = streams.stdin.take().map(|from| {
+        let pipe = match terminal {
+            Terminal::Present => Pipe::of_lines(),
+            Terminal::Absent => Pipe::default(),
+        };
+        (from, Arc::new(pipe))
+    });
+    let env = match wanted.tty {
+        true => screen_variables(&mut streams).await,
+        false => Vec::new(),
+    };
+    let plumbing = ExecStreams {
+        stdin: stdin.as_ref().map(|(_, pipe)| pipe.clone() as _),
+        stdout: stdout.clone(),
+        stderr: stderr.clone(),
+        terminal,
+        env,
+    };
+    let outputs = async {
+        let stdout = play(&stdout, streams.stdout, terminal);
+        match wanted.tty {
+            true => stdout.await,
+            false => both(stdout, play(&stderr, streams.stderr, terminal)).await,
+        }
+    };
+    let program = async {
+        let running = match target.start(&command, plumbing).await {
+            Ok(running) => running,
+            Err(error) => {
+                let text = format!("{}\n", describe(&error));
+                stderr.write(text.as_bytes());
+                return Err(error);
+            }
+        };
+        let keyboard = async {
+            if let Some((from, pipe)) = stdin {
+                match terminal {
+                    Terminal::Present => type_in(from, &pipe, &stdout, &running).await,
+                    Terminal::Absent => feed(from, &pipe).await,
+                }
+                pipe.end();
+            }
+            pending().await
+        };
+        tokio::select! {
+            // Safe to cancel: the wait changes nothing, and what a program that has ended did not read
+            // is nobody's.
+            exit = running.ended() => Ok(exit.code),
+            () = keyboard => pending().await,
+        }
+    };
+    let program = async {
+        let ended = program.await;
+        stdout.end();
+        stderr.end();
+        ended
+    };
+    match finish(program, outputs).await {
+        Some(Ok(0)) => success(),
+        Some(Ok(code)) => {
+            let text = format!(
+                "error executing command [{}], exit code {code}",
+                command.join(" ")
+            );
+            failure(code, &text)
+        }
+        Some(Err(error)) => failure(error.code(), &describe(&error)),
+        None => internal("the client takes no more output"),
+    }
+}
+
+/// Drives a program and its output to the end of both; nothing when the client takes no more output, and
+/// the program has been dropped.
+async fn finish<T>(
+    program: impl Future<Output = T>,
+    outputs: impl Future<Output = Played>,
+) -> Option<T> {
+    let mut outputs = std::pin::pin!(outputs);
+    let ended = tokio::select! {
+        ended = program => ended,
+        // Before the end of the program, output ends only when the client refuses it.
+        _ = &mut outputs => return None,
+    };
+    match outputs.await {
+        Played::ToTheEnd => Some(ended),
+        Played::Refused => None,
+    }
+}
+
+async fn attach(
+    target: &ExecTarget,
+    attached: Attached,
+    wanted: Wanted,
+    streams: Streams,
+) -> Status {
+    let terminal = match wanted.tty {
+        true => target.console.terminal(),
+        false => Terminal::Absent,
+    };
+    let outputs = async {
+        both(
+            play(&attached.stdout, streams.stdout, terminal),
+            play(&attached.stderr, streams.stderr, terminal),
+        )
+        .await
+    };
+    let keyboard = async {
+        if let (Some(from), Some(pipe)) = (streams.stdin, target.console.keyboard()) {
+            match terminal {
+                Terminal::Present => type_in(from, pipe, &attached.stdout, &target.instance).await,
+                Terminal::Absent => feed(from, pipe).await,
+            }
+            attached.end_input();
+        }
+        pending().await
+    };
+    let program = async {
+        tokio::select! {
+            // Safe to cancel: the wait changes nothing, and nobody is left to read what is typed.
+            _ = target.instance.exited() => (),
+            () = keyboard => (),
+        }
+        attached.stdout.end();
+        attached.stderr.end();
+    };
+    match finish(program, outputs).await {
+        Some(()) => success(),
+        None => internal("the client takes no more output"),
+    }
+}
+
+/// Waits for the size of the client's terminal, and says it as shells do.
+async fn screen_variables(streams: &mut Streams) -> Vec<(String, String)> {
+    let Some(resize) = &mut streams.resize else {
+        return Vec::new();
+    };
+    match tokio::time::timeout(FIRST_SIZE_TIMEOUT, resize.recv()).await {
+        Ok(Some((width, height))) if width > 0 && height > 0 => vec![
+            ("COLUMNS".to_owned(), width.to_string()),
+            ("LINES".to_owned(), height.to_string()),
+        ],
+        Ok(Some(_) | None) | Err(_) => Vec::new(),
+    }
+}
+
+async fn both(one: impl Future<Output = Played>, other: impl Future<Output = Played>) -> Played {
+    let refused = async |output| match output {
+        Played::ToTheEnd => Ok(()),
+        Played::Refused => Err(()),
+    };
+    let ended = tokio::try_join!(async { refused(one.await).await }, async {
+        refused(other.await).await
+    });
+    match ended {
+        Ok(_) => Played::ToTheEnd,
+        Err(()) => Played::Refused,
+    }
+}
+
+/// Writes what comes out of a pipe to the client until the pipe ends; drops it when no client wants it.
+async fn play(
+    pipe: &Pipe,
+    to: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    terminal: Terminal,
+) -> Played {
+    let Some(mut to) = to else {
+        while pipe.next().await.is_some() {}
+        return Played::ToTheEnd;
+    };
+    let written: io::Result<()> = async {
+        while let Some(bytes) = pipe.next().await {
+            match terminal {
+                Terminal::Present => to.write_all(&to_screen(&bytes)).await?,
+                Terminal::Absent => to.write_all(&bytes).await?,
+            }
+            to.flush().await?;
+        }
+        to.shutdown().await
+    }
+    .await;
+    match written {
+        Ok(()) => Played::ToTheEnd,
+        Err(error) => {
+            tracing::debug!(%error, "a client takes no more output");
+            Played::Refused
+        }
+    }
+}
+
+/// Gives a program what the client sends, as fast as it reads, until the client sends no more.
+async fn feed(mut from: Box<dyn AsyncRead + Send + Unpin>, pipe: &Pipe) {
+    let mut buffer = vec![0; READ_BYTES_MAX];
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => pipe.write_all(&buffer[..count]).await,
+        }
+    }
+}
+
+/// What a person at a terminal can end.
+trait Interruptible {
+    fn interrupt(&self);
+}
+
+impl Interruptible for Running {
+    fn interrupt(&self) {
+        Running::interrupt(self);
+    }
+}
+
+impl Interruptible for coracle_runtime::Instance {
+    fn interrupt(&self) {
+        coracle_runtime::Instance::interrupt(self);
+    }
+}
+
+/// Does a terminal's work between a person and a program until the client sends no more. Never waits for
+/// the program: what it does not read is dropped with a bell, so that the keys that end it are always heard.
+async fn type_in(
+    mut from: Box<dyn AsyncRead + Send + Unpin>,
+    pipe: &Pipe,
+    screen: &Pipe,
+    program: &impl Interruptible,
+) {
+    let mut editor = LineEditor::default();
+    let mut buffer = vec![0; READ_BYTES_MAX];
+    loop {
+        let count = match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => count,
+        };
+        for typed in editor.typed(&buffer[..count]) {
+            match typed {
+                Typed::Echo(bytes) => show(screen, &bytes),
+                Typed::Line(line) if pipe.room() < line.len() => show(screen, b"\x07"),
+                Typed::Line(line) => {
+                    pipe.write(&line);
+                }
+                Typed::EndOfInput => pipe.pause(),
+                Typed::Interrupt { had_line: true } if pipe.is_awaited() => {
+                    // A shell writes its prompt again.
+                    pipe.write(b"\n");
+                }
+                Typed::Interrupt { .. } | Typed::Quit => program.interrupt(),
+            }
+        }
+    }
+}
+
+/// Shows something on a screen if the client keeps up with it.
+fn show(screen: &Pipe, bytes: &[u8]) {
+    screen.write(bytes);
+}
+
+fn success() -> Status {
+    Status {
+        status: Some("Success".to_owned()),
+        ..Status::default()
+    }
+}
+
+/// The program ran and failed, or a shell would have said so in its place.
+fn failure(code: i32, text: &str) -> Status {
+    Status {
+        status: Some("Failure".to_owned()),
+        reason: Some("NonZeroExitCode".to_owned()),
+        message: Some(format!(
+            "command terminated with non-zero exit code: {text}"
+        )),
+        details: Some(StatusDetails {
+            causes: Some(vec![StatusCause {
+                reason: Some("ExitCode".to_owned()),
+                message: Some(code.to_string()),
+                field: None,
+            }]),
+            ..StatusDetails::default()
+        }),
+        ..Status::default()
+    }
+}
+
+fn internal(text: &str) -> Status {
+    Status {
+        status: Some("Failure".to_owned()),
+        reason: Some("InternalError".to_owned()),
+        message: Some(format!("Internal error occurred: {text}")),
+        code: Some(500),
+        ..Status::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
