@@ -1,8 +1,9 @@
 //! From a command line to a program: the container's files first, then the toolbox.
 
+use std::io;
 use std::sync::Arc;
 
-use coracle_runtime::fs::{FileSource, FileSystem};
+use coracle_runtime::fs::{FileSource, FileSystem, FsError};
 use coracle_runtime::{Code, CodeBytes};
 
 use super::{ExecError, Tools};
@@ -94,8 +95,13 @@ impl Lookup {
     fn look(&self, name: &str) -> Hit {
         let mut found = Hit::Nowhere;
         for path in candidates(name, &self.working_dir, self.path.as_deref()) {
-            let Ok(source) = self.files.open_extent(&path) else {
-                continue;
+            let source = match self.files.open_extent(&path) {
+                Ok(source) => source,
+                Err(FsError::Read { source, .. }) if is_absence(&source) => continue,
+                Err(_) => {
+                    found = Hit::NotRunnable;
+                    continue;
+                }
             };
             let head = source.head(SCRIPT_LINE_BYTES_MAX).unwrap_or_default();
             match content(&head) {
@@ -127,6 +133,13 @@ impl Lookup {
             FileSource::Extent(_) => self.files.read_file(path).ok().map(Code::of),
         }
     }
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 /// Tells from a file's first bytes how it is run.

@@ -63,6 +63,18 @@ pub(crate) fn shows_environment_and(path: &str) -> Vec<u8> {
     ))
 }
 
+/// Writes its arguments to standard output, each with a NUL behind it.
+pub(crate) fn says_arguments() -> Vec<u8> {
+    module(
+        r#"(func (export "_start")
+             (drop (call $args_sizes_get (i32.const 16) (i32.const 20)))
+             (drop (call $args_get (i32.const 1024) (i32.const 4096)))
+             (i32.store (i32.const 0) (i32.const 4096))
+             (i32.store (i32.const 4) (i32.load (i32.const 20)))
+             (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))"#,
+    )
+}
+
 fn module(body: &str) -> Vec<u8> {
     let text = format!(
         r#"(module
@@ -71,6 +83,10 @@ fn module(body: &str) -> Vec<u8> {
                (func $fd_write (param i32 i32 i32 i32) (result i32)))
              (import "wasi_snapshot_preview1" "fd_read"
                (func $fd_read (param i32 i32 i32 i32) (result i32)))
+             (import "wasi_snapshot_preview1" "args_sizes_get"
+               (func $args_sizes_get (param i32 i32) (result i32)))
+             (import "wasi_snapshot_preview1" "args_get"
+               (func $args_get (param i32 i32) (result i32)))
              (import "wasi_snapshot_preview1" "environ_sizes_get"
                (func $environ_sizes_get (param i32 i32) (result i32)))
              (import "wasi_snapshot_preview1" "environ_get"

@@ -4,6 +4,7 @@
 //! `main` of its own: started with the word `compile-child` it compiles, otherwise it lists and runs the
 //! tests below with the flags that the usual harness knows.
 
+mod exec;
 mod guests;
 mod logs;
 mod pods;
@@ -46,5 +47,6 @@ fn main() -> ExitCode {
 }
 
 fn tests() -> impl Iterator<Item = &'static Test> {
-    pods::TESTS.iter().chain(logs::TESTS)
+    let all = [pods::TESTS, logs::TESTS, exec::TESTS];
+    all.into_iter().flatten()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_control_plane::{ControlPlane, ControlPlaneConfig};
-use coracle_kubelet_shim::{Agent, AgentConfig, HostPathPolicy, NodeSettings, OutputLine};
+use coracle_kubelet_shim::{Agent, AgentConfig, HostPathPolicy, NodeSettings, OutputLine, Toolbox};
 use coracle_network::{Fabric, FabricConfig};
 use coracle_registry::{ImageStore, Judge, Quiet};
 use coracle_runtime::{CompilerCommand, Runtime, RuntimeConfig};
@@ -41,6 +41,11 @@ impl Judge for AnyCode {
 
 impl World {
     pub(crate) async fn new() -> World {
+        World::with_toolbox(None).await
+    }
+
+    /// A world whose containers have `toolbox` beside their images.
+    pub(crate) async fn with_toolbox(toolbox: Option<Toolbox>) -> World {
         let folder = tempfile::tempdir().expect("a folder");
         let control_plane = ControlPlane::start(ControlPlaneConfig::default()).await;
         let images = ImageStore::open(&folder.path().join("images")).expect("an image store");
@@ -68,7 +73,7 @@ impl World {
             host_path: HostPathPolicy::Refuse,
             output: Some(sender),
             pull_progress: Arc::new(Quiet),
-            toolbox: None,
+            toolbox,
             node: NodeSettings::default(),
         })
         .await

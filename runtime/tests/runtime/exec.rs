@@ -3,7 +3,12 @@
 use crate::guests::{self, preview1};
 use crate::world::{PORT, Sink, Typed, World};
 use coracle_runtime::{ExecSpec, Exit, ExitCause, Instance, StartError, Terminal};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// The port that the sample `tcp-echo` listens on.
+const ECHO_PORT: u16 = 7;
 
 /// A program in a container, before its start.
 struct Guest {
@@ -213,13 +218,38 @@ async fn a_program_runs_beside_a_handler() {
     let network = container.spec.network.clone();
     let host = container.start();
     assert_eq!(run(&world, &host, &guests::exits(5)).await.code, 5);
-    let address = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, PORT));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     network
         .connect(None, address)
         .await
         .expect("it still listens");
     host.stop();
     assert_eq!(host.exited().await.code, 143);
+}
+
+#[tokio::test]
+async fn a_program_listens_in_the_containers_network() {
+    let world = World::new();
+    let container = world.container(&guests::sleeps()).await;
+    let network = container.spec.network.clone();
+    let host = container.start();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../samples/tcp-echo");
+    let echo = std::fs::read(format!("{folder}/tcp-echo.wasm")).expect("the sample is here");
+    let spec = guest(&world, &echo).await.spec;
+    let program = world.runtime.exec(&host, spec).expect("it starts");
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ECHO_PORT));
+    let mut stream = loop {
+        match network.connect(None, address).await {
+            Ok(stream) => break stream,
+            Err(_not_yet) => tokio::task::yield_now().await,
+        }
+    };
+    stream.write_all(b"ping\n").await.expect("it takes bytes");
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).await.expect("it answers");
+    assert_eq!(&answer, b"ping\n");
+    host.kill();
+    assert_eq!(program.exited().await.code, 137);
 }
 
 #[tokio::test]
