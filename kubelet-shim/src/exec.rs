@@ -270,6 +270,13 @@ impl Drop for Running {
 #[derive(Default)]
 pub(crate) struct ExecBook(Mutex<Entries>);
 
+/// A container that runs.
+pub(crate) struct Occupant {
+    pub(crate) key: PodKey,
+    pub(crate) container: Arc<str>,
+    pub(crate) instance: Instance,
+}
+
 /// By namespace and pod.
 type Entries = HashMap<(Arc<str>, Arc<str>), Vec<Entry>>;
 
@@ -305,6 +312,25 @@ impl ExecBook {
                 entries.remove(&name);
             }
         }
+    }
+
+    /// Returns the containers that run now.
+    pub(crate) fn occupants(&self) -> Vec<Occupant> {
+        let entries = self.0.lock();
+        let all = entries.iter().flat_map(|((namespace, name), pod)| {
+            pod.iter().filter_map(|entry| {
+                Some(Occupant {
+                    key: PodKey {
+                        namespace: namespace.clone(),
+                        name: name.clone(),
+                        uid: entry.uid.clone(),
+                    },
+                    container: entry.container.clone(),
+                    instance: entry.target.upgrade()?.instance.clone(),
+                })
+            })
+        });
+        all.collect()
     }
 
     /// Finds a running container; of a name that was used again, that of the newest pod unless `uid`

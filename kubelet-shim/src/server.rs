@@ -8,6 +8,7 @@ mod guard;
 mod listen;
 mod run;
 mod session;
+mod stats;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -47,10 +48,8 @@ const UNSERVED: &[&str] = &[
     "exec",
     "flagz",
     "logs",
-    "metrics",
     "portForward",
     "runningpods",
-    "stats",
     "statusz",
 ];
 
@@ -69,6 +68,7 @@ struct Shared {
     book: Arc<LogBook>,
     execs: Arc<ExecBook>,
     log_readers: Arc<Semaphore>,
+    meter: stats::Meter,
 }
 
 /// What a request is refused with: plain text, as a kubelet writes it.
@@ -102,6 +102,7 @@ impl KubeletService {
             book,
             execs,
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
+            meter: stats::Meter::default(),
         }))
     }
 
@@ -173,12 +174,21 @@ impl Shared {
             ["run", namespace, pod, uid, container] => {
                 self.run(namespace, pod, Some(uid), container, query).await
             }
-            ["healthz" | "pods"] | ["healthz", "ping"] | ["containerLogs", _, _, _] if !is_read => {
+            [
+                "healthz" | "pods" | "stats" | "metrics" | "containerLogs",
+                ..,
+            ] if !is_read => {
                 let code = StatusCode::METHOD_NOT_ALLOWED;
                 Err(Refusal::new(code, "Method Not Allowed"))
             }
             ["healthz"] | ["healthz", "ping"] => Ok(text(StatusCode::OK, "ok")),
             ["pods"] => self.pods().await,
+            ["stats", "summary"] => self.summary(query).await,
+            ["metrics", "resource"] => Ok(self.resource_metrics().await),
+            ["stats" | "metrics", ..] => {
+                let text = format!("`{path}` is not served by this node yet");
+                Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, text))
+            }
             ["containerLogs", namespace, pod, container] => {
                 self.container_logs(namespace, pod, container, query).await
             }

@@ -68,6 +68,11 @@ impl Instance {
         self.life.kill();
     }
 
+    /// Returns when the container was started.
+    pub fn started_at(&self) -> SystemTime {
+        self.life.started_at
+    }
+
     /// Returns what the container has used so far.
     pub fn usage(&self) -> Usage {
         let account = &self.life.account;
