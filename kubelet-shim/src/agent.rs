@@ -23,6 +23,7 @@ use crate::ground::Site;
 use crate::images::Images;
 use crate::logs::{LogBook, OutputLine};
 use crate::node::{Amounts, Registration};
+use crate::probes::Prober;
 use crate::server::KubeletService;
 use crate::spec::HostPathPolicy;
 use crate::status::STATUS_WRITES_MAX;
@@ -136,6 +137,7 @@ pub struct Agent {
     shutdown: watch::Sender<Shutdown>,
     pods: JoinHandle<()>,
     heartbeat: JoinHandle<()>,
+    prober: JoinHandle<()>,
     events: JoinHandle<()>,
 }
 
@@ -198,6 +200,7 @@ impl Agent {
             Arc::clone(&logs),
             Arc::clone(&execs),
         );
+        let (prober, probe) = Prober::new(config.fabric.clone());
         let node = Node {
             clock: settings.clock.clone(),
             site: Site {
@@ -219,6 +222,7 @@ impl Agent {
             at_stop: settings.at_stop,
             cpu_milli: amounts.cpu_milli,
             memory: amounts.memory,
+            prober,
         };
         let (shutdown, stopping) = watch::channel(Shutdown::No);
         let labels = registration.labels().clone();
@@ -228,6 +232,7 @@ impl Agent {
             shutdown,
             pods: tokio::spawn(pods.run(config.node_name, stopping)),
             heartbeat: tokio::spawn(registration.keep_alive()),
+            prober: tokio::spawn(probe),
             events: tokio::spawn(write_events),
         })
     }
@@ -247,6 +252,7 @@ impl Agent {
             self.pods.abort();
         }
         self.heartbeat.abort();
+        self.prober.abort();
         // The sinks are gone with the pods, so the writer ends when it has written what is queued.
         if tokio::time::timeout(STOP_SLACK, &mut self.events)
             .await
@@ -266,6 +272,7 @@ impl Drop for Agent {
     fn drop(&mut self) {
         self.pods.abort();
         self.heartbeat.abort();
+        self.prober.abort();
         self.events.abort();
     }
 }

@@ -7,6 +7,7 @@
 //! Long-running tasks:
 //! * the pod source: input: a watch of this node's pods; output: one worker per pod, told what is wanted;
 //! * one worker per pod: input: what is wanted, results, timers; output: steps, status, events;
+//! * the prober: input: the probes that workers want watched; output: news to the workers;
 //! * the event writer: input: events of all workers; output: Event objects;
 //! * the heartbeat: output: Lease and Node status.
 
@@ -15,12 +16,14 @@ mod environment;
 mod events;
 mod exec;
 mod ground;
+mod hooks;
 mod identity_files;
 mod images;
 mod launch;
 mod lifecycle;
 mod logs;
 mod node;
+mod probes;
 mod server;
 mod spec;
 mod status;
@@ -29,17 +32,20 @@ mod worker;
 
 pub use agent::{Agent, AgentConfig, AgentError, AtStop, DeclaredPorts, NodeSettings};
 pub use exec::Toolbox;
+pub use lifecycle::Verdict;
 pub use logs::{OutputLine, StdStream};
+pub use probes::{NEWS_MAX, News, Prober, Watch, Watched, What};
 pub use server::{
     KubeletBody, KubeletListener, KubeletListenerConfig, KubeletServer, KubeletServerError,
     KubeletService,
 };
 pub use spec::{
-    ContainerPlan, EnvFrom, EnvValue, EnvVar, FieldRefusal, HostPathCheck, HostPathPolicy,
-    HostPort, InstanceReuse, KeyItem, LogFallback, ObjectKind, ObjectRef, ObjectVolume, PodField,
-    PodKey, PodSpecPlan, Port, PullPolicy, ResourceAmount, Resources, RestartPolicy, Role,
-    Security, StdinPlan, StreamPlan, SubPath, TerminationMessage, Transport, VolumeMount,
-    VolumePlan, VolumeSource, check_pod,
+    Check, ContainerPlan, EnvFrom, EnvValue, EnvVar, FieldRefusal, Hook, Hooks, HostPathCheck,
+    HostPathPolicy, HostPort, HttpGet, InstanceReuse, KeyItem, LogFallback, ObjectKind, ObjectRef,
+    ObjectVolume, PodField, PodKey, PodSpecPlan, Port, Probe, ProbeKind, Probes, PullPolicy,
+    ResourceAmount, Resources, RestartPolicy, Role, Scheme, Security, StdinPlan, StreamPlan,
+    SubPath, TargetPort, TcpTarget, TerminationMessage, Transport, VolumeMount, VolumePlan,
+    VolumeSource, check_pod,
 };
 pub use status::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
 pub use time::{Clock, Hand, Moment};

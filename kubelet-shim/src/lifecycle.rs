@@ -6,20 +6,24 @@
 //! tests drive exactly what runs in production.
 //!
 //! ```text
-//!             Fetch                 Start                        exited
-//!  Waiting ───────▶ Fetching ─ok─▶ Ready ───▶ Starting ─ok─▶ Running ───▶ Ended
-//!     ▲                │failed       ▲           │failed         │Stop      │ may restart
-//!     │                ▼             │           ▼               ▼          │  at once: Fetch
-//!     │           FetchFailed ◀──────┘      StartFailed       Stopping ─────▶ later: CrashLoop ─▶ Fetch
-//!     └───────── (retry at its time, both)                       │Kill
-//!                                                                ▼
-//!                                                              Ended
+//!             Fetch                 Start                 postStart       exited
+//!  Waiting ───────▶ Fetching ─ok─▶ Ready ───▶ Starting ─ok─▶ Greeting ─ok─▶ Running ───▶ Ended
+//!     ▲                │failed       ▲           │failed        │failed        │Stop      │ may restart
+//!     │                ▼             │           ▼              ▼              ▼          │  at once: Fetch
+//!     │           FetchFailed ◀──────┘      StartFailed     Stopping ◀─────────┘          ▼  later: CrashLoop
+//!     └───────── (retry at its time, both)                      │preStop, Signal, Kill         ─▶ Fetch
+//!                                                               ▼
+//!                                                             Ended
 //! ```
+//!
+//! A container without a `postStart` hook goes from Starting to Running.
 
 mod apply;
 mod backoff;
+mod health;
 mod plan;
 mod recover;
+mod stopping;
 
 #[cfg(test)]
 mod histories;
@@ -29,9 +33,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub(crate) use apply::{Launched, Outcome};
+pub(crate) use apply::{Launched, Outcome, Probed};
 pub(crate) use backoff::{CrashBackoff, PullBackoff};
+pub use health::Verdict;
+pub(crate) use health::{Health, is_probed};
 pub(crate) use plan::{Step, StopReason, is_complete, may_restart, plan};
+pub(crate) use stopping::{Ask, PreStop};
 
 use crate::spec::PodSpecPlan;
 use crate::time::Moment;
@@ -125,6 +132,8 @@ pub(crate) struct ContainerFacts {
     pub(crate) pull: PullBackoff,
     /// Ordinary init containers only: ended with 0 once, so later ones may start.
     pub(crate) completed: bool,
+    /// An instance of it has run and passed its startup probe once, so those behind a sidecar may start.
+    pub(crate) was_started: bool,
 }
 
 /// Where a container stands. See the module's diagram.
@@ -159,18 +168,35 @@ pub(crate) enum Life {
         /// When it is tried again.
         retry_at: Moment,
     },
+    /// An instance lives and its `postStart` hook is under way or has failed; to the outside it still
+    /// waits. Left by the hook's outcome, by its exit, or by `Stop`.
+    Greeting {
+        /// When it started.
+        since: Timestamp,
+        /// Why the hook failed, when it has.
+        failed: Option<Arc<str>>,
+    },
     /// An instance lives. Left by its exit, or by `Stop`.
     Running {
         /// When it started.
         since: Timestamp,
+        /// What its probes say.
+        health: Health,
     },
-    /// An instance lives and was asked to end. Left by its exit; `Kill` once, at `kill_at`.
+    /// An instance lives and is being ended. Left by its exit; `Signal` and `Kill` once each, in their
+    /// time.
     Stopping {
         /// When it started.
         since: Timestamp,
-        /// When it was asked.
+        /// What its probes say.
+        health: Health,
+        /// Why it ends.
+        reason: StopReason,
+        /// When that was decided.
         asked: Moment,
-        /// How far the force has gone.
+        /// What it was given from then on.
+        grace: Duration,
+        /// How far it has gone.
         force: Force,
     },
     /// No instance lives. Final, or left by `Fetch` (a restart at once) or `HoldBack`.
@@ -196,8 +222,12 @@ pub(crate) enum Life {
 /// How far the force against a stopping container has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Force {
-    /// It may still end by itself, until then.
-    KillAt(Moment),
+    /// Its `preStop` hook is under way; it knows nothing yet.
+    Hook,
+    /// It is to be asked when its turn comes.
+    Due,
+    /// It was asked, then.
+    Asked(Moment),
     /// It was ended by force; its exit is awaited.
     Killed,
 }
@@ -283,6 +313,7 @@ impl ContainerFacts {
             crash: CrashBackoff::default(),
             pull: PullBackoff::default(),
             completed: false,
+            was_started: false,
         }
     }
 
@@ -297,6 +328,7 @@ impl ContainerFacts {
             | Life::Starting
             | Life::Cancelling
             | Life::StartFailed { .. }
+            | Life::Greeting { .. }
             | Life::Running { .. }
             | Life::Stopping { .. } => self.last.as_ref(),
         }
@@ -307,9 +339,11 @@ impl Life {
     /// Whether an instance lives, or may be about to.
     pub(crate) fn is_alive(&self) -> bool {
         match self {
-            Life::Starting | Life::Cancelling | Life::Running { .. } | Life::Stopping { .. } => {
-                true
-            }
+            Life::Starting
+            | Life::Cancelling
+            | Life::Greeting { .. }
+            | Life::Running { .. }
+            | Life::Stopping { .. } => true,
             Life::Waiting
             | Life::Fetching
             | Life::FetchFailed { .. }
@@ -317,6 +351,26 @@ impl Life {
             | Life::StartFailed { .. }
             | Life::Ended { .. }
             | Life::CrashLoop { .. } => false,
+        }
+    }
+    /// Returns what the probes say of an instance that the outside knows to run.
+    pub(crate) fn health(&self) -> Option<Health> {
+        match self {
+            Life::Stopping {
+                reason: StopReason::PostStartFailed(_),
+                ..
+            } => None,
+            Life::Running { health, .. } | Life::Stopping { health, .. } => Some(*health),
+            Life::Waiting
+            | Life::Fetching
+            | Life::FetchFailed { .. }
+            | Life::Ready
+            | Life::Starting
+            | Life::Cancelling
+            | Life::StartFailed { .. }
+            | Life::Greeting { .. }
+            | Life::Ended { .. }
+            | Life::CrashLoop { .. } => None,
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod check;
 mod container;
+mod probe;
 pub(crate) mod quantity;
 mod security;
 mod variables;
@@ -21,6 +22,9 @@ use std::time::Duration;
 use coracle_runtime::Terminal;
 
 pub use check::check_pod;
+pub use probe::{
+    Check, Hook, Hooks, HttpGet, Probe, ProbeKind, Probes, Scheme, TargetPort, TcpTarget,
+};
 
 /// Whether pods may mount folders of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +142,10 @@ pub struct ContainerPlan {
     pub termination_message: TerminationMessage,
     /// `coracle.dev/instances: reuse`.
     pub instances: InstanceReuse,
+    /// Startup, readiness and liveness probes.
+    pub probes: Probes,
+    /// What is done after the start and before the end.
+    pub hooks: Hooks,
     /// Who may type, and whether it is a terminal.
     pub streams: StreamPlan,
 }

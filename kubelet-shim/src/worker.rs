@@ -4,6 +4,7 @@
 //! worker's own task, so a panic anywhere in it ends this one task, and dropping it ends the pod's
 //! instances, ports and address.
 
+mod care;
 mod execute;
 mod hold;
 
@@ -30,6 +31,7 @@ use crate::ground::{GroundKit, Site};
 use crate::images::Images;
 use crate::lifecycle::{EndCause, Intent, PodFacts, plan};
 use crate::logs::{LogBook, OutputLine};
+use crate::probes::{NEWS_MAX, News, Prober};
 use crate::spec::{PodKey, PodSpecPlan};
 use crate::status::{self, Reporter, Surroundings, Written, is_gone};
 use crate::time::{Clock, Moment};
@@ -62,6 +64,7 @@ pub(crate) struct Node {
     pub(crate) at_stop: AtStop,
     pub(crate) cpu_milli: u64,
     pub(crate) memory: u64,
+    pub(crate) prober: Prober,
 }
 
 /// What is wanted of a pod now.
@@ -92,6 +95,15 @@ pub(crate) struct Worker {
     events: Arc<PodEvents>,
     under_way: FuturesUnordered<BoxFuture<'static, Report>>,
     object: Object,
+    /// What probes say, and the way to say it; only of a pod that has probes.
+    news: Option<(mpsc::Sender<News>, mpsc::Receiver<News>)>,
+}
+
+/// Whether what was taken in may change the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Change,
+    NoChange,
 }
 
 /// How far the pod's object in the API is on its way out.
@@ -125,6 +137,7 @@ impl Worker {
         let reporter = Reporter::new(spec.key.clone(), client, node.writes.clone(), conditions);
         let events = Arc::new(PodEvents::new(node.events.clone(), spec.key.clone()));
         let holds = spec.containers.iter().map(|_| Hold::default()).collect();
+        let is_probed = spec.containers.iter().any(care::has_probes);
         Worker {
             node,
             spec,
@@ -136,6 +149,7 @@ impl Worker {
             events,
             under_way: FuturesUnordered::new(),
             object: Object::There,
+            news: is_probed.then(|| mpsc::channel(NEWS_MAX)),
         }
     }
 
@@ -143,6 +157,7 @@ impl Worker {
     pub(crate) async fn run(mut self) -> Remains {
         loop {
             let (wake, is_finished) = self.advance();
+            self.care();
             self.report();
             if is_finished && self.is_done() || !self.wait(wake).await {
                 return match self.object {
@@ -164,7 +179,7 @@ impl Worker {
             }
             for step in &plan.steps {
                 tracing::debug!(pod = %self.spec.key, ?step, "step");
-                self.facts.begin(step, now);
+                self.facts.begin(&self.spec, step, now);
                 self.execute(step);
             }
         }
@@ -241,16 +256,30 @@ impl Worker {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            // Safe to cancel: a change stays marked until it is read.
-            changed = self.desired.changed() => changed.is_ok(),
-            // Safe to cancel: a finished future is taken out only when it is returned.
-            Some(report) = self.under_way.next() => {
-                self.take(report);
-                true
+        let mut timer = std::pin::pin!(timer);
+        loop {
+            let news = async {
+                match &mut self.news {
+                    Some((_, news)) => news.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // Safe to cancel: a change stays marked until it is read.
+                changed = self.desired.changed() => return changed.is_ok(),
+                // Safe to cancel: a finished future is taken out only when it is returned.
+                Some(report) = self.under_way.next() => {
+                    self.take(report);
+                    return true;
+                }
+                // Safe to cancel: news is taken out only when it is returned.
+                Some(news) = news => match self.take_news(news) {
+                    Taken::Change => return true,
+                    Taken::NoChange => {}
+                },
+                // Safe to cancel: the plan is asked again and names its timer anew.
+                () = timer.as_mut() => return true,
             }
-            // Safe to cancel: the plan is asked again and names its timer anew.
-            () = timer => true,
         }
     }
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    ContainerFacts, Force, Ground, Life, Outlook, PodFacts, Problem, PullShown, Step, Termination,
+    Ask, ContainerFacts, Force, Ground, Health, Life, Outlook, PodFacts, PreStop, Problem,
+    PullShown, Step, Termination, Verdict,
 };
-use crate::spec::{PodSpecPlan, Role};
+use crate::spec::{ContainerPlan, PodSpecPlan, ProbeKind, Role};
 use crate::time::Moment;
 
 /// How long a container whose configuration could not be resolved waits, as the kubelet's sync does.
@@ -38,6 +39,23 @@ pub(crate) enum Outcome {
     Exited(usize, Termination),
     /// A fetch or start was abandoned.
     Cancelled(usize),
+    /// The `postStart` hook came out, with the reason when it failed.
+    PostStarted(usize, Result<(), Arc<str>>),
+    /// The `preStop` hook came out, well or badly.
+    PreStopped(usize),
+    /// A probe of the container's so-manieth instance came to a verdict.
+    Probed(usize, Probed),
+}
+
+/// A verdict, and of which instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Probed {
+    /// [`ContainerFacts::attempts`] of the instance that was probed.
+    pub(crate) attempt: u32,
+    /// Which probe.
+    pub(crate) kind: ProbeKind,
+    /// What its attempts amount to.
+    pub(crate) verdict: Verdict,
 }
 
 /// How a start came out.
@@ -53,7 +71,7 @@ pub(crate) enum Launched {
 
 impl PodFacts {
     /// Notes that a step was taken in hand at `now`.
-    pub(crate) fn begin(&mut self, step: &Step, now: Moment) {
+    pub(crate) fn begin(&mut self, spec: &PodSpecPlan, step: &Step, now: Moment) {
         match step {
             Step::BeginEnding(ending) => {
                 let since = self.ending.map_or(now, |(_, since)| since);
@@ -62,14 +80,13 @@ impl PodFacts {
             Step::SetUp => self.ground = Ground::Laying,
             Step::TearDown => self.ground = Ground::Clearing,
             Step::Cancel(index) => self.containers[*index].life = Life::Cancelling,
-            Step::Stop(index, _, kill_at) => {
-                let life = &mut self.containers[*index].life;
-                if let Life::Running { since } = *life {
-                    *life = Life::Stopping {
-                        since,
-                        asked: now,
-                        force: Force::KillAt(*kill_at),
-                    };
+            Step::Stop(index, ask) => {
+                let health = Health::new(&spec.containers[*index].probes);
+                self.containers[*index].begin_stop(ask, health, now);
+            }
+            Step::Signal(index) => {
+                if let Life::Stopping { force, .. } = &mut self.containers[*index].life {
+                    *force = Force::Asked(now);
                 }
             }
             Step::Kill(index) => {
@@ -120,13 +137,24 @@ impl PodFacts {
             Outcome::TornDown => self.ground = Ground::Cleared,
             Outcome::Fetched(index, result) => self.containers[index].fetched(result, now),
             Outcome::Started(index, launched) => {
-                let role = spec.containers[index].role;
-                self.containers[index].launched(launched, role, now);
+                self.containers[index].launched(launched, &spec.containers[index], now);
             }
             Outcome::Exited(index, end) => {
                 let role = spec.containers[index].role;
                 self.containers[index].ended(end, role, now);
             }
+            Outcome::PostStarted(index, result) => {
+                let health = Health::new(&spec.containers[index].probes);
+                self.containers[index].post_started(result, health);
+            }
+            Outcome::PreStopped(index) => {
+                if let Life::Stopping { force, .. } = &mut self.containers[index].life
+                    && *force == Force::Hook
+                {
+                    *force = Force::Due;
+                }
+            }
+            Outcome::Probed(index, probed) => self.containers[index].probed(probed),
             Outcome::Cancelled(index) => {
                 let container = &mut self.containers[index];
                 container.life = match container.last.clone() {
@@ -167,15 +195,85 @@ impl ContainerFacts {
         }
     }
 
-    fn launched(&mut self, launched: Launched, role: Role, now: Moment) {
+    fn begin_stop(&mut self, ask: &Ask, health: Health, now: Moment) {
+        let (since, health) = match self.life {
+            Life::Running { since, health } => (since, health),
+            Life::Greeting { since, .. } => (since, health),
+            // Invariant: only what lives is asked to end.
+            Life::Waiting
+            | Life::Fetching
+            | Life::FetchFailed { .. }
+            | Life::Ready
+            | Life::Starting
+            | Life::Cancelling
+            | Life::StartFailed { .. }
+            | Life::Stopping { .. }
+            | Life::Ended { .. }
+            | Life::CrashLoop { .. } => return,
+        };
+        self.life = Life::Stopping {
+            since,
+            health,
+            reason: ask.reason.clone(),
+            asked: now,
+            grace: ask.grace,
+            force: match ask.pre_stop {
+                PreStop::Run => Force::Hook,
+                PreStop::Skip => Force::Due,
+            },
+        };
+    }
+
+    fn post_started(&mut self, result: Result<(), Arc<str>>, health: Health) {
+        let Life::Greeting { since, failed } = &mut self.life else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                let since = *since;
+                self.run(since, health);
+            }
+            Err(reason) => *failed = Some(reason),
+        }
+    }
+
+    fn run(&mut self, since: Timestamp, health: Health) {
+        self.was_started |= health.is_started();
+        self.life = Life::Running { since, health };
+    }
+
+    /// A verdict about an instance that is gone says nothing about the present one.
+    fn probed(&mut self, probed: Probed) {
+        let Probed {
+            attempt,
+            kind,
+            verdict,
+        } = probed;
+        if attempt != self.attempts {
+            return;
+        }
+        if let Life::Running { health, .. } | Life::Stopping { health, .. } = &mut self.life {
+            health.note(kind, verdict);
+            self.was_started |= health.is_started();
+        }
+    }
+
+    fn launched(&mut self, launched: Launched, container: &ContainerPlan, now: Moment) {
         match launched {
             Launched::Alive(since) => {
                 self.attempts = self.attempts.saturating_add(1);
-                self.life = Life::Running { since };
+                if container.hooks.post_start.is_some() {
+                    self.life = Life::Greeting {
+                        since,
+                        failed: None,
+                    };
+                } else {
+                    self.run(since, Health::new(&container.probes));
+                }
             }
             Launched::Dead(end) => {
                 self.attempts = self.attempts.saturating_add(1);
-                self.ended(end, role, now);
+                self.ended(end, container.role, now);
             }
             Launched::Refused(problem) => {
                 self.life = Life::StartFailed {

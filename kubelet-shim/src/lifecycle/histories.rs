@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::{HostPathPolicy, RestartPolicy, Role, check_pod};
+use crate::spec::{HostPathPolicy, ProbeKind, RestartPolicy, Role, check_pod};
 use crate::status::{Phase, phase};
 use crate::time::{Clock, Hand};
 
@@ -20,7 +20,11 @@ use crate::time::{Clock, Hand};
 enum Instance {
     None,
     Alive,
-    Asked { until: u64 },
+    /// Its `preStop` hook runs, or it waits for its turn.
+    Leaving,
+    Asked {
+        until: u64,
+    },
     Killed,
 }
 
@@ -31,6 +35,8 @@ enum Work {
     Fetch(usize),
     Start(usize),
     Cancelled(usize),
+    PostStart(usize),
+    PreStop(usize),
 }
 
 /// What is expected of a container's back-off, computed from its ends alone.
@@ -49,6 +55,8 @@ struct World {
     pod: PodFacts,
     instances: Vec<Instance>,
     expected: Vec<Expected>,
+    /// When each was told that it ends, and what time it was given.
+    told: Vec<(Moment, Duration)>,
     work: Vec<Work>,
     over: Option<Phase>,
 }
@@ -59,6 +67,13 @@ enum Happening {
     Settle { pick: usize, well: bool },
     /// An instance ends.
     Exit { pick: usize, code: i32 },
+    /// A probe comes to a verdict, of the present instance or of the one before.
+    Probe {
+        pick: usize,
+        kind: ProbeKind,
+        well: bool,
+        late: bool,
+    },
     /// Time passes.
     Wait(u64),
     /// Time passes until the plan wants to look again.
@@ -77,6 +92,8 @@ fn happening() -> impl Strategy<Value = Happening> {
             .prop_map(|(i, well)| Happening::Settle { pick: i.index(64), well }),
         4 => (0usize..8, prop_oneof![Just(0), Just(1), Just(137)])
             .prop_map(|(pick, code)| Happening::Exit { pick, code }),
+        4 => (0usize..8, kind(), prop::bool::weighted(0.7), prop::bool::weighted(0.1))
+            .prop_map(|(pick, kind, well, late)| Happening::Probe { pick, kind, well, late }),
         3 => (0u64..700).prop_map(Happening::Wait),
         4 => Just(Happening::Sleep),
         1 => (0u64..40).prop_map(Happening::Delete),
@@ -85,22 +102,61 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
+fn kind() -> impl Strategy<Value = ProbeKind> {
+    prop::sample::select(ProbeKind::ALL.to_vec())
+}
+
 fn spec() -> impl Strategy<Value = PodSpecPlan> {
     let role = prop_oneof![Just("init"), Just("sidecar"), Just("app"), Just("app")];
     let policy = prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")];
     (
-        prop::collection::vec(role, 1..5),
+        prop::collection::vec((role, any::<[bool; 5]>()), 1..5),
         policy,
         prop::option::weighted(0.2, 1u64..400),
     )
-        .prop_map(|(roles, policy, deadline)| plan_of(&roles, policy, deadline))
+        .prop_map(|(containers, policy, deadline)| {
+            let containers: Vec<(&str, Vec<&str>)> = containers
+                .into_iter()
+                .map(|(role, wanted)| (role, care_of(role, wanted)))
+                .collect();
+            plan_with(&containers, policy, deadline)
+        })
+}
+
+/// The probes and hooks a container may have.
+const CARE: [&str; 5] = [
+    "startupProbe",
+    "readinessProbe",
+    "livenessProbe",
+    "postStart",
+    "preStop",
+];
+
+fn care_of(role: &str, wanted: [bool; 5]) -> Vec<&'static str> {
+    let pairs = CARE.into_iter().zip(wanted);
+    pairs
+        .filter(|(_, wanted)| *wanted && role != "init")
+        .map(|(name, _)| name)
+        .collect()
 }
 
 fn plan_of(roles: &[&str], policy: &str, deadline: Option<u64>) -> PodSpecPlan {
+    let containers: Vec<_> = roles.iter().map(|role| (*role, Vec::new())).collect();
+    plan_with(&containers, policy, deadline)
+}
+
+fn plan_with(containers: &[(&str, Vec<&str>)], policy: &str, deadline: Option<u64>) -> PodSpecPlan {
     let mut inits = Vec::new();
     let mut apps = Vec::new();
-    for (index, role) in roles.iter().enumerate() {
+    for (index, (role, care)) in containers.iter().enumerate() {
         let mut container = serde_json::json!({"name": format!("c{index}"), "image": "i"});
+        for name in care {
+            let action = serde_json::json!({"httpGet": {"port": 80}});
+            match *name {
+                "postStart" | "preStop" => container["lifecycle"][name] = action,
+                _ => container[name] = action,
+            }
+        }
         match *role {
             "init" => inits.push(container),
             "sidecar" => {
@@ -146,6 +202,7 @@ impl World {
     fn new(spec: PodSpecPlan) -> World {
         let (clock, hand) = Clock::manual(Timestamp::UNIX_EPOCH);
         let pod = PodFacts::new(&spec, clock.now());
+        let clock_now = clock.now();
         let count = spec.containers.len();
         World {
             spec,
@@ -156,6 +213,7 @@ impl World {
             pod,
             instances: vec![Instance::None; count],
             expected: vec![Expected::default(); count],
+            told: vec![(clock_now, Duration::ZERO); count],
             work: Vec::new(),
             over: None,
         }
@@ -180,7 +238,7 @@ impl World {
             }
             for step in &plan.steps {
                 self.check_step(step);
-                self.pod.begin(step, now);
+                self.pod.begin(&self.spec, step, now);
                 self.execute(step);
             }
             self.check();
@@ -216,18 +274,61 @@ impl World {
                 let Instance::Asked { until } = self.instances[*index] else {
                     panic!("killed without being asked: {:?}", self.instances[*index])
                 };
-                let shutdown = self
-                    .pod
-                    .ending
-                    .is_some_and(|(e, _)| e.cause == EndCause::Shutdown);
-                assert!(shutdown || self.second >= until, "too little time to end");
+                assert!(
+                    self.is_shutdown() || self.second >= until,
+                    "too little time to end"
+                );
+                assert!(self.is_used_up(*index), "killed within its grace");
             }
-            Step::Stop(index, _, _) => assert_eq!(self.instances[*index], Instance::Alive),
+            Step::Stop(index, ask) => {
+                assert_eq!(self.instances[*index], Instance::Alive);
+                let hook = &self.spec.containers[*index].hooks.pre_stop;
+                let expected = hook.is_some() && !ask.grace.is_zero();
+                assert_eq!(ask.pre_stop == PreStop::Run, expected, "{ask:?}");
+            }
+            Step::Signal(index) => {
+                assert_eq!(self.instances[*index], Instance::Leaving);
+                let hook_runs = self.work.contains(&Work::PreStop(*index));
+                let out_of_turn = self.ends_together() && self.has_before_it(*index);
+                assert!(
+                    !(hook_runs || out_of_turn) || self.is_used_up(*index),
+                    "asked before its turn"
+                );
+            }
             Step::BeginEnding(_)
             | Step::Cancel(_)
             | Step::ShowPullBackOff(_)
             | Step::HoldBack(..) => {}
         }
+    }
+
+    fn is_shutdown(&self) -> bool {
+        let ending = self.pod.ending;
+        ending.is_some_and(|(e, _)| e.cause == EndCause::Shutdown)
+    }
+
+    /// Whether the whole pod is being ended, so that sidecars go last and in reverse.
+    fn ends_together(&self) -> bool {
+        self.pod.ending.is_some() || is_complete(&self.spec, &self.pod)
+    }
+
+    /// Whether somebody lives who ends before this one.
+    fn has_before_it(&self, index: usize) -> bool {
+        let is_sidecar = |i: usize| self.spec.containers[i].role == Role::Sidecar;
+        let mut lives =
+            (0..self.instances.len()).filter(|i| self.pod.containers[*i].life.is_alive());
+        is_sidecar(index) && lives.any(|i| !is_sidecar(i) || i > index)
+    }
+
+    /// Whether the time a container was given is over, or that of its pod.
+    fn is_used_up(&self, index: usize) -> bool {
+        let now = self.clock.now();
+        let (told, given) = self.told[index];
+        let pods = self.pod.ending.map(|(ending, since)| {
+            let least = if self.is_shutdown() { 0 } else { 1 };
+            since.after(ending.grace.max(Duration::from_secs(least)))
+        });
+        now.reached(told.after(given)) || pods.is_some_and(|at| now.reached(at))
     }
 
     /// Ordinary init containers before it have ended well, sidecars before it have started.
@@ -241,7 +342,7 @@ impl World {
         {
             match other.role {
                 Role::Init => assert!(facts.completed, "an init container was not finished"),
-                Role::Sidecar => assert!(facts.attempts > 0, "a sidecar was not started"),
+                Role::Sidecar => assert!(facts.was_started, "a sidecar was not started"),
                 Role::App => {}
             }
         }
@@ -285,16 +386,29 @@ impl World {
                     }
                 }
             }
-            Step::Stop(index, _, kill_at) => {
-                // Two seconds, unless the agent stops and has less.
-                let given = kill_at.since(self.clock.now()).as_secs();
+            Step::Stop(index, ask) => {
+                self.instances[*index] = Instance::Leaving;
+                self.told[*index] = (self.clock.now(), ask.grace);
+                self.abandon(*index);
+                if ask.pre_stop == PreStop::Run {
+                    self.work.push(Work::PreStop(*index));
+                }
+            }
+            Step::Signal(index) => {
+                self.abandon(*index);
                 self.instances[*index] = Instance::Asked {
-                    until: self.second + given.min(2),
+                    until: self.second + 2,
                 };
             }
             Step::Kill(index) => self.instances[*index] = Instance::Killed,
             Step::BeginEnding(_) | Step::ShowPullBackOff(_) | Step::HoldBack(..) => {}
         }
+    }
+
+    /// A hook that is abandoned says nothing.
+    fn abandon(&mut self, index: usize) {
+        self.work
+            .retain(|work| ![Work::PostStart(index), Work::PreStop(index)].contains(work));
     }
 
     fn settle(&mut self, outcome: Outcome) {
@@ -317,6 +431,20 @@ impl World {
                     self.exit(index, *code);
                 }
             }
+            Happening::Probe {
+                pick,
+                kind,
+                well,
+                late,
+            } => {
+                let index = pick % self.instances.len();
+                let verdict = if *well {
+                    Verdict::Success
+                } else {
+                    Verdict::Failure
+                };
+                self.probe(index, *kind, verdict, *late);
+            }
             Happening::Wait(seconds) => self.wait(Duration::from_secs(*seconds)),
             Happening::Sleep => {
                 if let Some(wake) = wake {
@@ -334,7 +462,34 @@ impl World {
         }
     }
 
+    /// Only a probe that is wanted speaks; a late one speaks of the instance before.
+    fn probe(&mut self, index: usize, kind: ProbeKind, verdict: Verdict, is_late: bool) {
+        let facts = &self.pod.containers[index];
+        let container = &self.spec.containers[index];
+        let attempt = if is_late {
+            facts.attempts.saturating_sub(1)
+        } else if is_probed(kind, container, facts, self.pod.ending.is_some()) {
+            facts.attempts
+        } else {
+            return;
+        };
+        let before = facts.life.clone();
+        let probed = Probed {
+            attempt,
+            kind,
+            verdict,
+        };
+        self.settle(Outcome::Probed(index, probed));
+        if is_late {
+            assert_eq!(
+                self.pod.containers[index].life, before,
+                "a late verdict counts"
+            );
+        }
+    }
+
     fn exit(&mut self, index: usize, code: i32) {
+        self.abandon(index);
         self.instances[index] = Instance::None;
         self.expected[index].ended_at = Some(self.second);
         self.settle(Outcome::Exited(index, termination(code)));
@@ -364,8 +519,14 @@ impl World {
             Work::Cancelled(index) if well => Outcome::Cancelled(index),
             Work::Start(index) | Work::Cancelled(index) if well => {
                 self.instances[index] = Instance::Alive;
+                if self.spec.containers[index].hooks.post_start.is_some() {
+                    self.work.push(Work::PostStart(index));
+                }
                 Outcome::Started(index, Launched::Alive(now))
             }
+            Work::PostStart(index) if well => Outcome::PostStarted(index, Ok(())),
+            Work::PostStart(index) => Outcome::PostStarted(index, Err("no answer".into())),
+            Work::PreStop(index) => Outcome::PreStopped(index),
             Work::Cancelled(index) => Outcome::Cancelled(index),
             Work::Start(index) => Outcome::Started(
                 index,
@@ -377,7 +538,10 @@ impl World {
 
     fn check(&mut self) {
         for (index, facts) in self.pod.containers.iter().enumerate() {
-            let alive = matches!(facts.life, Life::Running { .. } | Life::Stopping { .. });
+            let alive = matches!(
+                facts.life,
+                Life::Greeting { .. } | Life::Running { .. } | Life::Stopping { .. }
+            );
             assert_eq!(
                 alive,
                 self.instances[index] != Instance::None,
@@ -385,6 +549,7 @@ impl World {
                 facts.life
             );
         }
+        self.check_health();
         let phase = phase(&self.spec, &self.pod);
         if phase.is_terminal() {
             assert!(
@@ -396,6 +561,29 @@ impl World {
             assert_eq!(phase, over, "a terminal phase was left");
         }
         self.over = phase.is_terminal().then_some(phase);
+    }
+
+    /// Ready is started, started is shown to run, and nobody is probed whose hook has not returned.
+    fn check_health(&self) {
+        for (index, facts) in self.pod.containers.iter().enumerate() {
+            let container = &self.spec.containers[index];
+            let health = facts.life.health();
+            if let Some(health) = health {
+                assert!(!health.is_ready() || health.is_started());
+            }
+            let greets = self.work.contains(&Work::PostStart(index));
+            assert!(
+                !greets || health.is_none(),
+                "shown to run before postStart returned"
+            );
+            let probed = ProbeKind::ALL.map(|kind| is_probed(kind, container, facts, false));
+            let [startup, readiness, liveness] = probed;
+            assert!(
+                !(startup && (readiness || liveness)),
+                "probed before it started"
+            );
+            assert!(health.is_some() || probed == [false; 3]);
+        }
     }
 
     /// Lets everything come out well from here on; the pod must come to its end when it is asked to.
@@ -536,3 +724,5 @@ fn an_end_is_kept_as_the_last_state_of_the_next_run() {
     let last: &Arc<Termination> = world.pod.containers[0].last.as_ref().expect("a last state");
     assert_eq!(last.code, 7);
 }
+
+mod rules;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::stopping::{Order, Patience, ask, go_on, stop_alive};
 use super::{
-    ContainerFacts, EndCause, Ending, Force, Ground, Intent, Life, PodFacts, PullShown, Termination,
+    Ask, ContainerFacts, EndCause, Ending, Ground, Intent, Life, PodFacts, PullShown, Termination,
 };
-use crate::spec::{PodSpecPlan, RestartPolicy, Role};
+use crate::spec::{ContainerPlan, PodSpecPlan, ProbeKind, RestartPolicy, Role};
 use crate::time::Moment;
 
 /// How long a failed pull shows its own reason before it shows `ImagePullBackOff`.
@@ -32,8 +33,10 @@ pub(crate) enum Step {
     BeginEnding(Ending),
     /// Abandon a fetch or a start that is under way.
     Cancel(usize),
-    /// Ask an instance to end.
-    Stop(usize, StopReason, Moment),
+    /// Begin to end an instance: tell of it, and run its `preStop` hook if that is asked for.
+    Stop(usize, Ask),
+    /// Ask an instance to end; a hook still under way is abandoned.
+    Signal(usize),
     /// End an instance by force.
     Kill(usize),
     /// Take away network, volumes and published ports.
@@ -50,13 +53,17 @@ pub(crate) enum Step {
     HoldBack(usize, Duration, Moment),
 }
 
-/// Why a container is asked to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a container is brought to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StopReason {
     /// The pod ends.
     PodEnds,
     /// Everything a sidecar served has ended.
     WorkDone,
+    /// A probe failed as often as counts.
+    Unhealthy(ProbeKind),
+    /// Its `postStart` hook failed, for this reason.
+    PostStartFailed(std::sync::Arc<str>),
 }
 
 /// Decides what to do next for one pod.
@@ -75,11 +82,8 @@ pub(crate) fn plan(spec: &PodSpecPlan, intent: Intent, pod: &PodFacts, now: Mome
     } else if pod.rejected.is_some() {
         clear_ground(pod, &mut plan);
     } else if is_complete(spec, pod) {
-        let patience = Patience {
-            grace: spec.grace,
-            minimum: STOP_GRACE_MIN,
-        };
-        stop_alive(spec, patience, StopReason::WorkDone, pod, now, &mut plan);
+        let patience = Patience::of_container(spec.grace);
+        stop_alive(spec, patience, &StopReason::WorkDone, pod, now, &mut plan);
         clear_ground(pod, &mut plan);
     } else {
         advance(spec, pod, now, &mut plan);
@@ -133,6 +137,7 @@ fn ended_for_good(policy: RestartPolicy, role: Role, facts: &ContainerFacts) -> 
         | Life::Starting
         | Life::Cancelling
         | Life::StartFailed { .. }
+        | Life::Greeting { .. }
         | Life::Running { .. }
         | Life::Stopping { .. }
         | Life::CrashLoop { .. } => false,
@@ -202,89 +207,9 @@ fn end_pod(
     plan: &mut Plan,
 ) {
     cancel_all(pod, plan);
-    // The grace is the pod's: sidecars asked later get what is left of it.
-    let left = ending.grace.saturating_sub(now.since(since));
-    let minimum = match ending.cause {
-        // Who stops the agent has said how long it may take.
-        EndCause::Shutdown => Duration::ZERO,
-        EndCause::Deleted | EndCause::Vanished | EndCause::Deadline => STOP_GRACE_MIN,
-    };
-    let patience = Patience {
-        grace: left,
-        minimum,
-    };
-    stop_alive(spec, patience, StopReason::PodEnds, pod, now, plan);
+    let patience = Patience::of_ending(ending, since, now);
+    stop_alive(spec, patience, &StopReason::PodEnds, pod, now, plan);
     clear_ground(pod, plan);
-}
-
-/// How long a container may take to end.
-#[derive(Clone, Copy)]
-struct Patience {
-    /// What is left of the pod's grace.
-    grace: Duration,
-    /// What every container gets though the grace is used up.
-    minimum: Duration,
-}
-
-/// Asks what lives to end: apps and init containers at once, sidecars when those are gone, in reverse.
-fn stop_alive(
-    spec: &PodSpecPlan,
-    patience: Patience,
-    reason: StopReason,
-    pod: &PodFacts,
-    now: Moment,
-    plan: &mut Plan,
-) {
-    let Patience { grace, minimum } = patience;
-    let kill_at = now.after(grace.max(minimum));
-    let pairs = || spec.containers.iter().zip(&pod.containers).enumerate();
-    let others_alive = pairs().any(|(_, (c, f))| c.role != Role::Sidecar && f.life.is_alive());
-    let last_sidecar = pairs()
-        .rev()
-        .find(|(_, (c, f))| c.role == Role::Sidecar && f.life.is_alive());
-    for (index, (container, facts)) in pairs() {
-        match &facts.life {
-            Life::Running { .. } => {
-                let in_turn = container.role != Role::Sidecar
-                    || (!others_alive && last_sidecar.as_ref().is_some_and(|(i, _)| *i == index));
-                if in_turn {
-                    plan.steps.push(Step::Stop(index, reason, kill_at));
-                }
-            }
-            Life::Stopping {
-                asked,
-                force: Force::KillAt(kill_at),
-                ..
-            } => {
-                // A grace shortened later shortens what is left, never below the minimum.
-                let earliest = asked.after(minimum);
-                let wanted = now.after(grace);
-                let due = kill_at.min(if wanted.reached(earliest) {
-                    wanted
-                } else {
-                    earliest
-                });
-                if now.reached(due) {
-                    plan.steps.push(Step::Kill(index));
-                } else {
-                    plan.wake_at(due);
-                }
-            }
-            Life::Stopping {
-                force: Force::Killed,
-                ..
-            }
-            | Life::Waiting
-            | Life::Fetching
-            | Life::FetchFailed { .. }
-            | Life::Ready
-            | Life::Starting
-            | Life::Cancelling
-            | Life::StartFailed { .. }
-            | Life::Ended { .. }
-            | Life::CrashLoop { .. } => {}
-        }
-    }
 }
 
 fn clear_ground(pod: &PodFacts, plan: &mut Plan) {
@@ -318,8 +243,48 @@ fn advance_containers(spec: &PodSpecPlan, pod: &PodFacts, now: Moment, plan: &mu
             held,
             now,
         };
+        end_unfit(spec, container, facts, turn, plan);
         let gate = advance_one(spec, facts, turn, plan);
         held |= gate == Gate::Closed;
+    }
+}
+
+/// Ends an instance that its probes or its `postStart` hook condemn, and goes on with one that is being
+/// ended, while the pod goes on.
+fn end_unfit(
+    spec: &PodSpecPlan,
+    container: &ContainerPlan,
+    facts: &ContainerFacts,
+    turn: Turn,
+    plan: &mut Plan,
+) {
+    let Turn { index, now, .. } = turn;
+    let reason = match &facts.life {
+        Life::Running { health, .. } => health.failed().map(StopReason::Unhealthy),
+        Life::Greeting { failed, .. } => failed.clone().map(StopReason::PostStartFailed),
+        Life::Stopping { .. } => {
+            let patience = Patience::of_container(spec.grace);
+            go_on(index, &facts.life, patience, Order::InTurn, now, plan);
+            None
+        }
+        Life::Waiting
+        | Life::Fetching
+        | Life::FetchFailed { .. }
+        | Life::Ready
+        | Life::Starting
+        | Life::Cancelling
+        | Life::StartFailed { .. }
+        | Life::Ended { .. }
+        | Life::CrashLoop { .. } => None,
+    };
+    if let Some(reason) = reason {
+        let probe = match &reason {
+            StopReason::Unhealthy(kind) => container.probes.get(*kind),
+            StopReason::PodEnds | StopReason::WorkDone | StopReason::PostStartFailed(_) => None,
+        };
+        let grace = probe.and_then(|probe| probe.grace).unwrap_or(spec.grace);
+        let patience = Patience::of_container(grace);
+        plan.steps.push(ask(container, index, patience, reason));
     }
 }
 
@@ -351,7 +316,7 @@ fn advance_one(spec: &PodSpecPlan, facts: &ContainerFacts, turn: Turn, plan: &mu
     // until it has started once.
     let stuck = match role {
         Role::App => Gate::Open,
-        Role::Sidecar if facts.attempts > 0 => Gate::Open,
+        Role::Sidecar if facts.was_started => Gate::Open,
         Role::Sidecar | Role::Init => Gate::Closed,
     };
     match &facts.life {
@@ -361,7 +326,8 @@ fn advance_one(spec: &PodSpecPlan, facts: &ContainerFacts, turn: Turn, plan: &mu
             }
             Gate::Closed
         }
-        Life::Fetching | Life::Starting | Life::Cancelling => Gate::Closed,
+        // A slow `postStart` holds back those behind it.
+        Life::Fetching | Life::Starting | Life::Cancelling | Life::Greeting { .. } => Gate::Closed,
         Life::Ready => {
             if !held {
                 plan.steps.push(Step::Start(index));
@@ -392,12 +358,7 @@ fn advance_one(spec: &PodSpecPlan, facts: &ContainerFacts, turn: Turn, plan: &mu
             plan.retry(index, *until, held, now);
             stuck
         }
-        Life::Running { .. } => match role {
-            Role::Init => Gate::Closed,
-            Role::Sidecar | Role::App => Gate::Open,
-        },
-        // Only the end of the pod asks containers to end.
-        Life::Stopping { .. } => Gate::Closed,
+        Life::Running { .. } | Life::Stopping { .. } => stuck,
         Life::Ended { end, at } => {
             if may_restart(spec.restart_policy, role, end, facts.completed) {
                 restart(facts, *at, turn, plan);
@@ -430,7 +391,7 @@ fn restart(facts: &ContainerFacts, ended: Moment, turn: Turn, plan: &mut Plan) {
 }
 
 impl Plan {
-    fn wake_at(&mut self, at: Moment) {
+    pub(super) fn wake_at(&mut self, at: Moment) {
         self.wake = Some(self.wake.map_or(at, |known| known.min(at)));
     }
 

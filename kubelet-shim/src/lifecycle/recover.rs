@@ -56,6 +56,7 @@ impl ContainerFacts {
         self.attempts = u32::try_from(status.restart_count)
             .unwrap_or(0)
             .saturating_add(1);
+        self.was_started = role == Role::Sidecar && status.started == Some(true);
         let end = Arc::new(end);
         match role {
             // The pod gets a new network, so its init containers run again.

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, Lifecycle, ResourceRequirements, VolumeMount as WireMount,
+    Container, ContainerPort, ResourceRequirements, VolumeMount as WireMount,
 };
 
 use coracle_runtime::Terminal;
 
 use super::check::{Field, UNSUPPORTED};
+use super::probe::{self, WireProbes};
 use super::volume::is_inner_path;
 use super::{
     ContainerPlan, HostPort, InstanceReuse, LogFallback, Port, PullPolicy, Resources, Role,
@@ -81,12 +82,8 @@ pub(super) fn convert(
         volume_mounts,
         working_dir,
     } = wire;
-    at.absent("livenessProbe", liveness_probe);
-    at.absent("readinessProbe", readiness_probe);
-    at.absent("startupProbe", startup_probe);
     at.empty("restartPolicyRules", restart_policy_rules);
     at.empty("volumeDevices", volume_devices);
-    refuse_hooks(lifecycle.as_ref(), &at.field("lifecycle"));
     let role = effective_role(role, restart_policy.as_deref(), &at.field("restartPolicy"));
     let image = image.clone().unwrap_or_default();
     if image.is_empty() {
@@ -94,6 +91,12 @@ pub(super) fn convert(
     }
     let name = at.field("name").dns_label(name);
     let pull_policy = pull_policy(image_pull_policy.as_deref(), &image, at);
+    let ports = convert_ports(ports.as_deref().unwrap_or_default(), &at.field("ports"));
+    let wire_probes = WireProbes {
+        startup: startup_probe.as_ref(),
+        readiness: readiness_probe.as_ref(),
+        liveness: liveness_probe.as_ref(),
+    };
     Some(ContainerPlan {
         name: name?,
         role,
@@ -107,7 +110,9 @@ pub(super) fn convert(
             &at.field("envFrom"),
         ),
         env: variables::convert_env(env.as_deref().unwrap_or_default(), &at.field("env")),
-        ports: convert_ports(ports.as_deref().unwrap_or_default(), &at.field("ports")),
+        probes: probe::convert_probes(&wire_probes, role, &ports, at),
+        hooks: probe::convert_hooks(lifecycle.as_ref(), role, &ports, &at.field("lifecycle")),
+        ports,
         mounts: convert_mounts(
             volume_mounts.as_deref().unwrap_or_default(),
             context,
@@ -133,20 +138,6 @@ pub(super) fn convert(
             },
         },
     })
-}
-
-fn refuse_hooks(lifecycle: Option<&Lifecycle>, at: &Field<'_>) {
-    // `stopSignal` is satisfied: without signals, which one it would be makes no difference.
-    let Some(Lifecycle {
-        post_start,
-        pre_stop,
-        stop_signal: _,
-    }) = lifecycle
-    else {
-        return;
-    };
-    at.absent("postStart", post_start);
-    at.absent("preStop", pre_stop);
 }
 
 fn effective_role(role: Role, restart_policy: Option<&str>, at: &Field<'_>) -> Role {

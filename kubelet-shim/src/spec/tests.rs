@@ -122,17 +122,7 @@ fn pod_fields_that_are_not_honoured_are_refused_by_name() {
 // tidy: table, because it is one row per field.
 #[test]
 fn container_fields_that_are_not_honoured_are_refused_by_name() {
-    let probe = json!({"httpGet": {"port": 80}});
-    let hook = json!({"sleep": {"seconds": 1}});
     for (container, field) in [
-        (json!({"livenessProbe": probe}), "livenessProbe"),
-        (json!({"readinessProbe": probe}), "readinessProbe"),
-        (json!({"startupProbe": probe}), "startupProbe"),
-        (json!({"lifecycle": {"preStop": hook}}), "lifecycle.preStop"),
-        (
-            json!({"lifecycle": {"postStart": hook}}),
-            "lifecycle.postStart",
-        ),
         (json!({"restartPolicy": "Never"}), "restartPolicy"),
         (
             json!({"restartPolicyRules": [{"action": "Restart"}]}),

@@ -80,7 +80,7 @@ fn initialized(input: &Input<'_>) -> Verdict {
     }
     let names = names(input, |role, facts, _| match role {
         Role::Init => !facts.completed,
-        Role::Sidecar => facts.attempts == 0,
+        Role::Sidecar => !facts.was_started,
         Role::App => false,
     });
     match names {

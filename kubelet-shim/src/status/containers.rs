@@ -8,7 +8,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::phase::Phase;
 use super::whole_seconds;
-use crate::lifecycle::{ContainerFacts, Life, PodFacts, Problem, PullShown, Termination};
+use crate::lifecycle::{
+    ContainerFacts, Health, Life, PodFacts, Problem, PullShown, StopReason, Termination,
+};
 use crate::spec::{ContainerPlan, PodSpecPlan, Role};
 
 /// Prefix of container IDs, the one `nodeInfo.containerRuntimeVersion` begins with.
@@ -44,7 +46,6 @@ fn status(
 ) -> ContainerStatus {
     let id = |attempt: u32| format!("{ID_PREFIX}{}.{}.{attempt}", spec.key.uid, container.name);
     let is_over = phase.is_terminal() && pod.ending.is_some();
-    let running = matches!(facts.life, Life::Running { .. });
     let shown = if is_over {
         final_state(facts, &id)
     } else {
@@ -56,15 +57,15 @@ fn status(
     } else {
         previous(facts, &id)
     };
-    let up = running || matches!(facts.life, Life::Stopping { .. });
+    let health = facts.life.health();
     ContainerStatus {
         name: container.name.to_string(),
         last_state: earlier,
         ready: match container.role {
             Role::Init => facts.completed,
-            Role::Sidecar | Role::App => up,
+            Role::Sidecar | Role::App => health.is_some_and(Health::is_ready),
         },
-        started: Some(up),
+        started: Some(health.is_some_and(Health::is_started)),
         restart_count: i32::try_from(facts.attempts.saturating_sub(1)).unwrap_or(i32::MAX),
         image: container.image.clone(),
         image_id: facts.image_id.as_deref().unwrap_or_default().to_owned(),
@@ -97,9 +98,20 @@ fn state(
     id: &dyn Fn(u32) -> String,
 ) -> ContainerState {
     match &facts.life {
-        Life::Waiting | Life::Fetching | Life::Ready | Life::Starting | Life::Cancelling => {
-            waiting(default_reason, None)
+        Life::Waiting
+        | Life::Fetching
+        | Life::Ready
+        | Life::Starting
+        | Life::Cancelling
+        | Life::Greeting { failed: None, .. } => waiting(default_reason, None),
+        Life::Greeting {
+            failed: Some(message),
+            ..
         }
+        | Life::Stopping {
+            reason: StopReason::PostStartFailed(message),
+            ..
+        } => waiting("PostStartHookError", Some(message.to_string())),
         Life::FetchFailed { problem, shown, .. } => {
             let Problem {
                 reason, message, ..
@@ -131,7 +143,7 @@ fn state(
                 spec.key
             )),
         ),
-        Life::Running { since } | Life::Stopping { since, .. } => ContainerState {
+        Life::Running { since, .. } | Life::Stopping { since, .. } => ContainerState {
             running: Some(ContainerStateRunning {
                 started_at: Some(Time(whole_seconds(*since))),
             }),
@@ -166,7 +178,10 @@ fn final_state(facts: &ContainerFacts, id: &dyn Fn(u32) -> String) -> Option<Con
 fn previous(facts: &ContainerFacts, id: &dyn Fn(u32) -> String) -> Option<ContainerState> {
     match &facts.life {
         Life::CrashLoop { end, .. } => Some(terminated(end, id(facts.attempts))),
-        Life::Running { .. } | Life::Stopping { .. } | Life::Ended { .. } => facts
+        Life::Greeting { .. }
+        | Life::Running { .. }
+        | Life::Stopping { .. }
+        | Life::Ended { .. } => facts
             .last
             .as_ref()
             .map(|end| terminated(end, id(facts.attempts.saturating_sub(1)))),

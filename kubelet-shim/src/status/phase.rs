@@ -73,7 +73,7 @@ fn by_rules(spec: &PodSpecPlan, pod: &PodFacts) -> Phase {
     }
     // 2: initialising. A pod that ended meanwhile never ran, which is a failure.
     let initialised = inits.all(|(_, f)| f.completed)
-        && pairs().all(|(c, f)| c.role != Role::Sidecar || f.attempts > 0);
+        && pairs().all(|(c, f)| c.role != Role::Sidecar || f.was_started);
     if !initialised {
         return if is_over {
             Phase::Failed
@@ -111,7 +111,7 @@ fn is_fresh(facts: &ContainerFacts) -> bool {
 }
 
 fn is_running(life: &Life) -> bool {
-    matches!(life, Life::Running { .. } | Life::Stopping { .. })
+    life.health().is_some()
 }
 
 fn failed_for_good(facts: &ContainerFacts) -> bool {

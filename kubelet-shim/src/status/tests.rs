@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::*;
-use crate::lifecycle::{Ending, Ground, Life, Outlook, Problem, PullShown, Termination};
-use crate::spec::{HostPathPolicy, check_pod};
+use crate::lifecycle::{Ending, Ground, Health, Life, Outlook, Problem, PullShown, Termination};
+use crate::spec::{HostPathPolicy, Probes, check_pod};
 use crate::time::Clock;
 
 fn spec(inits: &[&str], apps: usize, policy: &str) -> PodSpecPlan {
@@ -69,6 +69,7 @@ fn crash_loop(code: i32) -> Life {
 fn running() -> Life {
     Life::Running {
         since: Timestamp::UNIX_EPOCH,
+        health: Health::new(&Probes::default()),
     }
 }
 
@@ -94,6 +95,7 @@ fn facts(spec: &PodSpecPlan, lives: Vec<Life>) -> PodFacts {
             Life::CrashLoop { .. } => 3,
             _ => 0,
         };
+        facts.was_started = facts.attempts > 0;
         facts.completed = container.role == Role::Init
             && matches!(&life, Life::Ended { end, .. } if end.code == 0);
         facts.life = life;

@@ -11,11 +11,14 @@ use super::Worker;
 use crate::environment::{self, Facts};
 use crate::events::Severity::{self, Normal, Warning};
 use crate::ground::{self, GroundKit};
+use crate::hooks::{HookDone, HookError};
 use crate::images::{Fetched, Origin, describe};
 use crate::launch::{self, Alive, Launch, LaunchFailure};
-use crate::lifecycle::{Launched, Life, Outcome, Outlook, Problem, Step, StopReason, Termination};
+use crate::lifecycle::{
+    Ask, Launched, Life, Outcome, Outlook, PreStop, Problem, Step, StopReason, Termination,
+};
 use crate::logs::{ContainerLog, remove_attempt};
-use crate::spec::{ContainerPlan, PodKey, Transport};
+use crate::spec::{ContainerPlan, PodKey, RestartPolicy, Transport};
 use crate::status::{PublishedUrl, Refused, Written};
 
 /// Ends of a container whose logs are kept: the present one and the one before, for `logs --previous`.
@@ -28,6 +31,8 @@ pub(crate) enum Report {
     Fetched(usize, Option<Result<Fetched, Problem>>),
     Started(usize, Option<Result<Alive, LaunchFailure>>),
     Exited(usize, Termination),
+    PostStarted(usize, u32, Option<Result<HookDone, HookError>>),
+    PreStopped(usize, u32, Option<Result<HookDone, HookError>>),
     Written(Written),
     Removed(bool),
 }
@@ -43,7 +48,13 @@ impl Worker {
                     abort.abort();
                 }
             }
-            Step::Stop(index, reason, _) => self.stop(*index, *reason),
+            Step::Stop(index, ask) => self.stop(*index, ask),
+            Step::Signal(index) => {
+                self.abandon_hook(*index);
+                if let Some(instance) = &self.holds[*index].instance {
+                    instance.stop();
+                }
+            }
             Step::Kill(index) => {
                 if let Some(instance) = &self.holds[*index].instance {
                     instance.kill();
@@ -69,23 +80,28 @@ impl Worker {
         }
     }
 
-    fn tell(&self, index: usize, severity: Severity, reason: &'static str, message: String) {
+    pub(super) fn tell(
+        &self,
+        index: usize,
+        severity: Severity,
+        reason: &'static str,
+        message: String,
+    ) {
         let field_path = self.spec.containers[index].field_path();
         self.events
             .emit(severity, reason, message, Some(field_path));
     }
 
-    fn stop(&mut self, index: usize, reason: StopReason) {
-        let name = &self.spec.containers[index].name;
-        tracing::debug!(pod = %self.spec.key, container = %name, ?reason, "container is asked to end");
-        self.tell(
-            index,
-            Normal,
-            "Killing",
-            format!("Stopping container {name}"),
-        );
-        if let Some(instance) = &self.holds[index].instance {
-            instance.stop();
+    fn stop(&mut self, index: usize, ask: &Ask) {
+        let container = &self.spec.containers[index];
+        let name = &container.name;
+        tracing::debug!(pod = %self.spec.key, container = %name, ?ask, "container is brought to its end");
+        let message = killing(&ask.reason, name, self.spec.restart_policy);
+        self.tell(index, Normal, "Killing", message);
+        self.abandon_hook(index);
+        match ask.pre_stop {
+            PreStop::Run => self.take_leave(index),
+            PreStop::Skip => {}
         }
     }
 
@@ -219,10 +235,25 @@ impl Worker {
                 Outcome::Started(index, self.started(index, result))
             }
             Report::Exited(index, end) => {
+                self.abandon_hook(index);
                 self.holds[index].instance = None;
                 self.holds[index].exec = None;
                 self.node.execs.sweep(&self.spec.key);
                 Outcome::Exited(index, end)
+            }
+            // Whoever abandoned a hook knows.
+            Report::PostStarted(_, _, None) | Report::PreStopped(_, _, None) => return,
+            Report::PostStarted(index, attempt, Some(result)) => {
+                if attempt != self.facts.containers[index].attempts {
+                    return;
+                }
+                self.post_started(index, result)
+            }
+            Report::PreStopped(index, attempt, Some(result)) => {
+                if attempt != self.facts.containers[index].attempts {
+                    return;
+                }
+                self.pre_stopped(index, result)
             }
             Report::Written(outcome) => return self.written(&outcome),
             Report::Removed(is_gone) => return self.removed(is_gone),
@@ -314,6 +345,7 @@ impl Worker {
                 let name = &self.spec.containers[index].name;
                 self.node.execs.note(&self.spec.key, name, &exec);
                 hold.exec = Some(exec);
+                self.greet(index);
                 Launched::Alive(self.node.clock.now().wall())
             }
             Err(LaunchFailure::Dead(end)) => {
@@ -369,6 +401,7 @@ impl Worker {
                 | Life::Ready
                 | Life::Starting
                 | Life::Cancelling
+                | Life::Greeting { .. }
                 | Life::Running { .. }
                 | Life::Stopping { .. }
                 | Life::Ended { .. }
@@ -398,6 +431,23 @@ pub(crate) fn log_path(
 ) -> PathBuf {
     let dir = log_dir(data_dir, key).join(container);
     dir.join(format!("{attempt}.log"))
+}
+
+/// The text of the `Killing` event.
+fn killing(reason: &StopReason, name: &str, policy: RestartPolicy) -> String {
+    match reason {
+        StopReason::PodEnds | StopReason::WorkDone => format!("Stopping container {name}"),
+        StopReason::PostStartFailed(_) => "FailedPostStartHook".to_owned(),
+        StopReason::Unhealthy(kind) => {
+            let kind = kind.lower();
+            match policy {
+                RestartPolicy::Never => format!("Container {name} failed {kind} probe"),
+                RestartPolicy::Always | RestartPolicy::OnFailure => {
+                    format!("Container {name} failed {kind} probe, will be restarted")
+                }
+            }
+        }
+    }
 }
 
 fn config_problem(message: String) -> Problem {

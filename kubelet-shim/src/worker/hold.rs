@@ -7,6 +7,7 @@ use futures::future::AbortHandle;
 
 use crate::exec::ExecTarget;
 use crate::images::SharedImage;
+use crate::probes::Watch;
 
 /// What belongs to one container. Invariant: no instance outlives it.
 #[derive(Default)]
@@ -21,6 +22,10 @@ pub(super) struct Hold {
     pub(super) exec: Option<Arc<ExecTarget>>,
     /// Abandons the fetch or start under way.
     pub(super) abort: Option<AbortHandle>,
+    /// Abandons the hook under way.
+    pub(super) hook: Option<AbortHandle>,
+    /// Its probes at work, by kind, each with the instance it is for.
+    pub(super) watches: [Option<(u32, Watch)>; 3],
 }
 
 impl Drop for Hold {

@@ -8,6 +8,7 @@ mod exec;
 mod guests;
 mod logs;
 mod pods;
+mod probes;
 mod world;
 
 use std::process::ExitCode;
@@ -47,6 +48,6 @@ fn main() -> ExitCode {
 }
 
 fn tests() -> impl Iterator<Item = &'static Test> {
-    let all = [pods::TESTS, logs::TESTS, exec::TESTS];
+    let all = [pods::TESTS, logs::TESTS, exec::TESTS, probes::TESTS];
     all.into_iter().flatten()
 }

@@ -54,7 +54,7 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
     runtime.expect("a runtime").block_on(test);
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod
         .status
         .iter()
@@ -301,7 +301,7 @@ async fn init_containers() {
 
 async fn refused_field() {
     let world = World::new().await;
-    let probe = json!({"tcpSocket": {"port": 80}});
+    let probe = json!({"tcpSocket": {"port": 80, "host": "example.com"}});
     let containers = json!([{"name": "c", "image": "r.example/i:1", "livenessProbe": probe}]);
     world.pod("p", json!({"containers": containers})).await;
     let pod = world.until("p", is_over).await;
@@ -310,7 +310,7 @@ async fn refused_field() {
     assert_eq!(status.reason.as_deref(), Some("PodFeatureUnsupported"));
     let message = status.message.unwrap_or_default();
     assert!(
-        message.contains("`spec.containers[0].livenessProbe`"),
+        message.contains("`spec.containers[0].livenessProbe.tcpSocket.host`"),
         "{message}"
     );
     world.events("p", "PodFeatureUnsupported").await;

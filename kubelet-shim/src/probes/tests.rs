@@ -1,0 +1,490 @@
+//! The schedule on invented time, and the prober against listeners in the pod network.
+
+use std::net::SocketAddr;
+
+use ::http::uri::PathAndQuery;
+use coracle_network::{FabricConfig, Listener, PodIdentity, PodNetwork, PublishPlan, Stream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::attempt::Ended;
+use super::registry::Registry;
+use super::tally::Tally;
+use super::*;
+use crate::spec::{Check, HttpGet, Scheme, TargetPort, TcpTarget};
+use crate::time::Clock;
+
+const PORT: u16 = 80;
+
+/// A pod in a network with a prober at work.
+struct World {
+    prober: Prober,
+    task: tokio::task::JoinHandle<()>,
+    pod: PodNetwork,
+    news: (mpsc::Sender<News>, mpsc::Receiver<News>),
+}
+
+impl World {
+    fn new() -> World {
+        let fabric = Fabric::new(FabricConfig {
+            publish: PublishPlan::Nowhere,
+            ..FabricConfig::default()
+        });
+        let fabric = fabric.expect("the default layout is valid");
+        let identity = PodIdentity {
+            namespace: "n".to_owned(),
+            name: "p".to_owned(),
+            uid: "u".to_owned(),
+            hostname: "p".to_owned(),
+            subdomain: None,
+        };
+        let pod = fabric.attach(identity).expect("an address is free");
+        let (prober, task) = Prober::new(fabric);
+        World {
+            prober,
+            task: tokio::spawn(task),
+            pod,
+            news: mpsc::channel(NEWS_MAX),
+        }
+    }
+
+    fn listen(&self) -> Listener {
+        let any = SocketAddr::from(([0, 0, 0, 0], PORT));
+        let port = self.pod.reserve_tcp(any).expect("the port is free");
+        self.pod.listen(port, 16).expect("a reserved port listens")
+    }
+
+    fn watch(&self, kind: ProbeKind, probe: Probe) -> Watch {
+        self.prober.watch(Watched {
+            container: 3,
+            attempt: 7,
+            kind,
+            probe: Arc::new(probe),
+            pod_ip: self.pod.ip().into(),
+            first: Instant::now(),
+            news: self.news.0.clone(),
+        })
+    }
+
+    async fn next(&mut self) -> What {
+        let news = self.news.1.recv().await.expect("the sender is here");
+        assert_eq!((news.container, news.attempt), (3, 7));
+        news.what
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn probe(check: Check) -> Probe {
+    Probe {
+        check,
+        initial_delay: Duration::ZERO,
+        // Short, since these tests wait for attempts.
+        period: Duration::from_millis(1),
+        timeout: Duration::from_secs(20),
+        success_threshold: 1,
+        failure_threshold: 3,
+        grace: None,
+    }
+}
+
+fn tcp() -> Probe {
+    probe(Check::Tcp(TcpTarget {
+        host: None,
+        port: TargetPort::Number(PORT),
+    }))
+}
+
+fn get(path: &'static str) -> HttpGet {
+    HttpGet {
+        scheme: Scheme::Http,
+        host: None,
+        port: TargetPort::Number(PORT),
+        path: PathAndQuery::from_static(path),
+        headers: Vec::new(),
+    }
+}
+
+/// Answers every connection with what `answer` makes of the request's head, and keeps the heads.
+fn serve(
+    listener: Listener,
+    answer: impl Fn(&str) -> String + Send + 'static,
+) -> mpsc::Receiver<String> {
+    let (sender, heads) = mpsc::channel(64);
+    tokio::spawn(async move {
+        while let Ok(mut stream) = listener.accept().await {
+            let head = head(&mut stream).await;
+            let _ = stream.write_all(answer(&head).as_bytes()).await;
+            let _ = sender.send(head).await;
+        }
+    });
+    heads
+}
+
+async fn head(stream: &mut Stream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).await.is_ok_and(|n| n > 0) {
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).expect("text")
+}
+
+fn says(status: u16, more: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status} X\r\n{more}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// What the first attempt of a liveness probe with failure threshold 1 says.
+async fn first_news(world: &mut World, get: HttpGet) -> What {
+    let _watch = world.watch(ProbeKind::Readiness, probe(Check::Http(get)));
+    world.next().await
+}
+
+const GOOD: What = What::Verdict(Verdict::Success);
+
+#[test]
+fn verdicts_need_as_many_in_a_row_and_a_flip_begins_anew() {
+    use Verdict::{Failure, Success};
+    let mut probe = tcp();
+    probe.success_threshold = 2;
+    let check = |kind, attempts: &[Verdict], expected: Option<Verdict>, on_hold: bool| {
+        let mut tally = Tally::new(kind);
+        attempts.iter().for_each(|one| tally.note(&probe, *one));
+        assert_eq!(tally.verdict(), expected, "{kind:?} {attempts:?}");
+        assert_eq!(tally.is_on_hold(), on_hold, "{kind:?} {attempts:?}");
+    };
+    let (bad, good) = (Failure, Success);
+    check(ProbeKind::Readiness, &[], Some(bad), false);
+    check(ProbeKind::Liveness, &[], Some(good), false);
+    check(ProbeKind::Startup, &[], None, false);
+    check(ProbeKind::Readiness, &[good], Some(bad), false);
+    check(ProbeKind::Readiness, &[good, good], Some(good), false);
+    check(ProbeKind::Readiness, &[good, bad, good], Some(bad), false);
+    check(ProbeKind::Liveness, &[bad, bad], Some(good), false);
+    check(
+        ProbeKind::Liveness,
+        &[bad, bad, good, bad, bad],
+        Some(good),
+        false,
+    );
+    check(ProbeKind::Liveness, &[bad, bad, bad], Some(bad), true);
+    check(ProbeKind::Startup, &[bad, bad], None, false);
+    check(ProbeKind::Startup, &[bad, bad, bad], Some(bad), true);
+    check(ProbeKind::Startup, &[good, good], Some(good), true);
+    check(
+        ProbeKind::Readiness,
+        &[good, good, bad, bad, bad],
+        Some(bad),
+        false,
+    );
+}
+
+/// A registry with one probe of period 10 s that is due at once.
+fn registry(kind: ProbeKind) -> (Registry, u64, Instant, mpsc::Receiver<News>) {
+    let (news, receiver) = mpsc::channel(NEWS_MAX);
+    let mut probe = tcp();
+    probe.period = Duration::from_secs(10);
+    let start = Instant::now();
+    let mut registry = Registry::default();
+    let id = registry.insert(Watched {
+        container: 0,
+        attempt: 1,
+        kind,
+        probe: Arc::new(probe),
+        pod_ip: [10, 0, 0, 1].into(),
+        first: start,
+        news,
+    });
+    (registry, id, start, receiver)
+}
+
+fn is_due(due: &Due) -> bool {
+    matches!(due, Due::Now(..))
+}
+
+#[test]
+fn attempts_are_a_period_apart_and_never_two_at_once() {
+    let (mut registry, id, start, _news) = registry(ProbeKind::Readiness);
+    let at = |seconds| start + Duration::from_secs(seconds);
+    assert!(is_due(&registry.take_due(start)));
+    assert!(
+        matches!(registry.take_due(at(60)), Due::Never),
+        "one is under way"
+    );
+    registry.settle(id, Ended::Good, at(1));
+    assert!(matches!(registry.take_due(at(9)), Due::At(due) if due == at(10)));
+    assert!(is_due(&registry.take_due(at(10))));
+    // It took longer than a period: of the ticks that were missed one is made up for.
+    registry.settle(id, Ended::Good, at(45));
+    assert!(is_due(&registry.take_due(at(45))));
+    registry.settle(id, Ended::Good, at(46));
+    assert!(matches!(registry.take_due(at(46)), Due::At(due) if due == at(55)));
+}
+
+#[test]
+fn a_verdict_that_ends_an_instance_puts_its_probe_on_hold() {
+    for (kind, last) in [
+        (ProbeKind::Liveness, Ended::Failed("x".to_owned())),
+        (ProbeKind::Startup, Ended::Failed("x".to_owned())),
+        (ProbeKind::Startup, Ended::Good),
+    ] {
+        let (mut registry, id, mut now, mut news) = registry(kind);
+        let mut attempts = 0;
+        while is_due(&registry.take_due(now)) {
+            registry.settle(id, last.clone(), now);
+            now += Duration::from_secs(10);
+            attempts += 1;
+        }
+        let expected = if last == Ended::Good { 1 } else { 3 };
+        assert_eq!(attempts, expected, "{kind:?}");
+        assert!(matches!(registry.take_due(now), Due::Never));
+        let told: Vec<News> = std::iter::from_fn(|| news.try_recv().ok()).collect();
+        assert!(matches!(
+            told.last(),
+            Some(News {
+                what: What::Verdict(_),
+                ..
+            })
+        ));
+    }
+}
+
+#[test]
+fn what_is_not_watched_any_more_is_never_due_and_its_attempt_is_abandoned() {
+    let (mut idle, id, start, _news) = registry(ProbeKind::Readiness);
+    idle.remove(id);
+    assert!(matches!(idle.take_due(start), Due::Never));
+    let (mut busy, id, start, _news) = registry(ProbeKind::Readiness);
+    let Due::Now(_, registration) = busy.take_due(start) else {
+        panic!("it is due")
+    };
+    busy.remove(id);
+    assert!(registration.handle().is_aborted());
+    busy.settle(id, Ended::Good, start);
+    assert!(matches!(busy.take_due(start), Due::Never));
+}
+
+#[test]
+fn an_attempt_that_changes_nothing_is_no_news() {
+    let (mut registry, id, mut now, mut news) = registry(ProbeKind::Liveness);
+    for _ in 0..5 {
+        assert!(is_due(&registry.take_due(now)));
+        registry.settle(id, Ended::Good, now);
+        now += Duration::from_secs(10);
+    }
+    assert!(news.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn the_first_attempt_counts_from_the_start_in_whole_seconds() {
+    let world = World::new();
+    let key = PodKey {
+        namespace: "n".into(),
+        name: "p".into(),
+        uid: "u".into(),
+    };
+    let (clock, hand) = Clock::manual("2026-01-01T00:00:00.900Z".parse().expect("a time"));
+    let since = clock.now().wall();
+    hand.advance(Duration::from_millis(300));
+    let now = clock.now();
+    let mut probe = tcp();
+    probe.initial_delay = Duration::from_secs(5);
+    probe.period = Duration::from_secs(10);
+    let due = |kind| {
+        let due = world.prober.first_due((&key, 0, kind), &probe, since, now);
+        due - now.instant()
+    };
+    // 0.9 s counts as 0 s, and it is 1.2 s now.
+    assert_eq!(due(ProbeKind::Readiness), Duration::from_millis(3800));
+    assert_eq!(due(ProbeKind::Startup), Duration::from_millis(3800));
+    let liveness = due(ProbeKind::Liveness);
+    assert!(liveness >= Duration::from_millis(3800) && liveness < Duration::from_millis(13_800));
+}
+
+#[tokio::test]
+async fn a_port_that_listens_is_ready_and_one_that_stops_is_so_no_more_after_the_threshold() {
+    let mut world = World::new();
+    let listener = world.listen();
+    let _watch = world.watch(ProbeKind::Readiness, tcp());
+    assert_eq!(world.next().await, GOOD);
+    drop(listener);
+    let text = format!(
+        "dial tcp {}:80: connect: connection refused",
+        world.pod.ip()
+    );
+    for _ in 0..3 {
+        assert_eq!(world.next().await, What::Failed(text.clone()));
+    }
+    assert_eq!(world.next().await, What::Verdict(Verdict::Failure));
+}
+
+#[tokio::test]
+async fn statuses_from_200_to_399_are_good() {
+    for (status, expected) in [
+        (200, GOOD),
+        (204, GOOD),
+        (
+            400,
+            What::Failed("HTTP probe failed with statuscode: 400".to_owned()),
+        ),
+        (
+            503,
+            What::Failed("HTTP probe failed with statuscode: 503".to_owned()),
+        ),
+    ] {
+        let mut world = World::new();
+        let _heads = serve(world.listen(), move |_| says(status, "", ""));
+        assert_eq!(first_news(&mut world, get("/")).await, expected, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn the_request_says_who_asks_and_carries_the_pods_headers() {
+    let mut world = World::new();
+    let mut heads = serve(world.listen(), |_| says(200, "", ""));
+    assert_eq!(first_news(&mut world, get("/healthz?full")).await, GOOD);
+    let ip = world.pod.ip();
+    let head = heads.recv().await.expect("a request");
+    let mut lines: Vec<&str> = head.trim_end().split("\r\n").collect();
+    assert_eq!(lines.remove(0), "GET /healthz?full HTTP/1.1");
+    lines.sort_unstable();
+    let host = format!("Host: {ip}:80");
+    let expected = [
+        "Accept: */*",
+        "Connection: close",
+        &host,
+        "User-Agent: kube-probe/1.36",
+    ];
+    assert_eq!(lines, expected);
+    let mut own = get("/");
+    own.headers = [
+        ("Accept", ""),
+        ("user-agent", "me"),
+        ("Host", "example.com"),
+        ("X", "1"),
+        ("X", "2"),
+    ]
+    .map(|(name, value)| {
+        (
+            name.parse().expect("a name"),
+            value.parse().expect("a value"),
+        )
+    })
+    .to_vec();
+    assert_eq!(first_news(&mut world, own).await, GOOD);
+    let head = heads.recv().await.expect("a request");
+    let mut lines: Vec<&str> = head.trim_end().split("\r\n").skip(1).collect();
+    lines.sort_unstable();
+    let expected = [
+        "Connection: close",
+        "Host: example.com",
+        "User-Agent: me",
+        "X: 1",
+        "X: 2",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[tokio::test]
+async fn redirects_are_followed_to_the_same_host_only() {
+    let mut world = World::new();
+    let ip = world.pod.ip();
+    let mut heads = serve(world.listen(), move |head| {
+        let to = match head.split(' ').nth(1) {
+            Some("/relative") => "/good".to_owned(),
+            Some("/beside/it") => "sibling".to_owned(),
+            Some("/absolute") => format!("http://{ip}:80/good"),
+            Some("/elsewhere") => "http://example.com/".to_owned(),
+            Some("/round") => "/round".to_owned(),
+            Some("/bad") => return says(500, "", ""),
+            Some("/to-bad") => "/bad".to_owned(),
+            Some(_) | None => return says(200, "", ""),
+        };
+        says(302, &format!("Location: {to}\r\n"), "moved")
+    });
+    let warned = "Probe terminated redirects, Response body: moved".to_owned();
+    let failed = "HTTP probe failed with statuscode: 500".to_owned();
+    let round = format!("Get \"http://{ip}:80/round\": stopped after 10 redirects");
+    for (path, expected, asked) in [
+        ("/relative", GOOD, vec!["/relative", "/good"]),
+        ("/beside/it", GOOD, vec!["/beside/it", "/beside/sibling"]),
+        ("/absolute", GOOD, vec!["/absolute", "/good"]),
+        ("/elsewhere", What::Warned(warned), vec!["/elsewhere"]),
+        ("/to-bad", What::Failed(failed), vec!["/to-bad", "/bad"]),
+        ("/round", What::Failed(round), vec!["/round"; 11]),
+    ] {
+        assert_eq!(first_news(&mut world, get(path)).await, expected, "{path}");
+        for path in asked {
+            let head = heads.recv().await.expect("a request");
+            assert_eq!(head.split(' ').nth(1), Some(path));
+        }
+        while world.news.1.try_recv().is_ok() {}
+    }
+}
+
+#[tokio::test]
+async fn silence_and_nonsense_are_failures_in_gos_words() {
+    let mut world = World::new();
+    let ip = world.pod.ip();
+    let listener = world.listen();
+    let accept = tokio::spawn(async move {
+        let silent = listener.accept().await.expect("a connection");
+        head(&mut listener.accept().await.expect("a second one")).await;
+        let mut nonsense = listener.accept().await.expect("a third one");
+        let _ = nonsense.write_all(b"SSH-2.0-x\r\n\r\n").await;
+        drop(silent);
+    });
+    let mut impatient = probe(Check::Http(get("/")));
+    impatient.timeout = Duration::from_millis(50);
+    let _watch = world.watch(ProbeKind::Liveness, impatient);
+    let told = |text: &str| What::Failed(format!("Get \"http://{ip}:80/\": {text}"));
+    let late = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
+    assert_eq!(world.next().await, told(late));
+    assert_eq!(world.next().await, told("EOF"));
+    assert_eq!(world.next().await, told("invalid HTTP version parsed"));
+    accept.await.expect("it ends");
+}
+
+#[tokio::test]
+async fn a_port_without_a_number_is_an_error_and_counts_for_nothing() {
+    let mut world = World::new();
+    let mut action = get("/");
+    action.port = TargetPort::Unknown("web".into());
+    let mut probe = probe(Check::Http(action));
+    probe.failure_threshold = 1;
+    let _watch = world.watch(ProbeKind::Liveness, probe);
+    for _ in 0..5 {
+        let expected = What::Errored("couldn't find port: web".to_owned());
+        assert_eq!(world.next().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_verdict_that_finds_no_room_is_told_after_the_next_attempt() {
+    let mut world = World::new();
+    world.news = mpsc::channel(1);
+    let mut probe = tcp();
+    probe.failure_threshold = 1;
+    let _watch = world.watch(ProbeKind::Liveness, probe);
+    assert!(matches!(world.next().await, What::Failed(_)));
+    assert_eq!(world.next().await, What::Verdict(Verdict::Failure));
+}
+
+#[tokio::test]
+async fn an_endless_body_is_cut_off() {
+    let mut world = World::new();
+    let _heads = serve(world.listen(), |_| {
+        let body = "x".repeat(1 << 16);
+        format!(
+            "HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n{body}",
+            1_u64 << 40
+        )
+    });
+    assert_eq!(first_news(&mut world, get("/")).await, GOOD);
+}
