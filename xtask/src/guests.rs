@@ -98,6 +98,13 @@ const GUESTS: &[Guest] = &[
             artifact: "tcp-echo.wasm",
         },
     },
+    Guest {
+        sample: "toolbox",
+        file: "toolbox.wasm",
+        source: Source::Rust {
+            artifact: "toolbox.wasm",
+        },
+    },
 ];
 
 /// Builds all guests and does with them what the options say.

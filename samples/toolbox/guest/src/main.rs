@@ -1,0 +1,33 @@
+//! A toolbox for looking around inside a pod: a shell and small programs, one by the name it is called by.
+//!
+//! WASI starts no processes, so everything happens in this one instance: each program is a future, a
+//! pipeline is futures joined by bounded buffers, and a subshell is a copy of the shell's state.
+//!
+//! - `reactor` polls the futures and waits for the outside world;
+//! - `platform` is that world: WASI, or std when the tests run natively;
+//! - `stream` is what stands behind a descriptor; `terminal` edits lines when that is a terminal;
+//! - `applet` finds a program by its name and runs it; `applets` are the programs;
+//! - `shell` is `sh`.
+
+mod applet;
+mod applets;
+mod options;
+mod pattern;
+mod platform;
+mod reactor;
+mod shell;
+mod stream;
+mod terminal;
+
+use applet::Context;
+
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    let context = Context::of_process(applet::words_of_program(words));
+    let code = reactor::run(async move {
+        let code = applet::run(context).await;
+        platform::flush().await;
+        code
+    });
+    platform::exit(code);
+}

@@ -1,0 +1,339 @@
+//! The line discipline of a terminal: echo, editing, Ctrl-C and Ctrl-D.
+//!
+//! The client of `kubectl exec -it` sends every key as it is pressed and shows only what it is sent, and
+//! between it and us there is no kernel to do the rest.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+
+use crate::{platform, reactor};
+
+/// Lines that the arrows bring back.
+const HISTORY_LINES_MAX: usize = 200;
+/// How much is read at once.
+const CHUNK_BYTES: usize = 1024;
+/// A line that is edited may be this long.
+const LINE_BYTES_MAX: usize = 4096;
+
+thread_local! {
+    static TERMINAL: Terminal = Terminal::default();
+}
+
+#[derive(Default)]
+struct Terminal {
+    keys: RefCell<VecDeque<u8>>,
+    ended: Cell<bool>,
+    history: RefCell<Vec<String>>,
+}
+
+/// What the editor of a line came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// A line without its end.
+    Entered(String),
+    /// Ctrl-C.
+    Interrupted,
+    /// Ctrl-D in an empty line, or the client is gone.
+    Ended,
+}
+
+/// Bytes as a terminal shows them: a new line also returns the carriage.
+pub(crate) fn rendered(bytes: &[u8]) -> Vec<u8> {
+    let mut rendered = Vec::with_capacity(bytes.len() + 16);
+    for byte in bytes {
+        if *byte == b'\n' {
+            rendered.push(b'\r');
+        }
+        rendered.push(*byte);
+    }
+    rendered
+}
+
+/// Reads a line for a program, which gets it with its end; nothing is the end.
+pub(crate) async fn read() -> io::Result<Vec<u8>> {
+    match edit("", Remember::No).await? {
+        Line::Entered(line) => Ok(format!("{line}\n").into_bytes()),
+        Line::Interrupted | Line::Ended => Ok(Vec::new()),
+    }
+}
+
+/// Waits for Ctrl-C while a command runs; other keys are kept for who reads next.
+pub(crate) async fn interrupted() {
+    loop {
+        let hit = TERMINAL.with(|terminal| {
+            let mut keys = terminal.keys.borrow_mut();
+            let position = keys.iter().position(|key| *key == 3);
+            if let Some(position) = position {
+                keys.drain(..=position);
+            }
+            position.is_some()
+        });
+        if hit {
+            let _ = platform::write_stdout(b"^C\r\n").await;
+            return;
+        }
+        if TERMINAL.with(|terminal| terminal.ended.get()) {
+            return std::future::pending().await;
+        }
+        fetch().await;
+    }
+}
+
+/// Whether lines are kept for the arrows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remember {
+    Yes,
+    No,
+}
+
+/// Shows a prompt and lets a line be edited.
+pub(crate) async fn edit(prompt: &str, remember: Remember) -> io::Result<Line> {
+    platform::write_stdout(prompt.as_bytes()).await?;
+    let past = match remember {
+        Remember::Yes => TERMINAL.with(|terminal| terminal.history.borrow().clone()),
+        Remember::No => Vec::new(),
+    };
+    let mut editor = Editor::new(prompt, past);
+    loop {
+        let Some(key) = next_key().await else {
+            return Ok(Line::Ended);
+        };
+        let step = editor.press(key);
+        platform::write_stdout(&editor.take_output()).await?;
+        let Some(line) = step else { continue };
+        if let (Line::Entered(line), Remember::Yes) = (&line, remember) {
+            remember_line(line);
+        }
+        return Ok(line);
+    }
+}
+
+fn remember_line(line: &str) {
+    TERMINAL.with(|terminal| {
+        let mut history = terminal.history.borrow_mut();
+        if !line.trim().is_empty() && history.last().is_none_or(|last| last != line) {
+            if history.len() == HISTORY_LINES_MAX {
+                history.remove(0);
+            }
+            history.push(line.to_owned());
+        }
+    });
+}
+
+async fn next_key() -> Option<u8> {
+    loop {
+        let (key, ended) = TERMINAL.with(|terminal| {
+            let key = terminal.keys.borrow_mut().pop_front();
+            (key, terminal.ended.get())
+        });
+        if key.is_some() || ended {
+            return key;
+        }
+        fetch().await;
+    }
+}
+
+/// Reads what was typed. Of two who wait, one reads and both see it.
+async fn fetch() {
+    let bytes = platform::read_stdin(CHUNK_BYTES).await.unwrap_or_default();
+    TERMINAL.with(|terminal| {
+        if bytes.is_empty() {
+            terminal.ended.set(true);
+        }
+        terminal.keys.borrow_mut().extend(bytes);
+    });
+    reactor::progressed();
+}
+
+/// A line while it is edited: takes keys, gives what the terminal is to show.
+struct Editor {
+    prompt: String,
+    line: Vec<char>,
+    cursor: usize,
+    /// Bytes of a character or of an escape sequence that is not complete.
+    partial: Vec<u8>,
+    past: Vec<String>,
+    /// Which line of the past is shown; its length means the new one.
+    at: usize,
+    output: Vec<u8>,
+}
+
+impl Editor {
+    fn new(prompt: &str, past: Vec<String>) -> Self {
+        Self {
+            prompt: prompt.to_owned(),
+            line: Vec::new(),
+            cursor: 0,
+            partial: Vec::new(),
+            at: past.len(),
+            past,
+            output: Vec::new(),
+        }
+    }
+
+    fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    fn press(&mut self, key: u8) -> Option<Line> {
+        if !self.partial.is_empty() {
+            self.partial.push(key);
+            self.complete();
+            return None;
+        }
+        match key {
+            b'\r' | b'\n' => {
+                self.output.extend_from_slice(b"\r\n");
+                return Some(Line::Entered(self.line.iter().collect()));
+            }
+            3 => {
+                self.output.extend_from_slice(b"^C\r\n");
+                return Some(Line::Interrupted);
+            }
+            4 if self.line.is_empty() => return Some(Line::Ended),
+            1 => self.cursor = 0,
+            5 => self.cursor = self.line.len(),
+            8 | 127 if self.cursor > 0 => {
+                self.cursor -= 1;
+                self.line.remove(self.cursor);
+            }
+            11 => self.line.truncate(self.cursor),
+            12 => self.output.extend_from_slice(b"\x1b[H\x1b[2J"),
+            21 => {
+                self.line.drain(..self.cursor);
+                self.cursor = 0;
+            }
+            23 => self.erase_word(),
+            0x1b | 0x80.. => {
+                self.partial.push(key);
+                return None;
+            }
+            b' '..=b'~' => {
+                self.insert(char::from(key));
+                return None;
+            }
+            _ => return None,
+        }
+        self.redraw();
+        None
+    }
+
+    /// Looks whether the partial sequence is complete, and does what it says.
+    fn complete(&mut self) {
+        if self.partial[0] != 0x1b {
+            if let Ok(text) = std::str::from_utf8(&self.partial) {
+                let typed: Vec<char> = text.chars().collect();
+                self.partial.clear();
+                typed.into_iter().for_each(|c| self.insert(c));
+            } else if self.partial.len() >= 4 {
+                self.partial.clear();
+            }
+            return;
+        }
+        match self.partial.as_slice() {
+            [_] | [_, b'[' | b'O'] | [_, b'[', b'0'..=b'9'] => return,
+            [_, _, b'A'] => self.recall(self.at.saturating_sub(1)),
+            [_, _, b'B'] => self.recall(self.at + 1),
+            [_, _, b'C'] => self.cursor = (self.cursor + 1).min(self.line.len()),
+            [_, _, b'D'] => self.cursor = self.cursor.saturating_sub(1),
+            [_, _, b'H'] => self.cursor = 0,
+            [_, _, b'F'] => self.cursor = self.line.len(),
+            [_, _, b'3', b'~'] if self.cursor < self.line.len() => {
+                self.line.remove(self.cursor);
+            }
+            _ => {}
+        }
+        self.partial.clear();
+        self.redraw();
+    }
+
+    fn insert(&mut self, typed: char) {
+        if self.line.len() >= LINE_BYTES_MAX {
+            return;
+        }
+        self.line.insert(self.cursor, typed);
+        self.cursor += 1;
+        if self.cursor == self.line.len() {
+            let mut bytes = [0; 4];
+            let bytes = typed.encode_utf8(&mut bytes).as_bytes();
+            self.output.extend_from_slice(bytes);
+        } else {
+            self.redraw();
+        }
+    }
+
+    fn erase_word(&mut self) {
+        let start = self.cursor;
+        while self.cursor > 0 && self.line[self.cursor - 1] == ' ' {
+            self.cursor -= 1;
+        }
+        while self.cursor > 0 && self.line[self.cursor - 1] != ' ' {
+            self.cursor -= 1;
+        }
+        self.line.drain(self.cursor..start);
+    }
+
+    fn recall(&mut self, index: usize) {
+        self.at = index.min(self.past.len());
+        let line = self.past.get(self.at).map_or("", String::as_str);
+        self.line = line.chars().collect();
+        self.cursor = self.line.len();
+    }
+
+    /// Draws the line anew and puts the cursor where it belongs.
+    fn redraw(&mut self) {
+        let line: String = self.line.iter().collect();
+        let behind = self.line.len() - self.cursor;
+        let back = match behind {
+            0 => String::new(),
+            columns => format!("\x1b[{columns}D"),
+        };
+        let drawn = format!("\r{}{line}\x1b[K{back}", self.prompt);
+        self.output.extend_from_slice(drawn.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(keys: &str, expected: Line) {
+        let mut editor = Editor::new("$ ", vec!["first".to_owned(), "second".to_owned()]);
+        let mut last = None;
+        for key in keys.bytes() {
+            last = editor.press(key);
+        }
+        assert_eq!(last, Some(expected), "for {keys:?}");
+    }
+
+    fn entered(line: &str) -> Line {
+        Line::Entered(line.to_owned())
+    }
+
+    #[test]
+    fn keys_edit_the_line() {
+        check("ls -l\r", entered("ls -l"));
+        check("lx\x7fs\r", entered("ls"));
+        check("a b c\x17d\r", entered("a b d"));
+        check("wrong\x15right\r", entered("right"));
+        check("grün\x7f\r", entered("grü"));
+        check("ab\x1b[D\x1b[Dx\r", entered("xab"));
+        check("ab\x01x\x05y\r", entered("xaby"));
+        check("ab\x1b[D\x1b[3~\r", entered("a"));
+    }
+
+    #[test]
+    fn arrows_bring_lines_back() {
+        check("\x1b[A\r", entered("second"));
+        check("\x1b[A\x1b[A\r", entered("first"));
+        check("\x1b[A\x1b[A\x1b[B\r", entered("second"));
+        check("\x1b[A\x1b[B\r", entered(""));
+    }
+
+    #[test]
+    fn control_keys_interrupt_and_end() {
+        check("abc\x03", Line::Interrupted);
+        check("\x04", Line::Ended);
+    }
+}
