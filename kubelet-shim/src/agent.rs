@@ -23,6 +23,7 @@ use crate::ground::Site;
 use crate::images::Images;
 use crate::logs::{LogBook, OutputLine};
 use crate::node::{Amounts, Registration};
+use crate::objects::{self, ObjectSource};
 use crate::probes::Prober;
 use crate::server::KubeletService;
 use crate::spec::HostPathPolicy;
@@ -139,6 +140,7 @@ pub struct Agent {
     heartbeat: JoinHandle<()>,
     prober: JoinHandle<()>,
     events: JoinHandle<()>,
+    objects: JoinHandle<()>,
 }
 
 impl Default for NodeSettings {
@@ -192,6 +194,7 @@ impl Agent {
         );
         let logs = Arc::<LogBook>::default();
         let execs = Arc::<ExecBook>::default();
+        let objects = ObjectSource::new(config.client.clone(), settings.clock.clone());
         let kubelet = KubeletService::new(
             config.node_name.clone(),
             config.data_dir.clone(),
@@ -209,6 +212,9 @@ impl Agent {
                 data_dir: config.data_dir.into(),
                 declared_ports: settings.declared_ports,
                 cluster_domain: CLUSTER_DOMAIN.into(),
+                objects: objects.clone(),
+                clock: settings.clock.clone(),
+                amounts,
             },
             images: Images::new(config.images, config.pull_progress),
             runtime: config.runtime,
@@ -220,8 +226,6 @@ impl Agent {
             writes: Arc::new(Semaphore::new(STATUS_WRITES_MAX)),
             host_ip: settings.ip,
             at_stop: settings.at_stop,
-            cpu_milli: amounts.cpu_milli,
-            memory: amounts.memory,
             prober,
         };
         let (shutdown, stopping) = watch::channel(Shutdown::No);
@@ -234,6 +238,7 @@ impl Agent {
             heartbeat: tokio::spawn(registration.keep_alive()),
             prober: tokio::spawn(probe),
             events: tokio::spawn(write_events),
+            objects: tokio::spawn(objects::run(objects)),
         })
     }
 
@@ -253,6 +258,7 @@ impl Agent {
         }
         self.heartbeat.abort();
         self.prober.abort();
+        self.objects.abort();
         // The sinks are gone with the pods, so the writer ends when it has written what is queued.
         if tokio::time::timeout(STOP_SLACK, &mut self.events)
             .await
@@ -274,5 +280,6 @@ impl Drop for Agent {
         self.heartbeat.abort();
         self.prober.abort();
         self.events.abort();
+        self.objects.abort();
     }
 }

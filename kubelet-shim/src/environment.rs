@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::node::Amounts;
 use crate::spec::{
     ContainerPlan, EnvValue, ObjectKind, ObjectRef, PodField, PodSpecPlan, ResourceAmount,
 };
@@ -22,7 +24,7 @@ pub(crate) struct ObjectData {
 }
 
 /// The objects that were found, by kind and name.
-pub(crate) type Objects = HashMap<(ObjectKind, String), ObjectData>;
+pub(crate) type Objects = HashMap<(ObjectKind, String), Arc<ObjectData>>;
 
 /// What variables may say beside the pod itself.
 #[derive(Clone, Copy, Debug)]
@@ -31,10 +33,8 @@ pub(crate) struct Facts {
     pub(crate) pod_ip: IpAddr,
     /// `status.hostIP`
     pub(crate) host_ip: IpAddr,
-    /// The node's allocatable CPU, in thousandths.
-    pub(crate) node_cpu_milli: u64,
-    /// The node's allocatable memory, in bytes.
-    pub(crate) node_memory: u64,
+    /// What the node has to give.
+    pub(crate) amounts: Amounts,
 }
 
 /// What the image says about starting its program.
@@ -134,7 +134,7 @@ pub(crate) fn variables(
             EnvValue::Literal(value) => Some(expand(value, |name| own.get(name))),
             EnvValue::Key { object, key } => keyed(pod, objects, object, key, &variable.name)?,
             EnvValue::Field(field) => Some(field_value(pod, field, facts)),
-            EnvValue::Resource(amount) => Some(amount_value(amount, facts).to_string()),
+            EnvValue::Resource(amount) => Some(amount_value(amount, facts.amounts).to_string()),
         };
         if let Some(value) = value {
             own.set(&variable.name, value);
@@ -298,13 +298,15 @@ fn field_value(pod: &PodSpecPlan, field: &PodField, facts: Facts) -> String {
     }
 }
 
-fn amount_value(amount: &ResourceAmount, facts: Facts) -> u64 {
+/// Returns an amount; of what is not limited, the node's.
+pub(crate) fn amount_value(amount: &ResourceAmount, node: Amounts) -> u64 {
     match amount {
         ResourceAmount::Fixed(value) => *value,
         ResourceAmount::NodeCpu { divisor_milli } => {
-            facts.node_cpu_milli.div_ceil((*divisor_milli).max(1))
+            node.cpu_milli.div_ceil((*divisor_milli).max(1))
         }
-        ResourceAmount::NodeMemory { divisor } => facts.node_memory.div_ceil((*divisor).max(1)),
+        ResourceAmount::NodeMemory { divisor } => node.memory.div_ceil((*divisor).max(1)),
+        ResourceAmount::NodeStorage { divisor } => node.storage.div_ceil((*divisor).max(1)),
     }
 }
 

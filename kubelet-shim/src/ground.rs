@@ -1,7 +1,5 @@
 //! What a pod's containers stand on: mounted volumes, an address, published ports.
 
-mod objects;
-
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -12,20 +10,19 @@ use std::time::SystemTime;
 use coracle_network::{
     Fabric, HostAddress, PodIdentity, PodNetwork, Protocol, PublishError, PublishPort, Published,
 };
-use coracle_runtime::fs::{Access, FsError, LiveTree, Mount, MountSource};
+use coracle_runtime::fs::{Access, LiveTree, Mount, MountSource};
 
 use crate::agent::DeclaredPorts;
-pub(crate) use objects::fetch;
-use objects::object_tree;
-
-use crate::environment::{self, ConfigError};
+use crate::environment;
 use crate::identity_files;
 use crate::images::{blocking, describe};
 use crate::lifecycle::{Outlook, Problem};
+use crate::node::Amounts;
+use crate::objects::{ObjectSource, PodFiles};
 use crate::spec::{
-    ContainerPlan, HostPathCheck, HostPort, ObjectKind, PodSpecPlan, Port, SubPath, Transport,
-    VolumeSource,
+    ContainerPlan, HostPathCheck, HostPort, PodSpecPlan, Port, SubPath, Transport, VolumeSource,
 };
+use crate::time::Clock;
 
 /// Everything a pod's containers stand on. Dropping it closes ports and gives the address back.
 pub(crate) struct GroundKit {
@@ -35,6 +32,8 @@ pub(crate) struct GroundKit {
     pub(crate) published: Vec<PublishedPort>,
     /// Each volume's content by name.
     pub(crate) volumes: HashMap<String, MountSource>,
+    /// Keeps the volumes in memory as their objects are.
+    pub(crate) files: Arc<PodFiles>,
     /// `/etc/hosts` and its like.
     pub(crate) identity: LiveTree,
 }
@@ -54,24 +53,14 @@ pub(crate) struct Site {
     pub(crate) data_dir: Arc<Path>,
     pub(crate) declared_ports: DeclaredPorts,
     pub(crate) cluster_domain: Arc<str>,
+    pub(crate) objects: ObjectSource,
+    pub(crate) clock: Clock,
+    pub(crate) amounts: Amounts,
 }
 
 /// Why a volume cannot be mounted now.
 #[derive(Debug, thiserror::Error)]
 enum VolumeError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error("failed to read {} `{name}`", kind.lower())]
-    Read {
-        kind: ObjectKind,
-        name: String,
-        #[source]
-        source: kube::Error,
-    },
-    #[error("{} references non-existent {} key: {key}", kind.lower(), key_word(*.kind))]
-    NoKey { kind: ObjectKind, key: String },
-    #[error("failed to build the volume's files")]
-    Tree(#[from] FsError),
     #[error("failed to make `{path}`")]
     Make {
         path: String,
@@ -82,16 +71,13 @@ enum VolumeError {
     HostPath { path: String, wanted: &'static str },
 }
 
-fn key_word(kind: ObjectKind) -> &'static str {
-    match kind {
-        ObjectKind::ConfigMap => "config",
-        ObjectKind::Secret => "secret",
-    }
-}
-
 /// Mounts volumes, attaches the network, publishes ports; on failure nothing is left behind.
-pub(crate) async fn lay(site: &Site, pod: &PodSpecPlan) -> Result<GroundKit, Problem> {
-    let volumes = mount_volumes(site, pod).await?;
+pub(crate) async fn lay(site: &Site, pod: &Arc<PodSpecPlan>) -> Result<GroundKit, Problem> {
+    let followed = site.objects.follow(pod, site.amounts, site.clock.now());
+    let files = followed
+        .await
+        .map_err(|error| mount_problem(&error.volume, &error.source))?;
+    let volumes = mount_volumes(site, pod, &files).await?;
     let network = attach(site, pod)?;
     let published = publish(site, pod, &network)?;
     let identity = identity_files::tree(pod, network.ip(), &site.cluster_domain, SystemTime::now())
@@ -100,6 +86,7 @@ pub(crate) async fn lay(site: &Site, pod: &PodSpecPlan) -> Result<GroundKit, Pro
         network,
         published,
         volumes,
+        files,
         identity,
     })
 }
@@ -130,52 +117,48 @@ pub(crate) fn layer_dir(data_dir: &Path, pod: &PodSpecPlan) -> PathBuf {
 async fn mount_volumes(
     site: &Site,
     pod: &PodSpecPlan,
+    files: &PodFiles,
 ) -> Result<HashMap<String, MountSource>, Problem> {
-    let mut mounted = HashMap::with_capacity(pod.volumes.len());
+    let mut mounted: HashMap<_, _> = files
+        .trees()
+        .into_iter()
+        .map(|(name, tree)| (name, MountSource::Live(tree)))
+        .collect();
     for volume in &pod.volumes {
-        let source = mount(site, pod, &volume.name, &volume.source).await;
-        let source = source.map_err(|error| Problem {
-            reason: "FailedMount",
-            message: format!(
-                "MountVolume.SetUp failed for volume \"{}\" : {}",
-                volume.name,
-                describe(&error)
-            )
-            .into(),
-            outlook: Outlook::MayMend,
-        })?;
+        let source = match &volume.source {
+            VolumeSource::Files(_) => continue,
+            VolumeSource::EmptyDir => {
+                let path = volume_dir(site, pod).join(&volume.name);
+                blocking(move || empty_dir(path)).await
+            }
+            VolumeSource::HostPath { path, check } => {
+                let (path, check) = (PathBuf::from(path), *check);
+                blocking(move || host_path(path, check)).await
+            }
+        };
+        let source = source.map_err(|error| mount_problem(&volume.name, &error))?;
         mounted.insert(volume.name.clone(), source);
     }
     Ok(mounted)
 }
 
-async fn mount(
-    site: &Site,
-    pod: &PodSpecPlan,
-    name: &str,
-    source: &VolumeSource,
-) -> Result<MountSource, VolumeError> {
-    match source {
-        VolumeSource::EmptyDir => {
-            let path = volume_dir(site, pod).join(name);
-            blocking(move || match fs::create_dir_all(&path) {
-                Ok(()) => Ok(MountSource::HostDir(path)),
-                Err(source) => Err(VolumeError::Make {
-                    path: path.display().to_string(),
-                    source,
-                }),
-            })
-            .await
-        }
-        VolumeSource::HostPath { path, check } => {
-            let (path, check) = (PathBuf::from(path), *check);
-            blocking(move || host_path(path, check)).await
-        }
-        VolumeSource::Object(volume) => {
-            let objects = fetch(&site.client, &pod.key.namespace, [&volume.object]).await?;
-            let tree = object_tree(volume, &objects, SystemTime::now())?;
-            Ok(MountSource::Live(LiveTree::new(tree)))
-        }
+fn mount_problem(volume: &str, error: &dyn std::error::Error) -> Problem {
+    let why = describe(error);
+    let message = format!("MountVolume.SetUp failed for volume \"{volume}\" : {why}");
+    Problem {
+        reason: "FailedMount",
+        message: message.into(),
+        outlook: Outlook::MayMend,
+    }
+}
+
+fn empty_dir(path: PathBuf) -> Result<MountSource, VolumeError> {
+    match fs::create_dir_all(&path) {
+        Ok(()) => Ok(MountSource::HostDir(path)),
+        Err(source) => Err(VolumeError::Make {
+            path: path.display().to_string(),
+            source,
+        }),
     }
 }
 

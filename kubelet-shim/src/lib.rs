@@ -9,7 +9,9 @@
 //! * one worker per pod: input: what is wanted, results, timers; output: steps, status, events;
 //! * the prober: input: the probes that workers want watched; output: news to the workers;
 //! * the event writer: input: events of all workers; output: Event objects;
-//! * the heartbeat: output: Lease and Node status.
+//! * the heartbeat: output: Lease and Node status;
+//! * the keeper of objects: input: watches of the ConfigMaps and Secrets that pods show; output: their
+//!   volumes' new content, and tokens renewed in time.
 
 mod agent;
 mod environment;
@@ -23,6 +25,7 @@ mod launch;
 mod lifecycle;
 mod logs;
 mod node;
+mod objects;
 mod probes;
 mod server;
 mod spec;
@@ -40,12 +43,12 @@ pub use server::{
     KubeletService,
 };
 pub use spec::{
-    Check, ContainerPlan, EnvFrom, EnvValue, EnvVar, FieldRefusal, Hook, Hooks, HostPathCheck,
-    HostPathPolicy, HostPort, HttpGet, InstanceReuse, KeyItem, LogFallback, ObjectKind, ObjectRef,
-    ObjectVolume, PodField, PodKey, PodSpecPlan, Port, Probe, ProbeKind, Probes, PullPolicy,
-    ResourceAmount, Resources, RestartPolicy, Role, Scheme, Security, StdinPlan, StreamPlan,
-    SubPath, TargetPort, TcpTarget, TerminationMessage, Transport, VolumeMount, VolumePlan,
-    VolumeSource, check_pod,
+    Check, ContainerPlan, DownwardFile, DownwardValue, EnvFrom, EnvValue, EnvVar, FieldRefusal,
+    FilesSource, FilesVolume, Hook, Hooks, HostPathCheck, HostPathPolicy, HostPort, HttpGet,
+    InstanceReuse, KeyItem, LogFallback, ObjectKind, ObjectRef, PodField, PodKey, PodSpecPlan,
+    Port, Probe, ProbeKind, Probes, PullPolicy, ResourceAmount, Resources, RestartPolicy, Role,
+    Scheme, Security, StdinPlan, StreamPlan, SubPath, TargetPort, TcpTarget, TerminationMessage,
+    TokenPlan, Transport, VolumeMount, VolumePlan, VolumeSource, check_pod,
 };
 pub use status::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
 pub use time::{Clock, Hand, Moment};

@@ -7,6 +7,7 @@
 
 mod check;
 mod container;
+mod files;
 mod probe;
 pub(crate) mod quantity;
 mod security;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use coracle_runtime::Terminal;
 
 pub use check::check_pod;
+pub use files::{DownwardFile, DownwardValue, FilesSource, FilesVolume, KeyItem, TokenPlan};
 pub use probe::{
     Check, Hook, Hooks, HttpGet, Probe, ProbeKind, Probes, Scheme, TargetPort, TcpTarget,
 };
@@ -285,6 +287,11 @@ pub enum ResourceAmount {
         /// Divisor in bytes.
         divisor: u64,
     },
+    /// A limit that is not set: the node's allocatable storage, in units of `divisor` bytes.
+    NodeStorage {
+        /// Divisor in bytes.
+        divisor: u64,
+    },
 }
 
 /// One declared port.
@@ -329,6 +336,10 @@ pub struct Resources {
     pub memory_request: Option<u64>,
     /// Memory limit, in bytes.
     pub memory_limit: Option<u64>,
+    /// Ephemeral storage asked for, in bytes.
+    pub storage_request: Option<u64>,
+    /// Ephemeral storage limit, in bytes.
+    pub storage_limit: Option<u64>,
 }
 
 /// What remains of security contexts inside a sandbox without processes or capabilities.
@@ -405,30 +416,8 @@ pub enum VolumeSource {
         /// What must be there.
         check: HostPathCheck,
     },
-    /// Keys of a ConfigMap or Secret as files in memory.
-    Object(ObjectVolume),
-}
-
-/// A ConfigMap or Secret as a volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectVolume {
-    /// The object.
-    pub object: ObjectRef,
-    /// Which keys, and as what; all keys when empty.
-    pub items: Vec<KeyItem>,
-    /// File mode where an item names none.
-    pub default_mode: u32,
-}
-
-/// One key of an object volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyItem {
-    /// Key in the object's data.
-    pub key: String,
-    /// Relative path without `..`.
-    pub path: String,
-    /// Its mode.
-    pub mode: Option<u32>,
+    /// Files in memory: `configMap`, `secret`, `downwardAPI`, `projected`.
+    Files(FilesVolume),
 }
 
 /// `hostPath.type`.
@@ -450,6 +439,13 @@ impl fmt::Display for PodKey {
     /// `name_namespace(uid)`, as the kubelet's messages write it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}_{}({})", self.name, self.namespace, self.uid)
+    }
+}
+
+impl ObjectRef {
+    /// Kind and name.
+    pub(crate) fn id(&self) -> (ObjectKind, String) {
+        (self.kind, self.name.clone())
     }
 }
 

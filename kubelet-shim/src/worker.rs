@@ -8,6 +8,7 @@ mod care;
 mod execute;
 mod hold;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use coracle_runtime::Runtime;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -62,16 +63,53 @@ pub(crate) struct Node {
     pub(crate) writes: Arc<Semaphore>,
     pub(crate) host_ip: IpAddr,
     pub(crate) at_stop: AtStop,
-    pub(crate) cpu_milli: u64,
-    pub(crate) memory: u64,
     pub(crate) prober: Prober,
 }
 
 /// What is wanted of a pod now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Desired {
     pub(crate) generation: Option<i64>,
     pub(crate) intent: Intent,
+    about: Arc<About>,
+}
+
+/// What of a pod's metadata may change while it runs, and shows in it.
+#[derive(Debug, PartialEq, Eq)]
+struct About {
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Desired {
+    pub(crate) fn new(pod: &Pod, intent: Intent) -> Desired {
+        let about = About {
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            annotations: pod.metadata.annotations.clone().unwrap_or_default(),
+        };
+        Desired {
+            generation: pod.metadata.generation,
+            intent,
+            about: about.into(),
+        }
+    }
+
+    /// Takes a newer version of the pod; false when it says nothing new.
+    pub(crate) fn learn(&mut self, pod: &Pod, intent: Intent) -> bool {
+        let is_same = |known: &BTreeMap<_, _>, new: &Option<BTreeMap<_, _>>| match new {
+            Some(new) => known == new,
+            None => known.is_empty(),
+        };
+        if self.generation == pod.metadata.generation
+            && self.intent == intent
+            && is_same(&self.about.labels, &pod.metadata.labels)
+            && is_same(&self.about.annotations, &pod.metadata.annotations)
+        {
+            return false;
+        }
+        *self = Desired::new(pod, intent);
+        true
+    }
 }
 
 /// What is left when a worker has ended.
@@ -170,7 +208,8 @@ impl Worker {
 
     /// Plans and takes steps in hand until the plan rests.
     fn advance(&mut self) -> (Option<Moment>, bool) {
-        let intent = self.desired.borrow_and_update().intent;
+        let Desired { intent, about, .. } = self.desired.borrow_and_update().clone();
+        self.describe(&about);
         for _ in 0..ROUNDS_MAX {
             let now = self.node.clock.now();
             let plan = plan(&self.spec, intent, &self.facts, now);
@@ -188,6 +227,19 @@ impl Worker {
             Some(self.node.clock.now().after(Duration::from_secs(1))),
             false,
         )
+    }
+
+    /// Takes labels and annotations in: volumes show them at once, variables at the next start.
+    fn describe(&mut self, about: &About) {
+        if self.spec.labels == about.labels && self.spec.annotations == about.annotations {
+            return;
+        }
+        let spec = Arc::make_mut(&mut self.spec);
+        spec.labels.clone_from(&about.labels);
+        spec.annotations.clone_from(&about.annotations);
+        if let Some(kit) = &self.kit {
+            kit.files.describe(&self.spec);
+        }
     }
 
     /// Offers the present status; nothing happens when the server knows it.

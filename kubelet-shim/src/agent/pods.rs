@@ -203,15 +203,7 @@ impl Pods {
         let intent = intent(pod);
         match self.slots.get(uid).map(|slot| &slot.stage) {
             Some(Stage::Working { desired, .. }) => {
-                let wanted = Desired {
-                    generation: pod.metadata.generation,
-                    intent,
-                };
-                desired.send_if_modified(|known| {
-                    let is_news = *known != wanted;
-                    *known = wanted;
-                    is_news
-                });
+                desired.send_if_modified(|known| known.learn(pod, intent));
             }
             Some(Stage::Over) => {
                 if intent != Intent::Run {
@@ -307,11 +299,7 @@ impl Pods {
         {
             tracing::debug!(pod = %spec.key, %ip, "the pod's former address is not to be had");
         }
-        let wanted = Desired {
-            generation: pod.metadata.generation,
-            intent,
-        };
-        let (desired, receiver) = watch::channel(wanted);
+        let (desired, receiver) = watch::channel(Desired::new(pod, intent));
         let worker = Worker::new(
             self.node.clone(),
             spec.clone(),

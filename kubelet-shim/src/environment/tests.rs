@@ -24,18 +24,24 @@ fn facts() -> Facts {
     Facts {
         pod_ip: Ipv4Addr::new(10, 244, 0, 5).into(),
         host_ip: Ipv4Addr::LOCALHOST.into(),
-        node_cpu_milli: 2500,
-        node_memory: 3 << 30,
+        amounts: Amounts {
+            cpu_milli: 2500,
+            memory: 3 << 30,
+            storage: 5 << 30,
+            pods: 110,
+        },
     }
 }
 
 fn objects() -> Objects {
-    let data = |pairs: &[(&str, &str)]| ObjectData {
-        data: pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), Bytes::copy_from_slice(v.as_bytes())))
-            .collect(),
-        binary: BTreeMap::from([("blob".to_owned(), Bytes::from_static(b"\xff"))]),
+    let data = |pairs: &[(&str, &str)]| {
+        Arc::new(ObjectData {
+            data: pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), Bytes::copy_from_slice(v.as_bytes())))
+                .collect(),
+            binary: BTreeMap::from([("blob".to_owned(), Bytes::from_static(b"\xff"))]),
+        })
     };
     Objects::from([
         (

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::container::{self, PodContext};
 use super::{
-    ContainerPlan, FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, RestartPolicy, Role,
+    ContainerPlan, FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, RestartPolicy, Role, files,
     security, variables, volume,
 };
 
@@ -128,13 +128,21 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
     let annotations = metadata.annotations.clone().unwrap_or_default();
     let at = root.field("spec");
     let host = refuse_pod_fields(spec, &at);
-    let volumes = volume::convert_all(spec, policy, &at);
+    let names = volume::names(spec);
     let context = PodContext {
         instances: container::instance_reuse(&annotations, root),
         security: security::of_pod(spec.security_context.as_ref(), &at),
-        volumes: volumes.iter().map(|v| v.name.as_str()).collect(),
+        volumes: names,
     };
     let containers = convert_containers(spec, &context, &at);
+    let resources: Vec<_> = containers
+        .iter()
+        .map(|c| (c.name.clone(), c.resources))
+        .collect();
+    let around = files::Surroundings {
+        resources: &resources,
+    };
+    let volumes = volume::convert_all(spec, policy, &around, &at);
     Some(PodSpecPlan {
         hostname: hostname(spec, &key.name, &at),
         key,

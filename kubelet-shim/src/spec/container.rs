@@ -333,8 +333,8 @@ fn convert_resources(wire: Option<&ResourceRequirements>, at: &Field<'_>) -> Res
         match name.as_str() {
             "cpu" => resources.cpu_request_milli = read(quantity::milli(amount), &at),
             "memory" => resources.memory_request = read(quantity::units(amount), &at),
-            // A request only weighs in scheduling; the layer is accounted for when limits are.
-            "ephemeral-storage" => drop(read(quantity::units(amount), &at)),
+            // A request only weighs in scheduling and shows in `resourceFieldRef`.
+            "ephemeral-storage" => resources.storage_request = read(quantity::units(amount), &at),
             _ => at.refuse(UNSUPPORTED),
         }
     }

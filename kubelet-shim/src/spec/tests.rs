@@ -214,8 +214,34 @@ fn container_fields_that_are_not_honoured_are_refused_by_name() {
 #[test]
 fn volumes_that_are_not_honoured_are_refused_by_name() {
     for (source, field) in [
-        (json!({"projected": {"sources": []}}), "projected"),
-        (json!({"downwardAPI": {"items": []}}), "downwardAPI"),
+        (
+            json!({"projected": {"sources": [{"clusterTrustBundle": {"path": "x"}}]}}),
+            "projected.sources[0].clusterTrustBundle",
+        ),
+        (
+            json!({"projected": {"sources": [{"podCertificate": {"keyType": "ED25519",
+                "signerName": "s"}}]}}),
+            "projected.sources[0].podCertificate",
+        ),
+        (
+            json!({"projected": {"sources": [{}]}}),
+            "projected.sources[0]",
+        ),
+        (
+            json!({"projected": {"sources": [{"serviceAccountToken":
+                {"path": "t", "expirationSeconds": 599}}]}}),
+            "projected.sources[0].serviceAccountToken.expirationSeconds",
+        ),
+        (
+            json!({"downwardAPI": {"items": [
+                {"path": "x", "fieldRef": {"fieldPath": "status.podIP"}}]}}),
+            "downwardAPI.items[0].fieldRef.fieldPath",
+        ),
+        (
+            json!({"downwardAPI": {"items": [{"path": "x",
+                "resourceFieldRef": {"containerName": "other", "resource": "limits.cpu"}}]}}),
+            "downwardAPI.items[0].resourceFieldRef.containerName",
+        ),
         (
             json!({"persistentVolumeClaim": {"claimName": "x"}}),
             "persistentVolumeClaim",

@@ -111,7 +111,7 @@ fn env_source(wire: &EnvVarSource, at: &Field<'_>) -> Option<EnvValue> {
         }),
         field_ref
             .as_ref()
-            .and_then(|f| pod_field(f, &at.field("fieldRef"))),
+            .and_then(|f| named_field(f, &at.field("fieldRef"))),
         // Filled in when every container's resources are known.
         resource_field_ref
             .as_ref()
@@ -125,7 +125,8 @@ fn env_source(wire: &EnvVarSource, at: &Field<'_>) -> Option<EnvValue> {
     first
 }
 
-fn pod_field(wire: &ObjectFieldSelector, at: &Field<'_>) -> Option<EnvValue> {
+/// Finds the field of a pod that a `fieldRef` names.
+pub(super) fn named_field(wire: &ObjectFieldSelector, at: &Field<'_>) -> Option<EnvValue> {
     let ObjectFieldSelector {
         api_version,
         field_path,
@@ -199,7 +200,7 @@ pub(super) fn resolve_resource_refs(
     }
 }
 
-fn resource_amount(
+pub(super) fn resource_amount(
     wire: &ResourceFieldSelector,
     owned: &Resources,
     at: &Field<'_>,
@@ -231,6 +232,13 @@ fn resource_amount(
         }
         "requests.memory" => {
             ResourceAmount::Fixed(owned.memory_request.unwrap_or(0).div_ceil(divisor))
+        }
+        "limits.ephemeral-storage" => match owned.storage_limit {
+            Some(limit) => ResourceAmount::Fixed(limit.div_ceil(divisor)),
+            None => ResourceAmount::NodeStorage { divisor },
+        },
+        "requests.ephemeral-storage" => {
+            ResourceAmount::Fixed(owned.storage_request.unwrap_or(0).div_ceil(divisor))
         }
         other => {
             at.field("resource")

@@ -1,27 +1,17 @@
-//! `spec.volumes`: four sources are honoured, every other is refused by name.
+//! `spec.volumes`: every source that is not honoured is refused by name.
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, PodSpec,
-    SecretVolumeSource, Volume,
-};
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, PodSpec, Volume};
 
 use super::check::{Field, UNSUPPORTED, VOLUMES_PER_POD_MAX};
-use super::{
-    HostPathCheck, HostPathPolicy, KeyItem, ObjectKind, ObjectRef, ObjectVolume, VolumePlan,
-    VolumeSource,
-};
-
-/// Mode of a file from a ConfigMap or Secret when nothing else is said.
-const DEFAULT_FILE_MODE: u32 = 0o644;
-
-/// Highest file mode: permission bits only.
-const FILE_MODE_MAX: i32 = 0o777;
+use super::files::{self, Surroundings};
+use super::{HostPathCheck, HostPathPolicy, ObjectKind, ObjectRef, VolumePlan, VolumeSource};
 
 pub(super) fn convert_all(
     spec: &PodSpec,
     policy: HostPathPolicy,
+    around: &Surroundings<'_>,
     at: &Field<'_>,
 ) -> Vec<VolumePlan> {
     let at = at.field("volumes");
@@ -40,7 +30,7 @@ pub(super) fn convert_all(
         if at.field("name").dns_label(&volume.name).is_none() {
             continue;
         }
-        if let Some(source) = source(volume, policy, &at) {
+        if let Some(source) = source(volume, policy, around, &at) {
             plans.push(VolumePlan {
                 name: volume.name.clone(),
                 source,
@@ -52,7 +42,12 @@ pub(super) fn convert_all(
 
 /// Finds the one source; a volume without any is an `emptyDir`, as the API defaults it.
 // tidy: table, because it names every field of a volume once.
-fn source(volume: &Volume, policy: HostPathPolicy, at: &Field<'_>) -> Option<VolumeSource> {
+fn source(
+    volume: &Volume,
+    policy: HostPathPolicy,
+    around: &Surroundings<'_>,
+    at: &Field<'_>,
+) -> Option<VolumeSource> {
     let Volume {
         name: _,
         config_map,
@@ -93,7 +88,6 @@ fn source(volume: &Volume, policy: HostPathPolicy, at: &Field<'_>) -> Option<Vol
         ("cephfs", cephfs.is_some()),
         ("cinder", cinder.is_some()),
         ("csi", csi.is_some()),
-        ("downwardAPI", downward_api.is_some()),
         ("ephemeral", ephemeral.is_some()),
         ("fc", fc.is_some()),
         ("flexVolume", flex_volume.is_some()),
@@ -107,7 +101,6 @@ fn source(volume: &Volume, policy: HostPathPolicy, at: &Field<'_>) -> Option<Vol
         ("persistentVolumeClaim", persistent_volume_claim.is_some()),
         ("photonPersistentDisk", photon_persistent_disk.is_some()),
         ("portworxVolume", portworx_volume.is_some()),
-        ("projected", projected.is_some()),
         ("quobyte", quobyte.is_some()),
         ("rbd", rbd.is_some()),
         ("scaleIO", scale_io.is_some()),
@@ -127,29 +120,30 @@ fn source(volume: &Volume, policy: HostPathPolicy, at: &Field<'_>) -> Option<Vol
     let honoured = [
         config_map
             .as_ref()
-            .and_then(|c| config_map_source(c, &at.field("configMap"))),
+            .map(|c| files::config_map(c, &at.field("configMap")).map(VolumeSource::Files)),
         secret
             .as_ref()
-            .and_then(|s| secret_source(s, &at.field("secret"))),
+            .map(|s| files::secret(s, &at.field("secret")).map(VolumeSource::Files)),
+        downward_api
+            .as_ref()
+            .map(|d| files::downward(d, around, &at.field("downwardAPI")).map(VolumeSource::Files)),
+        projected
+            .as_ref()
+            .map(|p| files::projected(p, around, &at.field("projected")).map(VolumeSource::Files)),
         host_path
             .as_ref()
-            .and_then(|h| host_path_source(h, policy, &at.field("hostPath"))),
+            .map(|h| host_path_source(h, policy, &at.field("hostPath"))),
         empty_dir
             .as_ref()
-            .map(|e| empty_dir_source(e, &at.field("emptyDir"))),
+            .map(|e| Some(empty_dir_source(e, &at.field("emptyDir")))),
     ];
-    let mut honoured = honoured.into_iter().flatten();
-    let first = honoured.next();
-    if honoured.next().is_some() {
+    // The outer value says whether a source is named, the inner whether it can be honoured.
+    let mut named = honoured.into_iter().flatten();
+    let first = named.next();
+    if named.next().is_some() {
         at.refuse("has more than one source");
     }
-    let named =
-        config_map.is_some() || secret.is_some() || host_path.is_some() || empty_dir.is_some();
-    first.or(if named {
-        None
-    } else {
-        Some(VolumeSource::EmptyDir)
-    })
+    first.unwrap_or(Some(VolumeSource::EmptyDir))
 }
 
 fn empty_dir_source(wire: &EmptyDirVolumeSource, at: &Field<'_>) -> VolumeSource {
@@ -193,29 +187,6 @@ fn host_path_source(
     })
 }
 
-fn config_map_source(wire: &ConfigMapVolumeSource, at: &Field<'_>) -> Option<VolumeSource> {
-    let ConfigMapVolumeSource {
-        default_mode,
-        items,
-        name,
-        optional,
-    } = wire;
-    let object = object(ObjectKind::ConfigMap, name, *optional, &at.field("name"))?;
-    object_volume(object, items.as_deref(), *default_mode, at)
-}
-
-fn secret_source(wire: &SecretVolumeSource, at: &Field<'_>) -> Option<VolumeSource> {
-    let SecretVolumeSource {
-        default_mode,
-        items,
-        optional,
-        secret_name,
-    } = wire;
-    let name = secret_name.as_deref().unwrap_or_default();
-    let object = object(ObjectKind::Secret, name, *optional, &at.field("secretName"))?;
-    object_volume(object, items.as_deref(), *default_mode, at)
-}
-
 /// Checks a reference to a ConfigMap or Secret.
 pub(super) fn object(
     kind: ObjectKind,
@@ -234,61 +205,16 @@ pub(super) fn object(
     })
 }
 
-fn object_volume(
-    object: ObjectRef,
-    items: Option<&[KeyToPath]>,
-    default_mode: Option<i32>,
-    at: &Field<'_>,
-) -> Option<VolumeSource> {
-    let default_mode = match default_mode {
-        None => DEFAULT_FILE_MODE,
-        Some(value) => mode(value, &at.field("defaultMode"))?,
-    };
-    let at = at.field("items");
-    let mut converted = Vec::new();
-    for (
-        index,
-        KeyToPath {
-            key,
-            mode: item_mode,
-            path,
-        },
-    ) in items.unwrap_or_default().iter().enumerate()
-    {
-        let at = at.index(index);
-        if !is_inner_path(path) || path.starts_with("..") {
-            at.field("path").refuse("must be relative, without `..`");
-            return None;
-        }
-        let mode = match item_mode {
-            None => None,
-            Some(value) => Some(mode(*value, &at.field("mode"))?),
-        };
-        converted.push(KeyItem {
-            key: key.clone(),
-            path: path.clone(),
-            mode,
-        });
-    }
-    Some(VolumeSource::Object(ObjectVolume {
-        object,
-        items: converted,
-        default_mode,
-    }))
-}
-
-fn mode(value: i32, at: &Field<'_>) -> Option<u32> {
-    let mode = u32::try_from(value).ok().filter(|_| value <= FILE_MODE_MAX);
-    if mode.is_none() {
-        at.refuse("must be between 0 and 0777");
-    }
-    mode
-}
-
 /// Whether a path stays inside the folder it is relative to.
 pub(super) fn is_inner_path(path: &str) -> bool {
     !path.is_empty()
         && !path.starts_with('/')
         && !path.contains(['\0', '\\'])
         && path.split('/').all(|segment| segment != "..")
+}
+
+/// The names that mounts may use.
+pub(super) fn names(spec: &PodSpec) -> BTreeSet<&str> {
+    let volumes = spec.volumes.as_deref().unwrap_or_default();
+    volumes.iter().map(|volume| volume.name.as_str()).collect()
 }

@@ -18,6 +18,7 @@ use crate::lifecycle::{
     Ask, Launched, Life, Outcome, Outlook, PreStop, Problem, Step, StopReason, Termination,
 };
 use crate::logs::{ContainerLog, remove_attempt};
+use crate::objects;
 use crate::spec::{ContainerPlan, PodKey, RestartPolicy, Transport};
 use crate::status::{PublishedUrl, Refused, Written};
 
@@ -167,8 +168,7 @@ impl Worker {
             facts: Facts {
                 pod_ip: kit.network.ip().into(),
                 host_ip: self.node.host_ip,
-                node_cpu_milli: self.node.cpu_milli,
-                node_memory: self.node.memory,
+                amounts: self.node.site.amounts,
             },
             log,
         };
@@ -176,7 +176,7 @@ impl Worker {
         let (work, abort) = abortable(async move {
             let container = &spec.containers[index];
             let wanted = environment::wanted_objects(container);
-            let objects = ground::fetch(&client, &spec.key.namespace, wanted).await;
+            let objects = objects::fetch(&client, &spec.key.namespace, wanted).await;
             let objects = objects.map_err(|error| config_failure(describe(&error)))?;
             let mounts = |variables: &[(String, String)]| {
                 kit.mounts(container, variables)
@@ -265,6 +265,8 @@ impl Worker {
     fn laid(&mut self, result: Result<GroundKit, Problem>) -> Result<(), Problem> {
         match result {
             Ok(kit) => {
+                // It may have changed while the volumes were made.
+                kit.files.describe(&self.spec);
                 self.kit = Some(kit.into());
                 Ok(())
             }
