@@ -115,6 +115,10 @@ impl ControlPlane {
             let path = format!("/api/v1/namespaces/{name}/serviceaccounts");
             machine.seed(&path, &account).await;
         }
+        let certificates = controllers::first_root_ca(root_ca.clone());
+        let certificates = serde_json::to_value(certificates).expect("a ConfigMap is an object");
+        let path = "/api/v1/namespaces/default/configmaps";
+        machine.seed(path, &certificates).await;
         machine.seed_policy().await;
         seed_classes(&machine).await;
         seed_api_service(&machine).await;

@@ -21,7 +21,7 @@ use kube::Client;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use furnish::DEFAULT_ACCOUNT;
+pub(crate) use furnish::{DEFAULT_ACCOUNT, ROOT_CA, ROOT_CA_FILE, first_root_ca};
 
 /// The pause before a controller that broke down is started again.
 const RESTART_DELAY: Duration = Duration::from_secs(1);

@@ -34,6 +34,7 @@ use crate::{
     view::View,
 };
 
+pub(crate) use create::suffix as name_suffix;
 pub(crate) use delete::{SHOWN_WHEN_REMOVED, expire_events};
 pub(crate) use draft::check;
 pub(crate) use patch::outcome;

@@ -19,8 +19,9 @@ use super::{
 /// The name of the service account that pods have if they name none.
 pub(crate) const DEFAULT_ACCOUNT: &str = "default";
 
-const ROOT_CA: &str = "kube-root-ca.crt";
-const ROOT_CA_FILE: &str = "ca.crt";
+/// The ConfigMap with the certificates by which pods know the API, and its key.
+pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
+pub(crate) const ROOT_CA_FILE: &str = "ca.crt";
 
 /// Tells people what the certificates are for.
 const DESCRIPTION: (&str, &str) = (
@@ -90,8 +91,9 @@ async fn furnish(client: Client, name: String, root_ca: String) -> Result<(), ku
     if namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
         return Ok(());
     }
-    ensure_account(&client, &name).await?;
-    ensure_root_ca(&client, &name, root_ca).await
+    // Pods wait for the account and then mount the certificates, so these come first.
+    ensure_root_ca(&client, &name, root_ca).await?;
+    ensure_account(&client, &name).await
 }
 
 async fn ensure_account(client: &Client, namespace: &str) -> Result<(), kube::Error> {
@@ -112,7 +114,7 @@ async fn ensure_root_ca(
     root_ca: String,
 ) -> Result<(), kube::Error> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let data = BTreeMap::from([(ROOT_CA_FILE.to_owned(), root_ca)]);
+    let data = root_ca_data(root_ca);
     let (key, text) = DESCRIPTION;
     let parameters = PostParams::default();
     match maps.get_opt(ROOT_CA).await? {
@@ -133,16 +135,31 @@ async fn ensure_root_ca(
             maps.replace(ROOT_CA, &parameters, &map).await.map(drop)
         }
         None => {
-            let mut map = ConfigMap {
-                metadata: named(ROOT_CA),
-                data: Some(data),
-                ..ConfigMap::default()
-            };
-            map.annotations_mut()
-                .insert(key.to_owned(), text.to_owned());
+            let map = root_ca_map(data);
             settle(maps.create(&parameters, &map).await)
         }
     }
+}
+
+fn root_ca_data(root_ca: String) -> BTreeMap<String, String> {
+    BTreeMap::from([(ROOT_CA_FILE.to_owned(), root_ca)])
+}
+
+fn root_ca_map(data: BTreeMap<String, String>) -> ConfigMap {
+    let (key, text) = DESCRIPTION;
+    let mut map = ConfigMap {
+        metadata: named(ROOT_CA),
+        data: Some(data),
+        ..ConfigMap::default()
+    };
+    map.annotations_mut()
+        .insert(key.to_owned(), text.to_owned());
+    map
+}
+
+/// Returns the ConfigMap with the certificates, for the namespace that pods come to first.
+pub(crate) fn first_root_ca(root_ca: String) -> ConfigMap {
+    root_ca_map(root_ca_data(root_ca))
 }
 
 fn named(name: &str) -> ObjectMeta {

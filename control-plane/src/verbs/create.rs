@@ -202,7 +202,8 @@ fn generated_base(object: &Value) -> Option<String> {
     Some(base)
 }
 
-fn suffix() -> String {
+/// Returns the random end of a generated name.
+pub(crate) fn suffix() -> String {
     let mut random = rand::rng();
     let letter = |_| GENERATED_ALPHABET[random.random_range(0..GENERATED_ALPHABET.len())];
     (0..GENERATED_LETTERS).map(letter).map(char::from).collect()
