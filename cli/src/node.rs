@@ -258,6 +258,7 @@ fn agent_config(
         },
         output: None,
         pull_progress: PullBars::new(place.console),
+        toolbox: None,
         node: NodeSettings {
             ip: place.ip,
             labels: args.node_labels.iter().cloned().collect::<BTreeMap<_, _>>(),

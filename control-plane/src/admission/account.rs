@@ -123,7 +123,8 @@ fn mount_token(pod: &mut Value) {
     let mount = json!({"name": name, "readOnly": true, "mountPath": API_ACCESS_PATH});
     let mut is_mounted = false;
     for list in ["initContainers", "containers"] {
-        let containers = pod["spec"][list].as_array_mut();
+        // Indexing for a change would put a `null` where there is no such list.
+        let containers = pod["spec"].get_mut(list).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
             let mounts = container["volumeMounts"].as_array();
             let mut mounts = mounts.into_iter().flatten();
@@ -220,5 +221,6 @@ mod tests {
         let mount = &pod["spec"]["containers"][0]["volumeMounts"][0];
         assert_eq!(mount["name"], "kube-api-access-abcde");
         assert_eq!(pod["spec"]["volumes"], json!([there]));
+        assert_eq!(pod["spec"].get("initContainers"), None);
     }
 }
