@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(crate) use file::FileFault;
+
 use crate::node::Amounts;
 use crate::spec::{
     ContainerPlan, EnvValue, ObjectKind, ObjectRef, PodField, PodSpecPlan, ResourceAmount,
@@ -23,8 +25,23 @@ pub(crate) struct ObjectData {
     pub(crate) binary: BTreeMap<String, Bytes>,
 }
 
+mod file;
+
 /// The objects that were found, by kind and name.
 pub(crate) type Objects = HashMap<(ObjectKind, String), Arc<ObjectData>>;
+
+/// What variables come from beside the pod and its node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sources {
+    /// The objects that [`wanted_objects`] named, if they exist.
+    pub(crate) objects: Objects,
+    /// Variables that tell of Services.
+    pub(crate) services: Vec<(String, String)>,
+    /// The files that [`wanted_files`] named, if they exist.
+    pub(crate) files: HashMap<(String, String), Bytes>,
+    /// The host name that programs see.
+    pub(crate) hostname: String,
+}
 
 /// What variables may say beside the pod itself.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +89,23 @@ pub(crate) enum ConfigError {
     /// A value that is no text.
     #[error("the value of variable `{0}` is not valid UTF-8")]
     NotText(String),
+    /// A file of variables that lacks one.
+    #[error("environment variable key \"{key}\" not found in file \"{path}\"")]
+    NoFileKey {
+        /// The variable's name in the file.
+        key: String,
+        /// The file's path in its volume.
+        path: String,
+    },
+    /// A file that does not hold variables.
+    #[error("couldn't parse env file \"{path}\"")]
+    File {
+        /// The file's path in its volume.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: FileFault,
+    },
 }
 
 /// How a container's program is started.
@@ -91,7 +125,10 @@ pub(crate) fn wanted_objects(container: &ContainerPlan) -> Vec<&ObjectRef> {
         .iter()
         .filter_map(|variable| match &variable.value {
             EnvValue::Key { object, .. } => Some(object),
-            EnvValue::Literal(_) | EnvValue::Field(_) | EnvValue::Resource(_) => None,
+            EnvValue::Literal(_)
+            | EnvValue::File { .. }
+            | EnvValue::Field(_)
+            | EnvValue::Resource(_) => None,
         });
     let mut wanted: Vec<&ObjectRef> = Vec::new();
     for object in whole.chain(single) {
@@ -105,19 +142,38 @@ pub(crate) fn wanted_objects(container: &ContainerPlan) -> Vec<&ObjectRef> {
     wanted
 }
 
+/// Returns the files a container's variables come from: volume and path.
+pub(crate) fn wanted_files(container: &ContainerPlan) -> Vec<(String, String)> {
+    let files = container
+        .env
+        .iter()
+        .filter_map(|variable| match &variable.value {
+            EnvValue::File { volume, path, .. } => Some((volume.clone(), path.clone())),
+            EnvValue::Literal(_)
+            | EnvValue::Key { .. }
+            | EnvValue::Field(_)
+            | EnvValue::Resource(_) => None,
+        });
+    let mut files: Vec<_> = files.collect();
+    files.sort();
+    files.dedup();
+    files
+}
+
 /// Returns the variables in order of first appearance; a later value replaces an earlier one.
 pub(crate) fn variables(
     pod: &PodSpecPlan,
     container: &ContainerPlan,
     image: &[(String, String)],
-    objects: &Objects,
+    sources: &Sources,
     facts: Facts,
 ) -> Result<Vec<(String, String)>, ConfigError> {
+    let objects = &sources.objects;
     let mut env = Variables::default();
     for (name, value) in image {
         env.set(name, value.clone());
     }
-    env.set("HOSTNAME", pod.hostname.clone());
+    env.set("HOSTNAME", sources.hostname.clone());
     // `$(NAME)` sees only what the pod sets, as under a kubelet.
     let mut own = Variables::default();
     for from in &container.env_from {
@@ -131,7 +187,16 @@ pub(crate) fn variables(
     }
     for variable in &container.env {
         let value = match &variable.value {
-            EnvValue::Literal(value) => Some(expand(value, |name| own.get(name))),
+            EnvValue::Literal(value) => {
+                let look_up = |name: &str| own.get(name).or_else(|| service(sources, name));
+                Some(expand(value, look_up))
+            }
+            EnvValue::File {
+                volume,
+                path,
+                key,
+                optional,
+            } => in_file(sources, (volume, path), key, *optional)?,
             EnvValue::Key { object, key } => keyed(pod, objects, object, key, &variable.name)?,
             EnvValue::Field(field) => Some(field_value(pod, field, facts)),
             EnvValue::Resource(amount) => Some(amount_value(amount, facts.amounts).to_string()),
@@ -140,10 +205,48 @@ pub(crate) fn variables(
             own.set(&variable.name, value);
         }
     }
+    // The image's variables are beneath those of Services, the pod's above.
+    for (name, value) in &sources.services {
+        if own.get(name).is_none() {
+            env.set(name, value.clone());
+        }
+    }
     for (name, value) in own.list {
         env.set(&name, value);
     }
     Ok(env.list)
+}
+
+fn service<'a>(sources: &'a Sources, name: &str) -> Option<&'a str> {
+    let mut services = sources.services.iter();
+    services
+        .find(|(known, _)| known == name)
+        .map(|(_, value)| value.as_str())
+}
+
+fn in_file(
+    sources: &Sources,
+    (volume, path): (&String, &String),
+    key: &str,
+    optional: bool,
+) -> Result<Option<String>, ConfigError> {
+    let found = match sources.files.get(&(volume.clone(), path.clone())) {
+        None => None,
+        Some(content) => {
+            let text = text(key, content)?;
+            file::look_up(&text, key).map_err(|source| ConfigError::File {
+                path: path.clone(),
+                source,
+            })?
+        }
+    };
+    match found {
+        None if !optional => Err(ConfigError::NoFileKey {
+            key: key.to_owned(),
+            path: path.clone(),
+        }),
+        found => Ok(found),
+    }
 }
 
 /// Builds argv and the working directory: the pod's words over the image's, `$(NAME)` expanded.

@@ -7,14 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use coracle_network::{
     Fabric, HostAddress, PodIdentity, PodNetwork, Protocol, PublishError, PublishPort, Published,
 };
-use coracle_runtime::fs::{Access, LiveTree, Mount, MountSource};
+use coracle_runtime::fs::{
+    Access, FileSource, FileSystem, FileSystemSpec, Mount, MountSource, Tree, Upper,
+};
 
 use crate::agent::DeclaredPorts;
 use crate::environment;
-use crate::identity_files;
+use crate::identity_files::{self, Identity};
 use crate::images::{blocking, describe};
 use crate::lifecycle::{Outlook, Problem};
 use crate::node::Amounts;
@@ -23,6 +26,9 @@ use crate::spec::{
     ContainerPlan, HostPathCheck, HostPort, PodSpecPlan, Port, SubPath, Transport, VolumeSource,
 };
 use crate::time::Clock;
+
+/// The largest file that variables are read from.
+const ENV_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Everything a pod's containers stand on. Dropping it closes ports and gives the address back.
 pub(crate) struct GroundKit {
@@ -34,8 +40,8 @@ pub(crate) struct GroundKit {
     pub(crate) volumes: HashMap<String, MountSource>,
     /// Keeps the volumes in memory as their objects are.
     pub(crate) files: Arc<PodFiles>,
-    /// `/etc/hosts` and its like.
-    pub(crate) identity: LiveTree,
+    /// `/etc/hosts` and its like, and the host name that programs see.
+    pub(crate) identity: Identity,
 }
 
 /// One port that can be reached from outside.
@@ -74,14 +80,15 @@ enum VolumeError {
 /// Mounts volumes, attaches the network, publishes ports; on failure nothing is left behind.
 pub(crate) async fn lay(site: &Site, pod: &Arc<PodSpecPlan>) -> Result<GroundKit, Problem> {
     let followed = site.objects.follow(pod, site.amounts, site.clock.now());
-    let files = followed
-        .await
-        .map_err(|error| mount_problem(&error.volume, &error.source))?;
+    let (files, machine) = tokio::join!(followed, blocking(identity_files::machine_resolver));
+    let files = files.map_err(|error| mount_problem(&error.volume, &error.source))?;
     let volumes = mount_volumes(site, pod, &files).await?;
     let network = attach(site, pod)?;
     let published = publish(site, pod, &network)?;
-    let identity = identity_files::tree(pod, network.ip(), &site.cluster_domain, SystemTime::now())
+    let (ip, domain) = (network.ip(), &site.cluster_domain);
+    let identity = identity_files::make(pod, ip, domain, &machine, SystemTime::now())
         .map_err(|error| sandbox_problem(&error))?;
+    network.name_hosts(identity_files::aliases(pod));
     Ok(GroundKit {
         network,
         published,
@@ -283,6 +290,30 @@ pub(crate) struct SubPathError {
 }
 
 impl GroundKit {
+    /// Reads files that containers left in volumes. Those that are not there, or larger than a file of
+    /// variables may be, are left out.
+    pub(crate) async fn read(
+        &self,
+        wanted: Vec<(String, String)>,
+    ) -> HashMap<(String, String), Bytes> {
+        let sources = wanted.into_iter().filter_map(|(volume, path)| {
+            let source = self.volumes.get(&volume)?.clone();
+            Some((source, volume, path))
+        });
+        let sources: Vec<_> = sources.collect();
+        if sources.is_empty() {
+            return HashMap::new();
+        }
+        let read = move || {
+            let read = sources.into_iter().filter_map(|(source, volume, path)| {
+                let content = read_inside(source, &path)?;
+                Some(((volume, path), content))
+            });
+            read.collect()
+        };
+        blocking(read).await
+    }
+
     /// Returns a container's mounts; `variables` complete `subPathExpr`.
     pub(crate) fn mounts(
         &self,
@@ -293,7 +324,7 @@ impl GroundKit {
             volume: volume.to_owned(),
             container: container.name.clone(),
         };
-        let mut mounts = identity_files::mounts(container, &self.identity);
+        let mut mounts = identity_files::mounts(container, &self.identity.tree);
         for mount in &container.mounts {
             let source = self
                 .volumes
@@ -319,6 +350,29 @@ impl GroundKit {
             });
         }
         Ok(mounts)
+    }
+}
+
+/// Reads as a container would: links that a guest made lead nowhere else.
+fn read_inside(source: MountSource, path: &str) -> Option<Bytes> {
+    let spec = FileSystemSpec {
+        root: Arc::new(Tree::empty()),
+        upper: Upper::ReadOnly,
+        mounts: vec![Mount {
+            path: "/volume".to_owned(),
+            source,
+            sub_path: None,
+            access: Access::ReadOnly,
+        }],
+    };
+    let files = FileSystem::new(spec).ok()?;
+    let path = format!("/volume/{path}");
+    match files.open_extent(&path).ok()? {
+        FileSource::Bytes(bytes) => Some(bytes),
+        FileSource::Extent(extent) if extent.len <= ENV_FILE_BYTES_MAX => {
+            files.read_file(&path).ok()
+        }
+        FileSource::Extent(_) => None,
     }
 }
 

@@ -1,6 +1,8 @@
 //! `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of a pod, in memory (contract D.8).
 
-use std::net::Ipv4Addr;
+mod resolver;
+
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -8,7 +10,9 @@ use coracle_runtime::fs::{
     Access, FileSource, FsError, LiveTree, Meta, Mount, MountSource, TreeBuilder,
 };
 
-use crate::spec::{ContainerPlan, PodSpecPlan};
+use crate::spec::{ContainerPlan, PodSpecPlan, ShownName};
+
+pub(crate) use resolver::machine_resolver;
 
 /// Where each file appears, and its name in the tree.
 const FILES: [(&str, &str); 3] = [
@@ -17,17 +21,47 @@ const FILES: [(&str, &str); 3] = [
     ("/etc/resolv.conf", "resolv.conf"),
 ];
 
-/// Builds the tree that all containers of the pod share.
-pub(crate) fn tree(
+/// Longest host name that the kernel of a Linux container takes.
+const KERNEL_NAME_MAX: usize = 64;
+
+/// What a pod is called, as files and otherwise.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// The files, which all containers of the pod share.
+    pub(crate) tree: LiveTree,
+    /// What programs see as the host name.
+    pub(crate) hostname: String,
+    /// What of the resolver's configuration was left out, for an event `DNSConfigForming`.
+    pub(crate) trimmed: Vec<String>,
+}
+
+/// Why a pod's files cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IdentityError {
+    #[error(
+        "failed to construct FQDN from Pod hostname and cluster domain, FQDN {name} is too long \
+         ({KERNEL_NAME_MAX} characters is the max, {} characters requested)",
+        name.len()
+    )]
+    TooLong { name: String },
+    #[error("failed to build the pod's own files")]
+    Tree(#[from] FsError),
+}
+
+/// Makes the files. `machine` is the machine's own `/etc/resolv.conf`.
+pub(crate) fn make(
     pod: &PodSpecPlan,
     ip: Ipv4Addr,
-    cluster_domain: &str,
+    domain: &str,
+    machine: &str,
     now: SystemTime,
-) -> Result<LiveTree, FsError> {
+) -> Result<Identity, IdentityError> {
+    let hostname = shown(pod, domain)?;
+    let resolver = resolver::resolver(pod, domain, machine);
     let contents = [
-        hosts(pod, ip, cluster_domain),
-        format!("{}\n", pod.hostname),
-        resolver(pod, cluster_domain),
+        hosts(pod, ip, domain),
+        format!("{hostname}\n"),
+        resolver.text,
     ];
     let mut tree = TreeBuilder::new();
     for ((_, name), content) in FILES.iter().zip(contents) {
@@ -37,7 +71,18 @@ pub(crate) fn tree(
             FileSource::Bytes(Bytes::from(content)),
         )?;
     }
-    Ok(LiveTree::new(tree.build()))
+    Ok(Identity {
+        tree: LiveTree::new(tree.build()),
+        hostname,
+        trimmed: resolver.trimmed,
+    })
+}
+
+/// Returns the names the pod itself gives addresses.
+pub(crate) fn aliases(pod: &PodSpecPlan) -> Vec<(String, IpAddr)> {
+    let aliases = pod.host_aliases.iter();
+    let named = aliases.flat_map(|alias| alias.names.iter().map(|name| (name.clone(), alias.ip)));
+    named.collect()
 }
 
 /// Returns the mounts, except where the container mounts something of its own.
@@ -54,18 +99,38 @@ pub(crate) fn mounts(container: &ContainerPlan, tree: &LiveTree) -> Vec<Mount> {
         .collect()
 }
 
-fn hosts(pod: &PodSpecPlan, ip: Ipv4Addr, cluster_domain: &str) -> String {
-    let hostname = &pod.hostname;
-    let names = match &pod.subdomain {
-        Some(subdomain) => {
-            format!(
-                "{hostname}.{subdomain}.{}.svc.{cluster_domain}\t{hostname}",
-                pod.key.namespace
-            )
-        }
+/// The pod's full name, if it has a subdomain and no name of its own.
+fn qualified(pod: &PodSpecPlan, domain: &str) -> Option<String> {
+    if let ShownName::Own(_) = &pod.shown_name {
+        return None;
+    }
+    let (hostname, subdomain) = (&pod.hostname, pod.subdomain.as_ref()?);
+    let namespace = &pod.key.namespace;
+    Some(format!("{hostname}.{subdomain}.{namespace}.svc.{domain}"))
+}
+
+fn shown(pod: &PodSpecPlan, domain: &str) -> Result<String, IdentityError> {
+    let name = match &pod.shown_name {
+        ShownName::Short => pod.hostname.clone(),
+        ShownName::Own(name) => name.clone(),
+        ShownName::Qualified => qualified(pod, domain).unwrap_or_else(|| pod.hostname.clone()),
+    };
+    if name.len() > KERNEL_NAME_MAX {
+        return Err(IdentityError::TooLong { name });
+    }
+    Ok(name)
+}
+
+fn hosts(pod: &PodSpecPlan, ip: Ipv4Addr, domain: &str) -> String {
+    let hostname = match &pod.shown_name {
+        ShownName::Own(name) => name,
+        ShownName::Short | ShownName::Qualified => &pod.hostname,
+    };
+    let names = match qualified(pod, domain) {
+        Some(full) => format!("{full}\t{hostname}"),
         None => hostname.clone(),
     };
-    format!(
+    let mut text = format!(
         "# Kubernetes-managed hosts file.\n\
          127.0.0.1\tlocalhost\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -74,34 +139,76 @@ fn hosts(pod: &PodSpecPlan, ip: Ipv4Addr, cluster_domain: &str) -> String {
          fe00::1\tip6-allnodes\n\
          fe00::2\tip6-allrouters\n\
          {ip}\t{names}\n"
-    )
-}
-
-/// Names are answered in the process, so the file only tells a guest's own resolver how to complete them.
-fn resolver(pod: &PodSpecPlan, domain: &str) -> String {
-    let namespace = &pod.key.namespace;
-    format!("search {namespace}.svc.{domain} svc.{domain} {domain}\noptions ndots:5\n")
+    );
+    if !pod.host_aliases.is_empty() {
+        text.push_str("\n# Entries added by HostAliases.\n");
+        for alias in &pod.host_aliases {
+            text.push_str(&format!("{}\t{}\n", alias.ip, alias.names.join("\t")));
+        }
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::spec::{HostPathPolicy, check_pod};
 
+    fn plan(spec: Value) -> PodSpecPlan {
+        let mut whole = json!({"containers": [{"name": "c", "image": "i"}]});
+        for (key, value) in spec.as_object().unwrap() {
+            whole[key] = value.clone();
+        }
+        let pod =
+            json!({"metadata": {"name": "web-0", "namespace": "shop", "uid": "u1"}, "spec": whole});
+        check_pod(
+            &serde_json::from_value(pod).unwrap(),
+            HostPathPolicy::Refuse,
+        )
+        .unwrap()
+    }
+
+    fn hosts_of(spec: Value) -> String {
+        hosts(&plan(spec), Ipv4Addr::new(10, 244, 0, 7), "cluster.local")
+    }
+
     #[test]
     fn the_hosts_file_is_the_contracts() {
-        let pod = serde_json::from_value(serde_json::json!({
-            "metadata": {"name": "web-0", "namespace": "shop", "uid": "u1"},
-            "spec": {"subdomain": "web", "containers": [{"name": "c", "image": "i"}]},
-        }))
-        .unwrap();
-        let plan = check_pod(&pod, HostPathPolicy::Refuse).unwrap();
-        let text = hosts(&plan, Ipv4Addr::new(10, 244, 0, 7), "cluster.local");
+        let text = hosts_of(json!({"subdomain": "web"}));
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
         assert!(text.ends_with("\n10.244.0.7\tweb-0.web.shop.svc.cluster.local\tweb-0\n"));
-        let text = resolver(&plan, "cluster.local");
+        let text = hosts_of(json!({"hostAliases": [
+            {"ip": "10.0.0.1", "hostnames": ["one", "two.example"]}, {"ip": "::2", "hostnames": ["six"]}]}));
         assert!(
-            text.starts_with("search shop.svc.cluster.local svc.cluster.local cluster.local\n")
+            text.ends_with(
+                "\n10.244.0.7\tweb-0\n\n# Entries added by HostAliases.\n10.0.0.1\tone\ttwo.example\n::2\tsix\n"
+            ),
+            "{text}"
         );
+        let text = hosts_of(json!({"subdomain": "web", "hostnameOverride": "own.example"}));
+        assert!(text.ends_with("\n10.244.0.7\town.example\n"), "{text}");
+    }
+
+    #[test]
+    fn the_shown_name_is_short_full_or_the_pods_own() {
+        let long = "a".repeat(40);
+        for (spec, expected) in [
+            (json!({"subdomain": "web"}), Some("web-0")),
+            (json!({"setHostnameAsFQDN": true}), Some("web-0")),
+            (
+                json!({"subdomain": "web", "setHostnameAsFQDN": true}),
+                Some("web-0.web.shop.svc.cluster.local"),
+            ),
+            (
+                json!({"subdomain": "web", "hostnameOverride": "own.example"}),
+                Some("own.example"),
+            ),
+            (json!({"subdomain": long, "setHostnameAsFQDN": true}), None),
+        ] {
+            let found = shown(&plan(spec.clone()), "cluster.local");
+            assert_eq!(found.as_deref().ok(), expected, "{spec}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use coracle_runtime::{
 };
 use jiff::Timestamp;
 
-use crate::environment::{self, Facts, Objects};
+use crate::environment::{self, Facts, Sources};
 use crate::exec::{Console, ExecGround, ExecTarget, Tools};
 use crate::images::{SharedImage, blocking, describe};
 use crate::lifecycle::{Outlook, Problem, Termination};
@@ -61,15 +61,15 @@ impl Launch {
     /// Starts an instance. Cancel safe: an instance exists only when this returns.
     pub(crate) async fn run(
         self,
-        objects: Objects,
+        sources: Sources,
         mounts: impl FnOnce(&[(String, String)]) -> Result<Vec<Mount>, Problem>,
     ) -> Result<Alive, LaunchFailure> {
         let container = &self.pod.containers[self.index];
         check_user(&self.pod, container, self.image.user()).map_err(config_problem)?;
         let defaults = &self.image.defaults;
         let variables =
-            environment::variables(&self.pod, container, &defaults.env, &objects, self.facts)
-                .map_err(|error| config_problem(error.to_string()))?;
+            environment::variables(&self.pod, container, &defaults.env, &sources, self.facts)
+                .map_err(|error| config_problem(describe(&error)))?;
         let line = environment::command_line(container, defaults, &variables);
         let mounts = mounts(&variables).map_err(LaunchFailure::Refused)?;
         let path = variables
@@ -171,7 +171,7 @@ impl Launch {
             mounts,
         };
         // Only volumes of the machine touch its disk here; a container without any skips the thread.
-        let made = if container.mounts.is_empty() {
+        let made = if !spec.mounts.iter().any(Mount::may_block) {
             FileSystem::new(spec)
         } else {
             blocking(move || FileSystem::new(spec)).await

@@ -8,7 +8,8 @@
 //!            book of entries ◀──▶ Keeper: one watch per object that pods name, one timer for all tokens
 //! ```
 //!
-//! The keeper is the only task. An object is watched by its name from the first pod that names it to the
+//! The keeper is the only task; beside it, in the same task, the cluster's Services are followed for the
+//! variables that tell of them. An object is watched by its name from the first pod that names it to the
 //! last, however many there are; an immutable one is read once. A pod that joins a watch reads the object
 //! itself, since the watch may lag behind what its owner has just written.
 
@@ -17,6 +18,7 @@ mod fetch;
 mod files;
 mod keeper;
 mod layout;
+mod services;
 mod token;
 
 pub(crate) use book::ObjectSource;

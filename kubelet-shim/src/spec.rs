@@ -8,6 +8,7 @@
 mod check;
 mod container;
 mod files;
+mod identity;
 mod probe;
 pub(crate) mod quantity;
 mod security;
@@ -24,6 +25,7 @@ use coracle_runtime::Terminal;
 
 pub use check::check_pod;
 pub use files::{DownwardFile, DownwardValue, FilesSource, FilesVolume, KeyItem, TokenPlan};
+pub use identity::{DnsPlan, DnsPolicy, HostAlias, ShownName};
 pub use probe::{
     Check, Hook, Hooks, HttpGet, Probe, ProbeKind, Probes, Scheme, TargetPort, TcpTarget,
 };
@@ -77,6 +79,16 @@ pub struct PodSpecPlan {
     pub service_account: String,
     /// `spec.nodeSelector`, compared with the node's labels at admission.
     pub node_selector: BTreeMap<String, String>,
+    /// Lines the pod adds to its `/etc/hosts`.
+    pub host_aliases: Vec<HostAlias>,
+    /// What its `/etc/resolv.conf` is made from.
+    pub dns: DnsPlan,
+    /// What programs see as its host name.
+    pub shown_name: ShownName,
+    /// Which Services its variables tell of.
+    pub service_links: ServiceLinks,
+    /// Secrets that open registries.
+    pub pull_secrets: Vec<String>,
     /// What happens when an ordinary container ends.
     pub restart_policy: RestartPolicy,
     /// How long a container may take to end.
@@ -98,6 +110,15 @@ pub enum RestartPolicy {
     OnFailure,
     /// Never restarted.
     Never,
+}
+
+/// `enableServiceLinks`: which Services a container's variables tell of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceLinks {
+    /// Those of the pod's namespace, and the API.
+    Namespace,
+    /// The API alone.
+    ApiOnly,
 }
 
 /// What a container is to its pod.
@@ -242,6 +263,17 @@ pub enum EnvValue {
         object: ObjectRef,
         /// The key in its data.
         key: String,
+    },
+    /// A variable in a file that an earlier container left in an `emptyDir`.
+    File {
+        /// The volume.
+        volume: String,
+        /// Relative path in it, without `..`.
+        path: String,
+        /// The variable's name in the file.
+        key: String,
+        /// Whether its absence is no fault.
+        optional: bool,
     },
     /// A fact about the pod.
     Field(PodField),

@@ -75,8 +75,11 @@ impl HostRecord {
 
 /// Answers `name` as a container of `pod` would see it.
 pub(crate) async fn resolve(pod: &Arc<Pod>, name: &str) -> Result<Vec<IpAddr>, NetError> {
-    match Question::of(name, pod.identity(), pod.fabric().zone())? {
+    let question = Question::of(name, pod.identity(), pod.fabric().zone())?;
+    let aliases = pod.aliases(name);
+    match question {
         Question::Literal(addresses) => Ok(addresses),
+        Question::Own | Question::Cluster(..) if !aliases.is_empty() => Ok(aliases),
         Question::Own => Ok(vec![IpAddr::V4(pod.ip())]),
         Question::Cluster(records, otherwise) => {
             let found = records.iter().map(|record| look_up(pod, record));

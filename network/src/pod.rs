@@ -4,8 +4,8 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -56,6 +56,7 @@ pub(crate) struct Pod {
     budget: Arc<Budget>,
     kernel: KernelCount,
     lookups: Arc<Semaphore>,
+    aliases: OnceLock<Vec<(String, IpAddr)>>,
     closed: AtomicBool,
 }
 
@@ -162,6 +163,12 @@ impl PodNetwork {
         names::resolve(self.pod(), name).await
     }
 
+    /// Gives the pod names of its own, which are answered before all others, as lines of `/etc/hosts`
+    /// are. Only the first call counts.
+    pub fn name_hosts(&self, aliases: Vec<(String, IpAddr)>) {
+        let _ = self.pod().aliases.set(aliases);
+    }
+
     /// Publishes a port of the pod on the host; the host port is bound when this returns.
     pub fn publish(&self, port: PublishPort) -> Result<Published, PublishError> {
         self.pod().publish(&port)
@@ -198,6 +205,7 @@ impl Pod {
             budget: Arc::new(Budget::new(BUFFER_BYTES_PER_POD_MAX)),
             kernel: KernelCount::default(),
             lookups: Arc::new(Semaphore::new(names::LOOKUPS_PER_POD_MAX)),
+            aliases: OnceLock::new(),
             closed: AtomicBool::new(false),
         }
     }
@@ -230,6 +238,14 @@ impl Pod {
     /// Returns the bound on look-ups the pod has under way.
     pub(crate) fn lookups(&self) -> &Arc<Semaphore> {
         &self.lookups
+    }
+
+    /// Returns the addresses the pod itself gives a name.
+    pub(crate) fn aliases(&self, name: &str) -> Vec<IpAddr> {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let aliases = self.aliases.get().into_iter().flatten();
+        let named = aliases.filter(|(alias, _)| alias.eq_ignore_ascii_case(name));
+        named.map(|(_, ip)| *ip).collect()
     }
 
     /// Returns the pod's UDP ports.

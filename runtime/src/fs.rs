@@ -111,6 +111,18 @@ pub enum MountSource {
     HostFile(PathBuf),
     /// A tree in memory that its owner may swap; never writable for the container.
     Live(LiveTree),
+    /// A tree that never changes, such as an image's; never writable for the container.
+    Tree(Arc<Tree>),
+}
+
+impl Mount {
+    /// Whether making a file system with this mount waits for the host's disk.
+    pub fn may_block(&self) -> bool {
+        match self.source {
+            MountSource::HostDir(_) | MountSource::HostFile(_) => true,
+            MountSource::Live(_) | MountSource::Tree(_) => false,
+        }
+    }
 }
 
 /// Whether a container may change what is mounted.

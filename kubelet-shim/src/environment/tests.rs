@@ -14,7 +14,8 @@ fn plan(container: Value) -> PodSpecPlan {
     let pod = serde_json::from_value(json!({
         "metadata": {"name": "p", "namespace": "n", "uid": "u",
             "labels": {"app": "web"}, "annotations": {"note": "hi"}},
-        "spec": {"nodeName": "node-1", "containers": [first]},
+        "spec": {"nodeName": "node-1", "containers": [first],
+            "volumes": [{"name": "scratch", "emptyDir": {}}]},
     }))
     .unwrap();
     check_pod(&pod, HostPathPolicy::Refuse).unwrap()
@@ -61,7 +62,17 @@ fn resolve(container: Value) -> Result<Vec<(String, String)>, ConfigError> {
         ("PATH".to_owned(), "/bin".to_owned()),
         ("A".to_owned(), "image".to_owned()),
     ];
-    variables(&plan, &plan.containers[0], &image, &objects(), facts())
+    let file = ("scratch".to_owned(), "out/env".to_owned());
+    let sources = Sources {
+        objects: objects(),
+        services: vec![
+            ("DB_SERVICE_HOST".to_owned(), "10.96.0.9".to_owned()),
+            ("A".to_owned(), "service".to_owned()),
+        ],
+        files: HashMap::from([(file, Bytes::from_static(b"K='from a file'"))]),
+        hostname: "p".to_owned(),
+    };
+    variables(&plan, &plan.containers[0], &image, &sources, facts())
 }
 
 /// Compares everything but what every container has.
@@ -69,7 +80,7 @@ fn check(container: Value, expected: &[(&str, &str)]) {
     let found = resolve(container).unwrap();
     let found: Vec<_> = found
         .iter()
-        .filter(|(name, _)| name != "PATH" && name != "HOSTNAME")
+        .filter(|(name, _)| name != "PATH" && name != "HOSTNAME" && name != "DB_SERVICE_HOST")
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     assert_eq!(found, expected);
@@ -97,7 +108,7 @@ fn dollar_names_are_expanded_as_in_kubernetes() {
 
 #[test]
 fn the_image_lies_beneath_and_later_words_win() {
-    check(json!({}), &[("A", "image")]);
+    check(json!({}), &[("A", "service")]);
     check(
         json!({"env": [{"name": "A", "value": "pod"}]}),
         &[("A", "pod")],
@@ -116,6 +127,41 @@ fn the_image_lies_beneath_and_later_words_win() {
 }
 
 #[test]
+fn services_fill_what_the_pod_leaves_open() {
+    let found = resolve(json!({"env": [
+        {"name": "DB", "value": "tcp://$(DB_SERVICE_HOST)"},
+        {"name": "DB_SERVICE_HOST", "value": "mine"}, {"name": "LATER", "value": "$(DB_SERVICE_HOST)"}]}));
+    let found = found.unwrap();
+    let value = |name: &str| {
+        let found = found.iter().filter(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(value("DB"), ["tcp://10.96.0.9"]);
+    assert_eq!(value("DB_SERVICE_HOST"), ["mine"]);
+    assert_eq!(value("LATER"), ["mine"]);
+}
+
+#[test]
+fn a_variable_is_read_from_a_file_of_an_earlier_container() {
+    let from = |key: &str, path: &str, optional: bool| {
+        let reference =
+            json!({"volumeName": "scratch", "path": path, "key": key, "optional": optional});
+        json!({"env": [{"name": "F", "valueFrom": {"fileKeyRef": reference}}]})
+    };
+    check(
+        from("K", "out/env", false),
+        &[("A", "service"), ("F", "from a file")],
+    );
+    check(from("K", "none", true), &[("A", "service")]);
+    check(from("L", "out/env", true), &[("A", "service")]);
+    for (key, path) in [("L", "out/env"), ("K", "none")] {
+        let error = resolve(from(key, path, false)).unwrap_err().to_string();
+        let expected = format!("environment variable key \"{key}\" not found in file \"{path}\"");
+        assert_eq!(error, expected);
+    }
+}
+
+#[test]
 fn a_pods_facts_become_variables() {
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     check(
@@ -126,7 +172,7 @@ fn a_pods_facts_become_variables() {
             field("HIP", "status.hostIP"), field("PIP", "status.podIPs"),
         ]}),
         &[
-            ("A", "image"),
+            ("A", "service"),
             ("N", "p"),
             ("NS", "n"),
             ("U", "u"),
@@ -153,7 +199,7 @@ fn amounts_are_rounded_up_and_an_absent_limit_is_the_nodes() {
             ],
         }),
         &[
-            ("A", "image"),
+            ("A", "service"),
             ("CPU", "2"),
             ("MILLI", "1500"),
             ("MEM", "7"),
@@ -183,13 +229,19 @@ fn a_missing_object_or_key_is_told_unless_it_is_optional() {
         message(json!({"envFrom": [{"secretRef": {"name": "gone"}}]})),
         "secret \"gone\" not found"
     );
-    check(key("configMapKeyRef", "gone", "k", true), &[("A", "image")]);
-    check(key("configMapKeyRef", "m", "k", true), &[("A", "image")]);
+    check(
+        key("configMapKeyRef", "gone", "k", true),
+        &[("A", "service")],
+    );
+    check(key("configMapKeyRef", "m", "k", true), &[("A", "service")]);
     check(
         key("configMapKeyRef", "m", "B", false),
-        &[("A", "image"), ("V", "map-b")],
+        &[("A", "service"), ("V", "map-b")],
     );
-    check(key("configMapKeyRef", "m", "blob", true), &[("A", "image")]);
+    check(
+        key("configMapKeyRef", "m", "blob", true),
+        &[("A", "service")],
+    );
 }
 
 #[test]

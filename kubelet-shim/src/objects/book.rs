@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 use super::fetch::Mutability;
 use super::files::{Change, FilesError, PodFiles, User};
+use super::services::Services;
+
 use crate::node::Amounts;
 use crate::spec::{ObjectKind, PodSpecPlan};
 use crate::time::{Clock, Moment};
@@ -27,6 +29,7 @@ pub(crate) struct ObjectSource(pub(super) Arc<Book>);
 pub(super) struct Book {
     client: kube::Client,
     pub(super) clock: Clock,
+    pub(super) services: Services,
     ids: AtomicU64,
     entries: Mutex<Entries>,
     /// Told when the keeper should look at the book again.
@@ -96,10 +99,16 @@ impl ObjectSource {
         ObjectSource(Arc::new(Book {
             client,
             clock,
+            services: Services::default(),
             ids: AtomicU64::new(0),
             entries: Mutex::default(),
             stirred: Notify::new(),
         }))
+    }
+
+    /// Returns what variables may tell of Services.
+    pub(crate) fn services(&self) -> &Services {
+        &self.0.services
     }
 
     /// Makes a pod's volumes in memory, which follow their sources for as long as the result lives.

@@ -1,5 +1,7 @@
 //! The one task that follows objects for all pods of the node: watches and the timer of tokens.
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, abortable};
 use futures::{FutureExt, StreamExt};
@@ -22,9 +24,14 @@ const RENEWALS_MAX: usize = 8;
 /// Pods that are told of a change before others may run on this thread.
 const TOLD_AT_ONCE: usize = 64;
 
-/// Follows objects and renews tokens for as long as it is polled.
+/// Follows objects and Services and renews tokens for as long as it is polled.
 pub(crate) async fn run(source: ObjectSource) {
     let book = source.0;
+    let services = book.services.clone().follow(book.client().clone());
+    tokio::join!(services, keep(book));
+}
+
+async fn keep(book: Arc<Book>) {
     let mut watches: SelectAll<BoxStream<'static, (ObjectKey, News)>> = SelectAll::new();
     let mut renewals: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
     loop {

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::container::{self, PodContext};
 use super::{
-    ContainerPlan, FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, RestartPolicy, Role, files,
-    security, variables, volume,
+    ContainerPlan, FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, RestartPolicy, Role,
+    ServiceLinks, files, identity, security, variables, volume,
 };
 
 /// Grace period of a pod that names none.
@@ -21,6 +21,9 @@ const CONTAINERS_MAX: usize = 256;
 
 /// Most volumes of one pod.
 const VOLUMES_MAX: usize = 256;
+
+/// Most pull secrets of one pod: each is read at each pull.
+const PULL_SECRETS_MAX: usize = 64;
 
 /// Runtime classes that mean a Wasm sandbox; the class object is not looked up.
 const RUNTIME_CLASSES: [&str; 4] = ["coracle", "wasi", "wasm", "wasmtime"];
@@ -143,6 +146,7 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         resources: &resources,
     };
     let volumes = volume::convert_all(spec, policy, &around, &at);
+    variables::check_files(spec, &volumes, &at);
     Some(PodSpecPlan {
         hostname: hostname(spec, &key.name, &at),
         key,
@@ -156,6 +160,14 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
             .or_else(|| spec.service_account.clone())
             .unwrap_or_else(|| "default".to_owned()),
         node_selector: spec.node_selector.clone().unwrap_or_default(),
+        host_aliases: identity::host_aliases(spec.host_aliases.as_deref(), &at),
+        dns: identity::dns(spec, &at),
+        shown_name: identity::shown_name(spec, &at),
+        service_links: match spec.enable_service_links {
+            None | Some(true) => ServiceLinks::Namespace,
+            Some(false) => ServiceLinks::ApiOnly,
+        },
+        pull_secrets: pull_secrets(spec, &at),
         restart_policy: restart_policy(spec.restart_policy.as_deref(), &at),
         grace: seconds(
             spec.termination_grace_period_seconds,
@@ -167,6 +179,18 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         containers,
         volumes,
     })
+}
+
+/// Names that are none are left out, as an account may list what nobody made yet.
+fn pull_secrets(spec: &PodSpec, at: &Field<'_>) -> Vec<String> {
+    let secrets = spec.image_pull_secrets.as_deref().unwrap_or_default();
+    if secrets.len() > PULL_SECRETS_MAX {
+        at.field("imagePullSecrets")
+            .refuse(format!("has more than {PULL_SECRETS_MAX} entries"));
+        return Vec::new();
+    }
+    let names = secrets.iter().map(|secret| secret.name.clone());
+    names.filter(|name| is_dns_subdomain(name)).collect()
 }
 
 fn pod_key(pod: &Pod, root: &Field<'_>) -> Option<PodKey> {
@@ -218,22 +242,21 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
         affinity: _,
         tolerations: _,
         topology_spread_constraints: _,
-        // Satisfied: no token is projected unless a volume asks for one, which is refused by name.
+        // Admission's: it mounts the token, or does not.
         automount_service_account_token: _,
-        // Satisfied: there are no Services yet, so there is no link to inject.
         enable_service_links: _,
         // Satisfied: a sandbox shares no user table with the machine, and has no processes to share.
         host_users: _,
         share_process_namespace: _,
-        dns_config,
-        dns_policy,
+        dns_config: _,
+        dns_policy: _,
         ephemeral_containers,
-        host_aliases,
+        host_aliases: _,
         host_ipc,
         host_network,
         host_pid,
-        hostname_override,
-        image_pull_secrets,
+        hostname_override: _,
+        image_pull_secrets: _,
         os,
         overhead,
         readiness_gates,
@@ -242,21 +265,14 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
         runtime_class_name,
         scheduling_gates,
         scheduling_group,
-        set_hostname_as_fqdn,
+        set_hostname_as_fqdn: _,
         subdomain,
     } = spec;
-    at.absent("dnsConfig", dns_config);
-    if dns_policy.as_deref() == Some("None") {
-        at.field("dnsPolicy").refuse("`None` is not supported yet");
-    }
     at.empty("ephemeralContainers", ephemeral_containers);
-    at.empty("hostAliases", host_aliases);
     let shared = "cannot be honoured: a Wasm sandbox shares nothing with the machine";
     at.not_true("hostIPC", *host_ipc, shared);
     at.not_true("hostPID", *host_pid, shared);
     at.not_true("hostNetwork", *host_network, NOT_YET);
-    at.absent("hostnameOverride", hostname_override);
-    at.empty("imagePullSecrets", image_pull_secrets);
     if os.is_some() {
         at.field("os")
             .refuse("must be unset: a Wasm pod belongs to no operating system");
@@ -275,7 +291,6 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
     }
     at.empty("schedulingGates", scheduling_gates);
     at.absent("schedulingGroup", scheduling_group);
-    at.not_true("setHostnameAsFQDN", *set_hostname_as_fqdn, NOT_YET);
     let subdomain = subdomain.as_deref().filter(|s| !s.is_empty())?;
     at.field("subdomain")
         .dns_label(subdomain)

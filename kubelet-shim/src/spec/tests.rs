@@ -53,19 +53,26 @@ fn pod_fields_that_are_not_honoured_are_refused_by_name() {
         (json!({"hostPID": true}), "spec.hostPID"),
         (json!({"hostIPC": true}), "spec.hostIPC"),
         (
-            json!({"dnsConfig": {"nameservers": ["1.1.1.1"]}}),
-            "spec.dnsConfig",
+            json!({"dnsConfig": {"nameservers": ["one"]}}),
+            "spec.dnsConfig.nameservers[0]",
         ),
-        (json!({"dnsPolicy": "None"}), "spec.dnsPolicy"),
         (
-            json!({"hostAliases": [{"ip": "1.2.3.4"}]}),
-            "spec.hostAliases",
+            json!({"dnsConfig": {"searches": ["a b"]}}),
+            "spec.dnsConfig.searches[0]",
         ),
-        (json!({"hostnameOverride": "x"}), "spec.hostnameOverride"),
-        (json!({"setHostnameAsFQDN": true}), "spec.setHostnameAsFQDN"),
+        (json!({"dnsPolicy": "Sometimes"}), "spec.dnsPolicy"),
         (
-            json!({"imagePullSecrets": [{"name": "s"}]}),
-            "spec.imagePullSecrets",
+            json!({"hostAliases": [{"ip": "here", "hostnames": ["h"]}]}),
+            "spec.hostAliases[0].ip",
+        ),
+        (
+            json!({"hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a\nb"]}]}),
+            "spec.hostAliases[0].hostnames[0]",
+        ),
+        (json!({"hostnameOverride": "X"}), "spec.hostnameOverride"),
+        (
+            json!({"hostnameOverride": "x", "setHostnameAsFQDN": true}),
+            "spec.hostnameOverride",
         ),
         (json!({"os": {"name": "linux"}}), "spec.os"),
         (json!({"overhead": {"cpu": "1"}}), "spec.overhead"),
@@ -194,7 +201,7 @@ fn container_fields_that_are_not_honoured_are_refused_by_name() {
         (
             json!({"env": [{"name": "A", "valueFrom": {"fileKeyRef":
                 {"key": "k", "path": "p", "volumeName": "v"}}}]}),
-            "env[0].valueFrom.fileKeyRef",
+            "env[0].valueFrom.fileKeyRef.volumeName",
         ),
         (
             json!({"env": [{"name": "A", "valueFrom": {"resourceFieldRef":

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    Container, EnvFromSource, EnvVar as WireEnvVar, EnvVarSource, ObjectFieldSelector,
-    ResourceFieldSelector,
+    Container, EnvFromSource, EnvVar as WireEnvVar, EnvVarSource, FileKeySelector,
+    ObjectFieldSelector, PodSpec, ResourceFieldSelector,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::check::{Field, UNSUPPORTED};
-use super::volume::object;
+use super::volume::{is_inner_path, object};
 use super::{
     ContainerPlan, EnvFrom, EnvValue, EnvVar, ObjectKind, PodField, ResourceAmount, Resources,
-    quantity,
+    VolumePlan, VolumeSource, quantity,
 };
 
 pub(super) fn convert_env_from(wire: &[EnvFromSource], at: &Field<'_>) -> Vec<EnvFrom> {
@@ -91,7 +91,6 @@ fn env_source(wire: &EnvVarSource, at: &Field<'_>) -> Option<EnvValue> {
         resource_field_ref,
         secret_key_ref,
     } = wire;
-    at.absent("fileKeyRef", file_key_ref);
     let sources = [
         config_map_key_ref.as_ref().and_then(|r| {
             let at = at.field("configMapKeyRef.name");
@@ -112,6 +111,9 @@ fn env_source(wire: &EnvVarSource, at: &Field<'_>) -> Option<EnvValue> {
         field_ref
             .as_ref()
             .and_then(|f| named_field(f, &at.field("fieldRef"))),
+        file_key_ref
+            .as_ref()
+            .and_then(|f| file_key(f, &at.field("fileKeyRef"))),
         // Filled in when every container's resources are known.
         resource_field_ref
             .as_ref()
@@ -123,6 +125,49 @@ fn env_source(wire: &EnvVarSource, at: &Field<'_>) -> Option<EnvValue> {
         at.refuse("needs exactly one source");
     }
     first
+}
+
+fn file_key(wire: &FileKeySelector, at: &Field<'_>) -> Option<EnvValue> {
+    let FileKeySelector {
+        key,
+        optional,
+        path,
+        volume_name,
+    } = wire;
+    if !is_inner_path(path) || path.starts_with("..") {
+        at.field("path").refuse("must be relative, without `..`");
+        return None;
+    }
+    Some(EnvValue::File {
+        volume: volume_name.clone(),
+        path: path.clone(),
+        key: key.clone(),
+        optional: optional.unwrap_or(false),
+    })
+}
+
+/// Refuses variables from files of anything but an `emptyDir`: only what the pod itself wrote is read.
+pub(super) fn check_files(spec: &PodSpec, volumes: &[VolumePlan], at: &Field<'_>) {
+    let inits = spec.init_containers.as_deref().unwrap_or_default();
+    for (list, containers) in [("initContainers", inits), ("containers", &*spec.containers)] {
+        for (index, container) in containers.iter().enumerate() {
+            let at = at.field(list).index(index).field("env");
+            for (index, variable) in container.env.iter().flatten().enumerate() {
+                let source = variable.value_from.as_ref();
+                let Some(file) = source.and_then(|from| from.file_key_ref.as_ref()) else {
+                    continue;
+                };
+                let is_scratch = |volume: &VolumePlan| {
+                    volume.name == file.volume_name && volume.source == VolumeSource::EmptyDir
+                };
+                if !volumes.iter().any(is_scratch) {
+                    at.index(index)
+                        .field("valueFrom.fileKeyRef.volumeName")
+                        .refuse("names no emptyDir of this pod");
+                }
+            }
+        }
+    }
 }
 
 /// Finds the field of a pod that a `fieldRef` names.

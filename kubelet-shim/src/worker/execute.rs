@@ -8,7 +8,7 @@ use coracle_runtime::WorkloadKind;
 use futures::future::abortable;
 
 use super::Worker;
-use crate::environment::{self, Facts};
+use crate::environment::{self, Facts, Sources};
 use crate::events::Severity::{self, Normal, Warning};
 use crate::ground::{self, GroundKit};
 use crate::hooks::{HookDone, HookError};
@@ -173,16 +173,25 @@ impl Worker {
             log,
         };
         let (client, spec) = (self.node.site.client.clone(), self.spec.clone());
+        let services = self.node.site.objects.services().clone();
         let (work, abort) = abortable(async move {
             let container = &spec.containers[index];
             let wanted = environment::wanted_objects(container);
             let objects = objects::fetch(&client, &spec.key.namespace, wanted).await;
             let objects = objects.map_err(|error| config_failure(describe(&error)))?;
+            let sources = Sources {
+                objects,
+                services: services
+                    .variables(&spec.key.namespace, spec.service_links)
+                    .await,
+                files: kit.read(environment::wanted_files(container)).await,
+                hostname: kit.identity.hostname.clone(),
+            };
             let mounts = |variables: &[(String, String)]| {
                 kit.mounts(container, variables)
                     .map_err(|error| config_problem(error.to_string()))
             };
-            launch.run(objects, mounts).await
+            launch.run(sources, mounts).await
         });
         self.holds[index].abort = Some(abort);
         self.under_way.push(Box::pin(
@@ -267,6 +276,9 @@ impl Worker {
             Ok(kit) => {
                 // It may have changed while the volumes were made.
                 kit.files.describe(&self.spec);
+                for trimmed in &kit.identity.trimmed {
+                    self.events.emit(Warning, "DNSConfigForming", trimmed, None);
+                }
                 self.kit = Some(kit.into());
                 Ok(())
             }

@@ -171,8 +171,9 @@ impl Source {
             MountSource::HostFile(file) => Ok(Source::Host(HostRoot::file(&file)?)),
             MountSource::Live(live) => match sub_path {
                 None => Ok(Source::Live(live)),
-                Some(sub_path) => frozen(live, sub_path),
+                Some(sub_path) => frozen(live.load(), sub_path),
             },
+            MountSource::Tree(tree) => frozen(tree, sub_path.unwrap_or_default()),
         }
     }
 
@@ -188,13 +189,12 @@ impl Source {
     }
 }
 
-/// The part of a tree's present version below a sub-path, following links inside the tree. What is
+/// The part of a tree below a sub-path, following links inside the tree. What is
 /// missing is an empty folder, as in Kubernetes.
-fn frozen(live: LiveTree, sub_path: &str) -> io::Result<Source> {
+fn frozen(tree: Arc<Tree>, sub_path: &str) -> io::Result<Source> {
     let bad = |error: FsError| io::Error::new(io::ErrorKind::InvalidInput, error);
     path::strict(sub_path).map_err(bad)?;
     // A file system of this tree alone resolves the links as a container would, and no further.
-    let tree = live.load();
     let alone = FileSystem::of_tree(Arc::clone(&tree));
     let root = NodeRef::Overlay(ROOT);
     let found = Walk::new(&alone, Mode::Blocking).to(root, sub_path, Last::Follow);
@@ -360,6 +360,7 @@ fn name_of(source: &MountSource) -> String {
     match source {
         MountSource::HostDir(path) | MountSource::HostFile(path) => path.display().to_string(),
         MountSource::Live(_) => "a volume in memory".to_owned(),
+        MountSource::Tree(_) => "an image".to_owned(),
     }
 }
 

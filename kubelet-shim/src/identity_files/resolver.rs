@@ -1,0 +1,226 @@
+//! `/etc/resolv.conf`: names are answered in the process, so the file only tells a program that has a
+//! resolver of its own whom to ask and how to complete names.
+
+use std::net::IpAddr;
+
+use crate::spec::{DnsPolicy, PodSpecPlan};
+
+/// What resolvers read at most (contract D.8).
+const SERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+const SEARCH_CHARS_MAX: usize = 2048;
+
+/// A longer file of the machine is no resolver's.
+const MACHINE_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// The file, and what had to be left out of it.
+pub(super) struct Resolver {
+    pub(super) text: String,
+    pub(super) trimmed: Vec<String>,
+}
+
+#[derive(Default)]
+struct Parts {
+    servers: Vec<String>,
+    searches: Vec<String>,
+    options: Vec<(String, Option<String>)>,
+}
+
+/// Reads the machine's own file; a machine without one has nothing to say. Blocks.
+pub(crate) fn machine_resolver() -> String {
+    const PATH: &str = "/etc/resolv.conf";
+    match std::fs::metadata(PATH) {
+        Ok(file) if file.len() <= MACHINE_FILE_BYTES_MAX => {
+            std::fs::read_to_string(PATH).unwrap_or_default()
+        }
+        Ok(_) | Err(_) => String::new(),
+    }
+}
+
+pub(super) fn resolver(pod: &PodSpecPlan, domain: &str, machine: &str) -> Resolver {
+    let machine = Parts::parse(machine);
+    let mut parts = match pod.dns.policy {
+        DnsPolicy::Cluster => {
+            let namespace = &pod.key.namespace;
+            let mut searches = vec![
+                format!("{namespace}.svc.{domain}"),
+                format!("svc.{domain}"),
+                domain.to_owned(),
+            ];
+            searches.extend(machine.searches);
+            Parts {
+                servers: Vec::new(),
+                searches,
+                options: vec![("ndots".to_owned(), Some("5".to_owned()))],
+            }
+        }
+        DnsPolicy::Default => machine,
+        DnsPolicy::Nothing => Parts::default(),
+    };
+    let servers = pod.dns.servers.iter().map(IpAddr::to_string);
+    parts.servers.extend(servers);
+    parts.searches.extend(pod.dns.searches.iter().cloned());
+    for (name, value) in &pod.dns.options {
+        let option = (name.clone(), value.clone());
+        match parts.options.iter_mut().find(|(known, _)| known == name) {
+            Some(known) => *known = option,
+            None => parts.options.push(option),
+        }
+    }
+    parts.write()
+}
+
+impl Parts {
+    fn parse(text: &str) -> Parts {
+        let mut parts = Parts::default();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("nameserver") => parts.servers.extend(words.next().map(str::to_owned)),
+                // The last line of them counts.
+                Some("search") => parts.searches = words.map(str::to_owned).collect(),
+                Some("options") => {
+                    parts
+                        .options
+                        .extend(words.map(|word| match word.split_once(':') {
+                            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                            None => (word.to_owned(), None),
+                        }))
+                }
+                _ => {}
+            }
+        }
+        parts
+    }
+
+    fn write(self) -> Resolver {
+        let mut trimmed = Vec::new();
+        let mut servers = distinct(self.servers);
+        if servers.len() > SERVERS_MAX {
+            servers.truncate(SERVERS_MAX);
+            trimmed.push(format!(
+                "Nameserver limits were exceeded, some nameservers have been omitted, the applied \
+                 nameserver line is: {}",
+                servers.join(" ")
+            ));
+        }
+        let mut searches = distinct(self.searches);
+        let before = searches.len();
+        searches.truncate(SEARCHES_MAX);
+        while searches.join(" ").len() > SEARCH_CHARS_MAX {
+            searches.pop();
+        }
+        if searches.len() < before {
+            trimmed.push(format!(
+                "Search Line limits were exceeded, some search paths have been omitted, the applied \
+                 search line is: {}",
+                searches.join(" ")
+            ));
+        }
+        let mut text = String::new();
+        if !searches.is_empty() {
+            text.push_str(&format!("search {}\n", searches.join(" ")));
+        }
+        for server in servers {
+            text.push_str(&format!("nameserver {server}\n"));
+        }
+        let options = self.options.into_iter().map(|(name, value)| match value {
+            Some(value) => format!("{name}:{value}"),
+            None => name,
+        });
+        let options: Vec<String> = options.collect();
+        if !options.is_empty() {
+            text.push_str(&format!("options {}\n", options.join(" ")));
+        }
+        Resolver { text, trimmed }
+    }
+}
+
+/// Keeps the first of equal ones.
+fn distinct(list: Vec<String>) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::with_capacity(list.len());
+    for item in list {
+        if !kept.contains(&item) {
+            kept.push(item);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::spec::{HostPathPolicy, check_pod};
+
+    const MACHINE: &str =
+        "# ours\nsearch lan example\nnameserver 192.0.2.1\noptions edns0 ndots:1\n";
+
+    fn resolver_of(spec: Value) -> Resolver {
+        let mut whole = json!({"containers": [{"name": "c", "image": "i"}]});
+        for (key, value) in spec.as_object().unwrap() {
+            whole[key] = value.clone();
+        }
+        let pod =
+            json!({"metadata": {"name": "p", "namespace": "shop", "uid": "u1"}, "spec": whole});
+        let plan = check_pod(
+            &serde_json::from_value(pod).unwrap(),
+            HostPathPolicy::Refuse,
+        );
+        resolver(&plan.unwrap(), "cluster.local", MACHINE)
+    }
+
+    #[test]
+    fn the_policy_says_where_the_file_begins_and_the_configuration_adds() {
+        let cluster = "search shop.svc.cluster.local svc.cluster.local cluster.local lan example\n";
+        let config = json!({"nameservers": ["1.1.1.1", "1.1.1.1"], "searches": ["lan", "more"],
+            "options": [{"name": "ndots", "value": "2"}, {"name": "trust-ad"}]});
+        for (spec, expected) in [
+            (json!({}), format!("{cluster}options ndots:5\n")),
+            (
+                json!({"dnsPolicy": "ClusterFirstWithHostNet"}),
+                format!("{cluster}options ndots:5\n"),
+            ),
+            (
+                json!({"dnsConfig": config}),
+                "search shop.svc.cluster.local svc.cluster.local cluster.local lan example more\n\
+                 nameserver 1.1.1.1\noptions ndots:2 trust-ad\n"
+                    .to_owned(),
+            ),
+            (
+                json!({"dnsPolicy": "Default"}),
+                "search lan example\nnameserver 192.0.2.1\noptions edns0 ndots:1\n".to_owned(),
+            ),
+            (
+                json!({"dnsPolicy": "None", "dnsConfig": config}),
+                "search lan more\nnameserver 1.1.1.1\noptions ndots:2 trust-ad\n".to_owned(),
+            ),
+        ] {
+            let found = resolver_of(spec.clone());
+            assert_eq!(found.text, expected, "{spec}");
+            assert!(found.trimmed.is_empty(), "{:?}", found.trimmed);
+        }
+    }
+
+    #[test]
+    fn what_no_resolver_reads_is_left_out_and_told() {
+        let servers: Vec<String> = (1..=4).map(|n| format!("192.0.2.{n}")).collect();
+        let searches: Vec<String> = (0..40).map(|n| format!("d{n}.example")).collect();
+        let config = json!({"nameservers": servers, "searches": searches});
+        let found = resolver_of(json!({"dnsPolicy": "None", "dnsConfig": config}));
+        assert_eq!(found.text.matches("nameserver ").count(), 3);
+        assert_eq!(found.text.lines().next().unwrap().split(' ').count(), 33);
+        assert_eq!(found.trimmed.len(), 2);
+        assert_eq!(
+            found.trimmed[0],
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied \
+             nameserver line is: 192.0.2.1 192.0.2.2 192.0.2.3"
+        );
+        let long = json!({"searches": (0..20).map(|n| format!("{n}{}", "x".repeat(199))).collect::<Vec<_>>()});
+        let found = resolver_of(json!({"dnsPolicy": "None", "dnsConfig": long}));
+        let line = found.text.lines().next().unwrap();
+        assert!(line.len() <= "search ".len() + 2048, "{}", line.len());
+        assert_eq!(found.trimmed.len(), 1);
+    }
+}
