@@ -3,7 +3,11 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-use coracle_tests::{Coracle, Ended, Run, get, repository};
+use coracle_tests::{Coracle, Ended, Run, files_with, get, repository};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{Api, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::json;
 
 fn coracle() -> Coracle {
     Coracle::new(env!("CARGO_BIN_EXE_coracle"))
@@ -136,4 +140,57 @@ fn hello_zig_reads_a_file_of_its_config_map() {
         0,
         &["hello-zig/hello | Ahoy, says hello-zig in Zig"],
     );
+}
+
+/// What the README does with kubectl: a change of the objects reaches the running guest.
+#[tokio::test(flavor = "multi_thread")]
+async fn config_and_secrets_follows_its_objects() {
+    let coracle = coracle();
+    let kubeconfig = coracle.data().join("kubeconfig-of-the-scenario");
+    let file = kubeconfig.to_str().expect("the folder's name is text");
+    let sample = sample("config-and-secrets");
+    let args = [
+        "run",
+        "--api",
+        "127.0.0.1:0",
+        "--write-kubeconfig",
+        file,
+        &sample,
+    ];
+    let mut run = coracle.start(&args, "");
+    let mut wait = |line: &str| {
+        let line = format!("config-and-secrets/app | {line}");
+        run.wait_for(&line, |said| (said == line).then_some(()));
+    };
+    for line in [
+        "COLOR is blue, and stays so until a restart",
+        "the password has 11 letters, and the same in its file",
+        "a token of 3 parts is for namespace default",
+        "greeting: Hello",
+        "labels: stage=\"test\"",
+    ] {
+        wait(line);
+    }
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = Kubeconfig::read_from(&kubeconfig).expect("a kubeconfig");
+    let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await;
+    let client = kube::Client::try_from(config.expect("it is complete")).expect("a client");
+    let change = PatchParams::default();
+    let patch = Patch::Merge(json!({"data": {"greeting": "Ahoy"}}));
+    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    maps.patch("settings", &change, &patch)
+        .await
+        .expect("changed");
+    wait("greeting: Ahoy");
+    let patch = Patch::Merge(json!({"metadata": {"labels": {"stage": "live"}}}));
+    let pods: Api<Pod> = Api::default_namespaced(client);
+    pods.patch("config-and-secrets", &change, &patch)
+        .await
+        .expect("changed");
+    wait("labels: stage=\"live\"");
+    assert_eq!(
+        files_with(coracle.data(), "open-sesame"),
+        Vec::<String>::new()
+    );
+    check_end(run);
 }

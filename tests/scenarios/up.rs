@@ -1,13 +1,16 @@
 //! `coracle up` keeps what it has acknowledged.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
-use coracle_tests::{Cluster, Coracle};
+use coracle_tests::{Cluster, Coracle, files_with, repository};
+use futures::AsyncBufReadExt;
 use futures::stream::{FuturesUnordered, StreamExt};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, ListParams, PostParams};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
+use kube::api::{Api, ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::conditions::is_pod_running;
+use kube::runtime::wait::await_condition;
 use kube::{Client, Config, ResourceExt};
 use serde_json::json;
 
@@ -159,32 +162,93 @@ async fn the_values_of_secrets_are_in_no_file() {
     assert_eq!(files_with(coracle.data(), PLAIN), Vec::<String>::new());
 }
 
-/// Returns the files below a folder that hold a text, plain or in base64.
-fn files_with(folder: &Path, text: &str) -> Vec<String> {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-    let encoded = STANDARD.encode(text);
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        // A file may go while the folder is read: the process is at work.
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let bytes = std::fs::read(&path).unwrap_or_default();
-            let holds = |text: &str| {
-                bytes
-                    .windows(text.len())
-                    .any(|part| part == text.as_bytes())
-            };
-            if holds(text) || holds(&encoded) {
-                found.push(path.display().to_string());
-            }
+/// Waits for a line of a pod's log.
+async fn until_said(pods: &Api<Pod>, name: &str, line: &str) {
+    let follow = LogParams {
+        follow: true,
+        ..LogParams::default()
+    };
+    let running = await_condition(pods.clone(), name, is_pod_running());
+    running.await.expect("a watch");
+    let log = pods.log_stream(name, &follow).await.expect("a log");
+    let mut lines = log.lines();
+    while let Some(said) = lines.next().await {
+        if said.expect("a line") == line {
+            return;
         }
     }
-    found
+    panic!("the log has ended without `{line}`");
+}
+
+/// The same while a pod uses it in every way there is, and of the token the pod has.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secrets_of_a_running_pod_are_in_no_file() {
+    const PLAIN: [&str; 2] = ["the-helmsman-keeps-this", "and-this-is-its-successor"];
+    let coracle = Coracle::new(env!("CARGO_BIN_EXE_coracle"));
+    let component = repository().join("samples/config-and-secrets/config-and-secrets.wasm");
+    let component = component.to_str().expect("the folder's name is text");
+    let built = coracle.finish(&["image", "build", component, "--tag", "app:1"]);
+    assert_eq!(built.code, Some(0), "{built:?}");
+    let mut cluster = Cluster::start(&coracle);
+    let client = client(&cluster).await;
+    let secrets: Api<Secret> = Api::default_namespaced(client.clone());
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let secret =
+        json!({"metadata": {"name": "s"}, "stringData": {"password": PLAIN[0], "greeting": "1"}});
+    let secret = serde_json::from_value(secret).expect("a Secret");
+    let fresh = PostParams::default();
+    secrets.create(&fresh, &secret).await.expect("created");
+    let password = json!({"secretKeyRef": {"name": "s", "key": "password"}});
+    let labels =
+        json!({"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]});
+    let pod = json!({"metadata": {"name": "p"}, "spec": {
+    "containers": [{
+        "name": "c", "image": "app:1", "imagePullPolicy": "Never",
+        "env": [{"name": "PASSWORD", "valueFrom": password}],
+        "envFrom": [{"prefix": "ALL_", "secretRef": {"name": "s"}}],
+        "volumeMounts": [{"name": "config", "mountPath": "/config"}, {"name": "whole", "mountPath": "/whole"},
+            {"name": "whole", "mountPath": "/part", "subPath": "password"}],
+    }],
+    "volumes": [
+        {"name": "config", "projected": {"sources": [{"secret": {"name": "s"}}, {"downwardAPI": labels}]}},
+        {"name": "whole", "secret": {"secretName": "s"}},
+    ]}});
+    let pod = serde_json::from_value(pod).expect("a Pod");
+    pods.create(&fresh, &pod).await.expect("created");
+    until_said(&pods, "p", "greeting: 1").await;
+    let patch = json!({"stringData": {"password": PLAIN[1], "greeting": "2"}});
+    let patch = Patch::Merge(patch);
+    secrets
+        .patch("s", &PatchParams::default(), &patch)
+        .await
+        .expect("changed");
+    until_said(&pods, "p", "greeting: 2").await;
+    // All tokens of the cluster begin alike.
+    let accounts: Api<ServiceAccount> = Api::default_namespaced(client);
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec::default()),
+        ..TokenRequest::default()
+    };
+    let token = accounts
+        .create_token_request("default", &fresh, &request)
+        .await;
+    let token = token
+        .expect("a token")
+        .status
+        .and_then(|status| status.token);
+    let begin = token.and_then(|token| token.split('.').next().map(str::to_owned));
+    let begin = begin.expect("a head");
+    let check = || {
+        for secret in [PLAIN[0], PLAIN[1], &begin] {
+            assert_eq!(files_with(coracle.data(), secret), Vec::<String>::new());
+        }
+    };
+    check();
+    cluster.run.kill();
+    check();
+    drop(cluster);
+    end(Cluster::start(&coracle));
+    check();
 }
 
 /// Ends a cluster in order where that can be asked for; elsewhere it is killed.

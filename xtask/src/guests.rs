@@ -57,6 +57,13 @@ const GUESTS: &[Guest] = &[
         },
     },
     Guest {
+        sample: "config-and-secrets",
+        file: "config-and-secrets.wasm",
+        source: Source::Rust {
+            artifact: "config-and-secrets.wasm",
+        },
+    },
+    Guest {
         sample: "hello-c",
         file: "hello-c.wasm",
         source: Source::C {
