@@ -18,7 +18,7 @@ use coracle_runtime::fs::{
 use crate::agent::DeclaredPorts;
 use crate::environment;
 use crate::identity_files::{self, Identity};
-use crate::images::{blocking, describe};
+use crate::images::{Images, PullKeys, SharedImage, blocking, describe};
 use crate::lifecycle::{Outlook, Problem};
 use crate::node::Amounts;
 use crate::objects::{ObjectSource, PodFiles};
@@ -40,6 +40,8 @@ pub(crate) struct GroundKit {
     pub(crate) volumes: HashMap<String, MountSource>,
     /// Keeps the volumes in memory as their objects are.
     pub(crate) files: Arc<PodFiles>,
+    /// Keeps the files of the volumes that are images in the store.
+    _images: Vec<Arc<SharedImage>>,
     /// `/etc/hosts` and its like, and the host name that programs see.
     pub(crate) identity: Identity,
 }
@@ -78,11 +80,17 @@ enum VolumeError {
 }
 
 /// Mounts volumes, attaches the network, publishes ports; on failure nothing is left behind.
-pub(crate) async fn lay(site: &Site, pod: &Arc<PodSpecPlan>) -> Result<GroundKit, Problem> {
+pub(crate) async fn lay(
+    site: &Site,
+    images: &Images,
+    keys: &PullKeys,
+    pod: &Arc<PodSpecPlan>,
+) -> Result<GroundKit, Problem> {
     let followed = site.objects.follow(pod, site.amounts, site.clock.now());
     let (files, machine) = tokio::join!(followed, blocking(identity_files::machine_resolver));
     let files = files.map_err(|error| mount_problem(&error.volume, &error.source))?;
-    let volumes = mount_volumes(site, pod, &files).await?;
+    let mut volumes = mount_volumes(site, pod, &files).await?;
+    let images = mount_images(images, keys, pod, &mut volumes).await?;
     let network = attach(site, pod)?;
     let published = publish(site, pod, &network)?;
     let (ip, domain) = (network.ip(), &site.cluster_domain);
@@ -94,6 +102,7 @@ pub(crate) async fn lay(site: &Site, pod: &Arc<PodSpecPlan>) -> Result<GroundKit
         published,
         volumes,
         files,
+        _images: images,
         identity,
     })
 }
@@ -133,7 +142,7 @@ async fn mount_volumes(
         .collect();
     for volume in &pod.volumes {
         let source = match &volume.source {
-            VolumeSource::Files(_) => continue,
+            VolumeSource::Files(_) | VolumeSource::Image { .. } => continue,
             VolumeSource::EmptyDir => {
                 let path = volume_dir(site, pod).join(&volume.name);
                 blocking(move || empty_dir(path)).await
@@ -147,6 +156,45 @@ async fn mount_volumes(
         mounted.insert(volume.name.clone(), source);
     }
     Ok(mounted)
+}
+
+/// Pulls the volumes that are images.
+async fn mount_images(
+    images: &Images,
+    keys: &PullKeys,
+    pod: &PodSpecPlan,
+    mounted: &mut HashMap<String, MountSource>,
+) -> Result<Vec<Arc<SharedImage>>, Problem> {
+    let mut kept = Vec::new();
+    for volume in &pod.volumes {
+        let VolumeSource::Image { reference, policy } = &volume.source else {
+            continue;
+        };
+        let fetched = images.fetch(reference, *policy, keys, || {}).await;
+        let image = fetched.map_err(|problem| Problem {
+            message: format!(
+                "Failed to pull image \"{reference}\" of volume \"{}\": {}",
+                volume.name, problem.message
+            )
+            .into(),
+            ..problem
+        })?;
+        let source = MountSource::Tree(image.image.tree.clone());
+        mounted.insert(volume.name.clone(), source);
+        kept.push(image.image);
+    }
+    Ok(kept)
+}
+
+/// Whether a pod waits for the image of a volume; its containers then show that as their own.
+pub(crate) fn is_image_problem(problem: &Problem) -> bool {
+    let reasons = [
+        "ErrImagePull",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "ImageInspectError",
+    ];
+    reasons.contains(&problem.reason)
 }
 
 fn mount_problem(volume: &str, error: &dyn std::error::Error) -> Problem {

@@ -1,5 +1,7 @@
 //! Images as containers need them: one immutable file tree per image, shared, and the code in it.
 
+mod keys;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::fs::File;
@@ -9,8 +11,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use coracle_registry::{
-    EntryKind, Extent, FailureClass, Image, ImageContent, ImageStore, Judge, Progress, PullError,
-    PullOptions, Reference, Root,
+    Credentials, EntryKind, Extent, FailureClass, Image, ImageContent, ImageStore, Judge, Progress,
+    PullError, PullOptions, Reference, Root,
 };
 use coracle_runtime::fs::{FileExtent, FileSource, FsError, Meta, Tree, TreeBuilder};
 use coracle_runtime::{Code, CodeBytes};
@@ -20,7 +22,9 @@ use tokio::sync::Semaphore;
 
 use crate::environment::ImageDefaults;
 use crate::lifecycle::{Outlook, Problem};
-use crate::spec::{ContainerPlan, PullPolicy};
+use crate::spec::PullPolicy;
+
+pub(crate) use keys::PullKeys;
 
 /// Pulls under way at once: layers of one image already arrive in parallel.
 const PULLS_MAX: usize = 4;
@@ -118,23 +122,24 @@ impl Images {
         }))
     }
 
-    /// Returns a container's image, by its pull policy. `pulling` is called before the registry is asked.
+    /// Returns an image by its pull policy. `pulling` is called before the registry is asked.
     pub(crate) async fn fetch(
         &self,
-        container: &ContainerPlan,
+        name: &str,
+        policy: PullPolicy,
+        keys: &PullKeys,
         pulling: impl FnOnce() + Send,
     ) -> Result<Fetched, Problem> {
-        let name = &container.image;
         let reference: Reference = name.parse().map_err(|error| Problem {
             reason: "InvalidImageName",
             message: describe(&error).into(),
             outlook: Outlook::Refused,
         })?;
-        let present = match container.pull_policy {
+        let present = match policy {
             PullPolicy::Always => None,
             PullPolicy::IfNotPresent | PullPolicy::Never => self.find(&reference).await?,
         };
-        let (image, origin) = match (present, container.pull_policy) {
+        let (image, origin) = match (present, policy) {
             (Some(image), _) => (image, Origin::Present),
             (None, PullPolicy::Never) => {
                 let message =
@@ -147,7 +152,7 @@ impl Images {
             }
             (None, PullPolicy::Always | PullPolicy::IfNotPresent) => {
                 pulling();
-                self.pull(&reference).await?
+                self.pull(&reference, keys).await?
             }
         };
         let image = self.share(image).await.map_err(|error| Problem {
@@ -168,20 +173,28 @@ impl Images {
         })
     }
 
-    async fn pull(&self, reference: &Reference) -> Result<(Image, Origin), Problem> {
+    /// Pulls with each of the pod's credentials until one opens the registry, and without any where the
+    /// pod has none.
+    async fn pull(
+        &self,
+        reference: &Reference,
+        keys: &PullKeys,
+    ) -> Result<(Image, Origin), Problem> {
         let asked = tokio::time::Instant::now();
         // Never closed; without a permit the pull only goes uncounted.
         let _permit = self.0.pulls.acquire().await.ok();
         let began = tokio::time::Instant::now();
-        let options = PullOptions {
-            credentials: None,
-            judge: Arc::new(CodeJudge),
-            progress: self.0.progress.clone(),
-        };
-        // Boxed, since the compiler cannot see through the whole depth of it that it is `Send`.
-        let pull: BoxFuture<'_, Result<Image, PullError>> =
-            Box::pin(self.0.store.pull(reference, &options));
-        match pull.await {
+        let mut credentials = keys.find(reference).await.into_iter();
+        let mut pulled = self.pull_with(reference, credentials.next()).await;
+        for next in credentials {
+            match &pulled {
+                Err(error) if error.class() == FailureClass::Final => {
+                    pulled = self.pull_with(reference, Some(next)).await;
+                }
+                Ok(_) | Err(_) => break,
+            }
+        }
+        match pulled {
             Ok(image) => Ok((
                 image,
                 Origin::Pulled {
@@ -198,6 +211,22 @@ impl Images {
                 },
             }),
         }
+    }
+
+    async fn pull_with(
+        &self,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Result<Image, PullError> {
+        let options = PullOptions {
+            credentials,
+            judge: Arc::new(CodeJudge),
+            progress: self.0.progress.clone(),
+        };
+        // Boxed, since the compiler cannot see through the whole depth of it that it is `Send`.
+        let pull: BoxFuture<'_, Result<Image, PullError>> =
+            Box::pin(self.0.store.pull(reference, &options));
+        pull.await
     }
 
     /// Returns the one tree of an image, building it when no container uses it yet.

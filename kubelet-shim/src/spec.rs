@@ -450,6 +450,13 @@ pub enum VolumeSource {
     },
     /// Files in memory: `configMap`, `secret`, `downwardAPI`, `projected`.
     Files(FilesVolume),
+    /// The root of an image, never writable.
+    Image {
+        /// The image as written.
+        reference: String,
+        /// When the registry is asked.
+        policy: PullPolicy,
+    },
 }
 
 /// `hostPath.type`.

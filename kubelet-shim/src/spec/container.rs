@@ -90,7 +90,8 @@ pub(super) fn convert(
         at.field("image").refuse("is missing");
     }
     let name = at.field("name").dns_label(name);
-    let pull_policy = pull_policy(image_pull_policy.as_deref(), &image, at);
+    let policy_at = at.field("imagePullPolicy");
+    let pull_policy = pull_policy(image_pull_policy.as_deref(), &image, &policy_at);
     let ports = convert_ports(ports.as_deref().unwrap_or_default(), &at.field("ports"));
     let wire_probes = WireProbes {
         startup: startup_probe.as_ref(),
@@ -152,7 +153,7 @@ fn effective_role(role: Role, restart_policy: Option<&str>, at: &Field<'_>) -> R
 }
 
 /// The API server's default: always for `latest` or no tag, else if not present.
-fn pull_policy(value: Option<&str>, image: &str, at: &Field<'_>) -> PullPolicy {
+pub(super) fn pull_policy(value: Option<&str>, image: &str, at: &Field<'_>) -> PullPolicy {
     match value {
         Some("Always") => PullPolicy::Always,
         Some("IfNotPresent") => PullPolicy::IfNotPresent,
@@ -168,8 +169,7 @@ fn pull_policy(value: Option<&str>, image: &str, at: &Field<'_>) -> PullPolicy {
             }
         }
         Some(other) => {
-            at.field("imagePullPolicy")
-                .refuse(format!("has the unknown value `{other}`"));
+            at.refuse(format!("has the unknown value `{other}`"));
             PullPolicy::Never
         }
     }

@@ -253,7 +253,11 @@ fn volumes_that_are_not_honoured_are_refused_by_name() {
             json!({"persistentVolumeClaim": {"claimName": "x"}}),
             "persistentVolumeClaim",
         ),
-        (json!({"image": {"reference": "x"}}), "image"),
+        (json!({"image": {}}), "image.reference"),
+        (
+            json!({"image": {"reference": "x", "pullPolicy": "Sometimes"}}),
+            "image.pullPolicy",
+        ),
         (json!({"csi": {"driver": "x"}}), "csi"),
         (json!({"nfs": {"path": "/", "server": "s"}}), "nfs"),
         (json!({"ephemeral": {}}), "ephemeral"),

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{
+    EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, PodSpec, Volume,
+};
 
 use super::check::{Field, UNSUPPORTED, VOLUMES_PER_POD_MAX};
 use super::files::{self, Surroundings};
@@ -95,7 +97,6 @@ fn source(
         ("gcePersistentDisk", gce_persistent_disk.is_some()),
         ("gitRepo", git_repo.is_some()),
         ("glusterfs", glusterfs.is_some()),
-        ("image", image.is_some()),
         ("iscsi", iscsi.is_some()),
         ("nfs", nfs.is_some()),
         ("persistentVolumeClaim", persistent_volume_claim.is_some()),
@@ -130,6 +131,7 @@ fn source(
         projected
             .as_ref()
             .map(|p| files::projected(p, around, &at.field("projected")).map(VolumeSource::Files)),
+        image.as_ref().map(|i| image_source(i, &at.field("image"))),
         host_path
             .as_ref()
             .map(|h| host_path_source(h, policy, &at.field("hostPath"))),
@@ -153,6 +155,20 @@ fn empty_dir_source(wire: &EmptyDirVolumeSource, at: &Field<'_>) -> VolumeSource
     }
     at.absent("sizeLimit", size_limit);
     VolumeSource::EmptyDir
+}
+
+fn image_source(wire: &ImageVolumeSource, at: &Field<'_>) -> Option<VolumeSource> {
+    let ImageVolumeSource {
+        pull_policy,
+        reference,
+    } = wire;
+    let Some(reference) = reference.clone().filter(|r| !r.is_empty()) else {
+        at.field("reference").refuse("is missing");
+        return None;
+    };
+    let policy =
+        super::container::pull_policy(pull_policy.as_deref(), &reference, &at.field("pullPolicy"));
+    Some(VolumeSource::Image { reference, policy })
 }
 
 fn host_path_source(

@@ -8,8 +8,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::phase::Phase;
 use super::whole_seconds;
+use crate::ground::is_image_problem;
 use crate::lifecycle::{
-    ContainerFacts, Health, Life, PodFacts, Problem, PullShown, StopReason, Termination,
+    ContainerFacts, Ground, Health, Life, PodFacts, Problem, PullShown, StopReason, Termination,
 };
 use crate::spec::{ContainerPlan, PodSpecPlan, Role};
 
@@ -24,7 +25,11 @@ pub(super) fn statuses(spec: &PodSpecPlan, pod: &PodFacts, phase: Phase) -> Vec<
     let mut list = Vec::with_capacity(spec.containers.len());
     for (container, facts) in spec.containers.iter().zip(&pod.containers) {
         // The first init container is created; all that wait behind it wait for initialisation.
-        let default = if initialising && !first {
+        let default = if let Ground::Failed { problem, .. } = &pod.ground
+            && is_image_problem(problem)
+        {
+            problem.reason
+        } else if initialising && !first {
             "PodInitializing"
         } else {
             "ContainerCreating"

@@ -12,7 +12,7 @@ use crate::environment::{self, Facts, Sources};
 use crate::events::Severity::{self, Normal, Warning};
 use crate::ground::{self, GroundKit};
 use crate::hooks::{HookDone, HookError};
-use crate::images::{Fetched, Origin, describe};
+use crate::images::{Fetched, Origin, PullKeys, describe};
 use crate::launch::{self, Alive, Launch, LaunchFailure};
 use crate::lifecycle::{
     Ask, Launched, Life, Outcome, Outlook, PreStop, Problem, Step, StopReason, Termination,
@@ -63,8 +63,9 @@ impl Worker {
             }
             Step::SetUp => {
                 let (node, spec) = (self.node.clone(), self.spec.clone());
+                let keys = self.pull_keys();
                 self.under_way.push(Box::pin(async move {
-                    Report::Laid(ground::lay(&node.site, &spec).await)
+                    Report::Laid(ground::lay(&node.site, &node.images, &keys, &spec).await)
                 }));
             }
             Step::TearDown => self.tear_down(),
@@ -117,16 +118,25 @@ impl Worker {
         }));
     }
 
+    fn pull_keys(&self) -> PullKeys {
+        PullKeys {
+            client: self.node.site.client.clone(),
+            pod: self.spec.clone(),
+            events: self.events.clone(),
+        }
+    }
+
     fn fetch(&mut self, index: usize) {
         let (images, spec) = (self.node.images.clone(), self.spec.clone());
-        let events = self.events.clone();
+        let (events, keys) = (self.events.clone(), self.pull_keys());
         let (work, abort) = abortable(async move {
             let container = &spec.containers[index];
             let pulling = || {
                 let message = format!("Pulling image \"{}\"", container.image);
                 events.emit(Normal, "Pulling", message, Some(container.field_path()));
             };
-            images.fetch(container, pulling).await
+            let (image, policy) = (&container.image, container.pull_policy);
+            images.fetch(image, policy, &keys, pulling).await
         });
         self.holds[index].abort = Some(abort);
         self.under_way.push(Box::pin(
@@ -283,8 +293,11 @@ impl Worker {
                 Ok(())
             }
             Err(problem) => {
-                self.events
-                    .emit(Warning, problem.reason, &*problem.message, None);
+                let event = match ground::is_image_problem(&problem) {
+                    true => "Failed",
+                    false => problem.reason,
+                };
+                self.events.emit(Warning, event, &*problem.message, None);
                 Err(problem)
             }
         }
