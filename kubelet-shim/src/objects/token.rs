@@ -89,7 +89,8 @@ fn remaining(until: Timestamp, now: Timestamp) -> Duration {
 /// The time until a token is renewed: a fifth of its life before its end, or a day after its beginning.
 fn renewal(lifetime: Duration, left: Duration, jitter: Duration) -> Duration {
     let age = lifetime.saturating_sub(left);
-    let by_life = left.saturating_sub(lifetime / 5);
+    let last_fifth = Duration::from_secs(lifetime.as_secs() / 5);
+    let by_life = left.saturating_sub(last_fifth);
     let by_age = AGE_MAX.saturating_sub(age);
     by_life.min(by_age).saturating_sub(jitter)
 }
@@ -111,7 +112,7 @@ mod tests {
     fn a_token_is_renewed_at_four_fifths_of_its_life_or_after_a_day() {
         for (lifetime, left, jitter, expected) in [
             (3600, 3600, 0, 2880),
-            (3607, 3607, 10, 2875),
+            (3607, 3607, 10, 2876),
             (3600, 1000, 0, 280),
             (3600, 700, 0, 0),
             (600, 600, 5, 475),
