@@ -1,5 +1,7 @@
 //! What a pod's containers stand on: mounted volumes, an address, published ports.
 
+mod scratch;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -16,6 +18,8 @@ use coracle_runtime::fs::{
 };
 
 use crate::agent::DeclaredPorts;
+pub(crate) use scratch::{ScratchLimit, exceeded};
+
 use crate::environment;
 use crate::identity_files::{self, Identity};
 use crate::images::{Images, PullKeys, SharedImage, blocking, describe};
@@ -38,6 +42,8 @@ pub(crate) struct GroundKit {
     pub(crate) published: Vec<PublishedPort>,
     /// Each volume's content by name.
     pub(crate) volumes: HashMap<String, MountSource>,
+    /// Volumes that may not grow beyond a size.
+    pub(crate) limits: Arc<[ScratchLimit]>,
     /// Keeps the volumes in memory as their objects are.
     pub(crate) files: Arc<PodFiles>,
     /// Keeps the files of the volumes that are images in the store.
@@ -101,6 +107,7 @@ pub(crate) async fn lay(
         network,
         published,
         volumes,
+        limits: scratch_limits(site, pod),
         files,
         _images: images,
         identity,
@@ -143,7 +150,7 @@ async fn mount_volumes(
     for volume in &pod.volumes {
         let source = match &volume.source {
             VolumeSource::Files(_) | VolumeSource::Image { .. } => continue,
-            VolumeSource::EmptyDir => {
+            VolumeSource::EmptyDir { .. } => {
                 let path = volume_dir(site, pod).join(&volume.name);
                 blocking(move || empty_dir(path)).await
             }
@@ -205,6 +212,25 @@ fn mount_problem(volume: &str, error: &dyn std::error::Error) -> Problem {
         message: message.into(),
         outlook: Outlook::MayMend,
     }
+}
+
+fn scratch_limits(site: &Site, pod: &PodSpecPlan) -> Arc<[ScratchLimit]> {
+    let limited = pod
+        .volumes
+        .iter()
+        .filter_map(|volume| match &volume.source {
+            VolumeSource::EmptyDir { limit } => Some((&volume.name, limit.clone()?)),
+            VolumeSource::HostPath { .. } | VolumeSource::Files(_) | VolumeSource::Image { .. } => {
+                None
+            }
+        });
+    limited
+        .map(|(name, limit)| ScratchLimit {
+            volume: name.clone(),
+            folder: volume_dir(site, pod).join(name),
+            limit,
+        })
+        .collect()
 }
 
 fn empty_dir(path: PathBuf) -> Result<MountSource, VolumeError> {

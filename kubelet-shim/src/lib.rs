@@ -47,9 +47,9 @@ pub use spec::{
     EnvVar, FieldRefusal, FilesSource, FilesVolume, Hook, Hooks, HostAlias, HostPathCheck,
     HostPathPolicy, HostPort, HttpGet, InstanceReuse, KeyItem, LogFallback, ObjectKind, ObjectRef,
     PodField, PodKey, PodSpecPlan, Port, Probe, ProbeKind, Probes, PullPolicy, ResourceAmount,
-    Resources, RestartPolicy, Role, Scheme, Security, ServiceLinks, ShownName, StdinPlan,
-    StreamPlan, SubPath, TargetPort, TcpTarget, TerminationMessage, TokenPlan, Transport,
-    VolumeMount, VolumePlan, VolumeSource, check_pod,
+    Resources, RestartPolicy, Role, Scheme, Security, ServiceLinks, ShownName, SizeLimit,
+    StdinPlan, StreamPlan, SubPath, TargetPort, TcpTarget, TerminationMessage, TokenPlan,
+    Transport, VolumeMount, VolumePlan, VolumeSource, check_pod,
 };
 pub use status::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
 pub use time::{Clock, Hand, Moment};

@@ -72,6 +72,8 @@ pub(crate) enum EndCause {
     Shutdown,
     /// `activeDeadlineSeconds` passed.
     Deadline,
+    /// It uses more than it may; [`PodFacts::evicted`] says of what.
+    Evicted,
 }
 
 /// Everything known about one pod on this node.
@@ -89,6 +91,8 @@ pub(crate) struct PodFacts {
     pub(crate) containers: Vec<ContainerFacts>,
     /// Set when the pod can never stand on this node; never unset.
     pub(crate) rejected: Option<Problem>,
+    /// Set when the pod uses more of something than it may; never unset.
+    pub(crate) evicted: Option<Arc<str>>,
     /// Set once something other than the containers ends the pod; never unset.
     pub(crate) ending: Option<(Ending, Moment)>,
 }
@@ -291,6 +295,7 @@ impl PodFacts {
                 .map(|_| ContainerFacts::new())
                 .collect(),
             rejected: None,
+            evicted: None,
             ending: None,
         }
     }

@@ -440,7 +440,10 @@ pub struct VolumePlan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeSource {
     /// A folder of its own, removed with the pod.
-    EmptyDir,
+    EmptyDir {
+        /// `sizeLimit`: who exceeds it is evicted.
+        limit: Option<SizeLimit>,
+    },
     /// A folder or file of the machine.
     HostPath {
         /// The path on the machine.
@@ -457,6 +460,15 @@ pub enum VolumeSource {
         /// When the registry is asked.
         policy: PullPolicy,
     },
+}
+
+/// `emptyDir.sizeLimit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SizeLimit {
+    /// In bytes.
+    pub bytes: u64,
+    /// As it was written.
+    pub text: String,
 }
 
 /// `hostPath.type`.

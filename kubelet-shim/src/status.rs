@@ -81,6 +81,9 @@ fn verdict(pod: &PodFacts, phase: Phase) -> (Option<String>, Option<String>) {
         let message = format!("Pod was rejected: {}", problem.message);
         return (Some(problem.reason.to_owned()), Some(message));
     }
+    if let (Some(message), Phase::Failed) = (&pod.evicted, phase) {
+        return (Some("Evicted".to_owned()), Some(message.to_string()));
+    }
     let text = match (pod.ending.map(|(ending, _)| ending.cause), phase) {
         (Some(EndCause::Deadline), Phase::Failed) => (
             "DeadlineExceeded",
@@ -91,7 +94,13 @@ fn verdict(pod: &PodFacts, phase: Phase) -> (Option<String>, Option<String>) {
             "Pod was terminated in response to imminent node shutdown.",
         ),
         (
-            Some(EndCause::Deadline | EndCause::Shutdown | EndCause::Deleted | EndCause::Vanished)
+            Some(
+                EndCause::Deadline
+                | EndCause::Evicted
+                | EndCause::Shutdown
+                | EndCause::Deleted
+                | EndCause::Vanished,
+            )
             | None,
             _,
         ) => {

@@ -26,11 +26,11 @@ pub(crate) use execute::{Report, log_dir, log_path};
 use hold::Hold;
 
 use crate::agent::AtStop;
-use crate::events::{EventSink, PodEvents};
+use crate::events::{EventSink, PodEvents, Severity};
 use crate::exec::{ExecBook, Tools};
-use crate::ground::{GroundKit, Site};
-use crate::images::Images;
-use crate::lifecycle::{EndCause, Intent, PodFacts, plan};
+use crate::ground::{self, GroundKit, Site};
+use crate::images::{Images, blocking};
+use crate::lifecycle::{EndCause, Intent, PodFacts, is_complete, plan};
 use crate::logs::{LogBook, OutputLine};
 use crate::probes::{NEWS_MAX, News, Prober};
 use crate::spec::{PodKey, PodSpecPlan};
@@ -42,6 +42,9 @@ const ROUNDS_MAX: usize = 64;
 
 /// A stopping agent gives up on a server that took none of this many writes in a row.
 const LAST_WRITES_MAX: u32 = 5;
+
+/// How often volumes with a limit are measured, as a kubelet's eviction monitor does.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
 
 /// Delay before a failed deletion of a pod's object is tried again.
 const REMOVAL_RETRY: Duration = Duration::from_secs(1);
@@ -135,6 +138,8 @@ pub(crate) struct Worker {
     object: Object,
     /// What probes say, and the way to say it; only of a pod that has probes.
     news: Option<(mpsc::Sender<News>, mpsc::Receiver<News>)>,
+    /// When the volumes that may not grow beyond a size are looked at again.
+    measure_at: Option<Moment>,
 }
 
 /// Whether what was taken in may change the plan.
@@ -188,12 +193,14 @@ impl Worker {
             under_way: FuturesUnordered::new(),
             object: Object::There,
             news: is_probed.then(|| mpsc::channel(NEWS_MAX)),
+            measure_at: None,
         }
     }
 
     /// Works until nothing is left to do for the pod, now or later, and says what is left of its object.
     pub(crate) async fn run(mut self) -> Remains {
         loop {
+            self.measure();
             let (wake, is_finished) = self.advance();
             self.care();
             self.report();
@@ -239,6 +246,34 @@ impl Worker {
         spec.annotations.clone_from(&about.annotations);
         if let Some(kit) = &self.kit {
             kit.files.describe(&self.spec);
+        }
+    }
+
+    /// Looks whether a volume has outgrown its limit, when it is time for that.
+    fn measure(&mut self) {
+        let now = self.node.clock.now();
+        if self.measure_at.is_none_or(|at| !now.reached(at)) {
+            return;
+        }
+        self.measure_at = None;
+        let Some(kit) = &self.kit else { return };
+        let limits = kit.limits.clone();
+        self.under_way.push(Box::pin(async move {
+            Report::Measured(blocking(move || ground::exceeded(&limits)).await)
+        }));
+    }
+
+    /// Plans the next look; a pod that exceeds a limit is ended.
+    fn measured(&mut self, excess: Option<String>) {
+        let is_ending = self.facts.ending.is_some() || is_complete(&self.spec, &self.facts);
+        match excess {
+            Some(_) if is_ending => {}
+            Some(message) => {
+                self.events
+                    .emit(Severity::Warning, "Evicted", &*message, None);
+                self.facts.evicted = Some(message.into());
+            }
+            None => self.measure_at = Some(self.node.clock.now().after(MEASURE_EVERY)),
         }
     }
 
@@ -291,17 +326,17 @@ impl Worker {
                 false
             }
             (Object::Leaving, _) => false,
-            (Object::There, Some(EndCause::Deadline) | None) => self.reporter.is_settled(),
+            (Object::There, Some(EndCause::Deadline | EndCause::Evicted) | None) => {
+                self.reporter.is_settled()
+            }
         }
     }
 
     /// Waits for whatever comes first; false when nobody wants the pod any more.
     async fn wait(&mut self, wake: Option<Moment>) -> bool {
         let retry = self.reporter.retry().map(|(at, _)| at);
-        let wake = match (wake, retry) {
-            (Some(wake), Some(retry)) => Some(wake.min(retry)),
-            (wake, retry) => wake.or(retry),
-        };
+        let times = [wake, retry, self.measure_at].into_iter().flatten();
+        let wake = times.reduce(Moment::min);
         let timer = async {
             match wake {
                 Some(at) => tokio::time::sleep_until(at.instant()).await,

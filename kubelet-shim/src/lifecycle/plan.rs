@@ -12,6 +12,9 @@ use crate::time::Moment;
 /// How long a failed pull shows its own reason before it shows `ImagePullBackOff`.
 const PULL_ERROR_SHOWN: Duration = Duration::from_secs(1);
 
+/// Grace of a pod that exceeds a limit of storage, whatever its own (a kubelet's immediate eviction).
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
+
 /// A container has at least this between the request to end and force, whatever the grace.
 pub(crate) const STOP_GRACE_MIN: Duration = Duration::from_secs(2);
 
@@ -169,6 +172,12 @@ fn new_ending(
     if pod.ending.is_some() || pod.rejected.is_some() || is_complete(spec, pod) {
         return None;
     }
+    if pod.evicted.is_some() {
+        return Some(Ending {
+            cause: EndCause::Evicted,
+            grace: EVICTION_GRACE,
+        });
+    }
     let deadline = pod.accepted.after(spec.active_deadline?);
     if now.reached(deadline) {
         return Some(Ending {
@@ -184,6 +193,7 @@ fn stronger(known: EndCause, wanted: EndCause) -> EndCause {
     match (known, wanted) {
         (EndCause::Vanished, _) | (_, EndCause::Vanished) => EndCause::Vanished,
         (EndCause::Deleted, _) | (_, EndCause::Deleted) => EndCause::Deleted,
+        (EndCause::Evicted, _) | (_, EndCause::Evicted) => EndCause::Evicted,
         (EndCause::Deadline, _) | (_, EndCause::Deadline) => EndCause::Deadline,
         (EndCause::Shutdown, EndCause::Shutdown) => EndCause::Shutdown,
     }

@@ -56,7 +56,7 @@ impl Patience {
         let (grace, minimum) = match ending.cause {
             // Who stops the agent has said how long it may take.
             EndCause::Shutdown => (ending.grace, Duration::ZERO),
-            EndCause::Deleted | EndCause::Vanished | EndCause::Deadline => {
+            EndCause::Deleted | EndCause::Vanished | EndCause::Deadline | EndCause::Evicted => {
                 (ending.grace.max(POD_GRACE_MIN), STOP_GRACE_MIN)
             }
         };

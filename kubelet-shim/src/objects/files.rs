@@ -385,9 +385,9 @@ fn files_volumes(pod: &PodSpecPlan) -> impl Iterator<Item = (&str, &FilesVolume)
         .iter()
         .filter_map(|volume| match &volume.source {
             VolumeSource::Files(files) => Some((volume.name.as_str(), files)),
-            VolumeSource::EmptyDir | VolumeSource::HostPath { .. } | VolumeSource::Image { .. } => {
-                None
-            }
+            VolumeSource::EmptyDir { .. }
+            | VolumeSource::HostPath { .. }
+            | VolumeSource::Image { .. } => None,
         })
 }
 

@@ -263,7 +263,7 @@ fn volumes_that_are_not_honoured_are_refused_by_name() {
         (json!({"ephemeral": {}}), "ephemeral"),
         (json!({"emptyDir": {"medium": "Memory"}}), "emptyDir.medium"),
         (
-            json!({"emptyDir": {"sizeLimit": "1Gi"}}),
+            json!({"emptyDir": {"sizeLimit": "much"}}),
             "emptyDir.sizeLimit",
         ),
         (json!({"hostPath": {"path": "/a/../b"}}), "hostPath.path"),

@@ -158,7 +158,8 @@ pub(super) fn check_files(spec: &PodSpec, volumes: &[VolumePlan], at: &Field<'_>
                     continue;
                 };
                 let is_scratch = |volume: &VolumePlan| {
-                    volume.name == file.volume_name && volume.source == VolumeSource::EmptyDir
+                    volume.name == file.volume_name
+                        && matches!(volume.source, VolumeSource::EmptyDir { .. })
                 };
                 if !volumes.iter().any(is_scratch) {
                     at.index(index)

@@ -8,7 +8,10 @@ use k8s_openapi::api::core::v1::{
 
 use super::check::{Field, UNSUPPORTED, VOLUMES_PER_POD_MAX};
 use super::files::{self, Surroundings};
-use super::{HostPathCheck, HostPathPolicy, ObjectKind, ObjectRef, VolumePlan, VolumeSource};
+use super::{
+    HostPathCheck, HostPathPolicy, ObjectKind, ObjectRef, SizeLimit, VolumePlan, VolumeSource,
+    quantity,
+};
 
 pub(super) fn convert_all(
     spec: &PodSpec,
@@ -137,7 +140,7 @@ fn source(
             .map(|h| host_path_source(h, policy, &at.field("hostPath"))),
         empty_dir
             .as_ref()
-            .map(|e| Some(empty_dir_source(e, &at.field("emptyDir")))),
+            .map(|e| empty_dir_source(e, &at.field("emptyDir"))),
     ];
     // The outer value says whether a source is named, the inner whether it can be honoured.
     let mut named = honoured.into_iter().flatten();
@@ -145,16 +148,30 @@ fn source(
     if named.next().is_some() {
         at.refuse("has more than one source");
     }
-    first.unwrap_or(Some(VolumeSource::EmptyDir))
+    first.unwrap_or(Some(VolumeSource::EmptyDir { limit: None }))
 }
 
-fn empty_dir_source(wire: &EmptyDirVolumeSource, at: &Field<'_>) -> VolumeSource {
+fn empty_dir_source(wire: &EmptyDirVolumeSource, at: &Field<'_>) -> Option<VolumeSource> {
     let EmptyDirVolumeSource { medium, size_limit } = wire;
     if medium.as_deref().is_some_and(|m| !m.is_empty()) {
         at.field("medium").refuse(UNSUPPORTED);
     }
-    at.absent("sizeLimit", size_limit);
-    VolumeSource::EmptyDir
+    // Zero is no limit, as under a kubelet.
+    let limit = size_limit.as_ref().filter(|limit| limit.0 != "0");
+    let limit = match limit {
+        None => None,
+        Some(limit) => match quantity::units(limit) {
+            Ok(bytes) => Some(SizeLimit {
+                bytes,
+                text: limit.0.clone(),
+            }),
+            Err(error) => {
+                at.field("sizeLimit").refuse(error.to_string());
+                return None;
+            }
+        },
+    };
+    Some(VolumeSource::EmptyDir { limit })
 }
 
 fn image_source(wire: &ImageVolumeSource, at: &Field<'_>) -> Option<VolumeSource> {

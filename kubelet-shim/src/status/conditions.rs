@@ -9,6 +9,9 @@ use super::whole_seconds;
 use crate::lifecycle::{EndCause, PodFacts};
 use crate::spec::{PodSpecPlan, Role};
 
+/// What a pod is told that ends with its node (contract A.8).
+const SHUTDOWN_MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
+
 /// What the conditions follow from.
 pub(super) struct Input<'a> {
     pub(super) spec: &'a PodSpecPlan,
@@ -41,20 +44,21 @@ pub(super) fn conditions(input: &Input<'_>) -> Vec<PodCondition> {
         // The scheduler's, re-asserted for every pod that runs here.
         ("PodScheduled", Verdict::plain(true)),
     ];
-    if input.phase.is_terminal()
-        && input
-            .pod
-            .ending
-            .is_some_and(|(ending, _)| ending.cause == EndCause::Shutdown)
-    {
+    let is_shutdown = input
+        .pod
+        .ending
+        .is_some_and(|(ending, _)| ending.cause == EndCause::Shutdown);
+    let disruption = match &input.pod.evicted {
+        Some(message) => Some(message.to_string()),
+        None => is_shutdown.then(|| SHUTDOWN_MESSAGE.to_owned()),
+    };
+    if let Some(message) = disruption.filter(|_| input.phase.is_terminal()) {
         owned.push((
             "DisruptionTarget",
             Verdict {
                 holds: true,
                 reason: Some("TerminationByKubelet"),
-                message: Some(
-                    "Pod was terminated in response to imminent node shutdown.".to_owned(),
-                ),
+                message: Some(message),
             },
         ));
     }

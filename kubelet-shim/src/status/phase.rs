@@ -52,7 +52,8 @@ pub(crate) fn phase(spec: &PodSpecPlan, pod: &PodFacts) -> Phase {
 }
 
 fn by_rules(spec: &PodSpecPlan, pod: &PodFacts) -> Phase {
-    if pod.rejected.is_some() {
+    // An evicted pod has failed, however its containers took their end.
+    if pod.rejected.is_some() || pod.evicted.is_some() {
         return Phase::Failed;
     }
     let pairs = || spec.containers.iter().zip(&pod.containers);

@@ -381,6 +381,15 @@ fn only_the_agents_decisions_give_the_pod_a_reason() {
             "{cause:?}"
         );
     }
+    let mut pod = facts(&spec, vec![ended(0)]);
+    pod.evicted = Some("too much".into());
+    ended_by(&mut pod, EndCause::Evicted);
+    let status = rendered(&spec, &pod, &[]);
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    assert_eq!(status.message.as_deref(), Some("too much"));
+    let disruption = condition(&status, "DisruptionTarget");
+    assert_eq!(disruption.reason.as_deref(), Some("TerminationByKubelet"));
     let mut pod = facts(&spec, vec![Life::Waiting]);
     pod.rejected = Some(Problem {
         reason: "NodePorts",

@@ -36,6 +36,8 @@ pub(crate) enum Report {
     PreStopped(usize, u32, Option<Result<HookDone, HookError>>),
     Written(Written),
     Removed(bool),
+    /// What a volume holds too much of, if one does.
+    Measured(Option<String>),
 }
 
 impl Worker {
@@ -276,6 +278,7 @@ impl Worker {
             }
             Report::Written(outcome) => return self.written(&outcome),
             Report::Removed(is_gone) => return self.removed(is_gone),
+            Report::Measured(excess) => return self.measured(excess),
         };
         let now = self.node.clock.now();
         self.facts.settle(&self.spec, outcome, now);
@@ -288,6 +291,9 @@ impl Worker {
                 kit.files.describe(&self.spec);
                 for trimmed in &kit.identity.trimmed {
                     self.events.emit(Warning, "DNSConfigForming", trimmed, None);
+                }
+                if !kit.limits.is_empty() {
+                    self.measured(None);
                 }
                 self.kit = Some(kit.into());
                 Ok(())

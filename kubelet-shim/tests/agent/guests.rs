@@ -75,6 +75,27 @@ pub(crate) fn says_arguments() -> Vec<u8> {
     )
 }
 
+/// Writes a file, and never ends by itself when `then` is `again`.
+pub(crate) fn writes(path: &str, content: &str, then: &str) -> Vec<u8> {
+    let (path_length, length) = (path.len(), content.len());
+    let last = if then == "again" {
+        "(loop $again (br $again))"
+    } else {
+        ""
+    };
+    module(&format!(
+        r#"(data (i32.const 64) "{path}")
+           (data (i32.const 4096) "{content}")
+           (func (export "_start")
+             (drop (call $path_open (i32.const 3) (i32.const 1) (i32.const 64) (i32.const {path_length})
+               (i32.const 9) (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 24)))
+             (i32.store (i32.const 0) (i32.const 4096))
+             (i32.store (i32.const 4) (i32.const {length}))
+             (drop (call $fd_write (i32.load (i32.const 24)) (i32.const 0) (i32.const 1) (i32.const 28)))
+             {last})"#
+    ))
+}
+
 fn module(body: &str) -> Vec<u8> {
     let text = format!(
         r#"(module

@@ -9,6 +9,7 @@ mod guests;
 mod logs;
 mod pods;
 mod probes;
+mod volumes;
 mod world;
 
 use std::process::ExitCode;
@@ -48,6 +49,12 @@ fn main() -> ExitCode {
 }
 
 fn tests() -> impl Iterator<Item = &'static Test> {
-    let all = [pods::TESTS, logs::TESTS, exec::TESTS, probes::TESTS];
+    let all = [
+        pods::TESTS,
+        logs::TESTS,
+        exec::TESTS,
+        probes::TESTS,
+        volumes::TESTS,
+    ];
     all.into_iter().flatten()
 }

@@ -383,3 +383,23 @@ fn refused(mount: Mount) -> bool {
     })
     .is_err()
 }
+
+/// An image volume: the tree, or a part of it, and never a way to change it.
+#[test]
+fn a_shared_tree_is_mounted_whole_or_in_part_and_never_writable() {
+    let image = Arc::new(tree(&["app/main=code", "app/data/x=1", "link->app/data"]));
+    let shared = || MountSource::Tree(Arc::clone(&image));
+    let mounts = vec![
+        mount("/whole", shared(), Access::ReadWrite),
+        at("/part", "link", shared()),
+        at("/file", "app/main", shared()),
+        at("/none", "missing", shared()),
+    ];
+    assert!(mounts.iter().all(|mount| !mount.may_block()));
+    let view = View::read_only(tree(&[]), mounts);
+    assert_eq!(view.read("whole/app/main"), Ok("code".into()));
+    assert_eq!(view.read("part/x"), Ok("1".into()));
+    assert_eq!(view.read("file"), Ok("code".into()));
+    assert_eq!(view.list("none").unwrap(), Vec::<String>::new());
+    assert_eq!(view.write("whole/app/main", "x"), Err(ErrorCode::ReadOnly));
+}

@@ -1,0 +1,133 @@
+//! What volumes do for running guests.
+
+use coracle_kubelet_shim::ANNOTATION_REFUSED;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use crate::guests;
+use crate::pods::{is_over, is_running, run};
+use crate::world::{World, annotation, container, phase, waiting_reason};
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("an_init_container_leaves_variables_in_a_file", || {
+        run(variables_in_a_file())
+    }),
+    ("a_volume_that_outgrows_its_limit_evicts_its_pod", || {
+        run(eviction())
+    }),
+    ("an_image_can_be_a_volume", || run(image_volume())),
+    ("a_pod_has_its_token_and_its_services_variables", || {
+        run(token())
+    }),
+];
+
+async fn variables_in_a_file() {
+    let mut world = World::new().await;
+    let writer = world.image(
+        "writer",
+        &guests::writes("scratch/env", "K='left behind'", "no"),
+    );
+    let reader = world.image("reader", &guests::shows_environment_and("none"));
+    let mounts = json!([{"name": "scratch", "mountPath": "/scratch"}]);
+    let file = json!({"volumeName": "scratch", "path": "env", "key": "K"});
+    let spec = json!({
+        "restartPolicy": "Never",
+        "initContainers": [{"name": "first", "image": writer, "volumeMounts": mounts}],
+        "containers": [{"name": "main", "image": reader,
+            "env": [{"name": "FOUND", "valueFrom": {"fileKeyRef": file}}]}],
+        "volumes": [{"name": "scratch", "emptyDir": {}}],
+    });
+    world.pod("p", spec).await;
+    let line = world.line().await;
+    assert!(line.contains("FOUND=left behind"), "{line}");
+    world.until("p", is_over).await;
+    world.stop().await;
+}
+
+async fn eviction() {
+    let world = World::new().await;
+    let content = "x".repeat(2048);
+    let image = world.image("fills", &guests::writes("scratch/file", &content, "again"));
+    let spec = json!({
+        "containers": [{"name": "main", "image": image,
+            "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}]}],
+        "volumes": [{"name": "scratch", "emptyDir": {"sizeLimit": "1Ki"}}],
+    });
+    world.pod("p", spec).await;
+    let pod = world.until("p", is_over).await;
+    assert_eq!(phase(&pod), "Failed");
+    let status = pod.status.unwrap_or_default();
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    let message = "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Ki\". ";
+    assert_eq!(status.message.as_deref(), Some(message));
+    let reasons = world.events("p", "Evicted").await;
+    assert!(reasons.contains(&"Evicted".to_owned()));
+    world.stop().await;
+}
+
+async fn image_volume() {
+    let mut world = World::new().await;
+    // The first line of this module's binary form says its text before anything else of it.
+    let content = world.image("content", &guests::says_and_exits("of the image", 0));
+    let name = content
+        .split(['/', ':', '@'])
+        .find(|part| *part == "content");
+    assert_eq!(name, Some("content"), "{content}");
+    let image = world.image(
+        "reader",
+        &guests::shows_environment_and("image/content.wasm"),
+    );
+    let spec = json!({
+        "restartPolicy": "Never",
+        "containers": [{"name": "main", "image": image,
+            "volumeMounts": [{"name": "image", "mountPath": "/image"}]}],
+        "volumes": [{"name": "image", "image": {"reference": content, "pullPolicy": "Never"}}],
+    });
+    world.pod("p", spec).await;
+    let line = world.line().await;
+    assert!(line.contains("\0asm"), "{line:?}");
+    world.until("p", is_over).await;
+    let spec = json!({
+        "containers": [{"name": "main", "image": image}],
+        "volumes": [{"name": "image",
+            "image": {"reference": "localhost/none:1", "pullPolicy": "Never"}}],
+    });
+    world.pod("q", spec).await;
+    let pod = world
+        .until("q", |pod| waiting_reason(pod) == Some("ErrImageNeverPull"))
+        .await;
+    assert_eq!(phase(&pod), "Pending");
+    assert!(annotation(&pod, ANNOTATION_REFUSED).is_none() && container(&pod).is_some());
+    world.events("q", "Failed").await;
+    world.stop().await;
+}
+
+async fn token() {
+    let mut world = World::new().await;
+    let secret = json!({"metadata": {"name": "s"}, "stringData": {"p": "first"}});
+    world.create::<Secret>(secret).await;
+    let path = "var/run/secrets/kubernetes.io/serviceaccount/token";
+    let image = world.image("shows", &guests::shows_environment_and(path));
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "main", "image": image}]});
+    world.pod("p", spec).await;
+    let line = world.line().await;
+    assert!(line.contains("KUBERNETES_SERVICE_HOST=10."), "{line}");
+    let token = line.rsplit('\0').next().unwrap_or_default();
+    assert_eq!(token.split('.').count(), 3, "{line}");
+    // Labels of a running pod may change, and its object with them, without any harm to it.
+    let spins = world.image("spins", &guests::spins());
+    let spec = json!({"containers": [{"name": "main", "image": spins}], "automountServiceAccountToken": false});
+    world.pod("q", spec).await;
+    let pod = world.until("q", is_running).await;
+    let volumes = pod.spec.and_then(|spec| spec.volumes).unwrap_or_default();
+    assert!(volumes.is_empty(), "{volumes:?}");
+    let patch = Patch::Merge(json!({"metadata": {"labels": {"new": "label"}}}));
+    let pods = world.api::<Pod>();
+    pods.patch("q", &PatchParams::default(), &patch)
+        .await
+        .expect("changed");
+    let pod = world.until("q", is_running).await;
+    assert_eq!(container(&pod).map(|status| status.restart_count), Some(0));
+    world.stop().await;
+}
