@@ -25,7 +25,7 @@ use crate::logs::{LogBook, OutputLine};
 use crate::node::{Amounts, Registration};
 use crate::objects::{self, ObjectSource};
 use crate::probes::Prober;
-use crate::server::KubeletService;
+use crate::server::{KubeletService, Whereabouts};
 use crate::spec::HostPathPolicy;
 use crate::status::STATUS_WRITES_MAX;
 use crate::time::Clock;
@@ -200,8 +200,11 @@ impl Agent {
             config.data_dir.clone(),
             config.client.clone(),
             settings.clock.clone(),
-            Arc::clone(&logs),
-            Arc::clone(&execs),
+            Whereabouts {
+                logs: Arc::clone(&logs),
+                execs: Arc::clone(&execs),
+                fabric: config.fabric.clone(),
+            },
         );
         let (prober, probe) = Prober::new(config.fabric.clone());
         let node = Node {

@@ -9,6 +9,7 @@ mod listen;
 mod run;
 mod session;
 mod stats;
+mod streaming;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,8 +20,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use coracle_network::Fabric;
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -28,27 +33,26 @@ use kube::api::ListParams;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
+use tower::Service as _;
 
 pub use listen::{KubeletListener, KubeletListenerConfig, KubeletServer, KubeletServerError};
 
 use crate::exec::ExecBook;
 use crate::logs::LogBook;
 use crate::time::Clock;
+use streaming::{AfterUpgrade, CONNECTIONS_MAX, STREAMS_MAX, Wish};
 
 /// Logs read at once: each costs at most a few open files and a block of memory while it is sent.
 const LOG_READERS_MAX: usize = 1024;
 
 /// Paths of a kubelet that this one does not answer yet.
 const UNSERVED: &[&str] = &[
-    "attach",
     "checkpoint",
     "configz",
     "cri",
     "debug",
-    "exec",
     "flagz",
     "logs",
-    "portForward",
     "runningpods",
     "statusz",
 ];
@@ -67,8 +71,18 @@ struct Shared {
     clock: Clock,
     book: Arc<LogBook>,
     execs: Arc<ExecBook>,
+    fabric: Fabric,
     log_readers: Arc<Semaphore>,
     meter: stats::Meter,
+    connections: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+/// Where what runs on the node is found.
+pub(crate) struct Whereabouts {
+    pub(crate) logs: Arc<LogBook>,
+    pub(crate) execs: Arc<ExecBook>,
+    pub(crate) fabric: Fabric,
 }
 
 /// What a request is refused with: plain text, as a kubelet writes it.
@@ -91,18 +105,25 @@ impl KubeletService {
         data_dir: PathBuf,
         client: kube::Client,
         clock: Clock,
-        book: Arc<LogBook>,
-        execs: Arc<ExecBook>,
+        whereabouts: Whereabouts,
     ) -> KubeletService {
+        let Whereabouts {
+            logs,
+            execs,
+            fabric,
+        } = whereabouts;
         KubeletService(Arc::new(Shared {
             node_name,
             data_dir: data_dir.into(),
             client,
             clock,
-            book,
+            book: logs,
             execs,
+            fabric,
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
             meter: stats::Meter::default(),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }))
     }
 
@@ -111,7 +132,8 @@ impl KubeletService {
         &self.0.node_name
     }
 
-    /// Answers the requests of one connection until the other side closes it.
+    /// Answers the requests of one connection until the other side closes it, and carries the streams
+    /// of an exec, attach or port-forward if one of them asked for that. Dropping this ends them.
     ///
     /// # Errors
     ///
@@ -120,10 +142,18 @@ impl KubeletService {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = hyper_util::service::TowerToHyperService::new(self);
+        let after = AfterUpgrade::default();
+        let place = after.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(place.clone());
+            self.clone().call(request)
+        });
         hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(stream), service)
-            .await
+            .with_upgrades()
+            .await?;
+        after.run().await;
+        Ok(())
     }
 }
 
@@ -141,21 +171,20 @@ impl<B: Send + 'static> tower::Service<Request<B>> for KubeletService {
         let (head, _) = request.into_parts();
         let shared = self.0.clone();
         Box::pin(async move {
-            let query = head.uri.query().unwrap_or_default();
-            let answer = shared.answer(&head.method, head.uri.path(), query).await;
+            let answer = shared.answer(head).await;
             Ok(answer.unwrap_or_else(|refusal| text(refusal.code, refusal.text)))
         })
     }
 }
 
 impl Shared {
-    async fn answer(
-        &self,
-        method: &Method,
-        path: &str,
-        query: &str,
-    ) -> Result<Response<KubeletBody>, Refusal> {
-        let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    async fn answer(&self, head: Parts) -> Result<Response<KubeletBody>, Refusal> {
+        let (uri, method) = (head.uri.clone(), head.method.clone());
+        let query = uri.query().unwrap_or_default();
+        let segments: Vec<&str> = uri.path().trim_matches('/').split('/').collect();
+        if let Some(wish) = Wish::read(&segments) {
+            return self.upgrade(wish, head);
+        }
         if let [first, ..] = segments.as_slice()
             && UNSERVED.contains(first)
         {
@@ -186,7 +215,7 @@ impl Shared {
             ["stats", "summary"] => self.summary(query).await,
             ["metrics", "resource"] => Ok(self.resource_metrics().await),
             ["stats" | "metrics", ..] => {
-                let text = format!("`{path}` is not served by this node yet");
+                let text = format!("`{}` is not served by this node yet", uri.path());
                 Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, text))
             }
             ["containerLogs", namespace, pod, container] => {

@@ -15,7 +15,7 @@ use crate::addresses::AddressPool;
 use crate::budget::Budget;
 use crate::connect;
 use crate::egress::{EgressRules, Territory};
-use crate::error::{AttachError, FabricError, PublishError};
+use crate::error::{AttachError, FabricError, NetError, PublishError};
 use crate::names::{self, HostRecord};
 use crate::pod::{Pod, PodNetwork};
 use crate::publish::PublishPlan;
@@ -211,6 +211,21 @@ impl Fabric {
     /// node's address inside the pod CIDR as the peer.
     pub async fn dial(&self, to: SocketAddr) -> io::Result<Stream> {
         connect::from_host(&self.shared, to).await
+    }
+
+    /// Connects to a port on the loopback of the pod with this UID, as a program in the pod would:
+    /// port-forward.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::Unreachable`] where no such pod is attached, [`NetError::ConnectionRefused`] where
+    /// nothing listens.
+    pub async fn dial_inside(&self, uid: &str, port: u16) -> Result<Stream, NetError> {
+        let ip = self.shared.directory.read().by_uid.get(uid).copied();
+        let pod = ip.and_then(|ip| self.shared.find(ip));
+        let pod = pod.ok_or(NetError::Unreachable)?;
+        let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        connect::from_pod(&pod, None, to).await
     }
 
     /// Returns the node's address inside the pod CIDR.

@@ -139,6 +139,18 @@ impl LogBook {
         }
     }
 
+    /// Finds the newest pod of a name.
+    pub(crate) fn pod(&self, namespace: &str, pod: &str) -> Option<PodKey> {
+        let (namespace, name): (Arc<str>, Arc<str>) = (namespace.into(), pod.into());
+        let pages = self.0.lock();
+        let page = pages.get(&(namespace.clone(), name.clone()))?;
+        Some(PodKey {
+            namespace,
+            name,
+            uid: page.uid.clone(),
+        })
+    }
+
     /// Finds a log.
     ///
     /// # Errors

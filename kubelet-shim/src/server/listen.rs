@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::guard::{Caller, Guard};
+use super::streaming::AfterUpgrade;
 use super::{KubeletBody, KubeletService, text};
 
 /// Connections at once; an API server holds a handful, and one for each stream.
@@ -237,7 +238,10 @@ async fn connection(front: Arc<Front>, stream: TcpStream) {
         .identify(session.peer_certificates().unwrap_or_default());
     let peer = Arc::new(peer);
     let shared = Arc::clone(&front);
-    let service = service_fn(move |request| {
+    let after = AfterUpgrade::default();
+    let place = after.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(place.clone());
         let (front, peer) = (Arc::clone(&shared), Arc::clone(&peer));
         async move { Ok::<_, Infallible>(answer(&front, peer.as_ref().as_ref(), request).await) }
     });
@@ -255,8 +259,10 @@ async fn connection(front: Arc<Front>, stream: TcpStream) {
             served.await
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection to the kubelet API broke");
+    match ended {
+        // What it became ends with the server: it has no end of its own.
+        Ok(()) => drop(front.stopping.run_until_cancelled(after.run()).await),
+        Err(error) => tracing::debug!(%error, "a connection to the kubelet API broke"),
     }
 }
 
