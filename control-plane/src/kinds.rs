@@ -96,14 +96,20 @@ pub enum Verb {
 pub enum Subresource {
     /// `…/approval`: a certificate signing request's conditions.
     Approval,
+    /// `…/attach`: the streams of a container's own program.
+    Attach,
     /// `…/binding`: assigns a pod to a node.
     Binding,
     /// `…/eviction`: deletes a pod if its disruption budgets allow it.
     Eviction,
+    /// `…/exec`: runs one more program in a container.
+    Exec,
     /// `…/finalize`: a namespace's `spec.finalizers`.
     Finalize,
     /// `…/log`: what a container has written.
     Log,
+    /// `…/portforward`: connections to ports of a pod.
+    PortForward,
     /// `…/status`: reads the object, writes only its status.
     Status,
     /// `…/token`: a token for a service account.
@@ -293,10 +299,13 @@ impl Subresource {
     pub fn as_str(self) -> &'static str {
         match self {
             Subresource::Approval => "approval",
+            Subresource::Attach => "attach",
             Subresource::Binding => "binding",
             Subresource::Eviction => "eviction",
+            Subresource::Exec => "exec",
             Subresource::Finalize => "finalize",
             Subresource::Log => "log",
+            Subresource::PortForward => "portforward",
             Subresource::Status => "status",
             Subresource::Token => "token",
         }
@@ -307,6 +316,7 @@ impl Subresource {
         match self {
             Subresource::Approval | Subresource::Status => &[Get, Patch, Update],
             Subresource::Binding | Subresource::Eviction | Subresource::Token => &[Create],
+            Subresource::Attach | Subresource::Exec | Subresource::PortForward => &[Create, Get],
             Subresource::Finalize => &[Update],
             Subresource::Log => &[Get],
         }
@@ -319,9 +329,28 @@ impl Subresource {
             Subresource::Eviction => Some(("policy", "v1", "Eviction")),
             Subresource::Token => Some(("authentication.k8s.io", "v1", "TokenRequest")),
             Subresource::Approval
+            | Subresource::Attach
+            | Subresource::Exec
             | Subresource::Finalize
             | Subresource::Log
+            | Subresource::PortForward
             | Subresource::Status => None,
+        }
+    }
+
+    /// Returns the kind of what is asked for in the query, if a connection to a node is asked for.
+    pub(crate) fn options_kind(self) -> Option<&'static str> {
+        match self {
+            Subresource::Attach => Some("PodAttachOptions"),
+            Subresource::Exec => Some("PodExecOptions"),
+            Subresource::PortForward => Some("PodPortForwardOptions"),
+            Subresource::Approval
+            | Subresource::Binding
+            | Subresource::Eviction
+            | Subresource::Finalize
+            | Subresource::Log
+            | Subresource::Status
+            | Subresource::Token => None,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! How the API reaches the kubelets of its nodes: HTTP/1.1 over a stream that somebody else opens.
 //!
-//! In one process the stream is memory, to a remote node it is TLS; here both look alike. Logs are
-//! the first thing that is asked for this way.
+//! In one process the stream is memory, to a remote node it is TLS; here both look alike.
 
+mod connect;
 mod log;
+mod reach;
 
 use std::{
     collections::HashMap,
@@ -22,7 +23,7 @@ use futures::{
     future::{BoxFuture, Either, select},
     stream::{self, BoxStream},
 };
-use http::{Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use http_body_util::Empty;
 use hyper::{body::Incoming, client::conn::http1};
@@ -30,7 +31,9 @@ use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub(crate) use connect::{Asked, CONNECT_PARAMETERS, Joined, connect};
 pub(crate) use log::{LogStream, PARAMETERS, answer};
+use reach::Answered;
 
 /// How long a kubelet may take until it begins to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -92,27 +95,53 @@ impl Kubelets {
         node: &str,
         path: &str,
     ) -> Result<Response<KubeletBody>, KubeletError> {
-        let name = || node.to_owned();
+        let asked = async {
+            let stream = self.dial(node).await?;
+            ask(stream, node, path).await.map_err(failed(node))
+        };
+        in_time(node, asked).await
+    }
+
+    /// Asks a kubelet to carry something else than HTTP.
+    async fn upgrade(
+        &self,
+        node: &str,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+    ) -> Result<Answered, KubeletError> {
+        let asked = async {
+            let stream = self.dial(node).await?;
+            let asked = reach::upgrade(stream, node, (method, path), headers).await;
+            asked.map_err(failed(node))
+        };
+        in_time(node, asked).await
+    }
+
+    async fn dial(&self, node: &str) -> Result<KubeletStream, KubeletError> {
         let dialer = {
             let kubelets = self.0.read().unwrap_or_else(PoisonError::into_inner);
             kubelets.get(node).cloned()
         };
-        let dialer = dialer.ok_or_else(|| KubeletError::Unknown(name()))?;
-        let asked = async {
-            let stream = dialer.dial().await;
-            let stream = stream.map_err(|source| KubeletError::Dial {
-                node: name(),
-                source,
-            })?;
-            let asked = ask(stream, node, path).await;
-            asked.map_err(|source| KubeletError::Ask {
-                node: name(),
-                source,
-            })
-        };
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
-        answer.unwrap_or_else(|_| Err(KubeletError::Silent(name())))
+        let dialer = dialer.ok_or_else(|| KubeletError::Unknown(node.to_owned()))?;
+        dialer.dial().await.map_err(|source| KubeletError::Dial {
+            node: node.to_owned(),
+            source,
+        })
     }
+}
+
+fn failed(node: &str) -> impl FnOnce(hyper::Error) -> KubeletError {
+    let node = node.to_owned();
+    |source| KubeletError::Ask { node, source }
+}
+
+async fn in_time<T>(
+    node: &str,
+    asked: impl Future<Output = Result<T, KubeletError>>,
+) -> Result<T, KubeletError> {
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
+    answer.unwrap_or_else(|_| Err(KubeletError::Silent(node.to_owned())))
 }
 
 /// The body of a kubelet's answer, together with the connection that brings it.

@@ -9,11 +9,14 @@ use crate::{
     caller::Caller,
     invalid::Causes,
     kinds::{KindInfo, Scope, Subresource, Verb, by_plural},
-    kubelets::PARAMETERS,
+    kubelets::{CONNECT_PARAMETERS, PARAMETERS},
     selector::Selector,
     status::ApiError,
     view::{Include, View},
 };
+
+/// Parameters that are lists: a program with its arguments, and ports.
+const REPEATED: &[&str] = &["command", "ports"];
 
 /// Where a path leads.
 #[derive(Debug)]
@@ -112,6 +115,8 @@ pub(crate) struct Options {
     pub(crate) include: Include,
     /// What of a log is asked for, as written.
     pub(crate) log: Vec<(&'static str, String)>,
+    /// What is asked for of a connection to a node, as written; some of it several times.
+    pub(crate) connect: Vec<(&'static str, String)>,
 }
 
 /// Which revision a list may show.
@@ -280,6 +285,12 @@ impl Objects {
         }
     }
 
+    /// Says whether a connection to a node is asked for.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.subresource
+            .is_some_and(|part| part.options_kind().is_some())
+    }
+
     fn places_objects(&self) -> bool {
         self.info.scope == Scope::Cluster || self.namespace.is_some()
     }
@@ -302,6 +313,9 @@ impl Options {
         let mut given = HashMap::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             options.set(&name, &value)?;
+            if REPEATED.contains(&&*name) {
+                continue;
+            }
             // Whoever checks a request must not read another value than whoever serves it.
             match given.insert(name.clone(), value.clone()) {
                 Some(other) if other != value => {
@@ -340,6 +354,10 @@ impl Options {
             "force" => self.force = Some(flag(name, value)?),
             "includeObject" => self.include = include(value)?,
             _ => {
+                let known = CONNECT_PARAMETERS.iter().find(|known| **known == name);
+                if let Some(known) = known {
+                    self.connect.push((known, value.to_owned()));
+                }
                 let mut known = PARAMETERS.iter().filter(|known| **known == name);
                 // A parameter that is given twice counts as it is given first.
                 if let Some(known) = known.next()
@@ -504,6 +522,18 @@ mod tests {
             ),
             ("DELETE", "/api/v1/nodes", "", "deletecollection nodes / "),
             (
+                "GET",
+                "/api/v1/namespaces/a/pods/b/exec",
+                "command=ls&command=-l&stdout=1",
+                "get pods a/b exec",
+            ),
+            (
+                "POST",
+                "/api/v1/namespaces/a/pods/b/portforward",
+                "ports=1&ports=2",
+                "create pods a/b portforward",
+            ),
+            (
                 "PUT",
                 "/apis/coordination.k8s.io/v1/namespaces/a/leases/b",
                 "",
@@ -547,7 +577,9 @@ mod tests {
             ("GET", "/api/v1/pods/x", "", 404),
             ("GET", "/api/v1/namespaces/a/nodes", "", 404),
             ("POST", "/api/v1/namespaces/a/pods/b/log", "", 405),
-            ("GET", "/api/v1/namespaces/a/pods/b/exec", "", 404),
+            ("PUT", "/api/v1/namespaces/a/pods/b/exec", "", 405),
+            ("GET", "/api/v1/namespaces/a/pods/b/exec/c", "", 404),
+            ("GET", "/api/v1/namespaces/a/pods/b/proxy", "", 404),
             ("GET", "/api/v1/namespaces/a/pods/b/status/c", "", 404),
             ("POST", "/api/v1/pods", "", 405),
             ("DELETE", "/api/v1/namespaces", "", 405),

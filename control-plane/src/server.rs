@@ -11,6 +11,7 @@
 
 mod body;
 mod connection;
+mod relay;
 mod stall;
 
 use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};

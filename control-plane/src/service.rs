@@ -35,6 +35,7 @@ use crate::{
     discovery,
     identity::{ISSUER, Identity},
     kinds::{Subresource, Verb},
+    kubelets::Asked,
     object::ObjectRecord,
     protobuf,
     request::{Call, Objects, Options, Target},
@@ -168,6 +169,13 @@ where
             return Err(ApiError::method_not_allowed());
         }
         Target::Discovery(document) => discovery::answer(&document, machine, &head)?,
+        Target::Objects(objects) if objects.is_connected() => {
+            labels.concern(&objects);
+            let asked = Asked::of(&head);
+            let call = call(head, objects, caller, machine.clock())?;
+            labels.act(call.verb);
+            return machine.connect(&call, asked).await;
+        }
         Target::Objects(objects) => {
             labels.concern(&objects);
             let media = media(&head.headers);
@@ -221,7 +229,9 @@ fn call(
 }
 
 fn endpoint(verb: Verb, subresource: Option<Subresource>) -> Endpoint {
-    let fixed = |part: Subresource| part == Subresource::Log || part.body_kind().is_some();
+    let fixed = |part: Subresource| {
+        part == Subresource::Log || part.body_kind().is_some() || part.options_kind().is_some()
+    };
     match verb {
         _ if subresource.is_some_and(fixed) => Endpoint::Fixed,
         Verb::List | Verb::DeleteCollection => Endpoint::List,

@@ -14,22 +14,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_store::{Expect, Revision, WriteError};
+use http::Response;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::Admission,
-    authorize::{self, Authorizer},
+    authorize::{self, Attributes, Authorizer},
     caller::Caller,
     certificates,
     control_plane::ControlPlaneConfig,
     identity::Identity,
     kinds::{self, Keeping, KindInfo, Scope, Subresource, Verb},
-    kubelets::{self, Kubelets},
+    kubelets::{self, Asked, Kubelets},
     object::{self, ObjectStore},
     request::{Call, Objects, Options, Target},
-    service::{Answer, Content, Metrics},
+    service::{Answer, ApiBody, Content, Metrics},
     status::ApiError,
     view::View,
 };
@@ -214,6 +215,28 @@ impl Machine {
         let record = record.ok_or_else(|| ApiError::not_found(objects.info, objects.name()))?;
         let pod = object::parse(&record);
         kubelets::answer(&self.kubelets, call, &pod, self.stopping.clone()).await
+    }
+
+    /// Connects a client with a pod's node.
+    pub(crate) async fn connect(
+        &self,
+        call: &Call,
+        asked: Asked,
+    ) -> Result<Response<ApiBody>, ApiError> {
+        if self.stopping.is_cancelled() {
+            return Err(ApiError::unavailable("the server is shutting down"));
+        }
+        authorize::admit_part(&self.store, call)?;
+        let objects = &call.objects;
+        if call.verb == Verb::Get {
+            // A browser can only ask so, and what it gets is no reading.
+            let wanted = Attributes::creation(objects);
+            self.authorizer.check(&call.caller, &wanted)?;
+        }
+        let record = self.store.get(&objects.key());
+        let record = record.ok_or_else(|| ApiError::not_found(objects.info, objects.name()))?;
+        let pod = object::parse(&record);
+        kubelets::connect(&self.kubelets, call, &pod, asked).await
     }
 
     /// Returns the ways to the nodes' kubelets.

@@ -2,7 +2,12 @@
 
 use http::{Method, request::Parts};
 
-use crate::{caller::Caller, request, status::ApiError};
+use crate::{
+    caller::Caller,
+    kinds::Subresource,
+    request::{self, Objects},
+    status::ApiError,
+};
 
 /// What a request wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +70,24 @@ impl Attributes {
         wanted.place(rest);
         wanted.act(&head.method, query, watched);
         Ok(Attributes::Resource(wanted))
+    }
+
+    /// Words the creation of a part of an object.
+    pub(crate) fn creation(objects: &Objects) -> Attributes {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        Attributes::Resource(ResourceAttributes {
+            verb: "create".to_owned(),
+            group: objects.info.group.to_owned(),
+            version: objects.info.version.to_owned(),
+            namespace: text(&objects.namespace),
+            resource: objects.info.plural.to_owned(),
+            subresource: objects
+                .subresource
+                .map_or("", Subresource::as_str)
+                .to_owned(),
+            name: text(&objects.name),
+            fields: Vec::new(),
+        })
     }
 
     /// Returns the namespace in which rules may permit this, empty for the cluster.

@@ -99,6 +99,9 @@ fn entries(info: &'static KindInfo) -> Vec<Value> {
                 entry["version"] = Value::from(version);
             }
         }
+        if let Some(kind) = part.options_kind() {
+            entry["kind"] = Value::from(kind);
+        }
         entry
     };
     let parts = parts(info).into_iter().map(part);

@@ -86,9 +86,12 @@ pub(super) static KINDS: &[KindInfo] = &[
         short_names: &["po"],
         categories: &["all"],
         subresources: &[
+            Subresource::Attach,
             Subresource::Binding,
             Subresource::Eviction,
+            Subresource::Exec,
             Subresource::Log,
+            Subresource::PortForward,
             Subresource::Status,
         ],
         fields: POD_FIELDS,

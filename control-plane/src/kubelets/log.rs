@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The longest text of a kubelet's refusal that is passed on; the stock server's number.
-const REFUSAL_BYTES_MAX: usize = 50_000;
+pub(super) const REFUSAL_BYTES_MAX: usize = 50_000;
 
 /// The query parameters of a log, in the order in which they are passed on. What concerns only the
 /// stock server's own way to the kubelet (`insecureSkipTLSVerifyBackend`) is not.
@@ -114,7 +114,7 @@ fn text(body: ApiBody) -> Answer {
     answer
 }
 
-fn parameter<'a>(asked: &'a [(&'static str, String)], name: &str) -> Option<&'a str> {
+pub(super) fn parameter<'a>(asked: &'a [(&'static str, String)], name: &str) -> Option<&'a str> {
     let found = asked.iter().find(|(known, _)| *known == name);
     found.map(|(_, value)| value.as_str())
 }
@@ -166,7 +166,11 @@ fn check(pod: &str, asked: &[(&'static str, String)]) -> Result<(), ApiError> {
 }
 
 /// Returns the container that is meant: the one that is named, or the only one.
-fn container<'a>(pod: &str, named: Option<&'a str>, spec: &'a Value) -> Result<&'a str, ApiError> {
+pub(super) fn container<'a>(
+    pod: &str,
+    named: Option<&'a str>,
+    spec: &'a Value,
+) -> Result<&'a str, ApiError> {
     let names = |list: &str| -> Vec<&'a str> {
         let containers = spec[list].as_array().into_iter().flatten();
         containers.filter_map(|one| one["name"].as_str()).collect()
@@ -201,7 +205,7 @@ fn container<'a>(pod: &str, named: Option<&'a str>, spec: &'a Value) -> Result<&
     }
 }
 
-fn unreachable(error: KubeletError) -> ApiError {
+pub(super) fn unreachable(error: KubeletError) -> ApiError {
     let mut message = format!("Internal error occurred: {error}");
     let mut source = error.source();
     while let Some(cause) = source {

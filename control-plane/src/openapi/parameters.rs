@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::types::unescape;
-use crate::kinds::Verb;
+use crate::kinds::{Subresource, Verb};
 
 const TABLE: &str = include_str!("parameters-1.36.txt");
 
@@ -52,6 +52,23 @@ const LOG: &[&str] = &[
     "timestamps",
 ];
 
+const EXEC: &[&str] = &[
+    "command@exec",
+    "container@exec",
+    "stderr@exec",
+    "stdin@exec",
+    "stdout@exec",
+    "tty@exec",
+];
+
+const ATTACH: &[&str] = &[
+    "container@attach",
+    "stderr@attach",
+    "stdin@attach",
+    "stdout@attach",
+    "tty@attach",
+];
+
 /// Returns the query parameters of an operation.
 pub(super) fn of(verb: Verb) -> &'static [&'static str] {
     match verb {
@@ -67,6 +84,22 @@ pub(super) fn of(verb: Verb) -> &'static [&'static str] {
 /// Returns the query parameters that choose a part of a container's log.
 pub(super) fn of_log() -> &'static [&'static str] {
     LOG
+}
+
+/// Returns the query parameters of a connection to a node; nothing for other parts.
+pub(super) fn of_connection(part: Subresource) -> Option<&'static [&'static str]> {
+    match part {
+        Subresource::Attach => Some(ATTACH),
+        Subresource::Exec => Some(EXEC),
+        Subresource::PortForward => Some(&["ports"]),
+        Subresource::Approval
+        | Subresource::Binding
+        | Subresource::Eviction
+        | Subresource::Finalize
+        | Subresource::Log
+        | Subresource::Status
+        | Subresource::Token => None,
+    }
 }
 
 /// Describes a parameter by its key in the table.

@@ -99,11 +99,12 @@ impl Place<'_> {
             self.operations(&on_one, reach),
         );
         for &part in self.info.subresources {
-            let operations = part
-                .verbs()
-                .iter()
-                .map(|&verb| self.part(part, verb, reach));
-            let kind = part.body_kind().map_or(self.info.kind, |(_, _, kind)| kind);
+            let operations = part.verbs().iter().map(|&verb| {
+                self.connection(part, verb)
+                    .unwrap_or_else(|| self.part(part, verb, reach))
+            });
+            let kind = part.body_kind().map(|(_, _, kind)| kind);
+            let kind = kind.or(part.options_kind()).unwrap_or(self.info.kind);
             add(
                 format!("{named}/{}", part.as_str()),
                 name(kind),
@@ -201,6 +202,43 @@ impl Place<'_> {
             operation.parameters = parameters::of_log();
         }
         operation
+    }
+
+    /// Describes how a connection to a node is asked for; nothing for other parts.
+    fn connection(&self, part: Subresource, verb: Verb) -> Option<Operation> {
+        let (kind, name) = (part.options_kind()?, part.as_str());
+        let method = if verb == Verb::Create { "post" } else { "get" };
+        let id = format!(
+            "connect{}{}Namespaced{}{}",
+            self.words,
+            capital(method),
+            self.info.kind,
+            capital(name)
+        );
+        let described = json!({
+            "description": format!(
+                "connect {} requests to {name} of {}",
+                method.to_uppercase(),
+                self.info.kind
+            ),
+            "operationId": id,
+            "tags": [self.tag],
+            "responses": {
+                "200": {
+                    "description": "OK",
+                    "content": {"*/*": {"schema": {"type": "string"}}},
+                },
+                "401": {"description": "Unauthorized"},
+            },
+            "x-kubernetes-action": "connect",
+            "x-kubernetes-group-version-kind":
+                {"group": "", "version": self.info.version, "kind": kind},
+        });
+        Some(Operation {
+            method,
+            parameters: parameters::of_connection(part).unwrap_or_default(),
+            described,
+        })
     }
 
     fn assemble(

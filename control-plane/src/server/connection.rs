@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use hyper::{
     rt::Executor,
     server::conn::{http1, http2},
     service::service_fn,
+    upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, sync::watch};
@@ -22,9 +23,10 @@ use tower::Service;
 use super::{
     Front,
     body::{Busy, ServedBody},
+    relay::relay,
     stall::WriteDeadline,
 };
-use crate::{caller::Caller, identity::Peer, status::ApiError};
+use crate::{caller::Caller, identity::Peer, kubelets::Joined, status::ApiError};
 
 /// How long a client may take to agree on TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,6 +68,23 @@ pub(super) fn http1(timer: TokioTimer) -> http1::Builder {
     builder
 }
 
+/// Where an answer that ends HTTP on a connection leaves what follows: the connection itself, once it
+/// is free, and that to a kubelet.
+#[derive(Clone, Default)]
+struct Handover(Arc<Mutex<Option<(OnUpgrade, Upgraded)>>>);
+
+impl Handover {
+    fn leave(&self, client: OnUpgrade, kubelet: Upgraded) {
+        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = Some((client, kubelet));
+    }
+
+    fn take(&self) -> Option<(OnUpgrade, Upgraded)> {
+        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        place.take()
+    }
+}
+
 /// Runs the tasks of HTTP/2 requests where the server can wait for them and end them.
 #[derive(Clone)]
 struct Tracked(Arc<Front>);
@@ -101,18 +120,26 @@ pub(super) async fn serve(front: Arc<Front>, stream: TcpStream) {
     let second = session.alpn_protocol() == Some(b"h2");
     let io = TokioIo::new(WriteDeadline::new(stream, WRITE_STALL_MAX));
     let (busy, requests) = watch::channel(0);
-    let shared = Arc::clone(&front);
+    let (shared, joined) = (Arc::clone(&front), Handover::default());
+    let handover = joined.clone();
     let service = service_fn(move |request| {
         let (front, peer) = (Arc::clone(&shared), Arc::clone(&peer));
-        let busy = Busy::new(busy.clone());
-        async move { Ok::<_, Infallible>(answer(front, &peer, busy, request).await) }
+        let (busy, handover) = (Busy::new(busy.clone()), handover.clone());
+        async move { Ok::<_, Infallible>(answer(front, &peer, busy, handover, request).await) }
     });
     if second {
         let connection = http2(&front).serve_connection(io, service);
         drive(&front, requests, connection, |it| it.graceful_shutdown()).await;
     } else {
-        let connection = front.http1.serve_connection(io, service);
+        let connection = front.http1.serve_connection(io, service).with_upgrades();
         drive(&front, requests, connection, |it| it.graceful_shutdown()).await;
+        if let Some((client, kubelet)) = joined.take() {
+            tokio::select! {
+                () = relay(client, kubelet) => (),
+                // Like a watch it has no end of its own; what it started on its node ends with it.
+                () = front.stopping.cancelled() => (),
+            }
+        }
     }
 }
 
@@ -177,8 +204,11 @@ async fn answer(
     front: Arc<Front>,
     peer: &Peer,
     busy: Busy,
+    handover: Handover,
     mut request: Request<Incoming>,
 ) -> Response<ServedBody> {
+    let upgrade = request.headers().contains_key(header::UPGRADE);
+    let upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
     let made = async {
         let caller = authenticate(&front, peer, request.headers_mut())?;
         request.extensions_mut().insert(caller);
@@ -194,7 +224,11 @@ async fn answer(
             "request did not complete within the allotted timeout",
         )),
     };
-    let answer = made.unwrap_or_else(|error: ApiError| error.into());
+    let mut answer = made.unwrap_or_else(|error: ApiError| error.into());
+    let joined = answer.extensions_mut().remove::<Joined>();
+    if let (Some(client), Some(kubelet)) = (upgrade, joined.and_then(|joined| joined.take())) {
+        handover.leave(client, kubelet);
+    }
     answer.map(|body| ServedBody::new(body, busy, &front.stopping))
 }
 

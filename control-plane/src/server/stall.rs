@@ -31,6 +31,11 @@ impl<S> WriteDeadline<S> {
         }
     }
 
+    /// Returns the stream, without a limit.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+
     /// Passes a write's outcome on, unless it has been waiting for too long.
     fn watch<T>(
         &mut self,

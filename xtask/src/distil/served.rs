@@ -90,6 +90,8 @@ pub(super) fn parameters(document: &Value) -> anyhow::Result<String> {
                     _ if path.ends_with("/log") && name == "container" => {
                         "container@log".to_owned()
                     }
+                    _ if path.ends_with("/exec") => format!("{name}@exec"),
+                    _ if path.ends_with("/attach") => format!("{name}@attach"),
                     _ => name,
                 };
                 if parameter["in"] == "query" && action != "parameters" {
@@ -105,11 +107,9 @@ pub(super) fn parameters(document: &Value) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Whether an operation carries a stream or another server's request.
+/// Whether an operation carries another server's request.
 fn foreign(path: &str) -> bool {
-    ["/attach", "/exec", "/portforward", "/proxy"]
-        .iter()
-        .any(|part| path.contains(part))
+    path.contains("/proxy")
 }
 
 fn list(value: &Value) -> &[Value] {
