@@ -21,6 +21,16 @@ pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
     home: TempDir,
+    streams: StreamProtocol,
+}
+
+/// What kubectl speaks when it executes, attaches and forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamProtocol {
+    /// What it prefers.
+    WebSocket,
+    /// What older ones speak.
+    Spdy,
 }
 
 /// What kubectl left behind.
@@ -83,17 +93,29 @@ impl Kubectl {
             program: program.to_owned(),
             kubeconfig: kubeconfig.to_owned(),
             home: TempDir::new().expect("a temporary folder"),
+            streams: StreamProtocol::WebSocket,
         }
+    }
+
+    /// Makes it speak another protocol.
+    pub fn speaking(self, streams: StreamProtocol) -> Self {
+        Self { streams, ..self }
     }
 
     /// Returns the command with its surroundings set, for tests that follow its output.
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let web_sockets = match self.streams {
+            StreamProtocol::WebSocket => "true",
+            StreamProtocol::Spdy => "false",
+        };
         let mut command = Command::new(&self.program);
         command
             .args(args)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("HOME", self.home.path())
             .env("KUBECTL_EXTERNAL_DIFF", "diff -u")
+            .env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", web_sockets)
+            .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", web_sockets)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -15,7 +15,7 @@ mod search;
 
 pub use guests::{module, repository};
 pub use http::{Answer, get, get_ready};
-pub use kubectl::{Cluster, Kubectl, Told};
+pub use kubectl::{Cluster, Kubectl, StreamProtocol, Told};
 pub use layout::{linux_layout, wasm_layout};
 pub use run::{Coracle, Ended, Run};
 pub use search::files_with;
