@@ -19,11 +19,12 @@ use tokio::{
 
 use crate::harness::Harness;
 
-struct Served {
-    api: Harness,
+/// A control plane behind a socket.
+pub(crate) struct Served {
+    pub(crate) api: Harness,
     server: ApiServer,
     authority: String,
-    admin: Credentials,
+    pub(crate) admin: Credentials,
 }
 
 fn admin() -> Subject {
@@ -35,7 +36,7 @@ fn admin() -> Subject {
 }
 
 impl Served {
-    async fn start() -> Served {
+    pub(crate) async fn start() -> Served {
         let identity = Arc::new(Identity::in_memory(Timestamp::now()).unwrap());
         let api = Harness::with_identity(Arc::clone(&identity)).await;
         let config = ServerConfig {
@@ -63,7 +64,7 @@ impl Served {
         kube::Client::try_from(config).unwrap()
     }
 
-    fn with_certificate(&self, credentials: &Credentials) -> kube::Client {
+    pub(crate) fn with_certificate(&self, credentials: &Credentials) -> kube::Client {
         let encode = |text: &str| {
             use base64::Engine as _;
             base64::engine::general_purpose::STANDARD.encode(text)
@@ -82,7 +83,7 @@ impl Served {
         })
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.server.stop(Duration::from_secs(5)).await;
         self.api.plane.stop().await;
     }

@@ -7,6 +7,7 @@ mod admission;
 mod apply;
 mod auth;
 mod certificates;
+mod connect;
 mod deletion;
 mod discovery;
 mod garbage;

@@ -8,7 +8,7 @@ use crate::harness::Harness;
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 const JSON: &str = "application/json";
 
-fn user(name: &str, groups: &[&str]) -> Caller {
+pub(crate) fn user(name: &str, groups: &[&str]) -> Caller {
     Caller {
         name: name.to_owned(),
         uid: String::new(),
@@ -23,7 +23,7 @@ async fn create(api: &Harness, path: &str, object: Value) {
 }
 
 /// Gives a user `verbs` on pods in `default`.
-async fn grant(api: &Harness, name: &str, rules: Value) {
+pub(crate) async fn grant(api: &Harness, name: &str, rules: Value) {
     let path = format!("{RBAC}/namespaces/default");
     let role = json!({"metadata": {"name": name}, "rules": rules});
     create(api, &format!("{path}/roles"), role).await;

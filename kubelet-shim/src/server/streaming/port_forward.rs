@@ -147,6 +147,88 @@ async fn both(first: impl Future<Output = ()>, second: impl Future) {
 struct Half {
     stream: Stream,
     kind: Kind,
+    port: u16,
+}
+
+/// The streams of one connection that wait for their partners; as many as it may have.
+#[derive(Default)]
+struct Halves {
+    waiting: HashMap<String, Half>,
+    /// Until when they wait, the first to come in front; of those that have gone too, for as long as
+    /// one in front of them waits.
+    deadlines: VecDeque<(Instant, String, StreamId)>,
+}
+
+/// What becomes of a stream that was opened.
+enum Taken {
+    Waits,
+    Pair {
+        port: u16,
+        data: Stream,
+        error: Stream,
+    },
+    /// Two streams want to be the same half.
+    Twice(Half, String),
+}
+
+impl Halves {
+    fn take(&mut self, stream: Stream, (kind, port): (Kind, u16), now: Instant) -> Taken {
+        while let Some((_, name, first)) = self.deadlines.front()
+            && self
+                .waiting
+                .get(name)
+                .is_none_or(|half| half.stream.id != *first)
+        {
+            self.deadlines.pop_front();
+        }
+        let name = request(&stream, kind);
+        match self.waiting.remove(&name) {
+            None => {
+                let deadline = now + PAIR_TIMEOUT;
+                self.deadlines
+                    .push_back((deadline, name.clone(), stream.id));
+                self.waiting.insert(name, Half { stream, kind, port });
+                Taken::Waits
+            }
+            Some(half) if half.kind == kind => {
+                let text =
+                    format!("error processing stream for request {name}: stream already assigned");
+                Taken::Twice(half, text)
+            }
+            // The port of the stream for data counts.
+            Some(half) => match kind {
+                Kind::Data => Taken::Pair {
+                    port,
+                    data: stream,
+                    error: half.stream,
+                },
+                Kind::Error => Taken::Pair {
+                    port: half.port,
+                    data: half.stream,
+                    error: stream,
+                },
+            },
+        }
+    }
+
+    /// Returns when the next one has waited for long enough.
+    async fn ripe(&self) {
+        match self.deadlines.front() {
+            Some((at, ..)) => tokio::time::sleep_until(*at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Returns the one that has, unless its partner came.
+    fn expire(&mut self) -> Option<(Half, String)> {
+        let (_, name, first) = self.deadlines.pop_front()?;
+        let half = self.waiting.get(&name)?;
+        let half = (half.stream.id == first).then(|| self.waiting.remove(&name))??;
+        Some((
+            half,
+            format!("request {name}: timed out waiting for streams"),
+        ))
+    }
 }
 
 /// What a stream of a pair is for.
@@ -183,57 +265,27 @@ fn request(stream: &Stream, kind: Kind) -> String {
 
 /// Serves the pairs of one connection until its client is gone.
 pub(super) async fn over_spdy(forwarder: Forwarder, mut opened: mpsc::Receiver<Stream>) {
-    // Bounded by the streams that one connection may have.
-    let mut halves: HashMap<String, Half> = HashMap::new();
-    let mut deadlines: VecDeque<(Instant, String, StreamId)> = VecDeque::new();
+    let mut halves = Halves::default();
     let mut serving: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
     loop {
-        let expiry = deadlines.front().map(|(at, ..)| *at);
-        let expired = async {
-            match expiry {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             // Cancel-safe: a stream that is not taken stays in the channel.
             stream = opened.recv() => {
                 let Some(stream) = stream else { return };
-                let Some((kind, port)) = purpose(&stream.headers) else { continue };
-                let name = request(&stream, kind);
-                match halves.remove(&name) {
-                    None => {
-                        let deadline = Instant::now() + PAIR_TIMEOUT;
-                        deadlines.push_back((deadline, name.clone(), stream.id));
-                        halves.insert(name, Half { stream, kind });
-                    }
-                    Some(half) if half.kind == kind => {
-                        let text = format!(
-                            "error processing stream for request {name}: stream already assigned"
-                        );
-                        serving.push(fail(half, text).boxed());
-                    }
-                    Some(half) => {
-                        let (data, error, port) = match kind {
-                            Kind::Data => (stream, half.stream, port),
-                            Kind::Error => {
-                                let own = purpose(&half.stream.headers);
-                                (half.stream, stream, own.map_or(port, |(_, port)| port))
-                            }
-                        };
+                let Some(purpose) = purpose(&stream.headers) else { continue };
+                match halves.take(stream, purpose, Instant::now()) {
+                    Taken::Waits => (),
+                    Taken::Pair { port, data, error } => {
                         serving.push(pair(&forwarder, port, data, error).boxed());
                     }
+                    Taken::Twice(half, text) => serving.push(fail(half, text).boxed()),
                 }
             }
             // Cancel-safe: a future that has ended is taken out only when it is returned.
             Some(()) = serving.next() => (),
             // Cancel-safe: the deadline stays in the queue.
-            () = expired => {
-                if let Some((_, name, first)) = deadlines.pop_front()
-                    && halves.get(&name).is_some_and(|half| half.stream.id == first)
-                    && let Some(half) = halves.remove(&name)
-                {
-                    let text = format!("request {name}: timed out waiting for streams");
+            () = halves.ripe() => {
+                if let Some((half, text)) = halves.expire() {
                     serving.push(fail(half, text).boxed());
                 }
             }
@@ -255,9 +307,11 @@ async fn pair(forwarder: &Forwarder, port: u16, data: Stream, error: Stream) {
         ..
     } = error;
     tokio::select! {
-        () = forwarder.serve(port, input, &mut output, &mut errors) => (),
+        // A stream that is reset ends too: nothing is said on it then.
+        biased;
         // A client that wants nothing more of the connection: the pod meets its end.
         () = reset.cancelled() => drop(errors.shutdown().await),
+        () = forwarder.serve(port, input, &mut output, &mut errors) => (),
     }
 }
 

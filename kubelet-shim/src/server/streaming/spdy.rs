@@ -349,11 +349,13 @@ mod tests {
         let server = serve(near, places, is_any, |mut opened| async move {
             while let Some(mut stream) = opened.recv().await {
                 tokio::select! {
+                    // A stream that is reset ends too: nothing is said on it then.
+                    biased;
+                    () = stream.reset.cancelled() => {}
                     copied = tokio::io::copy(&mut stream.input, &mut stream.output) => {
                         copied.expect("copied");
                         stream.output.shutdown().await.expect("shut down");
                     }
-                    () = stream.reset.cancelled() => {}
                 }
             }
         });
