@@ -6,8 +6,8 @@ use std::sync::Arc;
 use coracle_network::PodNetwork;
 use coracle_runtime::fs::{FileSource, FileSystem, FileSystemSpec, Mount, Upper};
 use coracle_runtime::{
-    ContainerId, Exit, ExitCause, HandlerOptions, Instance, Instances, Limits, PrepareError, RunAs,
-    Runtime, SandboxSpec, StartError, Terminal, WorkloadKind,
+    ContainerId, Exit, ExitCause, HandlerOptions, Instance, Instances, Limits, PrepareError,
+    Program, RunAs, Runtime, SandboxSpec, StartError, Terminal, WorkloadKind,
 };
 use jiff::Timestamp;
 
@@ -82,28 +82,48 @@ impl Launch {
             .map_err(|error| LaunchFailure::Dead(start_error(describe(&error))))?;
         let program = self.runtime.prepare(code).await.map_err(prepare_failure)?;
         let files = self.files(container, mounts).await?;
-        let console = Arc::new(Console::new(container.streams));
-        let stdout = console.along(StdStream::Stdout, self.log.stream(StdStream::Stdout));
-        let stderr = match container.streams.terminal {
-            Terminal::Present => stdout.clone(),
-            Terminal::Absent => {
-                console.along(StdStream::Stderr, self.log.stream(StdStream::Stderr))
-            }
-        };
         let ground = ExecGround {
             image: self.image.clone(),
             files: files.clone(),
             env: variables.into(),
-            working_dir: line.working_dir.clone(),
+            working_dir: line.working_dir,
             tools: self.tools.clone(),
-            console: console.clone(),
+            console: Arc::new(Console::new(container.streams)),
         };
         let kind = if container.command.is_some() {
             WorkloadKind::Command
         } else {
             program.kind()
         };
-        let spec = SandboxSpec {
+        let spec = self.sandbox(program, kind, line.args, &ground);
+        match self.runtime.start(spec) {
+            Ok(instance) => Ok(Alive {
+                exec: ExecTarget::new(self.runtime, instance.clone(), ground).into(),
+                instance,
+                files,
+                log: self.log,
+                kind,
+            }),
+            Err(error) => Err(start_failure(&error)),
+        }
+    }
+
+    fn sandbox(
+        &self,
+        program: Program,
+        kind: WorkloadKind,
+        args: Vec<String>,
+        ground: &ExecGround,
+    ) -> SandboxSpec {
+        let container = &self.pod.containers[self.index];
+        let console = &ground.console;
+        let along = |stream| console.along(stream, self.log.stream(stream));
+        let stdout = along(StdStream::Stdout);
+        let stderr = match container.streams.terminal {
+            Terminal::Present => stdout.clone(),
+            Terminal::Absent => along(StdStream::Stderr),
+        };
+        SandboxSpec {
             id: ContainerId {
                 namespace: self.pod.key.namespace.to_string(),
                 pod: self.pod.key.name.to_string(),
@@ -114,11 +134,11 @@ impl Launch {
                 Some(_) => RunAs::Command,
                 None => RunAs::ByKind,
             },
-            args: line.args,
+            args,
             env: ground.env.clone(),
-            working_dir: line.working_dir,
-            files: files.clone(),
-            network: self.network,
+            working_dir: ground.working_dir.clone(),
+            files: ground.files.clone(),
+            network: self.network.clone(),
             stdin: match kind {
                 // Its instances come and go with requests; none of them is the one that was typed to.
                 WorkloadKind::Handler => None,
@@ -127,6 +147,7 @@ impl Launch {
             stdout,
             stderr,
             terminal: container.streams.terminal,
+            on_stop: container.on_stop,
             limits: Limits {
                 memory: container.resources.memory_limit,
                 cpu_milli: container.resources.cpu_limit_milli,
@@ -139,16 +160,6 @@ impl Launch {
                 },
                 ..HandlerOptions::on_port(container.handler_port())
             },
-        };
-        match self.runtime.start(spec) {
-            Ok(instance) => Ok(Alive {
-                exec: ExecTarget::new(self.runtime, instance.clone(), ground).into(),
-                instance,
-                files,
-                log: self.log,
-                kind,
-            }),
-            Err(error) => Err(start_failure(&error)),
         }
     }
 

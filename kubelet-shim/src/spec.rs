@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_runtime::Terminal;
+use coracle_runtime::{OnStop, Terminal};
 
 pub use check::check_pod;
 pub use files::{DownwardFile, DownwardValue, FilesSource, FilesVolume, KeyItem, TokenPlan};
@@ -169,6 +169,8 @@ pub struct ContainerPlan {
     pub probes: Probes,
     /// What is done after the start and before the end.
     pub hooks: Hooks,
+    /// `coracle.dev/stop: grace`.
+    pub on_stop: OnStop,
     /// Who may type, and whether it is a terminal.
     pub streams: StreamPlan,
 }

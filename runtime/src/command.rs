@@ -1,9 +1,9 @@
 //! Commands: one instance, run once to its end.
 
-use crate::instance::{End, Life, OnStop, Verdict};
+use crate::instance::{End, Ending, Life, Verdict};
 use crate::pools::Pools;
 use crate::runtime::StartError;
-use crate::spec::ExitCause;
+use crate::spec::{ExitCause, OnStop};
 use crate::store::Container;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -20,7 +20,11 @@ pub(crate) fn start(container: Arc<Container>, pools: &Pools) -> Result<Arc<Life
         let digest = container.spec.program.digest().to_owned();
         return Err(StartError::NoCommand { digest });
     }
-    let life = Life::new(&container, OnStop::End);
+    let ending = match (container.is_told(), container.spec.on_stop) {
+        (true, _) | (false, OnStop::Grace) => Ending::Drain,
+        (false, OnStop::AtOnce) => Ending::End,
+    };
+    let life = Life::new(&container, ending);
     let end = End::of(&life);
     life.spawn(pools, async move {
         let verdict = run(&container).await;

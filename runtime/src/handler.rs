@@ -4,7 +4,7 @@
 //! A connection's task also runs the guests of its requests: they share its thread, its reactor
 //! and its account, so a request crosses no thread.
 
-use crate::instance::{End, Life, OnStop, Phase, Verdict};
+use crate::instance::{End, Ending, Life, Phase, Verdict};
 use crate::pools::Pools;
 use crate::runtime::StartError;
 use crate::spec::Instances;
@@ -57,7 +57,7 @@ pub(crate) fn start(
             port: options.port,
             source,
         })?;
-    let life = Life::new(&container, OnStop::Drain);
+    let life = Life::new(&container, Ending::Drain);
     let end = End::of(&life);
     let server = Arc::new(Server {
         instances: InstanceSource::new(&container),

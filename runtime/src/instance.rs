@@ -16,6 +16,7 @@ use crate::fs::FileSystem;
 use crate::pools::{GuestTask, Pools};
 use crate::spec::{ContainerId, Exit, ExitCause, Usage};
 use crate::store::Container;
+use crate::termination::Closing;
 use coracle_network::PodNetwork;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -51,8 +52,9 @@ impl Instance {
         }
     }
 
-    /// Asks the container to end. A handler finishes what it is serving; a command ends at once,
-    /// since WebAssembly has no signals. Either exits 143. Asking twice is harmless.
+    /// Asks the container to end. A handler finishes what it is serving and exits 143. A command ends
+    /// at once with 143, since WebAssembly has no signals, unless it imports our termination interface
+    /// or its [`crate::OnStop`] leaves it its grace: then it ends by itself. Asking twice is harmless.
     pub fn stop(&self) {
         self.life.stop(Asked::Stop);
     }
@@ -86,7 +88,7 @@ impl Instance {
 
 /// What a request to end means for a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OnStop {
+pub(crate) enum Ending {
     /// Its tasks are ended.
     End,
     /// Its tasks are told, and end by themselves.
@@ -145,10 +147,11 @@ impl Verdict {
 pub(crate) struct Life {
     account: Arc<Account>,
     started_at: SystemTime,
-    on_stop: OnStop,
+    ending_by: Ending,
     phase: watch::Sender<Phase>,
     tasks: Mutex<Tasks>,
     visitors: Mutex<Visitors>,
+    closing: Arc<Closing>,
 }
 
 /// What a container shares with programs that are started in it later.
@@ -184,7 +187,7 @@ pub(crate) enum Asked {
 }
 
 impl Life {
-    pub(crate) fn new(container: &Container, on_stop: OnStop) -> Arc<Self> {
+    pub(crate) fn new(container: &Container, ending_by: Ending) -> Arc<Self> {
         let account = container.account.clone();
         let lent = Lent {
             id: container.spec.id.clone(),
@@ -195,13 +198,14 @@ impl Life {
         Arc::new(Self {
             account,
             started_at: SystemTime::now(),
-            on_stop,
+            ending_by,
             phase: watch::Sender::new(Phase::Running),
             tasks: Mutex::default(),
             visitors: Mutex::new(Visitors {
                 lent: Some(lent),
                 lives: Vec::new(),
             }),
+            closing: container.closing.clone(),
         })
     }
 
@@ -241,12 +245,13 @@ impl Life {
         let ending = {
             let mut tasks = self.tasks.lock();
             tasks.asked.get_or_insert(how);
-            match self.on_stop {
-                OnStop::End => tasks.take(),
-                OnStop::Drain => Vec::new(),
+            match self.ending_by {
+                Ending::End => tasks.take(),
+                Ending::Drain => Vec::new(),
             }
         };
-        if self.on_stop == OnStop::Drain {
+        if self.ending_by == Ending::Drain {
+            self.closing.ask();
             self.phase.send_if_modified(|phase| {
                 let running = matches!(phase, Phase::Running);
                 if running {
@@ -290,9 +295,9 @@ impl Life {
             task.await;
         });
         let mut tasks = self.tasks.lock();
-        let ended = match (tasks.asked, self.on_stop) {
-            (Some(Asked::Kill), _) | (Some(Asked::Stop | Asked::Interrupt), OnStop::End) => true,
-            (Some(Asked::Stop | Asked::Interrupt), OnStop::Drain) | (None, _) => false,
+        let ended = match (tasks.asked, self.ending_by) {
+            (Some(Asked::Kill), _) | (Some(Asked::Stop | Asked::Interrupt), Ending::End) => true,
+            (Some(Asked::Stop | Asked::Interrupt), Ending::Drain) | (None, _) => false,
         };
         if ended {
             drop(tasks);

@@ -29,6 +29,7 @@ mod handler;
 mod instance;
 mod stdio;
 mod store;
+mod termination;
 
 // Where instances run, and what is counted.
 mod account;
@@ -50,5 +51,5 @@ pub use runtime::{
 };
 pub use spec::{
     Chunk, ContainerId, ExecSpec, Exit, ExitCause, HandlerOptions, Input, Instances, Limits,
-    Output, RunAs, SandboxSpec, Terminal, Usage,
+    OnStop, Output, RunAs, SandboxSpec, Terminal, Usage,
 };

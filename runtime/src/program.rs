@@ -4,6 +4,7 @@ use crate::cache::{CodeDigest, Entry};
 use crate::engine::Engines;
 use crate::judge::WorkloadKind;
 use crate::store::{self, Guest};
+use crate::termination;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use wasmtime::component::{Component, Linker};
@@ -77,6 +78,7 @@ impl Loader {
 pub(crate) struct Loaded {
     digest: CodeDigest,
     kind: WorkloadKind,
+    is_told: bool,
     command: Option<CommandPre<Guest>>,
     handler: Option<ProxyPre<Guest>>,
     pooled_handler: Option<ProxyPre<Guest>>,
@@ -89,6 +91,10 @@ impl Loaded {
     pub(crate) fn new(digest: CodeDigest, entry: &Entry, loader: &Loader) -> Result<Self> {
         let on_demand = map(loader.engines.on_demand(), entry)?;
         let pre = loader.on_demand.instantiate_pre(&on_demand)?;
+        let is_told = on_demand
+            .component_type()
+            .imports(loader.engines.on_demand())
+            .any(|(name, _)| termination::is_interface(name));
         let artefact = &entry.artefact;
         let command = artefact
             .command
@@ -110,10 +116,16 @@ impl Loaded {
         Ok(Self {
             digest,
             kind,
+            is_told,
             command,
             handler,
             pooled_handler,
         })
+    }
+
+    /// Whether it learns from us that its container is asked to end.
+    pub(crate) fn is_told(&self) -> bool {
+        self.is_told
     }
 
     pub(crate) fn command(&self) -> Option<&CommandPre<Guest>> {

@@ -10,7 +10,7 @@ use crate::instance::{Instance, Life};
 use crate::judge::{Refusal, WorkloadKind, examine};
 use crate::pools::{Pools, PoolsConfig};
 use crate::program::{Loaded, Loader, Program};
-use crate::spec::{ExecSpec, HandlerOptions, Limits, RunAs, SandboxSpec};
+use crate::spec::{ExecSpec, HandlerOptions, Limits, OnStop, RunAs, SandboxSpec};
 use crate::store::Container;
 use crate::{command, handler};
 use bytes::Bytes;
@@ -275,7 +275,7 @@ impl Runtime {
     pub fn start(&self, spec: SandboxSpec) -> Result<Instance, StartError> {
         let inner = &self.inner;
         let account = Arc::new(Account::new(&spec.id, &spec.limits, inner.budget.clone()));
-        let container = Arc::new(Container { spec, account });
+        let container = Container::new(spec, account);
         if inner.lives.lock().shutting_down {
             return Err(StartError::ShuttingDown);
         }
@@ -302,27 +302,26 @@ impl Runtime {
         }
         let host = container.life();
         let lent = host.lend().ok_or(StartError::Ended)?;
-        let guest = Container {
-            account: lent.account,
-            spec: SandboxSpec {
-                id: lent.id,
-                program: spec.program,
-                run_as: RunAs::Command,
-                args: spec.args,
-                env: spec.env,
-                working_dir: spec.working_dir,
-                files: lent.files,
-                network: lent.network,
-                stdin: spec.stdin,
-                stdout: spec.stdout,
-                stderr: spec.stderr,
-                terminal: spec.terminal,
-                // The container's account has them already, and a command serves nothing.
-                limits: Limits::default(),
-                handler: HandlerOptions::on_port(0),
-            },
+        let guest = SandboxSpec {
+            id: lent.id,
+            program: spec.program,
+            run_as: RunAs::Command,
+            args: spec.args,
+            env: spec.env,
+            working_dir: spec.working_dir,
+            files: lent.files,
+            network: lent.network,
+            stdin: spec.stdin,
+            stdout: spec.stdout,
+            stderr: spec.stderr,
+            terminal: spec.terminal,
+            on_stop: OnStop::AtOnce,
+            // The container's account has them already, and a command serves nothing.
+            limits: Limits::default(),
+            handler: HandlerOptions::on_port(0),
         };
-        let life = command::start(Arc::new(guest), &self.inner.pools)?;
+        let guest = Container::new(guest, lent.account);
+        let life = command::start(guest, &self.inner.pools)?;
         host.adopt(&life);
         self.keep(&life);
         Ok(Instance::new(life))

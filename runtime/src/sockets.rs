@@ -19,6 +19,7 @@ use wasmtime_wasi::p2::bindings::sockets::{
 use wasmtime_wasi::p2::{SocketError, SocketResult};
 
 use self::network::{ErrorCode, Network};
+use crate::termination::Closing;
 
 mod address;
 mod error;
@@ -40,6 +41,8 @@ const READ_BYTES_MAX: usize = 64 * 1024;
 pub(crate) struct NetState {
     network: PodNetwork,
     open: Arc<AtomicUsize>,
+    /// Ends its listeners when the container is asked to end.
+    closing: Option<Arc<Closing>>,
 }
 
 /// Gives the host functions their part of a store's data.
@@ -88,10 +91,12 @@ pub(crate) fn add_to_linker<T: NetView + 'static>(linker: &mut Linker<T>) -> was
 }
 
 impl NetState {
-    /// Makes the state of an instance whose pod has `network`.
-    pub(crate) fn new(network: PodNetwork) -> Self {
+    /// Makes the state of an instance whose pod has `network`; its listeners give no more connections
+    /// once `closing` is asked for.
+    pub(crate) fn new(network: PodNetwork, closing: Option<Arc<Closing>>) -> Self {
         Self {
             network,
+            closing,
             open: Arc::default(),
         }
     }

@@ -34,6 +34,8 @@ pub struct SandboxSpec {
     pub stderr: Arc<dyn Output>,
     /// Whether the streams call themselves a terminal.
     pub terminal: Terminal,
+    /// What a request to end means for a command that cannot be told.
+    pub on_stop: OnStop,
     /// What the container may use.
     pub limits: Limits,
     /// How requests are served; read only when the program runs as a handler.
@@ -58,6 +60,18 @@ pub struct ExecSpec {
     pub stderr: Arc<dyn Output>,
     /// Whether the streams call themselves a terminal.
     pub terminal: Terminal,
+}
+
+/// What a request to end means for a command that does not import `coracle:lifecycle/termination`. One
+/// that does is told, and ends by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStop {
+    /// It ends at once.
+    #[default]
+    AtOnce,
+    /// It goes on until it ends by itself or is ended by force: its standard input ends, and its
+    /// listening sockets give no more connections, without an error.
+    Grace,
 }
 
 /// Whether a guest's standard streams call themselves a terminal (`wasi:cli/terminal-*`).

@@ -1,6 +1,7 @@
 //! A guest's standard streams over the container's [`Input`] and [`Output`]s.
 
 use crate::spec::{Chunk, Input, Output, Terminal};
+use crate::termination::Closing;
 use bytes::{Buf as _, Bytes};
 use parking_lot::Mutex;
 use std::io;
@@ -31,6 +32,8 @@ pub(crate) struct GuestOutput {
 pub(crate) struct GuestInput {
     input: Option<Arc<dyn Input>>,
     terminal: Terminal,
+    /// Ends the input behind what has come.
+    closing: Option<Arc<Closing>>,
 }
 
 impl GuestOutput {
@@ -166,18 +169,34 @@ impl AsyncWrite for GuestOutput {
 }
 
 impl GuestInput {
-    pub(crate) fn new(input: Option<Arc<dyn Input>>, terminal: Terminal) -> Self {
-        Self { input, terminal }
+    pub(crate) fn new(
+        input: Option<Arc<dyn Input>>,
+        terminal: Terminal,
+        closing: Option<Arc<Closing>>,
+    ) -> Self {
+        Self {
+            input,
+            terminal,
+            closing,
+        }
     }
 
     fn take(&self, max: usize) -> Chunk {
-        match &self.input {
-            Some(input) => input.read(max.min(READ_MAX_BYTES)),
-            None => Chunk::End,
+        let Some(input) = &self.input else {
+            return Chunk::End;
+        };
+        match input.read(max.min(READ_MAX_BYTES)) {
+            Chunk::NotYet if self.closing.as_ref().is_some_and(|one| one.is_asked()) => Chunk::End,
+            chunk => chunk,
         }
     }
 
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(closing) = &self.closing
+            && closing.poll(cx).is_ready()
+        {
+            return Poll::Ready(());
+        }
         match &self.input {
             Some(input) => input.poll_ready(cx),
             None => Poll::Ready(()),

@@ -4,8 +4,9 @@ use crate::account::Account;
 use crate::fs::{FsCtx, FsState, FsView};
 use crate::outgoing::OutgoingHttp;
 use crate::sockets::{NetCtx, NetState, NetView};
-use crate::spec::{ContainerId, SandboxSpec};
+use crate::spec::{ContainerId, OnStop, SandboxSpec};
 use crate::stdio::{GuestInput, GuestOutput};
+use crate::termination::{self, Closing, TerminationView};
 use std::sync::Arc;
 use std::time::Instant;
 use wasmtime::component::{HasData, Linker, ResourceTable};
@@ -21,9 +22,28 @@ const TABLE_ENTRY_BYTES: u64 = 8;
 pub(crate) struct Container {
     pub(crate) spec: SandboxSpec,
     pub(crate) account: Arc<Account>,
+    pub(crate) closing: Arc<Closing>,
 }
 
 impl Container {
+    pub(crate) fn new(spec: SandboxSpec, account: Arc<Account>) -> Arc<Self> {
+        Arc::new(Self {
+            spec,
+            account,
+            closing: Arc::default(),
+        })
+    }
+
+    /// Whether its program learns from us that it is asked to end.
+    pub(crate) fn is_told(&self) -> bool {
+        self.spec.program.inner().is_told()
+    }
+
+    /// What closes the inputs of a program that is given its grace without being told.
+    fn closing_inputs(&self) -> Option<Arc<Closing>> {
+        let silently = !self.is_told() && self.spec.on_stop == OnStop::Grace;
+        silently.then(|| self.closing.clone())
+    }
     pub(crate) fn id(&self) -> &ContainerId {
         &self.spec.id
     }
@@ -59,7 +79,11 @@ impl Guest {
         let stdout = GuestOutput::new(spec.stdout.clone(), spec.terminal);
         let stderr = GuestOutput::new(spec.stderr.clone(), spec.terminal);
         let wasi = WasiCtx::builder()
-            .stdin(GuestInput::new(spec.stdin.clone(), spec.terminal))
+            .stdin(GuestInput::new(
+                spec.stdin.clone(),
+                spec.terminal,
+                container.closing_inputs(),
+            ))
             .stdout(stdout.clone())
             .stderr(stderr.clone())
             .build();
@@ -69,7 +93,7 @@ impl Guest {
             http: WasiHttpCtx::new(),
             outgoing: OutgoingHttp::new(spec.network.clone()),
             files: FsState::new(spec.files.clone()),
-            network: NetState::new(spec.network.clone()),
+            network: NetState::new(spec.network.clone(), container.closing_inputs()),
             memory: MemoryMeter {
                 account: container.account.clone(),
                 charged: 0,
@@ -121,6 +145,12 @@ impl NetView for Guest {
             table: &mut self.table,
             state: &mut self.network,
         }
+    }
+}
+
+impl TerminationView for Guest {
+    fn termination(&mut self) -> (&mut ResourceTable, &Arc<Closing>) {
+        (&mut self.table, &self.container.closing)
     }
 }
 
@@ -187,6 +217,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     // and reset the linker's permission to shadow by themselves.
     crate::fs::add_to_linker(&mut linker)?;
     crate::sockets::add_to_linker(&mut linker)?;
+    termination::add_to_linker(&mut linker)?;
     linker.allow_shadowing(true);
     environment::add_to_linker::<Guest, Environment>(&mut linker, |guest| EnvironmentView {
         spec: &guest.container.spec,

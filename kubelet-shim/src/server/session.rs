@@ -212,89 +212,121 @@ impl Session {
     }
 }
 
+/// The streams of one exec, between the client's and the program's.
+struct Plumbing {
+    terminal: Terminal,
+    stdin: Option<Arc<Pipe>>,
+    stdout: Arc<Pipe>,
+    /// The same as `stdout` at a terminal.
+    stderr: Arc<Pipe>,
+}
+
+impl Plumbing {
+    fn new(wanted: Wanted) -> Plumbing {
+        let (terminal, stdin) = match wanted.tty {
+            true => (Terminal::Present, Pipe::of_lines()),
+            false => (Terminal::Absent, Pipe::default()),
+        };
+        let stdout = Arc::<Pipe>::default();
+        Plumbing {
+            terminal,
+            stdin: wanted.stdin.then(|| stdin.into()),
+            stderr: match terminal {
+                Terminal::Present => stdout.clone(),
+                Terminal::Absent => Arc::default(),
+            },
+            stdout,
+        }
+    }
+
+    /// The ends for the program.
+    fn streams(&self, env: Vec<(String, String)>) -> ExecStreams {
+        ExecStreams {
+            stdin: self.stdin.clone().map(|pipe| pipe as _),
+            stdout: self.stdout.clone(),
+            stderr: self.stderr.clone(),
+            terminal: self.terminal,
+            env,
+        }
+    }
+
+    /// Gives the program what the client sends; never returns.
+    async fn type_in(&self, from: Option<Box<dyn AsyncRead + Send + Unpin>>, running: &Running) {
+        if let Some(pipe) = &self.stdin {
+            match (from, self.terminal) {
+                (Some(from), Terminal::Present) => {
+                    type_in(from, pipe, &self.stdout, running).await;
+                }
+                (Some(from), Terminal::Absent) => feed(from, pipe).await,
+                (None, _) => (),
+            }
+            pipe.end();
+        }
+        pending().await
+    }
+}
+
 async fn exec(
     target: &ExecTarget,
     command: Vec<String>,
     wanted: Wanted,
     mut streams: Streams,
 ) -> Status {
-    let terminal = match wanted.tty {
-        true => Terminal::Present,
-        false => Terminal::Absent,
-    };
-    let stdout = Arc::<Pipe>::default();
-    let stderr = match wanted.tty {
-        true => stdout.clone(),
-        false => Arc::default(),
-    };
-    let stdin = streams.stdin.take().map(|from| {
-        let pipe = match terminal {
-            Terminal::Present => Pipe::of_lines(),
-            Terminal::Absent => Pipe::default(),
-        };
-        (from, Arc::new(pipe))
-    });
-    let env = match wanted.tty {
-        true => screen_variables(&mut streams).await,
-        false => Vec::new(),
-    };
-    let plumbing = ExecStreams {
-        stdin: stdin.as_ref().map(|(_, pipe)| pipe.clone() as _),
-        stdout: stdout.clone(),
-        stderr: stderr.clone(),
-        terminal,
-        env,
+    let plumbing = Plumbing::new(wanted);
+    let env = match plumbing.terminal {
+        Terminal::Present => screen_variables(&mut streams).await,
+        Terminal::Absent => Vec::new(),
     };
     let outputs = async {
-        let stdout = play(&stdout, streams.stdout, terminal);
-        match wanted.tty {
-            true => stdout.await,
-            false => both(stdout, play(&stderr, streams.stderr, terminal)).await,
+        let stdout = play(&plumbing.stdout, streams.stdout, plumbing.terminal);
+        match plumbing.terminal {
+            Terminal::Present => stdout.await,
+            Terminal::Absent => {
+                let stderr = play(&plumbing.stderr, streams.stderr, plumbing.terminal);
+                both(stdout, stderr).await
+            }
         }
     };
     let program = async {
-        let running = match target.start(&command, plumbing).await {
-            Ok(running) => running,
-            Err(error) => {
-                let text = format!("{}\n", describe(&error));
-                stderr.write(text.as_bytes());
-                return Err(error);
-            }
-        };
-        let keyboard = async {
-            if let Some((from, pipe)) = stdin {
-                match terminal {
-                    Terminal::Present => type_in(from, &pipe, &stdout, &running).await,
-                    Terminal::Absent => feed(from, &pipe).await,
-                }
-                pipe.end();
-            }
-            pending().await
-        };
-        tokio::select! {
-            // Safe to cancel: the wait changes nothing, and what a program that has ended did not read
-            // is nobody's.
-            exit = running.ended() => Ok(exit.code),
-            () = keyboard => pending().await,
+        let ended = program(target, &command, &plumbing, env, streams.stdin).await;
+        if let Err(error) = &ended {
+            // For a person; a client that reads no error stream finds it in the status.
+            plumbing
+                .stderr
+                .write(format!("{}\n", describe(error)).as_bytes());
         }
-    };
-    let program = async {
-        let ended = program.await;
-        stdout.end();
-        stderr.end();
+        plumbing.stdout.end();
+        plumbing.stderr.end();
         ended
     };
     match finish(program, outputs).await {
         Some(Ok(0)) => success(),
         Some(Ok(code)) => {
-            let text = format!(
-                "error executing command [{}], exit code {code}",
-                command.join(" ")
-            );
-            failure(code, &text)
+            let words = command.join(" ");
+            failure(
+                code,
+                &format!("error executing command [{words}], exit code {code}"),
+            )
         }
         Some(Err(error)) => failure(error.code(), &describe(&error)),
         None => internal("the client takes no more output"),
+    }
+}
+
+/// Runs a program to its end and returns its code.
+async fn program(
+    target: &ExecTarget,
+    command: &[String],
+    plumbing: &Plumbing,
+    env: Vec<(String, String)>,
+    from: Option<Box<dyn AsyncRead + Send + Unpin>>,
+) -> Result<i32, ExecError> {
+    let running = target.start(command, plumbing.streams(env)).await?;
+    tokio::select! {
+        // Safe to cancel: the wait changes nothing, and what a program that has ended did not read is
+        // nobody's.
+        exit = running.ended() => Ok(exit.code),
+        () = plumbing.type_in(from, &running) => pending().await,
     }
 }
 

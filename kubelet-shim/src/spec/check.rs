@@ -134,6 +134,7 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
     let names = volume::names(spec);
     let context = PodContext {
         instances: container::instance_reuse(&annotations, root),
+        on_stop: container::on_stop(&annotations, root),
         security: security::of_pod(spec.security_context.as_ref(), &at),
         volumes: names,
     };

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerPort, ResourceRequirements, VolumeMount as WireMount,
 };
 
-use coracle_runtime::Terminal;
+use coracle_runtime::{OnStop, Terminal};
 
 use super::check::{Field, UNSUPPORTED};
 use super::probe::{self, WireProbes};
@@ -21,12 +21,16 @@ use super::{
 /// Annotation that opts a pod's handlers into answering several requests with one instance.
 const INSTANCES_ANNOTATION: &str = "coracle.dev/instances";
 
+/// Annotation that leaves commands their grace that cannot be told of their end.
+const STOP_ANNOTATION: &str = "coracle.dev/stop";
+
 /// Where a guest leaves its last words unless told otherwise.
 const DEFAULT_TERMINATION_PATH: &str = "/dev/termination-log";
 
 /// What a container inherits from its pod.
 pub(super) struct PodContext<'a> {
     pub(super) instances: InstanceReuse,
+    pub(super) on_stop: OnStop,
     pub(super) security: Security,
     pub(super) volumes: BTreeSet<&'a str>,
 }
@@ -42,6 +46,18 @@ pub(super) fn instance_reuse(
             let at = root.field(&format!("metadata.annotations['{INSTANCES_ANNOTATION}']"));
             at.refuse(format!("has the unknown value `{other}`"));
             InstanceReuse::Fresh
+        }
+    }
+}
+
+pub(super) fn on_stop(annotations: &BTreeMap<String, String>, root: &Field<'_>) -> OnStop {
+    match annotations.get(STOP_ANNOTATION).map(String::as_str) {
+        None | Some("at-once") => OnStop::AtOnce,
+        Some("grace") => OnStop::Grace,
+        Some(other) => {
+            let at = root.field(&format!("metadata.annotations['{STOP_ANNOTATION}']"));
+            at.refuse(format!("has the unknown value `{other}`"));
+            OnStop::AtOnce
         }
     }
 }
@@ -127,6 +143,7 @@ pub(super) fn convert(
             at,
         ),
         instances: context.instances,
+        on_stop: context.on_stop,
         streams: StreamPlan {
             stdin: match (stdin, stdin_once) {
                 (Some(true), Some(true)) => StdinPlan::Once,

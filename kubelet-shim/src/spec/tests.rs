@@ -428,6 +428,30 @@ fn standard_input_and_terminal_are_what_the_container_asks_for() {
 }
 
 #[test]
+fn annotations_say_what_a_request_to_end_means() {
+    for (value, expected) in [
+        (None, Ok(OnStop::AtOnce)),
+        (Some("at-once"), Ok(OnStop::AtOnce)),
+        (Some("grace"), Ok(OnStop::Grace)),
+        (
+            Some("never"),
+            Err("metadata.annotations['coracle.dev/stop']".to_owned()),
+        ),
+    ] {
+        let mut pod = pod(json!({}), json!({}));
+        let annotation = value.map(|value| ("coracle.dev/stop".to_owned(), value.to_owned()));
+        pod.metadata.annotations = Some(annotation.into_iter().collect());
+        let found = check_pod(&pod, HostPathPolicy::Allow);
+        let found = found.map(|plan| plan.containers[0].on_stop);
+        assert_eq!(
+            found.map_err(|mut refusals| refusals.remove(0).field),
+            expected,
+            "{value:?}"
+        );
+    }
+}
+
+#[test]
 fn every_refusal_is_told_at_once() {
     let found = fields(&pod(
         json!({"hostPID": true}),

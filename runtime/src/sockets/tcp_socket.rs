@@ -5,6 +5,7 @@ use super::error::{code_of, refuse, refuse_io};
 use super::options::{TcpOptions, positive};
 use super::stream::{Connection, Reader, Writer};
 use super::{NetCtx, Slot, ours, ours_owned, theirs};
+use crate::termination::Closing;
 use coracle_network::{Listener, NetError, Stream, TcpPort};
 use futures_util::future::BoxFuture;
 use std::future::poll_fn;
@@ -51,9 +52,12 @@ enum State {
     Bound(TcpPort),
     /// It listens; the guest has not asked for the result.
     StartingToListen(Listener),
-    /// `accepted` is what somebody who polled has found and nobody has taken.
+    /// `accepted` is what somebody who polled has found and nobody has taken. The listener is gone when
+    /// the container was asked to end: whoever waits for connections then waits on.
     Listening {
-        listener: Listener,
+        listener: Option<Listener>,
+        local: SocketAddr,
+        closing: Option<Arc<Closing>>,
         accepted: Option<io::Result<Stream>>,
     },
     Connecting(BoxFuture<'static, Result<Stream, NetError>>),
@@ -74,7 +78,17 @@ impl Socket {
             State::Listening {
                 listener,
                 accepted: accepted @ None,
+                closing,
+                local: _,
             } => {
+                if let Some(closing) = closing
+                    && closing.poll(cx).is_ready()
+                {
+                    *listener = None;
+                }
+                let Some(listener) = listener else {
+                    return Poll::Pending;
+                };
                 *accepted = Some(std::task::ready!(listener.poll_accept(cx)));
             }
             _ => {}
@@ -108,9 +122,8 @@ impl Socket {
     fn local_address(&self) -> SocketResult<SocketAddr> {
         match &self.state {
             State::Bound(port) => Ok(port.local_addr()),
-            State::StartingToListen(listener) | State::Listening { listener, .. } => {
-                Ok(listener.local_addr())
-            }
+            State::StartingToListen(listener) => Ok(listener.local_addr()),
+            State::Listening { local, .. } => Ok(*local),
             State::Connected(connection) => Ok(connection.stream().local_addr()),
             _ => Err(ErrorCode::InvalidState.into()),
         }
@@ -264,12 +277,15 @@ impl tcp::HostTcpSocket for NetCtx<'_> {
     }
 
     fn finish_listen(&mut self, socket: Resource<TcpSocket>) -> SocketResult<()> {
+        let closing = self.state.closing.clone();
         let socket = self.tcp(&socket)?;
         let is_starting = |state: &State| matches!(state, State::StartingToListen(_));
         let state = socket.take(is_starting, ErrorCode::NotInProgress)?;
         if let State::StartingToListen(listener) = state {
             socket.state = State::Listening {
-                listener,
+                local: listener.local_addr(),
+                listener: Some(listener),
+                closing,
                 accepted: None,
             };
         }

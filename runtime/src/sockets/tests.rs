@@ -49,7 +49,7 @@ impl Guest {
     fn of(network: &PodNetwork) -> Self {
         Self {
             table: ResourceTable::new(),
-            state: NetState::new(network.clone()),
+            state: NetState::new(network.clone(), None),
         }
     }
 

@@ -92,6 +92,76 @@ pub(crate) fn command(body: &str) -> Vec<u8> {
     )
 }
 
+/// A command that says `hello` when it is at work, waits until its container is asked to end, and exits
+/// with 40 plus what `requested` says then.
+pub(crate) fn is_told() -> Vec<u8> {
+    component(
+        r"package test:told;
+        world guest {
+            import coracle:lifecycle/termination@0.1.0;
+            import wasi:io/poll@0.2.0;
+            import wasi:cli/exit@0.2.12;
+            import wasi:cli/stdout@0.2.0;
+            import wasi:io/streams@0.2.0;
+            export wasi:cli/run@0.2.12;
+        }
+        package wasi:io@0.2.0 {
+            interface error { resource error; }
+            interface poll { resource pollable { block: func(); } }
+            interface streams {
+                use error.{error};
+                variant stream-error { last-operation-failed(error), closed }
+                resource output-stream {
+                    blocking-write-and-flush: func(contents: list<u8>) -> result<_, stream-error>;
+                }
+            }
+        }
+        package wasi:cli@0.2.0 {
+            interface stdout {
+                use wasi:io/streams@0.2.0.{output-stream};
+                get-stdout: func() -> output-stream;
+            }
+        }
+        package wasi:cli@0.2.12 {
+            interface exit {
+                exit: func(status: result);
+                exit-with-code: func(status-code: u8);
+            }
+            interface run { run: func() -> result; }
+        }
+        package coracle:lifecycle@0.1.0 {
+            interface termination {
+                use wasi:io/poll@0.2.0.{pollable};
+                subscribe: func() -> pollable;
+                requested: func() -> bool;
+            }
+        }",
+        r#"(module
+            (import "coracle:lifecycle/termination@0.1.0" "subscribe"
+                (func $subscribe (result i32)))
+            (import "coracle:lifecycle/termination@0.1.0" "requested"
+                (func $requested (result i32)))
+            (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
+            (import "wasi:cli/exit@0.2.12" "exit-with-code" (func $exit (param i32)))
+            (import "wasi:cli/stdout@0.2.0" "get-stdout" (func $stdout (result i32)))
+            (import "wasi:io/streams@0.2.0" "[method]output-stream.blocking-write-and-flush"
+                (func $say (param i32 i32 i32 i32)))
+            (memory (export "memory") 1)
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) unreachable)
+            (data (i32.const 0) "hello")
+            (func (export "wasi:cli/run@0.2.12#run") (result i32)
+                (local $asked i32)
+                (local.set $asked (call $subscribe))
+                (if (call $requested) (then unreachable))
+                (call $say (call $stdout) (i32.const 0) (i32.const 5) (i32.const 64))
+                (call $block (local.get $asked))
+                ;; It stays ready.
+                (call $block (local.get $asked))
+                (call $exit (i32.add (i32.const 40) (call $requested)))
+                unreachable))"#,
+    )
+}
+
 /// A handler that runs `first`, then answers 200 with a digit that counts the requests of its
 /// instance, running `middle` between the head and the body of the answer.
 pub(crate) fn handler(first: &str, middle: &str) -> Vec<u8> {

@@ -5,4 +5,5 @@ mod commands;
 mod exec;
 mod guests;
 mod handlers;
+mod termination;
 mod world;

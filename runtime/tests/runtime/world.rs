@@ -7,7 +7,7 @@ use coracle_network::{
 use coracle_runtime::fs::{FileSystem, FileSystemSpec, Tree, Upper};
 use coracle_runtime::{
     Chunk, Code, CodeBytes, CompilerCommand, ContainerId, HandlerOptions, Input, Instance, Limits,
-    Output, PrepareError, Program, RunAs, Runtime, RuntimeConfig, SandboxSpec, StartError,
+    OnStop, Output, PrepareError, Program, RunAs, Runtime, RuntimeConfig, SandboxSpec, StartError,
     Terminal,
 };
 use sha2::{Digest as _, Sha256};
@@ -79,6 +79,7 @@ impl World {
             stdout: stdout.clone(),
             stderr: stderr.clone(),
             terminal: Terminal::Absent,
+            on_stop: OnStop::AtOnce,
             limits: Limits {
                 memory: None,
                 cpu_milli: None,
