@@ -36,6 +36,7 @@ use tokio::sync::Semaphore;
 use tower::Service as _;
 
 pub use listen::{KubeletListener, KubeletListenerConfig, KubeletServer, KubeletServerError};
+use session::Place;
 
 use crate::exec::ExecBook;
 use crate::logs::LogBook;
@@ -197,11 +198,15 @@ impl Shared {
                 let code = StatusCode::METHOD_NOT_ALLOWED;
                 Err(Refusal::new(code, "Method Not Allowed"))
             }
-            ["run", namespace, pod, container] => {
-                self.run(namespace, pod, None, container, query).await
-            }
-            ["run", namespace, pod, uid, container] => {
-                self.run(namespace, pod, Some(uid), container, query).await
+            ["run", namespace, pod, uid @ .., container] if uid.len() <= 1 => {
+                let uid = uid.first().copied();
+                let place = Place {
+                    namespace,
+                    pod,
+                    uid,
+                    container,
+                };
+                self.run(place, query).await
             }
             [
                 "healthz" | "pods" | "stats" | "metrics" | "containerLogs",

@@ -2,6 +2,7 @@
 
 use http::{Response, StatusCode, header};
 
+use super::session::Place;
 use super::{KubeletBody, Refusal, Shared, whole};
 use crate::images::describe;
 
@@ -11,13 +12,10 @@ const OUTPUT_BYTES_MAX: usize = 16 << 20;
 impl Shared {
     pub(super) async fn run(
         &self,
-        namespace: &str,
-        pod: &str,
-        uid: Option<&str>,
-        container: &str,
+        place: Place<'_>,
         query: &str,
     ) -> Result<Response<KubeletBody>, Refusal> {
-        let target = self.running(namespace, pod, uid, container)?;
+        let target = self.running(place)?;
         let command = command(query);
         let failed = |text| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text);
         let done = target.run(&command, OUTPUT_BYTES_MAX).await;

@@ -45,6 +45,16 @@ pub(super) enum SessionKind {
     Attach,
 }
 
+/// Which container a path names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) pod: &'a str,
+    /// Of the pod; nothing means whichever has the name.
+    pub(super) uid: Option<&'a str>,
+    pub(super) container: &'a str,
+}
+
 /// One exec or attach that was found and may begin. Nothing runs before [`Session::run`].
 pub(super) struct Session {
     target: Arc<ExecTarget>,
@@ -103,14 +113,11 @@ impl Shared {
     pub(super) fn session(
         &self,
         kind: SessionKind,
-        namespace: &str,
-        pod: &str,
-        uid: Option<&str>,
-        container: &str,
+        place: Place<'_>,
         query: &str,
     ) -> Result<Session, Refusal> {
         let Asked { command, wanted } = Asked::parse(query)?;
-        let target = self.running(namespace, pod, uid, container)?;
+        let target = self.running(place)?;
         let work = match kind {
             SessionKind::Exec if command.is_empty() => {
                 let text = "you must specify a command";
@@ -131,13 +138,13 @@ impl Shared {
     /// # Errors
     ///
     /// Fails with 404 in a kubelet's words when there is none.
-    pub(super) fn running(
-        &self,
-        namespace: &str,
-        pod: &str,
-        uid: Option<&str>,
-        container: &str,
-    ) -> Result<Arc<ExecTarget>, Refusal> {
+    pub(super) fn running(&self, place: Place<'_>) -> Result<Arc<ExecTarget>, Refusal> {
+        let Place {
+            namespace,
+            pod,
+            uid,
+            container,
+        } = place;
         if let Some(target) = self.execs.find(namespace, pod, uid, container) {
             return Ok(target);
         }
