@@ -71,6 +71,21 @@ pub(crate) struct ExecStreams {
     pub(crate) env: Vec<(String, String)>,
 }
 
+/// Who does the work of a terminal that no WASI interface asks for: echo, lines, keys with a meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Discipline {
+    /// We do; the program reads lines.
+    Ours,
+    /// The program does, as the toolbox; keys and output pass through.
+    Theirs,
+}
+
+/// A program that was found and can be started.
+pub(crate) struct Located {
+    name: String,
+    found: Found,
+}
+
 /// A program at work; dropping this ends it by force.
 pub(crate) struct Running {
     instance: Instance,
@@ -173,14 +188,36 @@ impl ExecTarget {
             terminal: Terminal::Absent,
             env: Vec::new(),
         };
-        let exit = self.start(argv, streams).await?.ended().await;
+        let located = self.locate(argv).await?;
+        let exit = self.start(located, streams).await?.ended().await;
         Ok(ExecOutput {
             code: exit.code,
             output: collected.take(),
         })
     }
 
-    /// Starts argv with streams of the caller's. A program that was never compiled here is compiled
+    /// Finds what argv names.
+    ///
+    /// # Errors
+    ///
+    /// Fails when nothing that can run has the name.
+    pub(crate) async fn locate(&self, argv: &[String]) -> Result<Located, ExecError> {
+        let name = argv.first().ok_or(ExecError::NoCommand)?.clone();
+        let path = self.env.iter().find(|(name, _)| name == "PATH");
+        let lookup = Lookup {
+            image: self.image.clone(),
+            files: self.files.clone(),
+            working_dir: self.working_dir.clone(),
+            path: path.map(|(_, value)| value.clone()),
+            tools: self.tools.clone(),
+        };
+        let argv = argv.to_vec();
+        // A volume of the machine may make a look-up wait for its disk.
+        let found = blocking(move || lookup.find(argv)).await?;
+        Ok(Located { name, found })
+    }
+
+    /// Starts a program with streams of the caller's. One that was never compiled here is compiled
     /// first; a caller who gives up meanwhile leaves that going, so that the next finds it done.
     ///
     /// # Errors
@@ -188,14 +225,13 @@ impl ExecTarget {
     /// Fails as [`ExecTarget::run`] does.
     pub(crate) async fn start(
         &self,
-        argv: &[String],
+        located: Located,
         streams: ExecStreams,
     ) -> Result<Running, ExecError> {
-        let name = argv.first().ok_or(ExecError::NoCommand)?.clone();
+        let Located { name, found } = located;
         let place = self.places.clone().try_acquire_owned();
         let place = place.map_err(|_| ExecError::TooMany)?;
-        let Found { args, code } = self.find(argv).await?;
-        let program = match code {
+        let program = match found.code {
             Some(code) => {
                 let runtime = self.runtime.clone();
                 toolbox::detached(async move { runtime.prepare(code).await }).await
@@ -208,7 +244,7 @@ impl ExecTarget {
         };
         let spec = ExecSpec {
             program: program.map_err(failed)?,
-            args,
+            args: found.args,
             env: self.env_with(streams.env),
             working_dir: self.working_dir.clone(),
             stdin: streams.stdin,
@@ -224,20 +260,6 @@ impl ExecTarget {
         })
     }
 
-    async fn find(&self, argv: &[String]) -> Result<Found, ExecError> {
-        let path = self.env.iter().find(|(name, _)| name == "PATH");
-        let lookup = Lookup {
-            image: self.image.clone(),
-            files: self.files.clone(),
-            working_dir: self.working_dir.clone(),
-            path: path.map(|(_, value)| value.clone()),
-            tools: self.tools.clone(),
-        };
-        let argv = argv.to_vec();
-        // A volume of the machine may make a look-up wait for its disk.
-        blocking(move || lookup.find(argv)).await
-    }
-
     fn env_with(&self, own: Vec<(String, String)>) -> Arc<[(String, String)]> {
         if own.is_empty() {
             return self.env.clone();
@@ -245,6 +267,16 @@ impl ExecTarget {
         let kept = self.env.iter();
         let kept = kept.filter(|(name, _)| !own.iter().any(|(one, _)| one == name));
         kept.cloned().chain(own.iter().cloned()).collect()
+    }
+}
+
+impl Located {
+    /// Who does a terminal's work for it.
+    pub(crate) fn discipline(&self) -> Discipline {
+        match self.found.code {
+            Some(_) => Discipline::Ours,
+            None => Discipline::Theirs,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use coracle_runtime::{
 use jiff::Timestamp;
 
 use crate::environment::{self, Facts, Sources};
-use crate::exec::{Console, ExecGround, ExecTarget, Tools};
+use crate::exec::{Console, Discipline, ExecGround, ExecTarget, Tools};
 use crate::images::{SharedImage, blocking, describe};
 use crate::lifecycle::{Outlook, Problem, Termination};
 use crate::logs::{ContainerLog, StdStream};
@@ -88,7 +88,7 @@ impl Launch {
             env: variables.into(),
             working_dir: line.working_dir,
             tools: self.tools.clone(),
-            console: Arc::new(Console::new(container.streams)),
+            console: Arc::new(self.console(container, &program)),
         };
         let kind = if container.command.is_some() {
             WorkloadKind::Command
@@ -106,6 +106,15 @@ impl Launch {
             }),
             Err(error) => Err(start_failure(&error)),
         }
+    }
+
+    fn console(&self, container: &ContainerPlan, program: &Program) -> Console {
+        let is_terminal = container.streams.terminal == Terminal::Present;
+        let discipline = match is_terminal && self.tools.is(program) {
+            true => Discipline::Theirs,
+            false => Discipline::Ours,
+        };
+        Console::new(container.streams, discipline)
     }
 
     fn sandbox(

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use coracle_runtime::{Input, Output, Terminal};
 use parking_lot::Mutex;
 
-use super::Pipe;
+use super::{Discipline, Pipe};
 use crate::logs::StdStream;
 use crate::spec::{StdinPlan, StreamPlan};
 
@@ -16,6 +16,7 @@ const ATTACHED_MAX: usize = 16;
 /// The streams of one instance, as the agent holds them.
 pub(crate) struct Console {
     plan: StreamPlan,
+    discipline: Discipline,
     stdin: Option<Arc<Pipe>>,
     stdout: Arc<Readers>,
     stderr: Arc<Readers>,
@@ -40,14 +41,17 @@ pub(crate) struct Attached {
 }
 
 impl Console {
-    pub(crate) fn new(plan: StreamPlan) -> Console {
-        let stdin = match (plan.stdin, plan.terminal) {
-            (StdinPlan::Closed, _) => None,
-            (StdinPlan::Open | StdinPlan::Once, Terminal::Present) => Some(Pipe::of_lines()),
-            (StdinPlan::Open | StdinPlan::Once, Terminal::Absent) => Some(Pipe::default()),
+    pub(crate) fn new(plan: StreamPlan, discipline: Discipline) -> Console {
+        let stdin = match plan.stdin {
+            StdinPlan::Closed => None,
+            StdinPlan::Open | StdinPlan::Once => Some(match (plan.terminal, discipline) {
+                (Terminal::Present, Discipline::Ours) => Pipe::of_lines(),
+                (Terminal::Present, Discipline::Theirs) | (Terminal::Absent, _) => Pipe::default(),
+            }),
         };
         Console {
             plan,
+            discipline,
             stdin: stdin.map(Arc::new),
             stdout: Arc::default(),
             stderr: Arc::default(),
@@ -65,8 +69,12 @@ impl Console {
         self.stdin.as_ref()
     }
 
-    pub(crate) fn terminal(&self) -> Terminal {
-        self.plan.terminal
+    /// Who does the terminal's work, if the streams are one.
+    pub(crate) fn terminal(&self) -> Option<Discipline> {
+        match self.plan.terminal {
+            Terminal::Present => Some(self.discipline),
+            Terminal::Absent => None,
+        }
     }
 
     /// Returns `stream` with the readers of one of the console's streams along it.
@@ -167,7 +175,7 @@ mod tests {
             stdin,
             terminal: Terminal::Absent,
         };
-        Arc::new(Console::new(plan))
+        Arc::new(Console::new(plan, Discipline::Ours))
     }
 
     fn read(pipe: &Pipe) -> Vec<u8> {

@@ -29,6 +29,7 @@ pub struct Toolbox {
 /// The toolbox of this node, compiled at its first use and kept.
 pub(crate) struct Tools {
     toolbox: Option<Toolbox>,
+    code: OnceLock<Code>,
     program: OnceLock<Program>,
 }
 
@@ -36,8 +37,21 @@ impl Tools {
     pub(crate) fn new(toolbox: Option<Toolbox>) -> Tools {
         Tools {
             toolbox,
+            code: OnceLock::new(),
             program: OnceLock::new(),
         }
+    }
+
+    /// Tells whether `program` is the toolbox, in an image too.
+    pub(crate) fn is(&self, program: &Program) -> bool {
+        self.toolbox.is_some() && self.code().digest == program.digest()
+    }
+
+    fn code(&self) -> &Code {
+        // Only what the toolbox has is started from it, so an absent one is never prepared.
+        let wasm = || self.toolbox.as_ref().map(|toolbox| toolbox.wasm.clone());
+        self.code
+            .get_or_init(|| Code::of(wasm().unwrap_or_default()))
     }
 
     /// Tells whether the toolbox has what `name` asks for: a bare name, or one in a folder of programs.
@@ -61,10 +75,8 @@ impl Tools {
         if let Some(program) = self.program.get() {
             return Ok(program.clone());
         }
-        let wasm = self.toolbox.as_ref().map(|toolbox| toolbox.wasm.clone());
-        let runtime = runtime.clone();
-        let work = async move { runtime.prepare(Code::of(wasm.unwrap_or_default())).await };
-        let program = detached(work).await?;
+        let (runtime, code) = (runtime.clone(), self.code().clone());
+        let program = detached(async move { runtime.prepare(code).await }).await?;
         Ok(self.program.get_or_init(|| program).clone())
     }
 }

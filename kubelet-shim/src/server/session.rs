@@ -20,7 +20,8 @@ use tokio::sync::mpsc;
 
 use super::{Refusal, Shared};
 use crate::exec::{
-    Attached, ExecError, ExecStreams, ExecTarget, LineEditor, Pipe, Running, Typed, to_screen,
+    Attached, Discipline, ExecError, ExecStreams, ExecTarget, LineEditor, Located, Pipe, Running,
+    Typed, to_screen,
 };
 use crate::images::describe;
 use crate::logs::{Look, Missing};
@@ -77,14 +78,20 @@ pub(super) struct Wanted {
     pub(super) tty: bool,
 }
 
+/// What comes from a client.
+pub(super) type Source = Box<dyn AsyncRead + Send + Unpin>;
+
+/// What goes to a client.
+pub(super) type Sink = Box<dyn AsyncWrite + Send + Unpin>;
+
 /// Open streams. One that was not wanted is nothing.
 pub(super) struct Streams {
     /// Its end, or an error, is the end of the input.
-    pub(super) stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    pub(super) stdin: Option<Source>,
     /// Shut down when everything is written; an error ends the session.
-    pub(super) stdout: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    pub(super) stdout: Option<Sink>,
     /// As `stdout`.
-    pub(super) stderr: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    pub(super) stderr: Option<Sink>,
     /// Width and height in characters.
     pub(super) resize: Option<mpsc::Receiver<(u16, u16)>>,
 }
@@ -221,7 +228,8 @@ impl Session {
 
 /// The streams of one exec, between the client's and the program's.
 struct Plumbing {
-    terminal: Terminal,
+    /// Nothing without a terminal.
+    discipline: Option<Discipline>,
     stdin: Option<Arc<Pipe>>,
     stdout: Arc<Pipe>,
     /// The same as `stdout` at a terminal.
@@ -229,18 +237,19 @@ struct Plumbing {
 }
 
 impl Plumbing {
-    fn new(wanted: Wanted) -> Plumbing {
-        let (terminal, stdin) = match wanted.tty {
-            true => (Terminal::Present, Pipe::of_lines()),
-            false => (Terminal::Absent, Pipe::default()),
+    fn new(wanted: Wanted, discipline: Discipline) -> Plumbing {
+        let discipline = wanted.tty.then_some(discipline);
+        let stdin = match discipline {
+            Some(Discipline::Ours) => Pipe::of_lines(),
+            Some(Discipline::Theirs) | None => Pipe::default(),
         };
         let stdout = Arc::<Pipe>::default();
         Plumbing {
-            terminal,
+            discipline,
             stdin: wanted.stdin.then(|| stdin.into()),
-            stderr: match terminal {
-                Terminal::Present => stdout.clone(),
-                Terminal::Absent => Arc::default(),
+            stderr: match discipline {
+                Some(_) => stdout.clone(),
+                None => Arc::default(),
             },
             stdout,
         }
@@ -252,24 +261,41 @@ impl Plumbing {
             stdin: self.stdin.clone().map(|pipe| pipe as _),
             stdout: self.stdout.clone(),
             stderr: self.stderr.clone(),
-            terminal: self.terminal,
+            terminal: match self.discipline {
+                Some(_) => Terminal::Present,
+                None => Terminal::Absent,
+            },
             env,
         }
     }
 
     /// Gives the program what the client sends; never returns.
-    async fn type_in(&self, from: Option<Box<dyn AsyncRead + Send + Unpin>>, running: &Running) {
+    async fn type_in(&self, from: Option<Source>, running: &Running) {
         if let Some(pipe) = &self.stdin {
-            match (from, self.terminal) {
-                (Some(from), Terminal::Present) => {
+            match (from, self.discipline) {
+                (Some(from), Some(Discipline::Ours)) => {
                     type_in(from, pipe, &self.stdout, running).await;
                 }
-                (Some(from), Terminal::Absent) => feed(from, pipe).await,
+                (Some(from), Some(Discipline::Theirs) | None) => feed(from, pipe).await,
                 (None, _) => (),
             }
             pipe.end();
         }
         pending().await
+    }
+
+    /// Brings what the program writes to the client, to the end of both streams.
+    async fn play(&self, stdout: Option<Sink>, stderr: Option<Sink>) -> Played {
+        let first = play(&self.stdout, stdout, self.discipline);
+        match self.discipline {
+            Some(_) => first.await,
+            None => both(first, play(&self.stderr, stderr, None)).await,
+        }
+    }
+
+    fn end(&self) {
+        self.stdout.end();
+        self.stderr.end();
     }
 }
 
@@ -279,31 +305,31 @@ async fn exec(
     wanted: Wanted,
     mut streams: Streams,
 ) -> Status {
-    let plumbing = Plumbing::new(wanted);
-    let env = match plumbing.terminal {
-        Terminal::Present => screen_variables(&mut streams).await,
-        Terminal::Absent => Vec::new(),
+    let located = target.locate(&command).await;
+    let discipline = located
+        .as_ref()
+        .map_or(Discipline::Ours, Located::discipline);
+    let plumbing = Plumbing::new(wanted, discipline);
+    let env = match (&located, plumbing.discipline) {
+        (Ok(_), Some(_)) => screen_variables(&mut streams).await,
+        (Ok(_), None) | (Err(_), _) => Vec::new(),
     };
-    let outputs = async {
-        let stdout = play(&plumbing.stdout, streams.stdout, plumbing.terminal);
-        match plumbing.terminal {
-            Terminal::Present => stdout.await,
-            Terminal::Absent => {
-                let stderr = play(&plumbing.stderr, streams.stderr, plumbing.terminal);
-                both(stdout, stderr).await
-            }
-        }
-    };
+    let outputs = plumbing.play(streams.stdout, streams.stderr);
     let program = async {
-        let ended = program(target, &command, &plumbing, env, streams.stdin).await;
+        let ended = match located {
+            Ok(located) => program(target, located, &plumbing, env, streams.stdin).await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = &ended {
             // For a person; a client that reads no error stream finds it in the status.
-            plumbing
-                .stderr
-                .write(format!("{}\n", describe(error)).as_bytes());
+            let line = format!("{}\r\n", describe(error));
+            let line = match plumbing.discipline {
+                Some(Discipline::Theirs) => line,
+                Some(Discipline::Ours) | None => line.replace('\r', ""),
+            };
+            plumbing.stderr.write(line.as_bytes());
         }
-        plumbing.stdout.end();
-        plumbing.stderr.end();
+        plumbing.end();
         ended
     };
     match finish(program, outputs).await {
@@ -323,12 +349,12 @@ async fn exec(
 /// Runs a program to its end and returns its code.
 async fn program(
     target: &ExecTarget,
-    command: &[String],
+    located: Located,
     plumbing: &Plumbing,
     env: Vec<(String, String)>,
-    from: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    from: Option<Source>,
 ) -> Result<i32, ExecError> {
-    let running = target.start(command, plumbing.streams(env)).await?;
+    let running = target.start(located, plumbing.streams(env)).await?;
     tokio::select! {
         // Safe to cancel: the wait changes nothing, and what a program that has ended did not read is
         // nobody's.
@@ -361,22 +387,21 @@ async fn attach(
     wanted: Wanted,
     streams: Streams,
 ) -> Status {
-    let terminal = match wanted.tty {
+    let discipline = match wanted.tty {
         true => target.console.terminal(),
-        false => Terminal::Absent,
+        false => None,
     };
-    let outputs = async {
-        both(
-            play(&attached.stdout, streams.stdout, terminal),
-            play(&attached.stderr, streams.stderr, terminal),
-        )
-        .await
-    };
+    let outputs = both(
+        play(&attached.stdout, streams.stdout, discipline),
+        play(&attached.stderr, streams.stderr, discipline),
+    );
     let keyboard = async {
         if let (Some(from), Some(pipe)) = (streams.stdin, target.console.keyboard()) {
-            match terminal {
-                Terminal::Present => type_in(from, pipe, &attached.stdout, &target.instance).await,
-                Terminal::Absent => feed(from, pipe).await,
+            match discipline {
+                Some(Discipline::Ours) => {
+                    type_in(from, pipe, &attached.stdout, &target.instance).await;
+                }
+                Some(Discipline::Theirs) | None => feed(from, pipe).await,
             }
             attached.end_input();
         }
@@ -426,20 +451,16 @@ async fn both(one: impl Future<Output = Played>, other: impl Future<Output = Pla
 }
 
 /// Writes what comes out of a pipe to the client until the pipe ends; drops it when no client wants it.
-async fn play(
-    pipe: &Pipe,
-    to: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    terminal: Terminal,
-) -> Played {
+async fn play(pipe: &Pipe, to: Option<Sink>, discipline: Option<Discipline>) -> Played {
     let Some(mut to) = to else {
         while pipe.next().await.is_some() {}
         return Played::ToTheEnd;
     };
     let written: io::Result<()> = async {
         while let Some(bytes) = pipe.next().await {
-            match terminal {
-                Terminal::Present => to.write_all(&to_screen(&bytes)).await?,
-                Terminal::Absent => to.write_all(&bytes).await?,
+            match discipline {
+                Some(Discipline::Ours) => to.write_all(&to_screen(&bytes)).await?,
+                Some(Discipline::Theirs) | None => to.write_all(&bytes).await?,
             }
             to.flush().await?;
         }
@@ -456,7 +477,7 @@ async fn play(
 }
 
 /// Gives a program what the client sends, as fast as it reads, until the client sends no more.
-async fn feed(mut from: Box<dyn AsyncRead + Send + Unpin>, pipe: &Pipe) {
+async fn feed(mut from: Source, pipe: &Pipe) {
     let mut buffer = vec![0; READ_BYTES_MAX];
     loop {
         match from.read(&mut buffer).await {
@@ -485,12 +506,7 @@ impl Interruptible for coracle_runtime::Instance {
 
 /// Does a terminal's work between a person and a program until the client sends no more. Never waits for
 /// the program: what it does not read is dropped with a bell, so that the keys that end it are always heard.
-async fn type_in(
-    mut from: Box<dyn AsyncRead + Send + Unpin>,
-    pipe: &Pipe,
-    screen: &Pipe,
-    program: &impl Interruptible,
-) {
+async fn type_in(mut from: Source, pipe: &Pipe, screen: &Pipe, program: &impl Interruptible) {
     let mut editor = LineEditor::default();
     let mut buffer = vec![0; READ_BYTES_MAX];
     loop {

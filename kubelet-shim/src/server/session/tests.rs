@@ -129,7 +129,7 @@ impl AsyncWrite for Gone {
 async fn a_client_that_takes_no_more_ends_the_program() {
     let pipe = Pipe::default();
     pipe.write(b"x");
-    let outputs = play(&pipe, Some(Box::new(Gone)), Terminal::Absent);
+    let outputs = play(&pipe, Some(Box::new(Gone)), None);
     let never: Option<()> = finish(pending(), outputs).await;
     assert_eq!(never, None);
 }
@@ -143,7 +143,7 @@ async fn everything_that_was_written_reaches_the_client_after_the_end() {
         pipe.end();
         7
     };
-    let outputs = play(&pipe, Some(Box::new(to)), Terminal::Present);
+    let outputs = play(&pipe, Some(Box::new(to)), Some(Discipline::Ours));
     let mut seen = String::new();
     let (ended, read) = tokio::join!(finish(program, outputs), client.read_to_string(&mut seen));
     read.expect("it is shut down");
