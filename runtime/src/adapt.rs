@@ -4,6 +4,7 @@
 //! the code. So the module's import of `proc_exit` is renamed to `exit-with-code` of the same
 //! interface, which has the same core signature, and the module is given a world that says so.
 
+use crate::termination;
 use std::borrow::Cow;
 use thiserror::Error;
 use wasi_preview1_component_adapter_provider::{
@@ -47,13 +48,16 @@ pub(crate) enum AdaptError {
 
 /// Returns the component that runs `module` on WASI 0.2.
 pub(crate) fn to_component(module: &[u8]) -> Result<Vec<u8>, AdaptError> {
-    let module = match rename_proc_exit(module)? {
-        Some(mut renamed) => {
-            declare_exit_world(&mut renamed).map_err(AdaptError::Encode)?;
-            Cow::Owned(renamed)
-        }
-        None => Cow::Borrowed(module),
-    };
+    let mut declared = Cow::Borrowed(module);
+    if let Some(renamed) = rename_proc_exit(module)? {
+        declared = Cow::Owned(renamed);
+        declare(declared.to_mut(), EXIT_WORLD, "keeps-exit-code").map_err(AdaptError::Encode)?;
+    }
+    if is_told(module)? {
+        let world = (termination::WIT, termination::WORLD);
+        declare(declared.to_mut(), world.0, world.1).map_err(AdaptError::Encode)?;
+    }
+    let module = declared;
     encode(&module).map_err(AdaptError::Encode)
 }
 
@@ -68,11 +72,27 @@ fn encode(module: &[u8]) -> anyhow::Result<Vec<u8>> {
         .encode()
 }
 
-fn declare_exit_world(module: &mut Vec<u8>) -> anyhow::Result<()> {
+/// Gives the module a world, beside those it has.
+fn declare(module: &mut Vec<u8>, wit: &str, world: &str) -> anyhow::Result<()> {
     let mut resolve = Resolve::default();
-    let package = resolve.push_str("exit.wit", EXIT_WORLD)?;
-    let world = resolve.select_world(&[package], Some("keeps-exit-code"))?;
+    let package = resolve.push_str("world.wit", wit)?;
+    let world = resolve.select_world(&[package], Some(world))?;
     embed_component_metadata(module, &resolve, world, StringEncoding::UTF8)
+}
+
+/// Tells whether the module imports something of our termination interface.
+fn is_told(module: &[u8]) -> Result<bool, AdaptError> {
+    for payload in Parser::new(0).parse_all(module) {
+        if let Payload::ImportSection(section) = payload.map_err(AdaptError::Read)? {
+            for import in section.into_imports() {
+                let import = import.map_err(AdaptError::Read)?;
+                if termination::is_core_import(import.module, import.name) {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Copies the module with its import of `proc_exit` renamed; nothing if it has none.

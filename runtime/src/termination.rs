@@ -13,6 +13,23 @@ use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
 /// The interface, at the version that is served.
 const INTERFACE: &str = "coracle:lifecycle/termination@0.1.0";
 
+/// The interface's own text, and the world that a core module is given which imports it.
+pub(crate) const WIT: &str = include_str!("../wit/coracle-lifecycle/termination.wit");
+/// The name of that world.
+pub(crate) const WORLD: &str = "guest";
+
+/// What a core module may import, so that programs built for preview 1 can be told too.
+const CORE_IMPORTS: [(&str, &str); 5] = [
+    (INTERFACE, "subscribe"),
+    (INTERFACE, "requested"),
+    (POLL, "[method]pollable.ready"),
+    (POLL, "[method]pollable.block"),
+    (POLL, "[resource-drop]pollable"),
+];
+
+/// The interface of what `subscribe` gives, at the version that [`WIT`] names.
+const POLL: &str = "wasi:io/poll@0.2.0";
+
 /// Tasks that wait at once; each is one instance of a container.
 const WAITERS_MAX: usize = 1_024;
 
@@ -93,6 +110,11 @@ pub(crate) fn is_interface(name: &str) -> bool {
     };
     semver::Version::parse(version)
         .is_ok_and(|version| (version.major, version.minor) == (0, 1) && version.pre.is_empty())
+}
+
+/// Tells whether `module.name` is an import of a core module that [`WIT`]'s world has.
+pub(crate) fn is_core_import(module: &str, name: &str) -> bool {
+    CORE_IMPORTS.contains(&(module, name))
 }
 
 #[cfg(test)]

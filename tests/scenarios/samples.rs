@@ -119,6 +119,28 @@ fn batch_runs_to_its_end_and_its_variant_fails_with_its_own_code() {
     );
 }
 
+// A signal cannot be sent elsewhere without a console.
+#[cfg(unix)]
+#[test]
+fn graceful_is_told_of_its_end_and_finishes() {
+    let coracle = coracle();
+    let mut run = coracle.start(&["run", &sample("graceful")], "");
+    let seen = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    run.wait_for("both at work", |line| {
+        let (container, _) = line.split_once(" | working until")?;
+        let mut seen = seen.borrow_mut();
+        seen.insert(container.to_owned());
+        (seen.len() == 2).then_some(())
+    });
+    run.interrupt();
+    let ended = run.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    for name in ["rust", "c"] {
+        let line = format!("graceful/{name} | asked to end: finishing what I have begun");
+        assert!(ended.stdout.contains(&line), "{}", ended.stdout);
+    }
+}
+
 #[test]
 fn hello_c_sees_its_environment_and_arguments_and_keeps_its_code() {
     check_batch(

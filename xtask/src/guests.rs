@@ -64,6 +64,20 @@ const GUESTS: &[Guest] = &[
         },
     },
     Guest {
+        sample: "graceful",
+        file: "graceful.wasm",
+        source: Source::Rust {
+            artifact: "graceful.wasm",
+        },
+    },
+    Guest {
+        sample: "graceful",
+        file: "graceful-c.wasm",
+        source: Source::C {
+            file: "guest/main.c",
+        },
+    },
+    Guest {
         sample: "hello-c",
         file: "hello-c.wasm",
         source: Source::C {

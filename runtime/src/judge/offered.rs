@@ -91,7 +91,8 @@ pub(super) const PREVIEW1_MODULE: &str = "wasi_snapshot_preview1";
 
 /// Accepts the import `module.name` of a core module if preview 1 has it.
 pub(super) fn preview1(module: &str, name: &str, function: bool) -> Result<(), Refusal> {
-    if module == PREVIEW1_MODULE && function && PREVIEW1.contains(&name) {
+    let known = module == PREVIEW1_MODULE && PREVIEW1.contains(&name);
+    if function && (known || termination::is_core_import(module, name)) {
         return Ok(());
     }
     let hint = match module {

@@ -28,6 +28,47 @@ async fn a_command_that_imports_the_interface_is_told_and_keeps_its_code() {
 }
 
 #[tokio::test]
+async fn a_module_for_preview_1_can_be_told_too() {
+    let text = r#"(module
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (import "wasi_snapshot_preview1" "fd_write"
+            (func $write (param i32 i32 i32 i32) (result i32)))
+        (import "coracle:lifecycle/termination@0.1.0" "subscribe" (func $subscribe (result i32)))
+        (import "coracle:lifecycle/termination@0.1.0" "requested" (func $requested (result i32)))
+        (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "\08\00\00\00\06\00\00\00hello\0a")
+        (func (export "_start") (local $asked i32)
+            (local.set $asked (call $subscribe))
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 64)))
+            (call $block (local.get $asked))
+            (call $exit (i32.add (i32.const 40) (call $requested)))))"#;
+    let world = World::new();
+    let container = world.container(&wat::parse_str(text).expect("valid")).await;
+    let stdout = container.stdout.clone();
+    let instance = container.start();
+    at_work(&stdout).await;
+    instance.stop();
+    assert_eq!(instance.exited().await.code, 41);
+}
+
+#[tokio::test]
+async fn the_samples_are_told_and_finish() {
+    let world = World::new();
+    for name in ["graceful.wasm", "graceful-c.wasm"] {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../samples/graceful");
+        let wasm = std::fs::read(format!("{folder}/{name}")).expect("the sample is here");
+        let container = world.container(&wasm).await;
+        let stdout = container.stdout.clone();
+        let instance = container.start();
+        at_work(&stdout).await;
+        instance.stop();
+        assert_eq!(instance.exited().await.code, 0, "{name}");
+        assert!(stdout.text().contains("asked to end"), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_command_that_is_told_can_still_be_killed() {
     let world = World::new();
     let container = world.container(&guests::is_told()).await;
