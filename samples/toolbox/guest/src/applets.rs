@@ -10,16 +10,26 @@ macro_rules! applets {
     };
 }
 
-pub(crate) mod archive;
+mod archive;
+mod blocks;
 pub(crate) mod condition;
+mod digest;
 pub(crate) mod escapes;
-pub(crate) mod listing;
-pub(crate) mod output;
-pub(crate) mod place;
-pub(crate) mod reading;
+mod expr;
+mod find;
+mod grep;
+mod listing;
+mod network;
+mod output;
+mod place;
+mod reading;
 mod real;
 pub(crate) mod regular;
-pub(crate) mod time;
+mod sed;
+mod text;
+mod time;
+mod tree;
+mod web;
 
 use crate::applet::Applet;
 
@@ -27,10 +37,20 @@ use crate::applet::Applet;
 pub(crate) const ALL: &[&[Applet]] = &[
     &[("sh", crate::shell::sh), ("ash", crate::shell::sh), ("bash", crate::shell::sh)],
     archive::APPLETS,
+    blocks::APPLETS,
     condition::APPLETS,
+    digest::APPLETS,
+    expr::APPLETS,
+    find::APPLETS,
+    grep::APPLETS,
     listing::APPLETS,
+    network::APPLETS,
     output::APPLETS,
     place::APPLETS,
     reading::APPLETS,
+    sed::APPLETS,
+    text::APPLETS,
     time::APPLETS,
+    tree::APPLETS,
+    web::APPLETS,
 ];

@@ -12,3 +12,13 @@ mod wasi;
 pub(crate) use native::*;
 #[cfg(target_os = "wasi")]
 pub(crate) use wasi::*;
+
+/// A request to a server in the web.
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) secure: bool,
+    pub(crate) authority: String,
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}

@@ -45,6 +45,12 @@ impl Moment {
         }
     }
 
+    /// As the clock of the system has it.
+    pub(crate) fn to_system(self) -> SystemTime {
+        let time = Duration::new(u64::try_from(self.seconds).unwrap_or(0), self.nanoseconds);
+        UNIX_EPOCH.checked_add(time).unwrap_or(UNIX_EPOCH)
+    }
+
     fn at(seconds: i64) -> Self {
         Self {
             seconds,

@@ -124,3 +124,29 @@ impl Listener {
         self.0.accept().map(|(stream, _)| Connection(stream))
     }
 }
+
+/// An answer, of which there are none natively.
+pub(crate) struct Response {
+    pub(crate) status: u16,
+}
+
+impl Response {
+    pub(crate) fn headers(&self) -> &[(String, String)] {
+        &[]
+    }
+
+    pub(crate) fn header(&self, _name: &str) -> Option<String> {
+        None
+    }
+
+    pub(crate) async fn read(&self) -> io::Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+}
+
+/// Refuses: requests are sent by the host of a pod.
+pub(crate) async fn request(request: super::Request) -> io::Result<Response> {
+    let text = format!("no request to {} can be sent natively", request.authority);
+    Err(io::Error::new(io::ErrorKind::Unsupported, text))
+}
+

@@ -1,5 +1,7 @@
 //! The outside world of a pod: WASI 0.2, never blocking but in [`block`].
 
+mod http;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -15,7 +17,9 @@ use wasip2::sockets::network::{self, ErrorCode, IpAddressFamily, IpSocketAddress
 use wasip2::sockets::tcp::{ShutdownType, TcpSocket};
 use wasip2::sockets::{instance_network, ip_name_lookup, tcp_create_socket};
 
+use super::Request;
 use crate::reactor;
+pub(crate) use http::{Response, request};
 
 /// At most this much is written at once; the host takes 64 KiB.
 const WRITE_BYTES_MAX: usize = 16 * 1024;
@@ -28,6 +32,10 @@ const DEADLOCK: i32 = 125;
 pub(crate) struct Source(Pollable);
 
 impl Source {
+    fn of(pollable: Pollable) -> Self {
+        Self(pollable)
+    }
+
     pub(crate) fn ready(&self) -> bool {
         self.0.ready()
     }
