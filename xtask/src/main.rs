@@ -4,6 +4,7 @@ mod bench;
 mod ci;
 mod distil;
 mod edges;
+mod golden;
 mod guests;
 mod tidy;
 mod workspace;
@@ -22,6 +23,8 @@ enum Chore {
     Ci,
     /// Distils the control plane's tables of types from Kubernetes' documents and sources.
     Distil(distil::Options),
+    /// Records what Kubernetes answers to the requests of the API's golden tables.
+    RecordGolden(golden::Options),
     /// Builds the samples' components into the target folder.
     Guests(guests::Options),
     /// Checks what compiler and linter do not: budgets, names, dependencies, documents.
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Chore::Bench(options) => bench::run(&options),
         Chore::Ci => ci::run(),
         Chore::Distil(options) => distil::run(&options),
+        Chore::RecordGolden(options) => golden::run(&options),
         Chore::Guests(options) => guests::run(&options),
         Chore::Tidy => tidy::run(),
     };

@@ -108,7 +108,7 @@ async fn a_pod_is_owned_as_kubernetes_records_it() {
     let strategic = "application/strategic-merge-patch+json";
     let (_, patched) = api.send("PATCH", &path, strategic, &patch).await;
     let conditions = json!({".": {}, "k:{\"type\":\"Ready\"}":
-        {".": {}, "f:status": {}, "f:type": {}}});
+        {".": {}, "f:lastProbeTime": {}, "f:lastTransitionTime": {}, "f:status": {}, "f:type": {}}});
     let ips = json!({".": {}, "k:{\"ip\":\"10.0.0.1\"}": {".": {}, "f:ip": {}}});
     let entries = owners(&patched);
     let status = entries

@@ -132,7 +132,11 @@ async fn nonsense_and_ambition_are_refused() {
             422,
             "PEM block type must be CERTIFICATE REQUEST",
         ),
-        (request("a", &good, CLIENT, &[]), 422, "usages are required"),
+        (
+            request("a", &good, CLIENT, &[]),
+            422,
+            "spec.usages: Required value",
+        ),
         (
             request("a", &good, CLIENT, &["flying"]),
             422,

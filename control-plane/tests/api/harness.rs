@@ -12,7 +12,7 @@ use std::{fmt::Debug, time::Duration};
 use tower::ServiceExt;
 
 /// How long a controller may take on a busy machine before a test says that nothing happens.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running control plane.
 pub(crate) struct Harness {

@@ -227,7 +227,7 @@ async fn what_cannot_be_read_in_the_query_is_refused() {
         ),
         (
             "fieldSelector=spec.x%3D1",
-            "field label not supported: spec.x",
+            "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
         ),
         (
             "fieldSelector=a",

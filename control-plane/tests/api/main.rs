@@ -11,6 +11,7 @@ mod connect;
 mod deletion;
 mod discovery;
 mod garbage;
+mod golden;
 mod harness;
 mod kinds;
 mod lists;

@@ -225,7 +225,7 @@ async fn a_pod_is_bound_once() {
         json!({"status": "Success"}),
     )
     .await;
-    let refusal = json!({"message": "Operation cannot be fulfilled on pods \"a\": pod a is already \
+    let refusal = json!({"message": "Operation cannot be fulfilled on pods/binding \"a\": pod a is already \
         assigned to node \"n\""});
     check(&api, "POST", &path, binding("m"), 409, refusal).await;
     check(
