@@ -165,7 +165,7 @@ impl Request<'_> {
 pub(crate) fn assume(info: &KindInfo, object: &mut Value) {
     match (info.group, info.kind) {
         ("", "Pod") => account::name(object),
-        ("", "Service") => services::assume_health_port(object),
+        ("", "Service") => services::assume_given(object),
         _ => (),
     }
 }

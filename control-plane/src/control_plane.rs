@@ -31,6 +31,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The runtime classes that exist from the start: all mean the one sandbox that the agent has.
 const RUNTIME_CLASSES: &[&str] = &["coracle", "wasi", "wasm", "wasmtime"];
 
+/// What controllers are called in the objects that they write.
+const MANAGER: &str = "kube-controller-manager";
+
 /// What a control plane needs to know.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneConfig {
@@ -48,6 +51,25 @@ pub struct ControlPlaneConfig {
 pub struct Refusal {
     /// The whole sentence.
     pub message: String,
+}
+
+/// Why a control plane cannot start on the state in a folder.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The folder cannot be used.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Reading the state came upon something that the program does not expect.
+    #[error(
+        "reading the state in `{folder}` broke off; this is a bug: keep the folder for a report"
+    )]
+    Broken {
+        /// The folder.
+        folder: PathBuf,
+        /// Where it broke off.
+        #[source]
+        source: tokio::task::JoinError,
+    },
 }
 
 /// A running control plane.
@@ -91,15 +113,18 @@ impl ControlPlane {
     pub async fn open(
         config: ControlPlaneConfig,
         folder: PathBuf,
-    ) -> Result<ControlPlane, OpenError> {
+    ) -> Result<ControlPlane, StartError> {
         let store = StoreConfig {
             folder,
             limits: config.history,
             journal: JournalLimits::default(),
             sealed: object::is_sealed,
         };
+        let folder = store.folder.clone();
         let opened = tokio::task::spawn_blocking(|| ObjectStore::open(store, object::index));
-        let store = opened.await.expect("opening a store does not panic")?;
+        let store = opened
+            .await
+            .map_err(|source| StartError::Broken { folder, source })??;
         Ok(ControlPlane::over(store, config).await)
     }
 
@@ -123,14 +148,16 @@ impl ControlPlane {
         seed_classes(&machine).await;
         seed_api_service(&machine).await;
         let stop = CancellationToken::new();
-        let client = kube::Client::new(ApiService::new(Arc::clone(&machine)), "default");
-        let roles = tokio::spawn(authorize::gather_roles(client.clone(), stop.clone()));
+        let api = ApiService::new(Arc::clone(&machine));
+        let client = |agent| kube::Client::new(api.clone().called(agent), "default");
+        let (manager, scheduling) = (client(MANAGER), client("kube-scheduler"));
+        let roles = tokio::spawn(authorize::gather_roles(manager.clone(), stop.clone()));
         let identity = Arc::clone(machine.identity());
-        let signing = certificates::run(client.clone(), identity, stop.clone());
+        let signing = certificates::run(manager.clone(), identity, stop.clone());
         let signer = tokio::spawn(signing);
-        let scheduler = tokio::spawn(scheduler::run(client.clone(), stop.clone()));
+        let scheduler = tokio::spawn(scheduler::run(scheduling, stop.clone()));
         let books = controllers::Config { root_ca };
-        let controllers = tokio::spawn(controllers::run(client, books, stop.clone()));
+        let controllers = tokio::spawn(controllers::run(manager, books, stop.clone()));
         let events = verbs::expire_events(Arc::clone(&machine), stop.clone());
         let events = tokio::spawn(events);
         ControlPlane {
@@ -151,7 +178,7 @@ impl ControlPlane {
 
     /// Returns a client whose requests never leave the process; needs a tokio runtime.
     pub fn client(&self, namespace: &str) -> kube::Client {
-        kube::Client::new(self.service(), namespace)
+        kube::Client::new(self.service().called("coracle"), namespace)
     }
 
     /// Returns where the ways to the nodes' kubelets are named.

@@ -8,10 +8,48 @@ mod service;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
-use crate::validate::elements;
+use crate::{quantity::Quantity, validate::elements};
 
 pub(crate) use pod::{keep_pod, new_pod, pod, qos_class};
 pub(crate) use service::{keep_service, service};
+
+/// What a node tells about itself, even if it does not know it.
+const NODE_INFO: &[&str] = &[
+    "architecture",
+    "bootID",
+    "containerRuntimeVersion",
+    "kernelVersion",
+    "kubeProxyVersion",
+    "kubeletVersion",
+    "machineID",
+    "operatingSystem",
+    "osImage",
+    "systemUUID",
+];
+
+/// Writes out what an event of the core group leaves open.
+pub(crate) fn event(object: &mut Value) {
+    times(object, &["eventTime", "firstTimestamp", "lastTimestamp"]);
+    object_at(object, "source");
+    object_at(object, "involvedObject");
+    for field in ["reportingComponent", "reportingInstance"] {
+        default(object, field, json!(""));
+    }
+}
+
+/// Writes out what an event of `events.k8s.io` leaves open.
+pub(crate) fn new_event(object: &mut Value) {
+    times(
+        object,
+        &[
+            "deprecatedFirstTimestamp",
+            "deprecatedLastTimestamp",
+            "eventTime",
+        ],
+    );
+    object_at(object, "deprecatedSource");
+    object_at(object, "regarding");
+}
 
 /// Fills in a spec: the stock server never sends objects without one, and clients rely on it.
 pub(crate) fn empty_spec(object: &mut Value) {
@@ -49,6 +87,19 @@ pub(crate) fn keep_namespace(old: &Value, new: &mut Value) {
 /// Says of a node that all it has can be given away, if it does not say how much.
 pub(crate) fn node(object: &mut Value) {
     object_at(object, "spec");
+    let status = object_at(object, "status");
+    for list in ["capacity", "allocatable"] {
+        round(status, list);
+    }
+    each(status, "conditions", |condition| {
+        times(condition, &["lastHeartbeatTime", "lastTransitionTime"]);
+    });
+    let endpoint = object_at(object_at(status, "daemonEndpoints"), "kubeletEndpoint");
+    default(endpoint, "Port", json!(0));
+    let info = object_at(status, "nodeInfo");
+    for field in NODE_INFO {
+        default(info, field, json!(""));
+    }
     if let Some(capacity) = object.pointer("/status/capacity").cloned() {
         default(&mut object["status"], "allocatable", capacity);
     }
@@ -163,6 +214,24 @@ fn replace_empty(object: &mut Value, name: &str, value: Value) {
             *slot = value;
         }
     }
+}
+
+/// Rounds amounts of resources up to thousandths, in which everything is counted.
+fn round(object: &mut Value, list: &str) {
+    let amounts = object.get_mut(list).and_then(Value::as_object_mut);
+    for (_, amount) in amounts.into_iter().flatten() {
+        let exact = amount.as_str().and_then(Quantity::parse);
+        if let Some(rounded) = exact.and_then(Quantity::rounded_to_milli) {
+            *amount = json!(rounded.to_string());
+        }
+    }
+}
+
+/// Writes out times that are not known, as Go does with those that it does not leave out.
+fn times(object: &mut Value, names: &[&str]) {
+    names
+        .iter()
+        .for_each(|name| default(object, name, Value::Null));
 }
 
 /// Changes each element of a list that may be absent.

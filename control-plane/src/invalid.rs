@@ -14,7 +14,7 @@ pub(crate) struct Cause {
 }
 
 /// All fields of one object that are wrong.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Causes {
     list: Vec<Cause>,
 }
@@ -106,6 +106,11 @@ impl Causes {
             known.join(", ")
         );
         self.add("FieldValueNotSupported", field, message);
+    }
+
+    /// Returns how many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
     }
 
     pub(crate) fn duplicate(&mut self, field: impl Into<String>, value: &Value) {

@@ -66,6 +66,12 @@ pub struct KindInfo {
     pub(crate) grace: Grace,
     /// Whether objects of this kind can own others.
     pub(crate) dependents: Dependents,
+    /// What Go writes out of an object with nothing in it, which nobody owns.
+    pub(crate) blank: fn(&mut serde_json::Value),
+    /// What everyone is told who asks for objects of this kind.
+    pub(crate) deprecated: Option<&'static str>,
+    /// What who creates an object is told about it, though it is accepted.
+    pub(crate) warnings: fn(&serde_json::Value) -> Vec<String>,
 }
 
 /// Whether a kind's objects live in a namespace.
@@ -235,6 +241,9 @@ const fn row(group: &'static str, kind: &'static str, schema: &'static str) -> K
         keeping: Keeping::Stored,
         grace: Grace::None,
         dependents: Dependents::Collected,
+        deprecated: None,
+        blank: |_| (),
+        warnings: |_| Vec::new(),
     }
 }
 

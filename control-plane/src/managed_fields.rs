@@ -114,7 +114,11 @@ impl Writer<'_> {
         let mut entries = self.known_entries(old, &sent);
         // What was never tracked, or is not to be tracked any more, begins with an apply.
         if !entries.is_empty() || old.is_none() {
-            let blank = old.is_none().then(|| blank(self.schema()));
+            let blank = old.is_none().then(|| {
+                let mut blank = blank(self.schema());
+                (self.info.blank)(&mut blank);
+                blank
+            });
             let before = old.or(blank.as_ref()).unwrap_or(&Value::Null);
             self.update(&mut entries, &self.manager, before, new);
             entries.cap();

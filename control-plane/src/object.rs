@@ -16,6 +16,7 @@ use crate::{
 };
 
 /// How the metadata of every stored object begins.
+const METADATA_FIELD: &str = r#""metadata":"#;
 const REVISION_FIELD: &str = r#"{"resourceVersion":""#;
 
 pub(crate) type ObjectStore = Store<ObjectIndex>;
@@ -147,6 +148,13 @@ pub(crate) fn at_revision(info: &KindInfo, encoded: &Bytes, revision: Revision) 
     Bytes::from([head.as_bytes(), revision.to_string().as_bytes(), tail].concat())
 }
 
+/// Returns a stored object without its kind and version, as it stands in a list.
+pub(crate) fn untyped(info: &KindInfo, encoded: &Bytes) -> Bytes {
+    let typed = head(info).len() - REVISION_FIELD.len() - METADATA_FIELD.len();
+    let rest = encoded.get(typed..).unwrap_or_default();
+    Bytes::from([b"{", rest].concat())
+}
+
 /// Returns the metadata of a stored object, as it is encoded, without parsing anything.
 pub(crate) fn metadata<'a>(info: &KindInfo, encoded: &'a [u8]) -> &'a [u8] {
     let begin = head(info).len() - REVISION_FIELD.len();
@@ -168,7 +176,7 @@ pub(crate) fn metadata<'a>(info: &KindInfo, encoded: &'a [u8]) -> &'a [u8] {
 
 fn head(info: &KindInfo) -> String {
     let (kind, version) = (info.kind, info.api_version());
-    format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{REVISION_FIELD}"#)
+    format!(r#"{{"kind":"{kind}","apiVersion":"{version}",{METADATA_FIELD}{REVISION_FIELD}"#)
 }
 
 fn append(encoded: &mut Vec<u8>, fields: &Map<String, Value>, except: &[&str]) {

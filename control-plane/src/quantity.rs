@@ -79,6 +79,13 @@ impl Quantity {
         saturate(div_ceil(self.nano, 1_000_000))
     }
 
+    /// Returns the number rounded up to thousandths, if it is finer.
+    pub(crate) fn rounded_to_milli(self) -> Option<Quantity> {
+        const MILLI: i128 = 1_000_000;
+        let nano = div_ceil(self.nano, MILLI) * MILLI;
+        (nano != self.nano).then_some(Quantity { nano, ..self })
+    }
+
     pub(crate) fn is_negative(self) -> bool {
         self.nano < 0
     }

@@ -117,6 +117,8 @@ pub(crate) struct Options {
     pub(crate) log: Vec<(&'static str, String)>,
     /// What is asked for of a connection to a node, as written; some of it several times.
     pub(crate) connect: Vec<(&'static str, String)>,
+    /// What is wrong with the options of writes; reads do not mind.
+    unsupported: Causes,
 }
 
 /// Which revision a list may show.
@@ -266,7 +268,8 @@ impl Objects {
         let named = self.name.is_some();
         let whole = self.subresource.is_none();
         let verb = match method.as_str() {
-            "GET" if self.watched || (whole && options.watch) => Verb::Watch,
+            // `watch` is a parameter of lists: with a name it says nothing.
+            "GET" if self.watched || (whole && !named && options.watch) => Verb::Watch,
             _ if self.watched => return Err(ApiError::method_not_allowed()),
             "GET" if named => Verb::Get,
             "GET" => Verb::List,
@@ -328,6 +331,21 @@ impl Options {
         Ok(options)
     }
 
+    /// Refuses a write whose options are not those of any version of Kubernetes.
+    pub(crate) fn check_write(&self, verb: Verb) -> Result<(), ApiError> {
+        let kind = match verb {
+            Verb::Create => "CreateOptions",
+            Verb::Update => "UpdateOptions",
+            Verb::Patch => "PatchOptions",
+            Verb::Delete | Verb::DeleteCollection => "DeleteOptions",
+            Verb::Get | Verb::List | Verb::Watch => return Ok(()),
+        };
+        match self.unsupported.is_empty() {
+            true => Ok(()),
+            false => Err(ApiError::invalid_options(kind, self.unsupported.clone())),
+        }
+    }
+
     fn set(&mut self, name: &str, value: &str) -> Result<(), ApiError> {
         match name {
             "watch" => self.watch = flag(name, value)?,
@@ -345,8 +363,24 @@ impl Options {
             "timeoutSeconds" => self.timeout_seconds = Some(number(value)?),
             "allowWatchBookmarks" => self.bookmarks = flag(name, value)?,
             "sendInitialEvents" => self.send_initial_events = Some(flag(name, value)?),
-            "dryRun" => self.persistence = persistence(value)?,
-            "fieldValidation" => self.field_validation = field_validation(value)?,
+            "dryRun" => match value {
+                "" => (),
+                "All" => self.persistence = Persistence::DryRun,
+                _ => {
+                    let value = Value::from(vec![value]);
+                    self.unsupported.not_supported(name, &value, &["All"]);
+                }
+            },
+            "fieldValidation" => match value {
+                "" | "Warn" => self.field_validation = FieldValidation::Warn,
+                "Ignore" => self.field_validation = FieldValidation::Ignore,
+                "Strict" => self.field_validation = FieldValidation::Strict,
+                _ => {
+                    let known = ["", "Ignore", "Strict", "Warn"];
+                    self.unsupported
+                        .not_supported(name, &Value::from(value), &known);
+                }
+            },
             "gracePeriodSeconds" => self.grace_seconds = Some(number(value)?),
             "propagationPolicy" if !value.is_empty() => self.propagation = Some(value.to_owned()),
             "orphanDependents" => self.orphan_dependents = Some(flag(name, value)?),
@@ -408,23 +442,6 @@ fn version_match(value: &str) -> Result<Option<VersionMatch>, ApiError> {
             causes.not_supported("resourceVersionMatch", &Value::from(value), &known);
             Err(ApiError::invalid_list_options(causes))
         }
-    }
-}
-
-fn persistence(value: &str) -> Result<Persistence, ApiError> {
-    match value {
-        "" => Ok(Persistence::Kept),
-        "All" => Ok(Persistence::DryRun),
-        _ => Err(unreadable("dryRun", value)),
-    }
-}
-
-fn field_validation(value: &str) -> Result<FieldValidation, ApiError> {
-    match value {
-        "" | "Warn" => Ok(FieldValidation::Warn),
-        "Ignore" => Ok(FieldValidation::Ignore),
-        "Strict" => Ok(FieldValidation::Strict),
-        _ => Err(unreadable("fieldValidation", value)),
     }
 }
 
@@ -587,7 +604,6 @@ mod tests {
             ("GET", "/api/v1/namespaces/a/pods/b/binding", "", 405),
             ("BREW", "/api/v1/nodes", "", 405),
             ("GET", "/api/v1/pods", "limit=x", 400),
-            ("GET", "/api/v1/pods", "dryRun=Some", 400),
             ("GET", "/api/v1/pods", "limit=1&limit=2", 400),
             ("GET", "/api/v1/pods", "resourceVersion=-1", 400),
             ("GET", "/api/v1/pods", "resourceVersionMatch=Any", 422),

@@ -87,8 +87,13 @@ impl FieldRequirement {
             other => match info.fields.iter().position(|known| known.name == other) {
                 Some(index) => Field::OfKind(index),
                 None => {
-                    let message = format!("field label not supported: {other}");
-                    return Err(ApiError::bad_request(message));
+                    return Err(ApiError::bad_request(match info.fields {
+                        [] => format!(
+                            "\"{other}\" is not a known field selector: only \
+                             \"metadata.name\", \"metadata.namespace\""
+                        ),
+                        _ => format!("field label not supported: {other}"),
+                    }));
                 }
             },
         };

@@ -3,6 +3,7 @@
 mod body;
 mod gzip;
 mod metrics;
+mod pretty;
 
 use std::{
     convert::Infallible,
@@ -63,6 +64,8 @@ const AUDIT_ID_BYTES_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub struct ApiService {
     machine: Arc<Machine>,
+    /// Who asks, where a request does not say it.
+    agent: &'static str,
 }
 
 /// What a request is answered with.
@@ -84,7 +87,12 @@ pub(crate) struct Content {
 
 impl ApiService {
     pub(crate) fn new(machine: Arc<Machine>) -> ApiService {
-        ApiService { machine }
+        ApiService { machine, agent: "" }
+    }
+
+    /// Names who asks: the manager of the fields that are written.
+    pub(crate) fn called(self, agent: &'static str) -> ApiService {
+        ApiService { agent, ..self }
     }
 
     /// Returns the keys of the cluster behind this API.
@@ -127,14 +135,26 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let machine = Arc::clone(&self.machine);
+        if !self.agent.is_empty() {
+            let headers = request.headers_mut();
+            let agent = headers.entry(header::USER_AGENT);
+            agent.or_insert(HeaderValue::from_static(self.agent));
+        }
         Box::pin(async move {
             let begun = Instant::now();
             let audit = audit_id(request.headers());
             let mut labels = RequestLabels::of_method(request.method());
+            let pretty = pretty::is_wanted(request.headers(), request.uri());
+            let gzip = gzip::is_accepted(request.headers());
             let answer = answer(&machine, request, &mut labels).await;
             let mut response = answer.unwrap_or_else(Response::from);
+            if pretty {
+                response = indented(response);
+            } else if gzip {
+                response = compressed(response);
+            }
             let metrics = machine.metrics();
             metrics.answered(labels, response.status(), begun.elapsed());
             response.headers_mut().insert(AUDIT_ID, audit);
@@ -160,11 +180,10 @@ where
     let authorizer = machine.authorizer();
     let caller = authorize::impersonate(authorizer, caller, &mut head.headers)?;
     authorizer.check(&caller, &Attributes::of(&head)?)?;
-    let gzip = gzip::is_accepted(&head.headers);
     if head.uri.path() == metrics::PATH && head.method == Method::GET {
         return Ok(machine.metrics().answer().into_response());
     }
-    let response = match Target::parse(head.uri.path())? {
+    Ok(match Target::parse(head.uri.path())? {
         Target::Discovery(_) if head.method != Method::GET => {
             return Err(ApiError::method_not_allowed());
         }
@@ -185,13 +204,14 @@ where
             let answer = machine.act(&call, Content { media, bytes }).await;
             let answer = answer.unwrap_or_else(|error| Answer::failure(&error));
             let mut answer = answer.shown(&call);
+            let deprecated = call.objects.info.deprecated;
+            answer.warnings.extend(deprecated.map(str::to_owned));
             if answer.body.is_watch() {
                 answer.body = answer.body.counted(machine.metrics().open_watch(labels));
             }
             answer.into_response()
         }
-    };
-    Ok(if gzip { compressed(response) } else { response })
+    })
 }
 
 /// Puts together what is asked, by whom.
@@ -378,6 +398,15 @@ impl Answer {
         }
         response
     }
+}
+
+/// Writes JSON for people.
+fn indented(response: Response<ApiBody>) -> Response<ApiBody> {
+    let (head, body) = response.into_parts();
+    let json = HeaderValue::from_static("application/json");
+    let is_json = head.headers.get(header::CONTENT_TYPE) == Some(&json);
+    let body = if is_json { body.indented() } else { body };
+    Response::from_parts(head, body)
 }
 
 /// Compresses an answer if it is large enough.

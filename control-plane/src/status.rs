@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     invalid::{Cause, Causes},
@@ -30,6 +30,15 @@ struct Details {
     /// Where a list whose revision is gone can go on with what is there now.
     continue_token: Option<String>,
 }
+
+/// Failures that the stock server details even where there is nothing to tell.
+const EMPTY_DETAILS: &[StatusCode] = &[
+    StatusCode::FORBIDDEN,
+    StatusCode::NOT_FOUND,
+    StatusCode::METHOD_NOT_ALLOWED,
+    StatusCode::CONFLICT,
+    StatusCode::UNPROCESSABLE_ENTITY,
+];
 
 impl ApiError {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> ApiError {
@@ -80,6 +89,15 @@ impl ApiError {
         ApiError::new(StatusCode::CONFLICT, "Conflict", message).about(info, name)
     }
 
+    /// As a conflict about a part of an object.
+    pub(crate) fn conflict_of(what: &'static str, name: &str, why: &str) -> ApiError {
+        let message = format!("Operation cannot be fulfilled on {what} \"{name}\": {why}");
+        let mut error = ApiError::new(StatusCode::CONFLICT, "Conflict", message);
+        error.details.name = Some(name.to_owned());
+        error.details.kind = Some(what.into());
+        error
+    }
+
     /// The caller may do it in general, but not to this object.
     pub(crate) fn forbidden_object(info: &KindInfo, name: &str, why: &str) -> ApiError {
         let message = format!("{} \"{name}\" is forbidden: {why}", info.qualified());
@@ -118,13 +136,16 @@ impl ApiError {
     pub(crate) fn invalid(info: &KindInfo, name: &str, causes: Causes) -> ApiError {
         let causes = causes.into_vec();
         let list = sentences(&causes);
-        let qualified = match info.group {
+        // Events are checked in their stored form, and named after it.
+        let group = info.stored().group;
+        let qualified = match group {
             "" => info.kind.to_owned(),
             group => format!("{}.{group}", info.kind),
         };
         let message = format!("{qualified} \"{name}\" is invalid: {list}");
         let code = StatusCode::UNPROCESSABLE_ENTITY;
         let mut error = ApiError::new(code, "Invalid", message).about(info, name);
+        error.details.group = Some(group.into());
         error.details.kind = Some(info.kind.into());
         error.details.causes = causes;
         error
@@ -372,10 +393,8 @@ impl ApiError {
         if let Some(token) = &self.details.continue_token {
             status["metadata"]["continue"] = Value::from(token.as_str());
         }
-        if details
-            .as_object()
-            .is_some_and(|details| !details.is_empty())
-        {
+        let empty = details.as_object().is_some_and(Map::is_empty);
+        if !empty || EMPTY_DETAILS.contains(&self.code) {
             status["details"] = details;
         }
         status

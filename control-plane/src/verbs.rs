@@ -132,7 +132,7 @@ impl Machine {
             verb: Verb::Create,
             options: Options::default(),
             caller: Caller::in_process(),
-            agent: String::new(),
+            agent: "kube-apiserver".to_owned(),
             view: View::plain(self.clock),
         };
         let content = Content {
@@ -182,6 +182,7 @@ impl Machine {
             return Err(ApiError::unavailable("the server is shutting down"));
         }
         authorize::admit_part(&self.store, call)?;
+        call.options.check_write(call.verb)?;
         match (call.verb, call.objects.subresource) {
             (Verb::Create, Some(Subresource::Binding)) => self.bind(call, &content).await,
             (Verb::Create, Some(Subresource::Eviction)) => self.evict(call, &content).await,

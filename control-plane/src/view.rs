@@ -162,7 +162,8 @@ impl View {
     pub(crate) fn item(self, info: &KindInfo, stored: &Bytes) -> Bytes {
         let stored = &object::shown(info, stored);
         let item = match self.shape {
-            Shape::Whole => stored.clone(),
+            // The list says what they are.
+            Shape::Whole => object::untyped(info, stored),
             Shape::Metadata(version) => metadata_only(version, info, stored),
             Shape::Table(version, include) => {
                 let parsed = object::parse_encoded(stored);

@@ -86,7 +86,8 @@ fn follow(node: &mut Value) {
 
 /// Lets a pod stay for a while on a node that is not ready or not reachable.
 pub(super) fn tolerations(request: &Request<'_>, pod: &mut Value) -> Result<(), ApiError> {
-    if request.is_for("Pod") && request.creates() {
+    // On updates too: who replaces the list of tolerations does not mean to lose these.
+    if request.is_for("Pod") {
         tolerate(&mut pod["spec"]);
     }
     Ok(())

@@ -103,6 +103,7 @@ pub(super) fn allocate<'a>(
     if !request.is_for("Service") {
         return Ok(());
     }
+    list_address(&mut object["spec"]);
     let name = object["metadata"]["name"]
         .as_str()
         .unwrap_or_default()
@@ -285,10 +286,9 @@ fn address(spec: &mut Value, taken: &BTreeSet<u32>, own: &[u32]) -> Outcome {
         .unwrap_or_default();
     let why = match number {
         number if own.contains(&number) => return Ok(Ok(())),
-        number if !RANGE.contains(number) => format!(
-            "the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}",
-            range_text()
-        ),
+        number if !RANGE.contains(number) => {
+            "the provided network does not match the current range".to_owned()
+        }
         number if taken.contains(&number) => "provided IP is already allocated".to_owned(),
         _ => return Ok(Ok(())),
     };
@@ -296,10 +296,6 @@ fn address(spec: &mut Value, taken: &BTreeSet<u32>, own: &[u32]) -> Outcome {
     let detail = format!("failed to allocate IP {wanted}: {why}");
     causes.invalid("spec.clusterIPs", &spec["clusterIPs"], &detail);
     Ok(Err(causes))
-}
-
-fn range_text() -> String {
-    format!("{}/{RANGE_BITS}", Ipv4Addr::from_bits(RANGE_START))
 }
 
 fn ports(spec: &mut Value, taken: &mut BTreeSet<u32>) -> Outcome {
@@ -355,10 +351,20 @@ fn ports(spec: &mut Value, taken: &mut BTreeSet<u32>) -> Outcome {
 }
 
 /// Gives a service that needs one a port for its health, of which only the form counts.
-pub(super) fn assume_health_port(object: &mut Value) {
+pub(super) fn assume_given(object: &mut Value) {
     let spec = &mut object["spec"];
+    list_address(spec);
     if needs_health_check(spec) && spec["healthCheckNodePort"].as_i64().unwrap_or(0) == 0 {
         spec["healthCheckNodePort"] = json!(NODE_PORTS.first);
+    }
+}
+
+/// Who gives one address gives a list of one.
+fn list_address(spec: &mut Value) {
+    let one = spec["clusterIP"].as_str().unwrap_or_default().to_owned();
+    let listed = spec["clusterIPs"][0].as_str().unwrap_or_default();
+    if !one.is_empty() && listed.is_empty() {
+        spec["clusterIPs"] = json!([one]);
     }
 }
 
@@ -505,8 +511,7 @@ mod tests {
             "10.97.0.1",
             Some(
                 "spec.clusterIPs: Invalid value: [\"10.97.0.1\"]: failed to allocate IP 10.97.0.1: \
-                 the provided IP (10.97.0.1) is not in the valid range. The range of valid IPs is \
-                 10.96.0.0/16",
+                 the provided network does not match the current range",
             ),
         );
     }

@@ -181,7 +181,8 @@ impl ResourceAttributes {
             }
         }
         let verb = match (plain, self.name.is_empty()) {
-            ("get", _) if watch => "watch",
+            // With a name the parameter says nothing, in the path it does.
+            ("get", named) if watch && (named || watched == Watched::ByPath) => "watch",
             ("get", true) => "list",
             ("delete", true) => "deletecollection",
             (plain, _) => plain,

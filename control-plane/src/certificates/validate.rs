@@ -81,7 +81,7 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes)
 fn check_usages(spec: &Value, causes: &mut Causes) {
     let usages = spec["usages"].as_array().map_or(&[][..], Vec::as_slice);
     if usages.is_empty() {
-        causes.required("spec.usages", "usages are required");
+        causes.required("spec.usages", "");
     }
     for (index, usage) in usages.iter().enumerate() {
         let path = format!("spec.usages[{index}]");

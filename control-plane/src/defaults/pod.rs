@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{default, each, object_at, replace_empty};
+use super::{default, each, object_at, replace_empty, round, times};
 use crate::{quantity::Quantity, validate::elements};
 
 const GRACE_SECONDS: i64 = 30;
@@ -21,6 +21,12 @@ pub(crate) fn pod(object: &mut Value) {
         replace_empty(spec, field, json!(value));
     }
     default(spec, "terminationGracePeriodSeconds", json!(GRACE_SECONDS));
+    if spec["terminationGracePeriodSeconds"]
+        .as_i64()
+        .is_some_and(|seconds| seconds < 0)
+    {
+        spec["terminationGracePeriodSeconds"] = json!(1);
+    }
     default(spec, "enableServiceLinks", json!(true));
     default(spec, "securityContext", json!({}));
     same_account(spec);
@@ -37,6 +43,11 @@ pub(crate) fn pod(object: &mut Value) {
     }
     each(spec, "volumes", volume);
     whole_pod(spec);
+    if let Some(status) = object.get_mut("status") {
+        each(status, "conditions", |condition| {
+            times(condition, &["lastProbeTime", "lastTransitionTime"]);
+        });
+    }
 }
 
 /// Gives a new pod the status it begins with.
@@ -51,6 +62,8 @@ pub(crate) fn new_pod(object: &mut Value) {
             "status": "False",
             "reason": "SchedulingGated",
             "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastProbeTime": null,
+            "lastTransitionTime": object["metadata"]["creationTimestamp"],
         }]);
     }
 }
@@ -88,6 +101,9 @@ fn container(container: &mut Value) {
         replace_empty(container, field, json!(value));
     }
     default(container, "resources", json!({}));
+    for list in ["limits", "requests"] {
+        round(&mut container["resources"], list);
+    }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if container.get(name).is_some() {
             probe(&mut container[name]);
@@ -101,6 +117,9 @@ fn container(container: &mut Value) {
     each(container, "env", |variable| {
         if let Some(reference) = variable.pointer_mut("/valueFrom/fieldRef") {
             replace_empty(reference, "apiVersion", json!("v1"));
+        }
+        if let Some(reference) = variable.pointer_mut("/valueFrom/resourceFieldRef") {
+            replace_empty(reference, "divisor", json!("0"));
         }
     });
 }
@@ -167,6 +186,9 @@ fn volume(volume: &mut Value) {
         each(items, "items", |item| {
             if let Some(reference) = item.get_mut("fieldRef") {
                 replace_empty(reference, "apiVersion", json!("v1"));
+            }
+            if let Some(reference) = item.get_mut("resourceFieldRef") {
+                replace_empty(reference, "divisor", json!("0"));
             }
         });
     };
@@ -239,8 +261,11 @@ fn pull_policy(image: &str) -> &'static str {
 pub(crate) fn qos_class(spec: &Value) -> &'static str {
     let containers = ["containers", "initContainers"];
     let containers = containers.iter().flat_map(|list| elements(&spec[*list]));
+    // What the pod asks for as a whole goes before what its containers ask for.
+    let whole = spec.get("resources").map(|_| spec);
+    let askers: Vec<&Value> = whole.map_or_else(|| containers.collect(), |spec| vec![spec]);
     let (mut any, mut all) = (false, true);
-    for container in containers {
+    for container in askers {
         let amount = |list: &str, name: &str| {
             let text = container["resources"][list][name].as_str();
             text.and_then(Quantity::parse)

@@ -59,7 +59,8 @@ fn affinity(spec: &mut Value) {
     }
 }
 
-/// A client may give the one address or the list of them.
+/// A client may give the one address or the list of them. The list is made from the one only when
+/// addresses are given out: it is nobody's then.
 fn same_addresses(spec: &mut Value) {
     let one = spec["clusterIP"].as_str().unwrap_or_default().to_owned();
     let first = spec["clusterIPs"][0]
@@ -72,7 +73,6 @@ fn same_addresses(spec: &mut Value) {
             remove(spec, "clusterIPs");
         }
         ("", first) => spec["clusterIP"] = json!(first),
-        (one, "") => spec["clusterIPs"] = json!([one]),
         _ => (),
     }
 }
@@ -172,7 +172,13 @@ fn drop_unused(old: &Value, new: &mut Value, [was, is]: [&str; 2]) {
         }
     }
     let external_name = is == "ExternalName";
-    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+    for field in [
+        "clusterIP",
+        "clusterIPs",
+        "ipFamilies",
+        "ipFamilyPolicy",
+        "internalTrafficPolicy",
+    ] {
         drop_same(old, new, field, external_name && was != "ExternalName");
     }
     drop_same(

@@ -1,10 +1,12 @@
 //! Discovery a document at a time: versions, groups, the resources of one version.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{GroupVersion, versions};
 use crate::{
-    kinds::{KindInfo, Scope, Subresource},
+    kinds::{Keeping, KindInfo, Scope, Subresource},
     status::ApiError,
 };
 
@@ -78,6 +80,9 @@ fn entries(info: &'static KindInfo) -> Vec<Value> {
         "kind": info.kind,
         "verbs": info.verbs.iter().map(|verb| verb.as_str()).collect::<Vec<_>>(),
     });
+    if info.keeping == Keeping::Stored {
+        resource["storageVersionHash"] = Value::from(storage_version_hash(info));
+    }
     if !info.short_names.is_empty() {
         resource["shortNames"] = json!(info.short_names);
     }
@@ -106,6 +111,13 @@ fn entries(info: &'static KindInfo) -> Vec<Value> {
     };
     let parts = parts(info).into_iter().map(part);
     std::iter::once(resource).chain(parts).collect()
+}
+
+/// Returns a short name of what objects are stored as, by which clients see that it has changed.
+fn storage_version_hash(info: &KindInfo) -> String {
+    let stored = info.stored();
+    let text = format!("{}/{}/{}", stored.group, stored.version, stored.kind);
+    STANDARD.encode(&Sha256::digest(text)[..8])
 }
 
 /// Returns the parts of a kind in the order of discovery.

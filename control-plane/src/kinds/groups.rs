@@ -120,6 +120,8 @@ pub(super) static KINDS: &[KindInfo] = &[
         short_names: &["ev"],
         fields: EVENT_FIELDS,
         twin: Some(&twin::EVENTS),
+        blank: defaults::new_event,
+        defaults: defaults::new_event,
         validate: validate::event::events,
         dependents: Dependents::None,
         ..row("events.k8s.io", "Event", "events.v1.Event")

@@ -13,6 +13,8 @@ pub(crate) struct Twin {
     stored: (&'static str, &'static str, &'static str),
     /// Fields of the object itself that have two names: the stored one and the view's.
     names: &'static [(&'static str, &'static str)],
+    /// Fields that the view leaves out where the stored form has an empty text.
+    if_any: &'static [&'static str],
 }
 
 /// The events of `events.k8s.io`.
@@ -27,6 +29,7 @@ pub(super) static EVENTS: Twin = Twin {
         ("lastTimestamp", "deprecatedLastTimestamp"),
         ("count", "deprecatedCount"),
     ],
+    if_any: &["reportingController", "reportingInstance"],
 };
 
 impl Twin {
@@ -44,7 +47,12 @@ impl Twin {
 
     /// Turns a stored object into one of the view, which is of this kind.
     pub(crate) fn show(&self, object: &Value, info: &KindInfo) -> Value {
-        rename(object, self.names.iter().copied(), info)
+        let mut shown = rename(object, self.names.iter().copied(), info);
+        if let Some(fields) = shown.as_object_mut() {
+            let said = |name: &str, value: &Value| value != "" || !self.if_any.contains(&name);
+            fields.retain(|name, value| said(name, value));
+        }
+        shown
     }
 }
 

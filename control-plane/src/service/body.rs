@@ -15,7 +15,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use serde_json::Value;
 
-use super::{gzip::Compressor, metrics::OpenWatch};
+use super::{
+    gzip::{Compressor, Source},
+    metrics::OpenWatch,
+    pretty::Indenter,
+};
 use crate::{
     kinds::KindInfo, kubelets::LogStream, object::ObjectRecord, verbs::WatchStream, view::View,
 };
@@ -33,6 +37,7 @@ enum Content {
     Whole(Option<Bytes>),
     List(ListParts),
     Compressed(Box<Compressor>),
+    Indented(Box<Indenter>),
     Watch(Box<WatchStream>),
     Log(LogStream),
 }
@@ -113,10 +118,23 @@ impl ApiBody {
         (ApiBody::of(Content::Compressed(Box::new(compressor))), true)
     }
 
+    /// Lets JSON be written for people; a watch stays a line per event.
+    pub(super) fn indented(self) -> ApiBody {
+        let source = match self.content {
+            Content::Whole(Some(bytes)) => Source::Bytes(bytes),
+            Content::List(parts) => Source::List(Box::new(parts), Bytes::new()),
+            content => return ApiBody { content, ..self },
+        };
+        ApiBody::of(Content::Indented(Box::new(Indenter::new(source))))
+    }
+
     /// Says whether the body goes on for as long as the client wants.
     pub(crate) fn is_endless(&self) -> bool {
         match &self.content {
-            Content::Whole(_) | Content::List(_) | Content::Compressed(_) => false,
+            Content::Whole(_)
+            | Content::List(_)
+            | Content::Compressed(_)
+            | Content::Indented(_) => false,
             Content::Watch(_) | Content::Log(_) => true,
         }
     }
@@ -183,6 +201,7 @@ impl Body for ApiBody {
         let next = match &mut self.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take()),
             Content::List(parts) => Poll::Ready(parts.next()),
+            Content::Indented(indenter) => Poll::Ready(indenter.next()),
             Content::Compressed(compressor) => Poll::Ready(compressor.next()),
             Content::Watch(stream) => stream.poll_next(cx),
             Content::Log(stream) => stream.poll_next(cx),
@@ -199,9 +218,11 @@ impl Body for ApiBody {
             Content::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Content::List(_) | Content::Compressed(_) | Content::Watch(_) | Content::Log(_) => {
-                SizeHint::default()
-            }
+            Content::List(_)
+            | Content::Compressed(_)
+            | Content::Indented(_)
+            | Content::Watch(_)
+            | Content::Log(_) => SizeHint::default(),
         }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Compressor {
 }
 
 #[derive(Debug)]
-enum Source {
+pub(super) enum Source {
     Bytes(Bytes),
     /// A list, and what is left of the piece that was taken from it last.
     List(Box<ListParts>, Bytes),
@@ -82,7 +82,7 @@ impl Compressor {
 }
 
 impl Source {
-    fn next(&mut self) -> Option<Bytes> {
+    pub(super) fn next(&mut self) -> Option<Bytes> {
         let rest = match self {
             Source::Bytes(rest) => rest,
             Source::List(parts, rest) => {

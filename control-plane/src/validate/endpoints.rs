@@ -29,8 +29,10 @@ pub(crate) fn endpoints(object: &Value, _old: Option<&Value>, causes: &mut Cause
                 if address.child("nodeName").is_set() {
                     address.child("nodeName").name(NameRule::Subdomain);
                 }
-                if let Some(found) = found {
-                    ip.public_address(found);
+                match found {
+                    Some(found) => ip.public_address(found),
+                    // Two checks of the stock server find the same fault.
+                    None => ip.invalid_as(&Value::from(ip.text()), "must be a valid IP address"),
                 }
             }
             let ports = subset.child("ports");
@@ -55,6 +57,11 @@ pub(crate) fn endpoints(object: &Value, _old: Option<&Value>, causes: &mut Cause
 pub(crate) fn slice(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     walk(object, causes, |root| {
         let kind = root.child("addressType");
+        if let Some(old) = old
+            && old["addressType"] != *kind.value
+        {
+            return kind.unchanged(&old["addressType"]);
+        }
         kind.one_of(&["FQDN", "IPv4", "IPv6"]);
         let list = root.child("endpoints");
         if list.items().count() > ENDPOINTS_MAX {
@@ -64,9 +71,6 @@ pub(crate) fn slice(object: &Value, old: Option<&Value>, causes: &mut Causes) {
             slice_endpoint(&endpoint, kind.text());
         }
         slice_ports(&root.child("ports"));
-        if let Some(old) = old {
-            kind.unchanged(&old["addressType"]);
-        }
     });
 }
 
@@ -148,10 +152,6 @@ fn slice_ports(ports: &Field<'_, '_>) {
         name.name_if_any(NameRule::Label);
         if !names.insert(name.text()) {
             name.duplicate_as(&Value::from(name.text()));
-        }
-        let number = port.child("port");
-        if number.is_set() {
-            number.port();
         }
         port.child("protocol").one_of(PROTOCOLS);
         if port.child("appProtocol").is_set() {

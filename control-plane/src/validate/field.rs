@@ -92,6 +92,11 @@ impl<'p, 'v> Field<'p, 'v> {
         entries.map(|(key, value)| (key.as_str(), self.step(Step::Key(key), value)))
     }
 
+    /// Returns how much has been found wrong so far.
+    pub(crate) fn faults(&self) -> usize {
+        self.causes.borrow().len()
+    }
+
     pub(crate) fn is_set(&self) -> bool {
         !self.value.is_null()
     }
@@ -193,7 +198,7 @@ impl<'p, 'v> Field<'p, 'v> {
     /// Demands a name of a form; an empty one is no name.
     pub(crate) fn name(&self, rule: NameRule) {
         for fault in name_faults(rule, self.text()) {
-            self.invalid(&fault);
+            self.invalid_as(&Value::from(self.text()), &fault);
         }
     }
 
@@ -402,7 +407,7 @@ pub(crate) fn cidr(range: &Field<'_, '_>) -> Option<(IpAddr, u8)> {
 pub(crate) fn port_name_faults(name: &str) -> Vec<&'static str> {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     [
-        (name.len() > 15, "must be no more than 15 bytes"),
+        (name.len() > 15, "must be no more than 15 characters"),
         (
             name.is_empty() || !name.bytes().all(letter),
             "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",

@@ -17,7 +17,9 @@ const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 pub(crate) fn node(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     walk(object, causes, |root| {
         let spec = &root.child("spec");
-        taints(&spec.child("taints"));
+        // The stock server names the place this way.
+        let taints_at = root.child("metadata.taints");
+        taints(&taints_at.with(spec.child("taints").value));
         pod_ranges(spec);
         for list in ["capacity", "allocatable"] {
             for (name, amount) in root.child("status").child(list).entries() {

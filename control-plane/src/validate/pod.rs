@@ -9,6 +9,7 @@ pub(super) mod resources;
 mod security;
 mod status;
 mod volumes;
+mod warnings;
 
 use serde_json::Value;
 
@@ -16,6 +17,7 @@ use super::{Field, NameRule, elements, node, walk};
 use crate::invalid::Causes;
 
 pub(crate) use status::status;
+pub(crate) use warnings::warnings;
 
 pub(super) use affinity::label_selector;
 
@@ -161,7 +163,6 @@ fn numbers(spec: &Field<'_, '_>) {
     if !grace.is_set() {
         grace.required("");
     }
-    grace.not_negative();
     let deadline = spec.child("activeDeadlineSeconds");
     let range = 1..=i64::from(i32::MAX);
     if deadline

@@ -83,7 +83,7 @@ fn binding(root: &Field<'_, '_>, old: Option<&Value>, reach: Reach) {
     let role = root.child("roleRef");
     word(&role.child("apiGroup"), &[GROUP]);
     match reach {
-        Reach::Namespace => word(&role.child("kind"), &["ClusterRole", "Role"]),
+        Reach::Namespace => word(&role.child("kind"), &["Role", "ClusterRole"]),
         Reach::Cluster => word(&role.child("kind"), &["ClusterRole"]),
     }
     role.child("name").name_required(NameRule::PathSegment);
@@ -108,14 +108,10 @@ fn subject(subject: &Field<'_, '_>, reach: Reach) {
                 subject.child("namespace").present();
             }
         }
-        kind @ ("User" | "Group") => {
-            if name.is_empty() {
-                let detail = format!("{} name cannot be empty", kind.to_lowercase());
-                name.invalid_as(&Value::from(""), &detail);
-            }
+        "User" | "Group" => {
             word(&group, &[GROUP]);
         }
-        _ => word(&subject.child("kind"), &["Group", "ServiceAccount", "User"]),
+        _ => word(&subject.child("kind"), &["ServiceAccount", "User", "Group"]),
     }
 }
 

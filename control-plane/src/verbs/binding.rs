@@ -14,6 +14,9 @@ use crate::{
     status::ApiError,
 };
 
+/// What a conflict is about.
+const BOUND: &str = "pods/binding";
+
 const BINDING: &str = "core.v1.Binding";
 
 impl Machine {
@@ -28,7 +31,7 @@ impl Machine {
             let record = self.store.get(&objects.key());
             let record = record.ok_or_else(|| ApiError::not_found(info, name))?;
             let mut pod = object::parse(&record);
-            self.assign(info, name, &mut pod, &binding)?;
+            self.assign(name, &mut pod, &binding)?;
             if options.persistence == Persistence::DryRun {
                 break;
             }
@@ -53,14 +56,8 @@ impl Machine {
     }
 
     /// Writes the node into the pod, unless it has one or is on its way out.
-    fn assign(
-        &self,
-        info: &KindInfo,
-        name: &str,
-        pod: &mut Value,
-        binding: &Value,
-    ) -> Result<(), ApiError> {
-        let refuse = |why: String| Err(ApiError::conflict(info, name, &why));
+    fn assign(&self, name: &str, pod: &mut Value, binding: &Value) -> Result<(), ApiError> {
+        let refuse = |why: String| Err(ApiError::conflict_of(BOUND, name, &why));
         let wanted = binding["metadata"]["uid"].as_str().unwrap_or_default();
         let found = pod["metadata"]["uid"].as_str().unwrap_or_default();
         if !wanted.is_empty() && wanted != found {
@@ -72,6 +69,10 @@ impl Machine {
             return refuse(format!(
                 "pod {name} is being deleted, cannot be assigned to a host"
             ));
+        }
+        let gates = pod["spec"]["schedulingGates"].as_array();
+        if gates.is_some_and(|gates| !gates.is_empty()) {
+            return refuse(format!("pod {name} has non-empty .spec.schedulingGates"));
         }
         match pod["spec"]["nodeName"].as_str() {
             None | Some("") => (),
@@ -113,7 +114,7 @@ fn check_target(info: &KindInfo, name: &str, binding: &Value) -> Result<(), ApiE
 /// Sets the condition that tells when the pod got its node.
 fn set_scheduled(pod: &mut Value, now: &str) {
     let fresh = json!({"type": "PodScheduled", "status": "True",
-        "lastTransitionTime": now});
+        "lastProbeTime": null, "lastTransitionTime": now});
     let mut conditions = pod["status"]["conditions"]
         .as_array()
         .cloned()

@@ -55,7 +55,7 @@ impl Machine {
             owners: Owners::Sent,
         };
         let mut answer = self.create_object(call, &writer, fresh).await?;
-        answer.warnings = warnings;
+        answer.warnings.splice(0..0, warnings);
         Ok(answer)
     }
 
@@ -81,7 +81,10 @@ impl Machine {
             .mutate(&self.store, call, None, &mut object)?;
         // What the server begins an object with belongs to nobody, and tells of the whole spec.
         (info.on_create)(&mut object);
-        self.insert(call, object).await
+        let warnings = (info.warnings)(&object);
+        let mut answer = self.insert(call, object).await?;
+        answer.warnings = warnings;
+        Ok(answer)
     }
 
     /// Sets what the server sets on every new object.

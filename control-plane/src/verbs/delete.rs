@@ -42,6 +42,14 @@ const IMMORTAL_NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-publi
 pub(crate) const SHOWN_WHEN_REMOVED: &[&str] =
     &["pods", "resourcequotas", "serviceaccounts", "services"];
 
+/// Returns what is removed: nobody waits for it any more.
+fn without_grace(mut object: Value) -> Value {
+    if let Some(grace) = object.pointer_mut("/metadata/deletionGracePeriodSeconds") {
+        *grace = Value::from(0);
+    }
+    object
+}
+
 /// What became of an object.
 #[derive(Debug)]
 enum Outcome {
@@ -109,7 +117,10 @@ impl Machine {
             let expect = Expect::At(record.revision);
             let written = match step {
                 Step::Leave => return Ok(Outcome::Kept(record.value.clone())),
-                Step::Remove => self.remove(info, key, expect, &object).await.map(removed),
+                Step::Remove => {
+                    let last = without_grace(object);
+                    self.remove(info, key, expect, &last).await.map(removed)
+                }
                 Step::Mark(object) => {
                     let encoded = object::encode(info, &object);
                     let render = |revision| encoded.render(revision);

@@ -160,7 +160,7 @@ impl Draft {
     }
 
     /// Checks that body and path mean the same object, and completes the namespace from the path.
-    fn place(&mut self, objects: &Objects) -> Result<(), ApiError> {
+    pub(super) fn place(&mut self, objects: &Objects) -> Result<(), ApiError> {
         self.fits(objects)?;
         let metadata = &mut self.object["metadata"];
         match objects.namespace.as_deref().unwrap_or_default() {

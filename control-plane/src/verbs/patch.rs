@@ -76,7 +76,7 @@ impl Machine {
             missing: Missing::Refused,
         };
         let mut answer = self.rewrite(call, &writer, manner, change).await?;
-        answer.warnings = warnings;
+        answer.warnings.splice(0..0, warnings);
         Ok(answer)
     }
 }

@@ -6,7 +6,7 @@ mod token;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{Machine, draft::Draft};
+use super::{Machine, draft::Draft, rewrite::WriteOptions};
 use crate::{
     authorize::{Attributes, Decision, ResourceAttributes, Rule},
     caller::Caller,
@@ -26,7 +26,10 @@ impl Machine {
         } = Draft::read(&call.objects, &call.options, content)?;
         let (caller, spec) = (&call.caller, &object["spec"]);
         let status = match call.objects.info.kind {
-            "SelfSubjectReview" => json!({"userInfo": caller.info()}),
+            "SelfSubjectReview" => {
+                object["metadata"]["creationTimestamp"] = Value::from(self.now().to_string());
+                json!({"userInfo": caller.info()})
+            }
             "TokenReview" => self.review_token(spec)?,
             "SelfSubjectRulesReview" => self.review_rules(caller, spec)?,
             "SelfSubjectAccessReview" => {
@@ -39,6 +42,18 @@ impl Machine {
             }
             kind => unreachable!("`{kind}` is no question"),
         };
+        let kind = call.objects.info.kind;
+        if matches!(
+            kind,
+            "TokenReview" | "SubjectAccessReview" | "SelfSubjectAccessReview"
+        ) {
+            let writer = self.writer(call, WriteOptions::Create)?;
+            writer.record(None, &mut object);
+        }
+        if kind == "SelfSubjectRulesReview" {
+            // Kubernetes does not repeat what was asked.
+            object["spec"] = json!({});
+        }
         object["status"] = status;
         let mut answer = Answer::json(StatusCode::CREATED, &object);
         answer.warnings = warnings;

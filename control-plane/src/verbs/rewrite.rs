@@ -137,7 +137,7 @@ impl Machine {
             })
         };
         let mut answer = self.rewrite(call, &writer, manner, change).await?;
-        answer.warnings = warnings;
+        answer.warnings.splice(0..0, warnings);
         Ok(answer)
     }
 

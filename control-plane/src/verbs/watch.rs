@@ -278,7 +278,7 @@ impl WatchStream {
     fn send_bookmark(&mut self, revision: Revision, annotations: &str) {
         let (kind, version) = (self.info.kind, self.info.api_version());
         let object = format!(
-            r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{{"resourceVersion":"{revision}","creationTimestamp":null{annotations}}}}}"#
+            r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{{"resourceVersion":"{revision}"{annotations}}}}}"#
         );
         self.send(Kind::Bookmark, &Bytes::from(object));
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::Field;
 
-const ID_MESSAGE: &str = "must be between 0 and 4294967295, inclusive";
+const ID_MESSAGE: &str = "must be between 0 and 2147483647, inclusive";
 
 const PROFILE_BYTES_MAX: usize = 4095;
 

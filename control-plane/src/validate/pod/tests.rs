@@ -542,7 +542,7 @@ fn the_pod_itself_is_checked() {
     check_spec(
         json!({"securityContext": {"runAsUser": -1, "sysctls": [{"name": "A"}]}}),
         &[
-            "spec.securityContext.runAsUser: Invalid value: -1: must be between 0 and 4294967295, \
+            "spec.securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, \
              inclusive",
             "spec.securityContext.sysctls[0].name: Invalid value: \"A\": must have at most 253 \
              characters and match regex \

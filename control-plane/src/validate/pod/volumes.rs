@@ -15,7 +15,6 @@ pub(super) type Volumes<'v> = HashMap<&'v str, &'v Value>;
 const DRIVERS: &[(&str, &[&str])] = &[
     ("gcePersistentDisk", &["pdName"]),
     ("awsElasticBlockStore", &["volumeID"]),
-    ("nfs", &["server", "path"]),
     ("iscsi", &["targetPortal", "iqn"]),
     ("glusterfs", &["endpoints", "path"]),
     ("persistentVolumeClaim", &["claimName"]),
@@ -51,10 +50,13 @@ pub(super) fn check<'v>(list: &Field<'_, 'v>, pod: &str) -> Volumes<'v> {
     let mut known = Volumes::new();
     for volume in list.items() {
         let name = volume.child("name");
+        let faults = volume.faults();
         sources(&volume, pod);
         name.name_required(NameRule::Label);
-        if known.insert(name.text(), volume.value).is_some() {
+        if known.contains_key(name.text()) {
             name.duplicate();
+        } else if volume.faults() == faults {
+            known.insert(name.text(), volume.value);
         }
     }
     known.remove("");
@@ -94,6 +96,14 @@ fn sources(volume: &Field<'_, '_>, pod: &str) {
         }
         "projected" => projected(source),
         "ephemeral" => ephemeral(volume, source, pod),
+        "nfs" => {
+            source.child("server").present();
+            let path = source.child("path");
+            path.present();
+            if !path.is_empty() && !path.text().starts_with('/') {
+                path.invalid("must be an absolute path");
+            }
+        }
         driver => {
             let known = DRIVERS.iter().find(|(name, _)| *name == driver);
             for field in known.into_iter().flat_map(|(_, fields)| fields.iter()) {

@@ -1,7 +1,7 @@
 //! Services and what Kubernetes says about them.
 
 use super::*;
-use crate::defaults;
+use crate::{admission, defaults, kinds};
 
 fn check(spec: Value, expected: &[&str]) {
     check_change(spec, None, expected);
@@ -11,6 +11,8 @@ fn check_change(spec: Value, old: Option<Value>, expected: &[&str]) {
     let mut object = json!({"metadata": {"name": "s"}, "spec": spec});
     let old = old.map(|old| json!({"spec": old}));
     defaults::service(&mut object);
+    let services = kinds::served("v1", "Service").expect("services are in the table");
+    admission::assume(services, &mut object);
     let mut causes = Causes::default();
     service(&object, old.as_ref(), &mut causes);
     let found: Vec<_> = causes

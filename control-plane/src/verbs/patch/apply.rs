@@ -43,14 +43,14 @@ impl Machine {
                     "error strict decoding patch: {first}"
                 )));
             }
-            let draft = Draft::normalised(
+            let mut draft = Draft::normalised(
                 info,
                 info.schema,
                 FieldValidation::Ignore,
                 applied,
                 Vec::new(),
             )?;
-            draft.fits(objects)?;
+            draft.place(objects)?;
             Ok(Change {
                 object: draft.object,
                 owners: Owners::Settled,
@@ -65,7 +65,7 @@ impl Machine {
         };
         let mut answer = self.rewrite(call, &writer, manner, change).await?;
         if options.field_validation == FieldValidation::Warn {
-            answer.warnings = twice;
+            answer.warnings.splice(0..0, twice);
         }
         Ok(answer)
     }
