@@ -37,7 +37,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 
-use super::session::SessionKind;
+use super::session::{Place, SessionKind};
 use super::{KubeletBody, Refusal, Shared};
 
 /// Connections at once: each costs its program and some hundred kilobytes while a client is slow.
@@ -138,7 +138,13 @@ impl Shared {
                     name,
                     uid,
                 } = pod;
-                let session = self.session(kind, namespace, name, uid, container, query)?;
+                let place = Place {
+                    namespace,
+                    pod: name,
+                    uid,
+                    container,
+                };
+                let session = self.session(kind, place, query)?;
                 self.remote_command(session, head)
             }
             Wish::Forward(pod) => self.port_forward(pod, head),
