@@ -37,7 +37,7 @@ pub use agent::{Agent, AgentConfig, AgentError, AtStop, DeclaredPorts, NodeSetti
 pub use exec::Toolbox;
 pub use lifecycle::Verdict;
 pub use logs::{OutputLine, StdStream};
-pub use probes::{NEWS_MAX, News, Prober, Watch, Watched, What};
+pub use probes::{NEWS_MAX, News, Prober, Programs, Watch, Watched, What};
 pub use server::{
     KubeletBody, KubeletListener, KubeletListenerConfig, KubeletServer, KubeletServerError,
     KubeletService,

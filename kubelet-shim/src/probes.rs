@@ -9,6 +9,7 @@
 //! Attempts dial the pod's network from the node's address in it; no kernel socket is involved.
 
 mod attempt;
+mod exec;
 mod http;
 mod registry;
 mod tally;
@@ -27,10 +28,11 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-pub(crate) use attempt::{Reach, Refusal};
+pub(crate) use attempt::{OUTPUT_BYTES_MAX, Reach, Refusal};
 pub(crate) use http::{Agent as HttpAgent, get as http_get};
 use registry::{Due, Shared};
 
+use crate::exec::ExecTarget;
 use crate::lifecycle::Verdict;
 use crate::spec::{PodKey, Probe, ProbeKind};
 use crate::status::whole_seconds;
@@ -65,9 +67,15 @@ pub struct Watched {
     pub pod_ip: IpAddr,
     /// When the first attempt is due.
     pub first: Instant,
+    /// Where a program can be run in the container.
+    pub programs: Programs,
     /// Takes the news.
     pub news: mpsc::Sender<News>,
 }
+
+/// Where a probe of kind `exec` runs its program; nowhere by default.
+#[derive(Clone, Default)]
+pub struct Programs(pub(crate) Option<Arc<ExecTarget>>);
 
 /// Keeps a probe at work; dropping it ends it, an attempt under way included.
 pub struct Watch {
@@ -210,7 +218,7 @@ async fn one(
     registration: AbortRegistration,
 ) -> (u64, Option<attempt::Ended>) {
     let id = job.id;
-    let work = attempt::run(reach, &job.probe, job.kind, job.pod_ip);
+    let work = attempt::run(reach, &job);
     (id, Abortable::new(work, registration).await.ok())
 }
 

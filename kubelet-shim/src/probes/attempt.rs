@@ -2,16 +2,23 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_network::{Fabric, Stream};
+use tokio::sync::Semaphore;
 
 use super::http::{self, Agent};
+use super::registry::Job;
 use super::tls::Tls;
-use crate::spec::{Check, Probe, ProbeKind, TargetPort};
+use super::{Programs, exec};
+use crate::spec::{Check, Probe, TargetPort};
 
 /// Tries in a row of an attempt that cannot be made (contract C.2).
 const TRIES_MAX: usize = 3;
+
+/// Programs of probes that run at once on a node: each is an instance with a memory of its own.
+const PROGRAMS_MAX: usize = 256;
 
 /// Longest text of an attempt that is told (contract C.2).
 pub(crate) const OUTPUT_BYTES_MAX: usize = 10 * 1024;
@@ -21,6 +28,7 @@ pub(crate) const OUTPUT_BYTES_MAX: usize = 10 * 1024;
 pub(crate) struct Reach {
     fabric: Fabric,
     pub(super) tls: Tls,
+    programs: Arc<Semaphore>,
 }
 
 /// How an attempt came out.
@@ -60,6 +68,7 @@ impl Reach {
         Reach {
             fabric,
             tls: Tls::new(),
+            programs: Arc::new(Semaphore::new(PROGRAMS_MAX)),
         }
     }
 
@@ -71,10 +80,17 @@ impl Reach {
 }
 
 /// Makes an attempt; one that cannot be made is tried again at once a few times.
-pub(super) async fn run(reach: &Reach, probe: &Probe, kind: ProbeKind, pod_ip: IpAddr) -> Ended {
+pub(super) async fn run(reach: &Reach, job: &Job) -> Ended {
+    let Job {
+        kind,
+        probe,
+        pod_ip,
+        programs,
+        id: _,
+    } = job;
     let mut last = String::new();
     for _ in 0..TRIES_MAX {
-        match once(reach, probe, pod_ip).await {
+        match once(reach, probe, *pod_ip, programs).await {
             Ended::Errored(text) => last = text,
             ended @ (Ended::Good | Ended::Warned(_) | Ended::Failed(_)) => return ended,
         }
@@ -83,8 +99,13 @@ pub(super) async fn run(reach: &Reach, probe: &Probe, kind: ProbeKind, pod_ip: I
     Ended::Errored(last)
 }
 
-async fn once(reach: &Reach, probe: &Probe, pod_ip: IpAddr) -> Ended {
+async fn once(reach: &Reach, probe: &Probe, pod_ip: IpAddr, programs: &Programs) -> Ended {
     match &probe.check {
+        Check::Exec(command) => {
+            // The semaphore is never closed; without a place the program only goes uncounted.
+            let _place = reach.programs.acquire().await.ok();
+            exec::probe(programs, command, probe.timeout).await
+        }
         Check::Http(get) => http::probe(reach, get, pod_ip, Agent::Probe, probe.timeout).await,
         Check::Tcp(target) => match target_address(target.host, &target.port, pod_ip) {
             Ok(to) => tcp(reach, to, probe.timeout).await,

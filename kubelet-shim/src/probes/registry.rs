@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::attempt::Ended;
 use super::tally::Tally;
-use super::{News, Watched, What};
+use super::{News, Programs, Watched, What};
 use crate::lifecycle::Verdict;
 use crate::spec::{Probe, ProbeKind};
 
@@ -55,6 +55,7 @@ pub(super) struct Job {
     pub(super) kind: ProbeKind,
     pub(super) probe: Arc<Probe>,
     pub(super) pod_ip: IpAddr,
+    pub(super) programs: Programs,
 }
 
 /// What is to be done next.
@@ -138,6 +139,7 @@ impl Registry {
             kind: entry.watched.kind,
             probe: entry.watched.probe.clone(),
             pod_ip: entry.watched.pod_ip,
+            programs: entry.watched.programs.clone(),
         };
         Due::Now(job, registration)
     }

@@ -61,6 +61,7 @@ impl World {
             probe: Arc::new(probe),
             pod_ip: self.pod.ip().into(),
             first: Instant::now(),
+            programs: Programs::default(),
             news: self.news.0.clone(),
         })
     }
@@ -199,6 +200,7 @@ fn registry(kind: ProbeKind) -> (Registry, u64, Instant, mpsc::Receiver<News>) {
         probe: Arc::new(probe),
         pod_ip: [10, 0, 0, 1].into(),
         first: start,
+        programs: Programs::default(),
         news,
     });
     (registry, id, start, receiver)

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use coracle_runtime::{OnStop, Terminal};
 
 use super::check::{Field, UNSUPPORTED};
-use super::probe::{self, WireProbes};
+use super::probe::{self, Own, WireProbes};
 use super::volume::is_inner_path;
 use super::{
     ContainerPlan, HostPort, InstanceReuse, LogFallback, Port, PullPolicy, Resources, Role,
@@ -109,6 +109,7 @@ pub(super) fn convert(
     let policy_at = at.field("imagePullPolicy");
     let pull_policy = pull_policy(image_pull_policy.as_deref(), &image, &policy_at);
     let ports = convert_ports(ports.as_deref().unwrap_or_default(), &at.field("ports"));
+    let env = variables::convert_env(env.as_deref().unwrap_or_default(), &at.field("env"));
     let wire_probes = WireProbes {
         startup: startup_probe.as_ref(),
         readiness: readiness_probe.as_ref(),
@@ -126,9 +127,17 @@ pub(super) fn convert(
             env_from.as_deref().unwrap_or_default(),
             &at.field("envFrom"),
         ),
-        env: variables::convert_env(env.as_deref().unwrap_or_default(), &at.field("env")),
-        probes: probe::convert_probes(&wire_probes, role, &ports, at),
+        probes: probe::convert_probes(
+            &wire_probes,
+            role,
+            Own {
+                ports: &ports,
+                env: &env,
+            },
+            at,
+        ),
         hooks: probe::convert_hooks(lifecycle.as_ref(), role, &ports, &at.field("lifecycle")),
+        env,
         ports,
         mounts: convert_mounts(
             volume_mounts.as_deref().unwrap_or_default(),

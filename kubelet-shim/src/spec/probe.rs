@@ -12,8 +12,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::check::{Field, UNSUPPORTED};
-use super::{Port, Role, Transport};
+use super::check::Field;
+use super::{EnvValue, EnvVar, Port, Role, Transport};
+use crate::environment::expand;
 
 /// Most headers of one request; each is sent with every attempt.
 const HEADERS_MAX: usize = 100;
@@ -62,6 +63,8 @@ pub struct Probe {
 /// What one attempt does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Check {
+    /// Runs a program in the container.
+    Exec(Arc<[String]>),
     /// Asks over HTTP.
     Http(HttpGet),
     /// Connects.
@@ -71,6 +74,8 @@ pub enum Check {
 /// What `postStart` or `preStop` does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Hook {
+    /// Runs a program in the container.
+    Exec(Arc<[String]>),
     /// Asks over HTTP; every answer is a success.
     Http(HttpGet),
     /// Waits.
@@ -175,11 +180,32 @@ pub(super) struct WireProbes<'a> {
     pub(super) liveness: Option<&'a WireProbe>,
 }
 
-/// Converts the probes of a container in this role, whose ports are known.
+/// What a container's probes refer to.
+#[derive(Clone, Copy)]
+pub(super) struct Own<'a> {
+    pub(super) ports: &'a [Port],
+    pub(super) env: &'a [EnvVar],
+}
+
+impl Own<'_> {
+    /// `$(NAME)` of variables that are written out. Those from elsewhere are known only inside the
+    /// container, and empty here.
+    fn expanded(self, word: &str) -> String {
+        expand(word, |name| {
+            let variable = self.env.iter().rev().find(|variable| variable.name == name);
+            variable.map(|variable| match &variable.value {
+                EnvValue::Literal(text) => text.as_str(),
+                EnvValue::Key { .. } | EnvValue::Field(_) | EnvValue::Resource(_) => "",
+            })
+        })
+    }
+}
+
+/// Converts the probes of a container in this role.
 pub(super) fn convert_probes(
     wire: &WireProbes<'_>,
     role: Role,
-    ports: &[Port],
+    own: Own<'_>,
     at: &Field<'_>,
 ) -> Probes {
     let convert = |wire: Option<&WireProbe>, kind: ProbeKind| {
@@ -189,7 +215,7 @@ pub(super) fn convert_probes(
             at.refuse("must not be set on an init container that runs to its end");
             return None;
         }
-        convert_probe(wire, kind, ports, &at).map(Arc::new)
+        convert_probe(wire, kind, own, &at).map(Arc::new)
     };
     Probes {
         startup: convert(wire.startup, ProbeKind::Startup),
@@ -198,12 +224,7 @@ pub(super) fn convert_probes(
     }
 }
 
-fn convert_probe(
-    wire: &WireProbe,
-    kind: ProbeKind,
-    ports: &[Port],
-    at: &Field<'_>,
-) -> Option<Probe> {
+fn convert_probe(wire: &WireProbe, kind: ProbeKind, own: Own<'_>, at: &Field<'_>) -> Option<Probe> {
     let WireProbe {
         exec,
         failure_threshold,
@@ -222,7 +243,10 @@ fn convert_probe(
         http_get: http_get.as_ref(),
         tcp_socket: tcp_socket.as_ref(),
     };
-    let check = actions.check(ports, at);
+    let mut check = actions.check(own.ports, at);
+    if let Some(Check::Exec(command)) = &mut check {
+        *command = command.iter().map(|word| own.expanded(word)).collect();
+    }
     let number = |value: Option<i32>, default: u32, name: &str| match value {
         // The API server writes the default in place of 0.
         None | Some(0) => default,
@@ -273,17 +297,25 @@ struct Actions<'a> {
 impl Actions<'_> {
     /// The one action that is set.
     fn check(&self, ports: &[Port], at: &Field<'_>) -> Option<Check> {
-        if self.exec.is_some() {
-            at.field("exec").refuse(UNSUPPORTED);
-        }
-        match (self.http_get, self.tcp_socket) {
-            (Some(http), None) => convert_http(http, ports, &at.field("httpGet")).map(Check::Http),
-            (None, Some(tcp)) => convert_tcp(tcp, ports, &at.field("tcpSocket")).map(Check::Tcp),
-            (None, None) => {
+        match (self.exec, self.http_get, self.tcp_socket) {
+            (Some(ExecAction { command }), None, None) => {
+                let command = command.as_deref().unwrap_or_default();
+                if command.is_empty() {
+                    at.field("exec.command").refuse("is empty");
+                }
+                Some(Check::Exec(command.into()))
+            }
+            (None, Some(http), None) => {
+                convert_http(http, ports, &at.field("httpGet")).map(Check::Http)
+            }
+            (None, None, Some(tcp)) => {
+                convert_tcp(tcp, ports, &at.field("tcpSocket")).map(Check::Tcp)
+            }
+            (None, None, None) => {
                 at.refuse("must specify a handler type");
                 None
             }
-            (Some(_), Some(_)) => {
+            (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
                 at.refuse("may not specify more than 1 handler type");
                 None
             }
@@ -341,6 +373,7 @@ fn convert_hook(wire: &LifecycleHandler, ports: &[Port], at: &Field<'_>) -> Opti
         tcp_socket: tcp_socket.as_ref(),
     };
     match actions.check(ports, at)? {
+        Check::Exec(command) => Some(Hook::Exec(command)),
         Check::Http(http) => Some(Hook::Http(http)),
         Check::Tcp(_) => Some(Hook::Tcp),
     }

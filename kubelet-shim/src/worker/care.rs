@@ -9,7 +9,7 @@ use super::{Taken, Worker};
 use crate::events::Severity::Warning;
 use crate::hooks::{self, HookDone, HookError, HookTarget};
 use crate::lifecycle::{Life, Outcome, Probed, is_probed};
-use crate::probes::{News, Watch, Watched, What};
+use crate::probes::{News, Programs, Watch, Watched, What};
 use crate::spec::{ContainerPlan, Hook, Probe, ProbeKind};
 
 impl Worker {
@@ -64,6 +64,7 @@ impl Worker {
             probe: probe.clone(),
             pod_ip: self.pod_ip()?,
             first,
+            programs: Programs(self.holds[index].exec.clone()),
             news: news.clone(),
         }))
     }
@@ -152,6 +153,7 @@ impl Worker {
             reach: self.node.prober.reach().clone(),
             pod: self.spec.key.clone(),
             pod_ip,
+            exec: self.holds[index].exec.clone(),
         };
         let (spec, hook) = (self.spec.clone(), hook.clone());
         let (work, abort) =

@@ -1,6 +1,7 @@
 //! Probes and hooks of containers that run.
 
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod};
 use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
 
@@ -21,9 +22,14 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_failed_post_start_ends_the_container", || {
         run(post_start())
     }),
-    ("pre_stop_is_asked_before_the_container_ends", || {
+    ("a_failed_pre_stop_is_told_and_keeps_nobody", || {
         run(pre_stop())
     }),
+    (
+        "programs_in_the_container_are_probes",
+        || run(exec_probes()),
+    ),
+    ("programs_in_the_container_are_hooks", || run(exec_hooks())),
 ];
 
 /// The messages of a pod's events with this reason, once there is one.
@@ -123,20 +129,99 @@ async fn post_start() {
     world.stop().await;
 }
 
-/// The hook asks the container itself, which ends only after it has answered.
+/// A hook that can be run leaves no event; one that cannot does not keep the pod.
 async fn pre_stop() {
-    let mut world = World::new().await;
+    let world = World::new().await;
     let image = world.sample("hello-http");
-    let hook = json!({"preStop": {"httpGet": {"port": 80, "path": "/bye"}}});
-    let spec = json!({"containers": [{"name": "c", "image": image, "lifecycle": hook}]});
-    world.pod("p", spec).await;
+    for (name, hook) in [
+        ("good", json!({"httpGet": {"port": 80, "path": "/bye"}})),
+        ("bad", json!({"tcpSocket": {"port": 80}})),
+    ] {
+        let hook = json!({"preStop": hook});
+        let spec = json!({"containers": [{"name": "c", "image": image, "lifecycle": hook}]});
+        world.pod(name, spec).await;
+        world.until(name, is_running).await;
+        let api = world.api::<Pod>();
+        api.delete(name, &DeleteParams::default())
+            .await
+            .expect("deleted");
+        world.until_gone(name).await;
+    }
+    let told = messages(&world, "bad", "FailedPreStopHook").await;
+    assert_eq!(told, ["PreStopHook failed"]);
+    let reasons = world.events("good", "Killing").await;
+    assert!(
+        !reasons.contains(&"FailedPreStopHook".to_owned()),
+        "{reasons:?}"
+    );
+    world.stop().await;
+}
+
+/// Programs that end with a code, mounted at `/tools`.
+async fn tools(world: &World) -> serde_json::Value {
+    let programs = json!({
+        "good": ByteString(guests::says_and_exits("fine", 0)),
+        "bad": ByteString(guests::says_and_exits("oh no", 3)),
+        "slow": ByteString(guests::spins()),
+    });
+    let map = json!({"metadata": {"name": "tools"}, "binaryData": programs});
+    world.create::<ConfigMap>(map).await;
+    json!([{"name": "tools", "configMap": {"name": "tools"}}])
+}
+
+async fn exec_probes() {
+    let world = World::new().await;
+    let volumes = tools(&world).await;
+    let image = world.image("spins", &guests::spins());
+    for (name, expected) in [
+        ("bad", "Liveness probe failed: oh no\n"),
+        (
+            "slow",
+            "Liveness probe failed: command timed out: \"/tools/slow\" timed out after 1s",
+        ),
+        (
+            "none",
+            "Liveness probe errored and resulted in unknown state: exec: \"/tools/none\": stat /tools/none: no such \
+             file or directory",
+        ),
+    ] {
+        let probe = |tool: &str| {
+            json!({"exec": {"command": [format!("/tools/{tool}")]}, "periodSeconds": 1,
+                "timeoutSeconds": 1, "failureThreshold": 100})
+        };
+        // Its program may have to be compiled first, so only the good one is given time.
+        let mut good = probe("good");
+        good["timeoutSeconds"] = 30.into();
+        let container = json!({"name": "c", "image": image, "readinessProbe": good,
+            "livenessProbe": probe(name), "volumeMounts": [{"name": "tools", "mountPath": "/tools"}]});
+        world
+            .pod(name, json!({"containers": [container], "volumes": volumes}))
+            .await;
+        world.until(name, is_ready).await;
+        let told = world.message(name, "Unhealthy", expected).await;
+        assert_eq!(told, expected);
+    }
+    world.stop().await;
+}
+
+async fn exec_hooks() {
+    let world = World::new().await;
+    let volumes = tools(&world).await;
+    let image = world.image("spins", &guests::spins());
+    let hook = |tool: &str| json!({"exec": {"command": [format!("/tools/{tool}")]}});
+    let container = json!({"name": "c", "image": image,
+        "lifecycle": {"postStart": hook("good"), "preStop": hook("bad")},
+        "volumeMounts": [{"name": "tools", "mountPath": "/tools"}]});
+    world
+        .pod("p", json!({"containers": [container], "volumes": volumes}))
+        .await;
     world.until("p", is_running).await;
     let api = world.api::<Pod>();
     api.delete("p", &DeleteParams::default())
         .await
         .expect("deleted");
-    let line = world.line().await;
-    assert!(line.contains("/bye"), "{line}");
     world.until_gone("p").await;
+    let told = messages(&world, "p", "FailedPreStopHook").await;
+    assert_eq!(told, ["PreStopHook failed"]);
     world.stop().await;
 }

@@ -176,6 +176,29 @@ impl World {
         }
     }
 
+    /// Waits for an event about a pod with this reason and this message, and returns the message.
+    pub(crate) async fn message(&self, pod: &str, reason: &str, message: &str) -> String {
+        let api = self.api::<Event>();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let events = api.list(&ListParams::default()).await.expect("events");
+            let about = events
+                .items
+                .into_iter()
+                .filter(|e| e.involved_object.name.as_deref() == Some(pod))
+                .filter(|e| e.reason.as_deref() == Some(reason));
+            let messages: Vec<String> = about.filter_map(|e| e.message).collect();
+            if let Some(found) = messages.iter().find(|found| *found == message) {
+                return found.clone();
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "no {message:?} in {messages:?}"
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Returns the next line that any container wrote.
     pub(crate) async fn line(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.lines.recv()).await;

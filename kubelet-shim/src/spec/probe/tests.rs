@@ -150,3 +150,33 @@ fn probes_and_hooks_of_an_init_container_that_runs_to_its_end_are_refused() {
         }
     }
 }
+
+#[test]
+fn a_probes_command_knows_the_variables_that_are_written_out() {
+    let command = json!(["/x", "$(A)-$(B)", "$(C)", "$$(A)"]);
+    let container = convert(json!({
+        "env": [
+            {"name": "A", "value": "1"},
+            {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        ],
+        "livenessProbe": {"exec": {"command": command}},
+        "lifecycle": {"preStop": {"exec": {"command": command}}},
+    }));
+    let container = container.unwrap();
+    let Check::Exec(found) = &container.probes.liveness.unwrap().check else {
+        panic!("it is exec")
+    };
+    assert_eq!(**found, ["/x", "1-", "$(C)", "$(A)"]);
+    let Hook::Exec(found) = &*container.hooks.pre_stop.unwrap() else {
+        panic!("it is exec")
+    };
+    assert_eq!(
+        **found,
+        ["/x", "$(A)-$(B)", "$(C)", "$$(A)"],
+        "hooks expand nothing"
+    );
+    refuses(
+        json!({"livenessProbe": {"exec": {"command": []}}}),
+        "livenessProbe.exec.command",
+    );
+}
