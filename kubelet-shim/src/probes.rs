@@ -10,6 +10,7 @@
 
 mod attempt;
 mod exec;
+mod grpc;
 mod http;
 mod registry;
 mod tally;

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::http::{self, Agent};
 use super::registry::Job;
 use super::tls::Tls;
-use super::{Programs, exec};
+use super::{Programs, exec, grpc};
 use crate::spec::{Check, Probe, TargetPort};
 
 /// Tries in a row of an attempt that cannot be made (contract C.2).
@@ -107,6 +107,10 @@ async fn once(reach: &Reach, probe: &Probe, pod_ip: IpAddr, programs: &Programs)
             exec::probe(programs, command, probe.timeout).await
         }
         Check::Http(get) => http::probe(reach, get, pod_ip, Agent::Probe, probe.timeout).await,
+        Check::Grpc { port, service } => {
+            let to = SocketAddr::new(pod_ip, *port);
+            grpc::probe(reach, to, service, probe.timeout).await
+        }
         Check::Tcp(target) => match target_address(target.host, &target.port, pod_ip) {
             Ok(to) => tcp(reach, to, probe.timeout).await,
             Err(error) => Ended::Errored(error),

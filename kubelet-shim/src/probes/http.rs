@@ -27,7 +27,7 @@ const REDIRECTS_MAX: usize = 10;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// The version that probes and hooks say they are of.
-const VERSION: &str = "1.36";
+pub(super) const VERSION: &str = "1.36";
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -478,6 +478,125 @@ async fn a_verdict_that_finds_no_room_is_told_after_the_next_attempt() {
     assert_eq!(world.next().await, What::Verdict(Verdict::Failure));
 }
 
+/// Answers one call of gRPC with a message and trailers.
+fn serve_grpc(listener: Listener, message: &'static [u8], trailers: &'static [(&str, &str)]) {
+    tokio::spawn(async move {
+        let stream = listener.accept().await.expect("a connection");
+        let mut server = h2::server::handshake(stream).await.expect("HTTP/2");
+        while let Some(Ok((request, mut respond))) = server.accept().await {
+            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+            assert_eq!(request.headers()["user-agent"], "kube-probe/1.36");
+            let head = ::http::Response::new(());
+            let mut body = respond.send_response(head, false).expect("a head");
+            body.send_data(message.into(), false).expect("a message");
+            let mut map = ::http::HeaderMap::new();
+            for (name, value) in trailers {
+                map.insert(*name, value.parse().expect("a value"));
+            }
+            body.send_trailers(map).expect("trailers");
+        }
+    });
+}
+
+#[tokio::test]
+async fn only_a_service_that_serves_is_well() {
+    let failed = |text: &str| What::Failed(text.to_owned());
+    let ok: &[(&str, &str)] = &[("grpc-status", "0")];
+    for (message, trailers, expected) in [
+        (&[0, 0, 0, 0, 2, 8, 1][..], ok, GOOD),
+        (
+            &[0, 0, 0, 0, 2, 8, 2],
+            ok,
+            failed("service unhealthy (responded with \"NOT_SERVING\")"),
+        ),
+        (
+            &[0, 0, 0, 0, 0],
+            ok,
+            failed("service unhealthy (responded with \"UNKNOWN\")"),
+        ),
+        (
+            &[],
+            &[("grpc-status", "12"), ("grpc-message", "unknown service")],
+            failed(
+                "error: this server does not implement the grpc health protocol \
+                 (grpc.health.v1.Health): unknown service",
+            ),
+        ),
+        (
+            &[],
+            &[("grpc-status", "5"), ("grpc-message", "who?")],
+            failed("error: health rpc probe failed: rpc error: code = NotFound desc = who?"),
+        ),
+    ] {
+        let mut world = World::new();
+        serve_grpc(world.listen(), message, trailers);
+        let check = Check::Grpc {
+            port: PORT,
+            service: "s".into(),
+        };
+        let _watch = world.watch(ProbeKind::Readiness, probe(check));
+        assert_eq!(world.next().await, expected);
+    }
+    let mut world = World::new();
+    let check = Check::Grpc {
+        port: PORT,
+        service: "".into(),
+    };
+    let _watch = world.watch(ProbeKind::Readiness, probe(check));
+    let to = format!("{}:80", world.pod.ip());
+    let expected = format!(
+        "error: failed to connect service at \"{to}\": dial tcp {to}: connect: connection refused"
+    );
+    assert_eq!(world.next().await, What::Failed(expected));
+}
+
+/// A server of TLS whose certificate nobody vouches for.
+fn serve_tls(listener: Listener, status: u16) {
+    let made = rcgen::generate_simple_self_signed(["nobody".to_owned()]).expect("a certificate");
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .expect("a key that fits");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    tokio::spawn(async move {
+        while let Ok(stream) = listener.accept().await {
+            let mut stream = acceptor.accept(stream).await.expect("a handshake");
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            let _ = stream.write_all(says(status, "", "").as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+}
+
+#[tokio::test]
+async fn over_tls_nobody_is_asked_for_a_certificate_that_is_trusted() {
+    let mut secure = get("/");
+    secure.scheme = Scheme::Https;
+    let mut world = World::new();
+    serve_tls(world.listen(), 200);
+    assert_eq!(first_news(&mut world, secure.clone()).await, GOOD);
+    let mut world = World::new();
+    let listener = world.listen();
+    tokio::spawn(async move {
+        while let Ok(mut stream) = listener.accept().await {
+            let mut hello = [0; 4096];
+            let _ = stream.read(&mut hello).await;
+            let _ = stream.write_all(says(400, "", "").as_bytes()).await;
+            let _ = stream.read(&mut hello).await;
+        }
+    });
+    let What::Failed(text) = first_news(&mut world, secure).await else {
+        panic!("plain HTTP is no TLS")
+    };
+    let told = "http: server gave HTTP response to HTTPS client";
+    assert!(text.ends_with(told), "{text}");
+}
+
 #[tokio::test]
 async fn an_endless_body_is_cut_off() {
     let mut world = World::new();

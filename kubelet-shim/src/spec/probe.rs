@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use k8s_openapi::api::core::v1::{
-    ExecAction, HTTPGetAction, HTTPHeader, Lifecycle, LifecycleHandler, Probe as WireProbe,
-    TCPSocketAction,
+    ExecAction, GRPCAction, HTTPGetAction, HTTPHeader, Lifecycle, LifecycleHandler,
+    Probe as WireProbe, TCPSocketAction,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -69,6 +69,13 @@ pub enum Check {
     Http(HttpGet),
     /// Connects.
     Tcp(TcpTarget),
+    /// Asks `grpc.health.v1.Health` for a service, at the pod's address.
+    Grpc {
+        /// Which port.
+        port: u16,
+        /// Which service; the whole server's when empty.
+        service: Arc<str>,
+    },
 }
 
 /// What `postStart` or `preStop` does.
@@ -237,11 +244,11 @@ fn convert_probe(wire: &WireProbe, kind: ProbeKind, own: Own<'_>, at: &Field<'_>
         termination_grace_period_seconds,
         timeout_seconds,
     } = wire;
-    at.absent("grpc", grpc);
     let actions = Actions {
         exec: exec.as_ref(),
         http_get: http_get.as_ref(),
         tcp_socket: tcp_socket.as_ref(),
+        grpc: grpc.as_ref(),
     };
     let mut check = actions.check(own.ports, at);
     if let Some(Check::Exec(command)) = &mut check {
@@ -292,33 +299,45 @@ struct Actions<'a> {
     exec: Option<&'a ExecAction>,
     http_get: Option<&'a HTTPGetAction>,
     tcp_socket: Option<&'a TCPSocketAction>,
+    grpc: Option<&'a GRPCAction>,
 }
 
 impl Actions<'_> {
     /// The one action that is set.
     fn check(&self, ports: &[Port], at: &Field<'_>) -> Option<Check> {
-        match (self.exec, self.http_get, self.tcp_socket) {
-            (Some(ExecAction { command }), None, None) => {
-                let command = command.as_deref().unwrap_or_default();
-                if command.is_empty() {
-                    at.field("exec.command").refuse("is empty");
-                }
-                Some(Check::Exec(command.into()))
+        let Actions {
+            exec,
+            http_get,
+            tcp_socket,
+            grpc,
+        } = *self;
+        let given = [exec.is_some(), http_get.is_some(), tcp_socket.is_some()];
+        if given.into_iter().filter(|given| *given).count() + usize::from(grpc.is_some()) > 1 {
+            at.refuse("may not specify more than 1 handler type");
+            return None;
+        }
+        if let Some(ExecAction { command }) = exec {
+            let command = command.as_deref().unwrap_or_default();
+            if command.is_empty() {
+                at.field("exec.command").refuse("is empty");
             }
-            (None, Some(http), None) => {
-                convert_http(http, ports, &at.field("httpGet")).map(Check::Http)
+            Some(Check::Exec(command.into()))
+        } else if let Some(http) = http_get {
+            convert_http(http, ports, &at.field("httpGet")).map(Check::Http)
+        } else if let Some(tcp) = tcp_socket {
+            convert_tcp(tcp, ports, &at.field("tcpSocket")).map(Check::Tcp)
+        } else if let Some(GRPCAction { port, service }) = grpc {
+            let number = u16::try_from(*port).ok().filter(|port| *port > 0);
+            if number.is_none() {
+                at.field("grpc.port").refuse("is no port number");
             }
-            (None, None, Some(tcp)) => {
-                convert_tcp(tcp, ports, &at.field("tcpSocket")).map(Check::Tcp)
-            }
-            (None, None, None) => {
-                at.refuse("must specify a handler type");
-                None
-            }
-            (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
-                at.refuse("may not specify more than 1 handler type");
-                None
-            }
+            Some(Check::Grpc {
+                port: number?,
+                service: service.as_deref().unwrap_or_default().into(),
+            })
+        } else {
+            at.refuse("must specify a handler type");
+            None
         }
     }
 }
@@ -371,11 +390,13 @@ fn convert_hook(wire: &LifecycleHandler, ports: &[Port], at: &Field<'_>) -> Opti
         exec: exec.as_ref(),
         http_get: http_get.as_ref(),
         tcp_socket: tcp_socket.as_ref(),
+        grpc: None,
     };
     match actions.check(ports, at)? {
         Check::Exec(command) => Some(Hook::Exec(command)),
         Check::Http(http) => Some(Hook::Http(http)),
-        Check::Tcp(_) => Some(Hook::Tcp),
+        // No hook has the field.
+        Check::Tcp(_) | Check::Grpc { .. } => Some(Hook::Tcp),
     }
 }
 
