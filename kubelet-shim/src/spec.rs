@@ -95,6 +95,8 @@ pub struct PodSpecPlan {
     pub grace: Duration,
     /// `spec.activeDeadlineSeconds`.
     pub active_deadline: Option<Duration>,
+    /// Conditions of others that must be `True` before the pod is ready.
+    pub readiness_gates: Vec<String>,
     /// Init containers and sidecars in order, then the ordinary containers in order.
     pub containers: Vec<ContainerPlan>,
     /// Volumes by declaration.

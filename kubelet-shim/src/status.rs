@@ -30,6 +30,8 @@ pub(crate) struct Surroundings {
     pub(crate) pod_ip: Option<Ipv4Addr>,
     /// `metadata.generation` of the object the plan was made from.
     pub(crate) generation: Option<i64>,
+    /// The conditions that readiness gates name, as others have written them.
+    pub(crate) gates: Vec<PodCondition>,
 }
 
 /// Computes what to publish. `previous` is what was published last and keeps its transition times.
@@ -49,6 +51,7 @@ pub(crate) fn render(
         has_network: surroundings.pod_ip.is_some(),
         statuses: &statuses,
         generation: surroundings.generation,
+        gates: &surroundings.gates,
         previous,
         now: now.wall(),
     });

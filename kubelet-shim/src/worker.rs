@@ -74,6 +74,8 @@ pub(crate) struct Node {
 pub(crate) struct Desired {
     pub(crate) generation: Option<i64>,
     pub(crate) intent: Intent,
+    /// The conditions that the pod's readiness gates name, as others have written them.
+    pub(crate) gates: Vec<PodCondition>,
     about: Arc<About>,
 }
 
@@ -93,6 +95,7 @@ impl Desired {
         Desired {
             generation: pod.metadata.generation,
             intent,
+            gates: gates(pod),
             about: about.into(),
         }
     }
@@ -105,6 +108,7 @@ impl Desired {
         };
         if self.generation == pod.metadata.generation
             && self.intent == intent
+            && self.gates == gates(pod)
             && is_same(&self.about.labels, &pod.metadata.labels)
             && is_same(&self.about.annotations, &pod.metadata.annotations)
         {
@@ -113,6 +117,24 @@ impl Desired {
         *self = Desired::new(pod, intent);
         true
     }
+}
+
+/// The conditions that the pod's readiness gates name.
+fn gates(pod: &Pod) -> Vec<PodCondition> {
+    let named: Vec<&str> = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.readiness_gates.iter().flatten())
+        .map(|gate| gate.condition_type.as_str())
+        .collect();
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
+    conditions
+        .filter(|condition| named.contains(&condition.type_.as_str()))
+        .cloned()
+        .collect()
 }
 
 /// What is left when a worker has ended.
@@ -288,6 +310,7 @@ impl Worker {
             host_ip: self.node.host_ip,
             pod_ip: self.kit.as_ref().map(|kit| kit.network.ip()),
             generation: self.desired.borrow().generation,
+            gates: self.desired.borrow().gates.clone(),
         };
         let previous = self.reporter.conditions();
         let status = status::render(&self.spec, &self.facts, &surroundings, previous, now);

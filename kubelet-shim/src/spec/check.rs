@@ -177,6 +177,7 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         )
         .unwrap_or(DEFAULT_GRACE),
         active_deadline: seconds(spec.active_deadline_seconds, "activeDeadlineSeconds", &at),
+        readiness_gates: readiness_gates(spec),
         containers,
         volumes,
     })
@@ -192,6 +193,11 @@ fn pull_secrets(spec: &PodSpec, at: &Field<'_>) -> Vec<String> {
     }
     let names = secrets.iter().map(|secret| secret.name.clone());
     names.filter(|name| is_dns_subdomain(name)).collect()
+}
+
+fn readiness_gates(spec: &PodSpec) -> Vec<String> {
+    let gates = spec.readiness_gates.iter().flatten();
+    gates.map(|gate| gate.condition_type.clone()).collect()
 }
 
 fn pod_key(pod: &Pod, root: &Field<'_>) -> Option<PodKey> {
@@ -224,6 +230,7 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
     let PodSpec {
         // Converted by the caller.
         active_deadline_seconds: _,
+        readiness_gates: _,
         containers: _,
         hostname: _,
         init_containers: _,
@@ -260,7 +267,6 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
         image_pull_secrets: _,
         os,
         overhead,
-        readiness_gates,
         resource_claims,
         resources,
         runtime_class_name,
@@ -281,7 +287,6 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
     if overhead.as_ref().is_some_and(|o| !o.is_empty()) {
         at.field("overhead").refuse(NOT_YET);
     }
-    at.empty("readinessGates", readiness_gates);
     at.empty("resourceClaims", resource_claims);
     at.absent("resources", resources);
     if let Some(class) = runtime_class_name

@@ -202,7 +202,10 @@ impl Own<'_> {
             let variable = self.env.iter().rev().find(|variable| variable.name == name);
             variable.map(|variable| match &variable.value {
                 EnvValue::Literal(text) => text.as_str(),
-                EnvValue::Key { .. } | EnvValue::Field(_) | EnvValue::Resource(_) => "",
+                EnvValue::Key { .. }
+                | EnvValue::File { .. }
+                | EnvValue::Field(_)
+                | EnvValue::Resource(_) => "",
             })
         })
     }

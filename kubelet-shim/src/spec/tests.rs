@@ -77,10 +77,6 @@ fn pod_fields_that_are_not_honoured_are_refused_by_name() {
         (json!({"os": {"name": "linux"}}), "spec.os"),
         (json!({"overhead": {"cpu": "1"}}), "spec.overhead"),
         (
-            json!({"readinessGates": [{"conditionType": "x"}]}),
-            "spec.readinessGates",
-        ),
-        (
             json!({"resourceClaims": [{"name": "x"}]}),
             "spec.resourceClaims",
         ),

@@ -20,6 +20,7 @@ pub(super) struct Input<'a> {
     pub(super) has_network: bool,
     pub(super) statuses: &'a [ContainerStatus],
     pub(super) generation: Option<i64>,
+    pub(super) gates: &'a [PodCondition],
     pub(super) previous: &'a [PodCondition],
     pub(super) now: Timestamp,
 }
@@ -30,7 +31,7 @@ struct Verdict {
     message: Option<String>,
 }
 
-/// Returns all conditions: those of others as they were, then the agent's own.
+/// Returns the agent's own conditions; those of others are theirs to write.
 pub(super) fn conditions(input: &Input<'_>) -> Vec<PodCondition> {
     let ready = containers_ready(input);
     let mut owned = vec![
@@ -39,7 +40,7 @@ pub(super) fn conditions(input: &Input<'_>) -> Vec<PodCondition> {
             Verdict::plain(input.has_network),
         ),
         ("Initialized", initialized(input)),
-        ("Ready", ready.copy()),
+        ("Ready", ready_with_gates(input, &ready)),
         ("ContainersReady", ready),
         // The scheduler's, re-asserted for every pod that runs here.
         ("PodScheduled", Verdict::plain(true)),
@@ -62,16 +63,34 @@ pub(super) fn conditions(input: &Input<'_>) -> Vec<PodCondition> {
             },
         ));
     }
-    let foreign = input
-        .previous
-        .iter()
-        .filter(|c| owned.iter().all(|(name, _)| *name != c.type_))
-        .cloned()
-        .collect::<Vec<_>>();
-    let own = owned
-        .into_iter()
-        .map(|(name, verdict)| verdict.into_condition(name, input));
-    foreign.into_iter().chain(own).collect()
+    let own = owned.into_iter();
+    own.map(|(name, verdict)| verdict.into_condition(name, input))
+        .collect()
+}
+
+/// Ready is more than its containers where the pod names readiness gates.
+fn ready_with_gates(input: &Input<'_>, containers: &Verdict) -> Verdict {
+    let unmet = input.spec.readiness_gates.iter().filter_map(|gate| {
+        match input.gates.iter().find(|c| c.type_ == *gate) {
+            None => Some(format!(
+                "corresponding condition of pod readiness gate \"{gate}\" does not exist."
+            )),
+            Some(condition) if condition.status == "True" => None,
+            Some(condition) => Some(format!(
+                "the status of pod readiness gate \"{gate}\" is not \"True\", but {}",
+                condition.status
+            )),
+        }
+    });
+    let unmet: Vec<String> = unmet.collect();
+    if !containers.holds || unmet.is_empty() {
+        return containers.copy();
+    }
+    Verdict {
+        holds: false,
+        reason: Some("ReadinessGatesNotReady"),
+        message: Some(unmet.join(", ")),
+    }
 }
 
 fn initialized(input: &Input<'_>) -> Verdict {

@@ -112,7 +112,7 @@ impl Reporter {
             // The semaphore is never closed; without a permit the write only goes unmetered.
             let _permit = writes.acquire_owned().await.ok();
             match api
-                .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+                .patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch))
                 .await
             {
                 Ok(_) => Written::Accepted,
@@ -139,7 +139,9 @@ impl Reporter {
         }
     }
 
-    /// A merge patch: what is absent now is written as null, so that it goes away.
+    /// A strategic merge patch, which leaves the conditions of others alone. What is absent now is
+    /// written as null, so that it goes away; of the addresses, which would be merged, the list replaces
+    /// what is there.
     fn patch(&self, status: &PodStatus, published: &[PublishedUrl], refused: &[Refused]) -> Value {
         let mut body = match serde_json::to_value(status) {
             Ok(Value::Object(body)) => body,
@@ -148,6 +150,11 @@ impl Reporter {
         };
         for field in ["reason", "message", "podIP", "podIPs"] {
             body.entry(field).or_insert(Value::Null);
+        }
+        for field in ["podIPs", "hostIPs"] {
+            if let Some(Value::Array(list)) = body.get_mut(field) {
+                list.insert(0, json!({"$patch": "replace"}));
+            }
         }
         let list = |json: Result<String, _>, is_empty: bool| match json {
             Ok(text) if !is_empty => Value::String(text),
