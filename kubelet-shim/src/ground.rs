@@ -184,6 +184,8 @@ async fn mount_images(
                 volume.name, problem.message
             )
             .into(),
+            // A person may still bring the image; a refusal would fail the pod for good.
+            outlook: Outlook::MayMend,
             ..problem
         })?;
         let source = MountSource::Tree(image.image.tree.clone());
