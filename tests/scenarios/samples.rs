@@ -216,3 +216,96 @@ async fn config_and_secrets_follows_its_objects() {
     );
     check_end(run);
 }
+}
+
+/// The pod to look around in says where it is, again and again.
+#[test]
+fn toolbox_looks_around_until_it_is_ended() {
+    let coracle = coracle();
+    let mut run = coracle.start(&["run", &sample("toolbox")], "");
+    run.wait_for("the shell's greeting", |line| {
+        line.starts_with("toolbox/shell | toolbox on toolbox, ")
+            .then_some(())
+    });
+    run.wait_for("a round of the loop", |line| {
+        line.contains("entries in /, address 10.244.").then_some(())
+    });
+    check_end(run);
+}
+
+/// Runs a script in a pod of the toolbox and compares its code and lines.
+fn check_script(script: &str, code: i32, expected: &[&str]) {
+    let manifest = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "shell"},
+        "spec": {"restartPolicy": "Never", "containers": [{
+            "name": "sh",
+            "image": sample("toolbox/toolbox.wasm"),
+            "command": ["sh", "-c", script],
+        }]},
+    });
+    let ended = coracle().finish_with(&["run", "-"], &manifest.to_string());
+    let lines: Vec<&str> = ended
+        .stdout
+        .lines()
+        .map(|line| line.strip_prefix("shell/sh | ").unwrap_or(line))
+        .collect();
+    assert_eq!(
+        (ended.code, lines.as_slice()),
+        (Some(code), expected),
+        "{script}\n{}",
+        ended.stderr
+    );
+}
+
+/// Files, pipelines and jobs as WASI has them, and an exit code that is no 0 or 1.
+#[test]
+fn the_toolbox_runs_scripts_in_a_pod() {
+    check_script(
+        "mkdir -p /work/in /work/out; cd /work; echo one >in/a; ln -s a in/b; touch -d @0 in/a\n\
+         tar cf - in | tar xf - -C out; cat out/in/b; readlink out/in/b; stat -c %Y out/in/a\n\
+         yes | head -n 1000000 | wc -l; (sleep 0.2; echo slow) & echo fast; wait\n\
+         trap 'echo bye' EXIT; exit 42",
+        42,
+        &["one", "a", "0", "1000000", "fast", "slow", "bye"],
+    );
+}
+
+/// Two programs of one instance meet on the pod's own network, once over TCP and once over HTTP.
+#[test]
+fn the_toolbox_connects_and_listens() {
+    check_script(
+        "nc -z -w 1 127.0.0.1 9; echo closed $?\n\
+         getent ahostsv4 localhost; wget -q -O /dev/null -T 5 http://127.0.0.1:9/ 2>&1; echo $?",
+        0,
+        &[
+            "closed 1",
+            "127.0.0.1       localhost",
+            "wget: can't connect to 127.0.0.1:9: Connection refused",
+            "1",
+        ],
+    );
+    check_script(
+        "printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\nConnection: close\\r\\n\\r\\nahoy\\n' >/reply\n\
+         nc -l 8080 </reply >/request & until wget -q -O - -T 5 http://127.0.0.1:8080/x 2>/dev/null\n\
+         do sleep 0.1; done; wait; head -n 1 /request | tr -d '\\r'",
+        0,
+        &["ahoy", "GET /x HTTP/1.1"],
+    );
+}
+
+/// A script that never ends to nest is an error of the script, not of the instance.
+#[test]
+fn the_toolbox_survives_endless_nesting() {
+    check_script(
+        "f() { if true; then case a in a) while true; do f; done;; esac; fi; }\n\
+         (f) 2>/dev/null; echo $?; g() { x=$(g); }; (g) 2>/dev/null; echo $?\n\
+         echo 'sh ./s' >/s; sh /s 2>/dev/null; echo $?\n\
+         x='eval \"$x\"'; (eval \"$x\") 2>/dev/null; echo $?\n\
+         d=/d; i=0; while [ $i -lt 60 ]; do d=$d/a; i=$((i+1)); done; mkdir -p $d\n\
+         find /d | wc -l; du -s /d >/dev/null; cp -r /d /e; tar cf /t /d; rm -r /d /e; ls -d /d /e 2>/dev/null | wc -l",
+        0,
+        &["2", "2", "2", "2", "61", "0"],
+    );
+}

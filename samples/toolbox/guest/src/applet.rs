@@ -12,8 +12,11 @@ use crate::{applets, platform, shell};
 
 /// Output is passed on when this much has gathered.
 const OUTPUT_BYTES: usize = 8 * 1024;
-/// Programs that start programs, as `xargs env sh -c …`, may be nested this deep.
-const DEPTH_MAX: u32 = 24;
+/// Commands may be nested this many levels deep: functions, subshells, loops, programs that start programs.
+/// An instance has 512 KiB of stack, of which a level takes about 1.2 KiB.
+pub(crate) const DEPTH_MAX: u32 = 240;
+/// As many levels a program takes that another one starts.
+pub(crate) const PROGRAM_LEVELS: u32 = 6;
 
 /// The code of a program that wrote to a pipe nobody reads, as by SIGPIPE.
 const BROKEN_PIPE: i32 = 141;
@@ -123,7 +126,7 @@ pub(crate) struct Context {
     pub(crate) folder: PathBuf,
     /// Its environment.
     pub(crate) environment: Rc<Environment>,
-    /// How many programs it is nested in.
+    /// How many levels deep it is nested.
     pub(crate) depth: u32,
     gathered: RefCell<Vec<u8>>,
 }
@@ -159,8 +162,10 @@ pub(crate) async fn run(context: Context) -> i32 {
     let name = context.words.first().cloned().unwrap_or_default();
     let errors = context.descriptors.get(2);
     let outcome = if context.depth > DEPTH_MAX {
-        let message = format!("programs are nested more than {DEPTH_MAX} deep");
-        Err(Failure::with_code(NOT_EXECUTABLE, message))
+        Err(Failure::with_code(
+            NOT_EXECUTABLE,
+            "commands are nested too deep",
+        ))
     } else {
         start(context).await
     };
@@ -236,7 +241,7 @@ impl Context {
             self.descriptors.clone(),
             self.folder.clone(),
             Rc::clone(&self.environment),
-            self.depth + 1,
+            self.depth + PROGRAM_LEVELS,
         )
     }
 

@@ -35,7 +35,11 @@ use crate::applet::Applet;
 
 /// All programs.
 pub(crate) const ALL: &[&[Applet]] = &[
-    &[("sh", crate::shell::sh), ("ash", crate::shell::sh), ("bash", crate::shell::sh)],
+    &[
+        ("sh", crate::shell::sh),
+        ("ash", crate::shell::sh),
+        ("bash", crate::shell::sh),
+    ],
     archive::APPLETS,
     blocks::APPLETS,
     condition::APPLETS,

@@ -169,7 +169,11 @@ mod tests {
             .given()
             .map(|(letter, value)| format!("{letter}{value}"))
             .collect();
-        Ok(format!("{}|{}", given.join(","), options.operands.join(",")))
+        Ok(format!(
+            "{}|{}",
+            given.join(","),
+            options.operands.join(",")
+        ))
     }
 
     #[test]

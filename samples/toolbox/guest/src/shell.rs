@@ -34,8 +34,10 @@ use parser::Parser;
 use syntax::Command;
 use variables::Variables;
 
-/// Functions, subshells and `eval` may be nested this deep: the instance's stack is bounded.
-const DEPTH_MAX: u32 = 100;
+/// As many levels `eval` takes beside the command that it is.
+const EVAL_LEVELS: u32 = 3;
+/// As many levels a subshell takes.
+const SUBSHELL_LEVELS: u32 = 3;
 /// A script may be this long.
 const SCRIPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -93,9 +95,7 @@ pub(crate) struct Shell {
     traps: Rc<BTreeMap<String, String>>,
     /// Within how many conditions, where `set -e` does not apply.
     conditions: u32,
-    /// How many programs this shell is nested in.
-    programs: u32,
-    /// How deep calls are nested.
+    /// How many levels deep commands are nested.
     depth: u32,
     /// Within how many loops.
     loops: u32,
@@ -254,9 +254,7 @@ impl Shell {
             last_job: None,
             traps: Rc::default(),
             conditions: 0,
-            programs: context.depth,
-            // A program within a program takes about as much of the stack as so many calls.
-            depth: context.depth * 4,
+            depth: context.depth,
             loops: 0,
             frames: 0,
             option_offset: 0,
@@ -271,7 +269,7 @@ impl Shell {
         let mut shell = self.clone();
         shell.traps = Rc::default();
         shell.jobs = Vec::new();
-        shell.depth += 1;
+        shell.depth += SUBSHELL_LEVELS;
         shell.switches.interactive = false;
         shell
     }
@@ -283,7 +281,10 @@ impl Shell {
     }
 
     /// Runs the commands of a text, each before the next is read.
-    fn run_text<'a>(&'a mut self, text: &'a str) -> std::pin::Pin<Box<dyn Future<Output = Ran> + 'a>> {
+    fn run_text<'a>(
+        &'a mut self,
+        text: &'a str,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Ran> + 'a>> {
         Box::pin(async move {
             let mut parser = Parser::new(text);
             self.status = 0;
@@ -359,8 +360,7 @@ impl Shell {
     /// Turns the end of a script into its code, after the trap for it.
     async fn finish(&mut self, ran: Ran) -> i32 {
         let mut code = match ran {
-            Ok(code)
-            | Err(Flow::Exit(code) | Flow::Return(code) | Flow::Fatal(code)) => code,
+            Ok(code) | Err(Flow::Exit(code) | Flow::Return(code) | Flow::Fatal(code)) => code,
             Err(Flow::Break(_) | Flow::Continue(_)) => self.status,
         };
         let trap = self.traps.get("EXIT").cloned();

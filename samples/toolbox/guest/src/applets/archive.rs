@@ -27,9 +27,17 @@ const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Options that only say what is done anyway, or what WASI has nothing for.
 const WITHOUT_EFFECT: &[&str] = &[
-    "--no-same-permissions", "--no-same-owner", "--same-owner", "--same-permissions",
-    "--preserve-permissions", "--numeric-owner", "--overwrite", "--warning=no-unknown-keyword",
-    "--format=gnu", "--format=ustar", "--format=pax",
+    "--no-same-permissions",
+    "--no-same-owner",
+    "--same-owner",
+    "--same-permissions",
+    "--preserve-permissions",
+    "--numeric-owner",
+    "--overwrite",
+    "--warning=no-unknown-keyword",
+    "--format=gnu",
+    "--format=ustar",
+    "--format=pax",
 ];
 
 /// What is done with an archive.
@@ -50,10 +58,21 @@ async fn tar(context: Context) -> Outcome {
     }
     let words = spread(&words);
     let long = &[
-        ("create", 'c'), ("extract", 'x'), ("get", 'x'), ("list", 't'), ("file", 'f'),
-        ("directory", 'C'), ("verbose", 'v'), ("touch", 'm'), ("to-stdout", 'O'),
-        ("exclude", 'X'), ("strip-components", 'S'), ("gzip", 'z'), ("dereference", 'h'),
-        ("absolute-names", 'P'), ("keep-old-files", 'k'),
+        ("create", 'c'),
+        ("extract", 'x'),
+        ("get", 'x'),
+        ("list", 't'),
+        ("file", 'f'),
+        ("directory", 'C'),
+        ("verbose", 'v'),
+        ("touch", 'm'),
+        ("to-stdout", 'O'),
+        ("exclude", 'X'),
+        ("strip-components", 'S'),
+        ("gzip", 'z'),
+        ("dereference", 'h'),
+        ("absolute-names", 'P'),
+        ("keep-old-files", 'k'),
     ];
     let options = Options::read(&words, "cxtf:C:vmOX:S:zhPkpoj", long)?;
     if options.has('z') || options.has('j') {
@@ -169,7 +188,8 @@ impl Job {
                 names.sort();
                 let base = name.trim_end_matches('/');
                 for inner in names {
-                    self.add(output, &format!("{base}/{inner}"), depth + 1).await?;
+                    self.add(output, &format!("{base}/{inner}"), depth + 1)
+                        .await?;
                 }
             }
             Ok(())
@@ -304,7 +324,8 @@ impl Job {
             Kind::Link => platform::symlink(&entry.target, &path).map_err(about)?,
             Kind::HardLink => {
                 let target = self.inside(&entry.target);
-                let target = target.ok_or_else(|| Failure::new("a link leads out of the folder"))?;
+                let target =
+                    target.ok_or_else(|| Failure::new("a link leads out of the folder"))?;
                 fs::hard_link(target, &path).map_err(about)?;
             }
             Kind::File => {
@@ -324,7 +345,9 @@ impl Job {
             }
             Kind::Other => {
                 skip(input, entry.size).await?;
-                return Err(Failure::new(format!("{name}: neither file, folder nor link")));
+                return Err(Failure::new(format!(
+                    "{name}: neither file, folder nor link"
+                )));
             }
         }
         skip(input, entry.size).await
@@ -363,7 +386,11 @@ fn entry_of(name: &str, metadata: &Metadata) -> Entry {
     Entry {
         name,
         kind,
-        size: if kind == Kind::File { metadata.len() } else { 0 },
+        size: if kind == Kind::File {
+            metadata.len()
+        } else {
+            0
+        },
         seconds: u64::try_from(Moment::of(modified).seconds).unwrap_or(0),
         target: String::new(),
     }
@@ -371,7 +398,9 @@ fn entry_of(name: &str, metadata: &Metadata) -> Entry {
 
 fn modified(entry: &Entry) -> SystemTime {
     let since = Duration::from_secs(entry.seconds);
-    SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
+    SystemTime::UNIX_EPOCH
+        .checked_add(since)
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Reads exactly so many bytes; fewer at the end of the input.
@@ -393,7 +422,9 @@ async fn skip(input: &Handle, length: u64) -> Result<(), Failure> {
 
 async fn copy(input: &Handle, mut length: u64, output: &Handle) -> Result<(), Failure> {
     while length > 0 {
-        let most = usize::try_from(length).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        let most = usize::try_from(length)
+            .unwrap_or(usize::MAX)
+            .min(CHUNK_BYTES);
         let piece = input.read(most).await?;
         if piece.is_empty() {
             return Err(Failure::new("unexpected end of the archive"));

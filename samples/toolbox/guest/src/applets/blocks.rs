@@ -140,7 +140,11 @@ async fn full_block(input: &Handle, length: usize) -> Result<Vec<u8>, Failure> {
 }
 
 async fn cmp(context: Context) -> Outcome {
-    let options = Options::read(context.arguments(), "sl", &[("quiet", 's'), ("silent", 's')])?;
+    let options = Options::read(
+        context.arguments(),
+        "sl",
+        &[("quiet", 's'), ("silent", 's')],
+    )?;
     let [first, second, ..] = options.operands.as_slice() else {
         return Err(Failure::usage("two names are expected"));
     };
@@ -200,7 +204,13 @@ async fn rows(
 }
 
 fn shown(bytes: &[u8]) -> String {
-    let visible = |byte: &u8| if (32..127).contains(byte) { char::from(*byte) } else { '.' };
+    let visible = |byte: &u8| {
+        if (32..127).contains(byte) {
+            char::from(*byte)
+        } else {
+            '.'
+        }
+    };
     bytes.iter().map(visible).collect()
 }
 
@@ -209,7 +219,12 @@ async fn hexdump(context: Context) -> Outcome {
     let canonical = options.has('C') || context.words.first().is_some_and(|name| name == "hd");
     let end = rows(&context, &options, |at, bytes| {
         if canonical {
-            let half = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x} ")).collect::<String>();
+            let half = |bytes: &[u8]| {
+                bytes
+                    .iter()
+                    .map(|b| format!("{b:02x} "))
+                    .collect::<String>()
+            };
             let (left, right) = bytes.split_at(bytes.len().min(8));
             let cells = format!("{:<24} {:<24}", half(left), half(right));
             format!("{at:08x}  {cells} |{}|", shown(bytes))
@@ -223,7 +238,11 @@ async fn hexdump(context: Context) -> Outcome {
     })
     .await?;
     if end > 0 {
-        let text = if canonical { format!("{end:08x}") } else { format!("{end:07x}") };
+        let text = if canonical {
+            format!("{end:08x}")
+        } else {
+            format!("{end:07x}")
+        };
         context.line(text).await?;
     }
     context.end(0).await
@@ -246,7 +265,11 @@ async fn xxd(context: Context) -> Outcome {
             let text: String = pair.iter().map(|byte| format!("{byte:02x}")).collect();
             format!("{text:<4} ")
         });
-        format!("{at:08x}: {:<40} {}", pairs.collect::<String>(), shown(bytes))
+        format!(
+            "{at:08x}: {:<40} {}",
+            pairs.collect::<String>(),
+            shown(bytes)
+        )
     })
     .await?;
     context.end(0).await
@@ -257,9 +280,16 @@ async fn od(context: Context) -> Outcome {
     let format = options.value('t').unwrap_or("o2").to_owned();
     let addresses = options.value('A') != Some("n");
     let end = rows(&context, &options, |at, bytes| {
-        let address = if addresses { format!("{at:07o}") } else { String::new() };
+        let address = if addresses {
+            format!("{at:07o}")
+        } else {
+            String::new()
+        };
         let cells: String = if options.has('c') || format == "c" {
-            bytes.iter().map(|byte| format!(" {:>3}", character(*byte))).collect()
+            bytes
+                .iter()
+                .map(|byte| format!(" {:>3}", character(*byte)))
+                .collect()
         } else if options.has('x') || format == "x2" {
             bytes
                 .chunks(2)

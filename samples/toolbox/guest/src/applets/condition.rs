@@ -47,8 +47,19 @@ pub(crate) fn is_unary(word: &str) -> bool {
 fn is_binary(word: &str) -> bool {
     matches!(
         word,
-        "=" | "==" | "!=" | "<" | ">" | "-eq" | "-ne" | "-lt" | "-le" | "-gt" | "-ge" | "-nt"
-            | "-ot" | "-ef"
+        "=" | "=="
+            | "!="
+            | "<"
+            | ">"
+            | "-eq"
+            | "-ne"
+            | "-lt"
+            | "-le"
+            | "-gt"
+            | "-ge"
+            | "-nt"
+            | "-ot"
+            | "-ef"
     )
 }
 
@@ -57,7 +68,12 @@ pub(crate) fn unary(operator: &str, operand: &str, folder: &Path, open: &Descrip
     let path = folder.join(operand);
     let device = matches!(
         operand,
-        "/dev/null" | "/dev/zero" | "/dev/random" | "/dev/urandom" | "/dev/stdin" | "/dev/stdout"
+        "/dev/null"
+            | "/dev/zero"
+            | "/dev/random"
+            | "/dev/urandom"
+            | "/dev/stdin"
+            | "/dev/stdout"
             | "/dev/stderr"
     );
     let metadata = || fs::metadata(&path).ok().filter(|_| !operand.is_empty());

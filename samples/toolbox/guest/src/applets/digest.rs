@@ -43,7 +43,11 @@ async fn sum<D: Digest>(context: &Context, name: &str) -> Result<String, Failure
         digest.update(&piece);
     }
     let bytes = digest.finalize();
-    Ok(bytes.as_slice().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(bytes
+        .as_slice()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 async fn sums<D: Digest>(context: Context) -> Outcome {
@@ -55,7 +59,11 @@ async fn sums<D: Digest>(context: Context) -> Outcome {
             check::<D>(&context, &options, &name).await
         } else {
             match sum::<D>(&context, &name).await {
-                Ok(sum) => context.line(format!("{sum}  {name}")).await.map(|()| 0).map_err(Into::into),
+                Ok(sum) => context
+                    .line(format!("{sum}  {name}"))
+                    .await
+                    .map(|()| 0)
+                    .map_err(Into::into),
                 Err(failure) => Err(failure),
             }
         };
@@ -103,9 +111,14 @@ async fn base64_lines(context: Context) -> Outcome {
     let name = options.operands.first().map_or("-", String::as_str);
     let bytes = context.open(name)?.read_all().await?;
     if options.has('d') || options.has('D') {
-        let packed: Vec<u8> = bytes.into_iter().filter(|b| !b.is_ascii_whitespace()).collect();
+        let packed: Vec<u8> = bytes
+            .into_iter()
+            .filter(|b| !b.is_ascii_whitespace())
+            .collect();
         let decoded = STANDARD.decode(packed);
-        context.write(decoded.map_err(|_| Failure::new("invalid input"))?).await?;
+        context
+            .write(decoded.map_err(|_| Failure::new("invalid input"))?)
+            .await?;
         return context.end(0).await;
     }
     let columns = options.number('w')?.unwrap_or(COLUMNS);

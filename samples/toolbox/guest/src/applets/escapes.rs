@@ -59,7 +59,11 @@ pub(crate) fn unescape_until_stop(text: &str) -> (Vec<u8>, bool) {
 
 /// Reads the digits of a byte and returns what follows them.
 fn digits<'a>(text: &'a str, radix: u32, most: usize, bytes: &mut Vec<u8>) -> Option<&'a str> {
-    let length = text.chars().take(most).take_while(|c| c.is_digit(radix)).count();
+    let length = text
+        .chars()
+        .take(most)
+        .take_while(|c| c.is_digit(radix))
+        .count();
     let value = u32::from_str_radix(&text[..length], radix).ok()?;
     bytes.push((value & 0xff) as u8);
     Some(&text[length..])

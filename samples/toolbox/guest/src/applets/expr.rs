@@ -56,7 +56,11 @@ impl Evaluation<'_> {
             return self.primary();
         };
         let mut left = self.binary(level + 1)?;
-        while self.words.first().is_some_and(|word| operators.contains(&word.as_str())) {
+        while self
+            .words
+            .first()
+            .is_some_and(|word| operators.contains(&word.as_str()))
+        {
             let operator = self.next()?;
             let right = self.binary(level + 1)?;
             left = apply(&left, &operator, &right)?;
@@ -114,7 +118,12 @@ fn apply(left: &str, operator: &str, right: &str) -> Result<String, Failure> {
     };
     match operator {
         "|" => Ok((if truth(left) { left } else { right }).to_owned()),
-        "&" => Ok((if truth(left) && truth(right) { left } else { "0" }).to_owned()),
+        "&" => Ok((if truth(left) && truth(right) {
+            left
+        } else {
+            "0"
+        })
+        .to_owned()),
         "+" => computed(number(left)?.checked_add(number(right)?)),
         "-" => computed(number(left)?.checked_sub(number(right)?)),
         "*" => computed(number(left)?.checked_mul(number(right)?)),
@@ -145,9 +154,11 @@ fn matched(text: &str, expression: &str) -> Result<String, Failure> {
     let compiled = regular::compile(&anchored, Dialect::Basic, Case::Matters)?;
     let captures = compiled.captures(text);
     if compiled.captures_len() > 1 {
-        let group = captures.and_then(|captures| captures.get(1).map(|group| group.as_str().to_owned()));
+        let group =
+            captures.and_then(|captures| captures.get(1).map(|group| group.as_str().to_owned()));
         return Ok(group.unwrap_or_default());
     }
-    let length = captures.and_then(|captures| captures.get(0).map(|all| all.as_str().chars().count()));
+    let length =
+        captures.and_then(|captures| captures.get(0).map(|all| all.as_str().chars().count()));
     Ok(length.unwrap_or(0).to_string())
 }

@@ -103,7 +103,11 @@ impl Reader<'_> {
             return Err(Failure::usage("nested too deep"));
         }
         let mut tests = vec![self.all()?];
-        while self.words.next_if(|w| matches!(w.as_str(), "-o" | "-or")).is_some() {
+        while self
+            .words
+            .next_if(|w| matches!(w.as_str(), "-o" | "-or"))
+            .is_some()
+        {
             tests.push(self.all()?);
         }
         self.nesting -= 1;
@@ -235,14 +239,20 @@ impl Reader<'_> {
             "G" => 1 << 30,
             _ => 512,
         };
-        let number = digits.parse().map_err(|_| Failure::usage(format!("invalid size `{text}`")))?;
+        let number = digits
+            .parse()
+            .map_err(|_| Failure::usage(format!("invalid size `{text}`")))?;
         Ok(Test::Size(order, number, unit))
     }
 
     fn age(&mut self, unit: u64) -> Result<Test, Failure> {
         let (order, digits) = Self::compared(self.value("-mtime")?);
         let invalid = || Failure::usage(format!("invalid number `{digits}`"));
-        Ok(Test::Age(order, digits.parse().map_err(|_| invalid())?, unit))
+        Ok(Test::Age(
+            order,
+            digits.parse().map_err(|_| invalid())?,
+            unit,
+        ))
     }
 }
 
@@ -265,6 +275,50 @@ struct Found {
     pruned: bool,
 }
 
+impl Test {
+    /// Whether a file is what is asked for, without doing anything.
+    fn describes(&self, found: &Found) -> bool {
+        let metadata = &found.metadata;
+        match self {
+            Self::Name {
+                pattern,
+                ignores_case,
+            } => {
+                let trimmed = found.name.trim_end_matches('/');
+                let base = trimmed.rsplit('/').next().unwrap_or(trimmed);
+                if *ignores_case {
+                    pattern::matches(&pattern.to_lowercase(), &base.to_lowercase())
+                } else {
+                    pattern::matches(pattern, base)
+                }
+            }
+            Self::Path(pattern) => pattern::matches(pattern, &found.name),
+            Self::Kind('d') => metadata.is_dir(),
+            Self::Kind('f') => metadata.is_file(),
+            Self::Kind('l') => metadata.is_symlink(),
+            Self::Empty if metadata.is_dir() => names(&found.path).is_ok_and(|n| n.is_empty()),
+            Self::Empty => metadata.len() == 0,
+            Self::Size(order, number, unit) => metadata.len().div_ceil(*unit).cmp(number) == *order,
+            Self::Age(order, number, unit) => {
+                age(metadata).as_secs().div_euclid(*unit).cmp(number) == *order
+            }
+            Self::Newer(time) => metadata.modified().is_ok_and(|modified| modified > *time),
+            Self::True => true,
+            Self::Kind(_) | Self::False => false,
+            // What is done or joined is no description.
+            Self::All(_)
+            | Self::Any(_)
+            | Self::Not(_)
+            | Self::Print(_)
+            | Self::Prune
+            | Self::Delete
+            | Self::Execute(_)
+            | Self::ExecuteAll(_)
+            | Self::Quit => false,
+        }
+    }
+}
+
 type Visiting<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + 'a>>;
 
 impl Walk<'_> {
@@ -274,7 +328,9 @@ impl Walk<'_> {
             let metadata = match fs::symlink_metadata(&path) {
                 Ok(metadata) => metadata,
                 Err(error) => {
-                    self.context.complain(&Failure::about(&name, &error)).await?;
+                    self.context
+                        .complain(&Failure::about(&name, &error))
+                        .await?;
                     self.code = 1;
                     return Ok(());
                 }
@@ -301,7 +357,9 @@ impl Walk<'_> {
                         }
                     }
                     Err(error) => {
-                        self.context.complain(&Failure::about(&found.name, &error)).await?;
+                        self.context
+                            .complain(&Failure::about(&found.name, &error))
+                            .await?;
                         self.code = 1;
                     }
                 }
@@ -322,7 +380,6 @@ impl Walk<'_> {
 
     fn holds<'a>(&'a mut self, test: &'a Test, found: &'a mut Found) -> Visiting<'a, bool> {
         Box::pin(async move {
-            let metadata = &found.metadata;
             Ok(match test {
                 Test::All(tests) => {
                     for test in tests {
@@ -341,29 +398,6 @@ impl Walk<'_> {
                     false
                 }
                 Test::Not(test) => !self.holds(test, found).await?,
-                Test::Name {
-                    pattern,
-                    ignores_case,
-                } => {
-                    let trimmed = found.name.trim_end_matches('/');
-                    let base = trimmed.rsplit('/').next().unwrap_or(trimmed);
-                    if *ignores_case {
-                        pattern::matches(&pattern.to_lowercase(), &base.to_lowercase())
-                    } else {
-                        pattern::matches(pattern, base)
-                    }
-                }
-                Test::Path(pattern) => pattern::matches(pattern, &found.name),
-                Test::Kind('d') => metadata.is_dir(),
-                Test::Kind('f') => metadata.is_file(),
-                Test::Kind('l') => metadata.is_symlink(),
-                Test::Kind(_) | Test::False => false,
-                Test::Empty if metadata.is_dir() => names(&found.path).is_ok_and(|n| n.is_empty()),
-                Test::Empty => metadata.len() == 0,
-                Test::Size(order, number, unit) => metadata.len().div_ceil(*unit).cmp(number) == *order,
-                Test::Age(order, number, unit) => age(metadata).as_secs().div_euclid(*unit).cmp(number) == *order,
-                Test::Newer(time) => metadata.modified().is_ok_and(|modified| modified > *time),
-                Test::True => true,
                 Test::Print(end) => {
                     self.context.write(format!("{}{end}", found.name)).await?;
                     true
@@ -392,6 +426,7 @@ impl Walk<'_> {
                     }
                     true
                 }
+                plain => plain.describes(found),
             })
         })
     }
@@ -403,7 +438,9 @@ impl Walk<'_> {
             fs::remove_file(&found.path)
         };
         if let Err(error) = &removed {
-            self.context.complain(&Failure::about(&found.name, error)).await?;
+            self.context
+                .complain(&Failure::about(&found.name, error))
+                .await?;
             self.code = 1;
         }
         Ok(removed.is_ok())
@@ -423,17 +460,26 @@ impl Walk<'_> {
 
 fn age(metadata: &Metadata) -> Duration {
     let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    SystemTime::now().duration_since(modified).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(modified)
+        .unwrap_or_default()
 }
 
 async fn xargs(context: Context) -> Outcome {
-    let long = &[("null", '0'), ("max-args", 'n'), ("replace", 'I'), ("no-run-if-empty", 'r')];
+    let long = &[
+        ("null", '0'),
+        ("max-args", 'n'),
+        ("replace", 'I'),
+        ("no-run-if-empty", 'r'),
+    ];
     let options = Options::read_leading(context.arguments(), "0n:I:rtL:P:d:", long)?;
     let bytes = context.input()?.read_all().await?;
     let text = String::from_utf8_lossy(&bytes);
     let delimiter = match (options.has('0'), options.value('d'), options.value('I')) {
         (true, ..) => Some('\0'),
-        (false, Some(text), _) => String::from_utf8_lossy(&super::escapes::unescape(text)).chars().next(),
+        (false, Some(text), _) => String::from_utf8_lossy(&super::escapes::unescape(text))
+            .chars()
+            .next(),
         (false, None, Some(_)) => Some('\n'),
         (false, None, None) => None,
     };
@@ -452,12 +498,19 @@ async fn xargs(context: Context) -> Outcome {
     let mut commands = Vec::new();
     if let Some(sign) = options.value('I') {
         for word in &words {
-            let replaced = command.iter().map(|part| part.replace(sign, word.trim_start()));
+            let replaced = command
+                .iter()
+                .map(|part| part.replace(sign, word.trim_start()));
             commands.push(replaced.collect::<Vec<_>>());
         }
     } else {
-        let most = options.number('n')?.or(options.number('L')?).unwrap_or(WORDS_MAX as u64);
-        let most = usize::try_from(most).unwrap_or(WORDS_MAX).clamp(1, WORDS_MAX);
+        let most = options
+            .number('n')?
+            .or(options.number('L')?)
+            .unwrap_or(WORDS_MAX as u64);
+        let most = usize::try_from(most)
+            .unwrap_or(WORDS_MAX)
+            .clamp(1, WORDS_MAX);
         for piece in words.chunks(most) {
             commands.push(command.iter().chain(piece).cloned().collect());
         }

@@ -32,20 +32,41 @@ struct Search {
     failed: bool,
 }
 
+/// Long names of options.
+const LONG: &[(&str, char)] = &[
+    ("quiet", 'q'),
+    ("silent", 'q'),
+    ("invert-match", 'v'),
+    ("ignore-case", 'i'),
+    ("extended-regexp", 'E'),
+    ("fixed-strings", 'F'),
+    ("recursive", 'r'),
+    ("count", 'c'),
+    ("line-number", 'n'),
+    ("files-with-matches", 'l'),
+    ("only-matching", 'o'),
+    ("word-regexp", 'w'),
+    ("line-regexp", 'x'),
+    ("regexp", 'e'),
+    ("file", 'f'),
+    ("max-count", 'm'),
+    ("no-messages", 's'),
+    ("include", 'I'),
+    ("color", 'K'),
+    ("after-context", 'A'),
+    ("before-context", 'B'),
+    ("context", 'C'),
+    ("no-filename", 'h'),
+    ("with-filename", 'H'),
+    ("files-without-match", 'L'),
+    ("text", 'a'),
+];
+
 async fn grep(context: Context) -> Outcome {
-    let long = &[
-        ("quiet", 'q'), ("silent", 'q'), ("invert-match", 'v'), ("ignore-case", 'i'),
-        ("extended-regexp", 'E'), ("fixed-strings", 'F'), ("recursive", 'r'), ("count", 'c'),
-        ("line-number", 'n'), ("files-with-matches", 'l'), ("only-matching", 'o'),
-        ("word-regexp", 'w'), ("line-regexp", 'x'), ("regexp", 'e'), ("file", 'f'),
-        ("max-count", 'm'), ("no-messages", 's'), ("include", 'I'), ("color", 'K'),
-        ("after-context", 'A'), ("before-context", 'B'), ("context", 'C'), ("no-filename", 'h'),
-        ("with-filename", 'H'), ("files-without-match", 'L'), ("text", 'a'),
-    ];
     let mut options = Options::read(
         context.arguments(),
         "qviEFGrRcnlLowxe:f:m:shHA:B:C:I:aPz",
-        long,
+        LONG,
     )?;
     if options.has('P') || options.has('z') {
         return Err(Failure::usage("-P and -z are not supported"));
@@ -118,7 +139,11 @@ async fn expressions(context: &Context, options: &mut Options) -> Result<Vec<Reg
     let mut texts: Vec<String> = options.values('e').map(str::to_owned).collect();
     for name in options.values('f') {
         let bytes = context.open(name)?.read_all().await?;
-        texts.push(String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned());
+        texts.push(
+            String::from_utf8_lossy(&bytes)
+                .trim_end_matches('\n')
+                .to_owned(),
+        );
     }
     if !options.has('e') && !options.has('f') {
         if options.operands.is_empty() {
@@ -143,7 +168,10 @@ enum Next {
 impl Search {
     async fn file(&mut self, name: &str) -> Result<Next, Failure> {
         let base = name.rsplit('/').next().unwrap_or(name);
-        let included = self.options.values('I').any(|wanted| pattern::matches(wanted, base));
+        let included = self
+            .options
+            .values('I')
+            .any(|wanted| pattern::matches(wanted, base));
         if self.options.has('I') && !included {
             return Ok(Next::GoOn);
         }
@@ -157,12 +185,20 @@ impl Search {
                 return Ok(Next::GoOn);
             }
         };
-        let shown = if name == "-" { "(standard input)" } else { name };
+        let shown = if name == "-" {
+            "(standard input)"
+        } else {
+            name
+        };
         let count = self.lines(&input, shown).await?;
         if count > 0 && self.options.has('q') {
             return Ok(Next::Stop);
         }
-        let prefix = if self.named { format!("{shown}:") } else { String::new() };
+        let prefix = if self.named {
+            format!("{shown}:")
+        } else {
+            String::new()
+        };
         if self.options.has('l') || self.options.has('L') {
             if (count > 0) == self.options.has('l') {
                 self.context.line(shown).await?;
@@ -175,7 +211,9 @@ impl Search {
 
     /// Looks through an input and returns how many lines were selected.
     async fn lines(&mut self, input: &Handle, name: &str) -> Result<u64, Failure> {
-        let first_only = ['q', 'l', 'L'].into_iter().any(|letter| self.options.has(letter));
+        let first_only = ['q', 'l', 'L']
+            .into_iter()
+            .any(|letter| self.options.has(letter));
         let tells = !first_only && !self.options.has('c');
         let (mut count, mut number, mut follows, mut told) = (0, 0_u64, 0, 0);
         let mut past: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
@@ -260,7 +298,8 @@ impl Search {
         let mut last = 0;
         for (start, end) in found {
             if start >= last {
-                self.tell(name, number, ':', text[start..end].as_bytes()).await?;
+                self.tell(name, number, ':', text[start..end].as_bytes())
+                    .await?;
                 last = end;
             }
         }

@@ -88,7 +88,8 @@ async fn ls(context: Context) -> Outcome {
                         entry.metadata.is_dir() && !matches!(entry.name.as_str(), "." | "..")
                     });
                     let base = name.trim_end_matches('/');
-                    waiting.extend(inner.map(|entry| (format!("{base}/{}", entry.name), depth + 1)));
+                    waiting
+                        .extend(inner.map(|entry| (format!("{base}/{}", entry.name), depth + 1)));
                 }
             }
             Err(error) => {
@@ -146,7 +147,9 @@ async fn folder(
 ) -> Result<(), Failure> {
     if options.has('l') {
         let bytes: u64 = found.iter().map(|entry| entry.metadata.len()).sum();
-        context.line(format!("total {}", bytes.div_ceil(1024))).await?;
+        context
+            .line(format!("total {}", bytes.div_ceil(1024)))
+            .await?;
     }
     let path = context.path(name);
     let terminal = context
@@ -165,8 +168,15 @@ async fn folder(
 /// Names beside each other, as wide as the terminal is.
 async fn columns(context: &Context, options: &Options, found: &[Entry]) -> Result<(), Failure> {
     let names: Vec<String> = found.iter().map(|entry| marked(entry, options)).collect();
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0) + 2;
-    let available = context.variable("COLUMNS").and_then(|text| text.parse().ok());
+    let width = names
+        .iter()
+        .map(|name| name.chars().count())
+        .max()
+        .unwrap_or(0)
+        + 2;
+    let available = context
+        .variable("COLUMNS")
+        .and_then(|text| text.parse().ok());
     let columns = (available.unwrap_or(80_usize) / width).max(1);
     let rows = names.len().div_ceil(columns);
     for row in 0..rows {
@@ -225,8 +235,14 @@ async fn line(
 
 fn shown_time(metadata: &Metadata) -> String {
     let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    let age = SystemTime::now().duration_since(modified).unwrap_or_default();
-    let format = if age > RECENT { "%b %e  %Y" } else { "%b %e %H:%M" };
+    let age = SystemTime::now()
+        .duration_since(modified)
+        .unwrap_or_default();
+    let format = if age > RECENT {
+        "%b %e  %Y"
+    } else {
+        "%b %e %H:%M"
+    };
     time::format(Moment::of(modified), format)
 }
 
@@ -373,7 +389,9 @@ async fn du(context: Context) -> Outcome {
         }
     }
     if options.has('c') {
-        context.line(format!("{}\ttotal", shown_size(total, &options))).await?;
+        context
+            .line(format!("{}\ttotal", shown_size(total, &options)))
+            .await?;
     }
     context.end(code).await
 }
@@ -393,7 +411,12 @@ fn shown_size(bytes: u64, options: &Options) -> String {
 type Weighing<'a> = std::pin::Pin<Box<dyn Future<Output = Result<u64, Failure>> + 'a>>;
 
 /// Adds up what a path holds, and tells it as far as the options want.
-fn weigh<'a>(context: &'a Context, options: &'a Options, name: &'a str, depth: u32) -> Weighing<'a> {
+fn weigh<'a>(
+    context: &'a Context,
+    options: &'a Options,
+    name: &'a str,
+    depth: u32,
+) -> Weighing<'a> {
     Box::pin(async move {
         let about = |error| Failure::about(name, &error);
         let path = context.path(name);
@@ -414,7 +437,9 @@ fn weigh<'a>(context: &'a Context, options: &'a Options, name: &'a str, depth: u
             u32::try_from(options.number('d')?.unwrap_or(u64::MAX)).unwrap_or(u32::MAX)
         };
         if depth == 0 || (depth <= most && (folder || options.has('a'))) {
-            context.line(format!("{}\t{name}", shown_size(bytes, options))).await?;
+            context
+                .line(format!("{}\t{name}", shown_size(bytes, options)))
+                .await?;
         }
         Ok(bytes)
     })
@@ -432,10 +457,15 @@ async fn df(context: Context) -> Outcome {
     for name in &names {
         fs::metadata(context.path(name)).map_err(|error| Failure::about(name, &error))?;
         let dash = "-";
-        let text = format!("{:<20} {dash:>9} {dash:>9} {dash:>9} {dash:>4} {name}", "wasi");
+        let text = format!(
+            "{:<20} {dash:>9} {dash:>9} {dash:>9} {dash:>4} {name}",
+            "wasi"
+        );
         context.line(text).await?;
     }
     context.flush().await?;
-    context.say("df: WASI tells no sizes of file systems\n").await;
+    context
+        .say("df: WASI tells no sizes of file systems\n")
+        .await;
     context.end(0).await
 }

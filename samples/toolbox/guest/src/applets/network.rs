@@ -22,16 +22,24 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn nc(context: Context) -> Outcome {
     let options = Options::read(context.arguments(), "zvnw:lp:ktNq:ude:s:46", &[])?;
-    for (letter, what) in [('u', "UDP"), ('e', "starting programs"), ('s', "a source address")] {
+    for (letter, what) in [
+        ('u', "UDP"),
+        ('e', "starting programs"),
+        ('s', "a source address"),
+    ] {
         if options.has(letter) {
-            return Err(Failure::usage(format!("-{letter}: {what} is not supported")));
+            return Err(Failure::usage(format!(
+                "-{letter}: {what} is not supported"
+            )));
         }
     }
     if options.has('l') {
         return listen(&context, &options).await;
     }
     let [host, ports] = options.operands.as_slice() else {
-        return Err(Failure::usage("nc [-zvw SECONDS] HOST PORT, or nc -l [-k] -p PORT"));
+        return Err(Failure::usage(
+            "nc [-zvw SECONDS] HOST PORT, or nc -l [-k] -p PORT",
+        ));
     };
     let patience = match options.value('w') {
         Some(text) => duration(text)?,
@@ -72,7 +80,8 @@ async fn nc(context: Context) -> Outcome {
 }
 
 fn port(text: &str) -> Result<u16, Failure> {
-    text.parse().map_err(|_| Failure::usage(format!("invalid port `{text}`")))
+    text.parse()
+        .map_err(|_| Failure::usage(format!("invalid port `{text}`")))
 }
 
 /// Connects to the first address of a name that answers.
@@ -109,7 +118,10 @@ async fn listen(context: &Context, options: &Options) -> Outcome {
         _ => return Err(Failure::usage("nc -l [-k] [-p] PORT")),
     };
     let address = match host {
-        Some(host) => *addresses(host).await?.first().ok_or_else(|| Failure::new("no address"))?,
+        Some(host) => *addresses(host)
+            .await?
+            .first()
+            .ok_or_else(|| Failure::new("no address"))?,
         None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     };
     let address = SocketAddr::new(address, port(number)?);
@@ -193,7 +205,11 @@ async fn nslookup(context: Context) -> Outcome {
                 "a server cannot be chosen: names are found by the node's resolver",
             ));
         }
-        _ => return Err(Failure::usage("nslookup NAME; only addresses can be asked for")),
+        _ => {
+            return Err(Failure::usage(
+                "nslookup NAME; only addresses can be asked for",
+            ));
+        }
     };
     let file = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let server = file
@@ -208,11 +224,15 @@ async fn nslookup(context: Context) -> Outcome {
     }
     let found = addresses(name).await.unwrap_or_default();
     if found.is_empty() {
-        context.line(format!("** server can't find {name}: NXDOMAIN")).await?;
+        context
+            .line(format!("** server can't find {name}: NXDOMAIN"))
+            .await?;
         return context.end(1).await;
     }
     for address in found {
-        context.line(format!("Name:\t{name}\nAddress: {address}")).await?;
+        context
+            .line(format!("Name:\t{name}\nAddress: {address}"))
+            .await?;
     }
     context.end(0).await
 }

@@ -206,11 +206,15 @@ impl<'a> Printer<'a> {
         if width < 0 {
             shape.left = true;
         }
-        shape.width = usize::try_from(width.unsigned_abs()).unwrap_or(0).min(WIDTH_MAX);
+        shape.width = usize::try_from(width.unsigned_abs())
+            .unwrap_or(0)
+            .min(WIDTH_MAX);
         if let Some(behind) = rest.strip_prefix('.') {
             rest = behind;
             let precision = self.size(&mut rest);
-            shape.precision = usize::try_from(precision).ok().map(|size| size.min(WIDTH_MAX));
+            shape.precision = usize::try_from(precision)
+                .ok()
+                .map(|size| size.min(WIDTH_MAX));
         }
         rest = rest.trim_start_matches(['l', 'h', 'j', 'z', 'q', 'L']);
         let Some(letter) = rest.chars().next() else {
@@ -224,7 +228,10 @@ impl<'a> Printer<'a> {
     fn size(&mut self, rest: &mut &str) -> i64 {
         if let Some(behind) = rest.strip_prefix('*') {
             *rest = behind;
-            return self.argument().and_then(|word| word.parse().ok()).unwrap_or(0);
+            return self
+                .argument()
+                .and_then(|word| word.parse().ok())
+                .unwrap_or(0);
         }
         let length = rest.chars().take_while(char::is_ascii_digit).count();
         let (digits, behind) = rest.split_at(length);
@@ -307,7 +314,11 @@ impl<'a> Printer<'a> {
             self.problems.push(format!("invalid number `{word}`"));
         }
         let value = value.unwrap_or(0);
-        if negative { value.wrapping_neg() } else { value }
+        if negative {
+            value.wrapping_neg()
+        } else {
+            value
+        }
     }
 
     fn number(&mut self, prefix: &str, digits: String, shape: &Shape) {
@@ -315,7 +326,11 @@ impl<'a> Printer<'a> {
         let digits = format!("{digits:0>least$}");
         let fills = shape.zero && !shape.left && shape.precision.is_none();
         let least = shape.width.saturating_sub(prefix.len());
-        let digits = if fills { format!("{digits:0>least$}") } else { digits };
+        let digits = if fills {
+            format!("{digits:0>least$}")
+        } else {
+            digits
+        };
         let text = format!("{prefix}{digits}");
         self.pad(text.as_bytes(), text.len(), shape);
     }

@@ -109,7 +109,11 @@ async fn basename(context: Context) -> Outcome {
     for name in names {
         let trimmed = name.trim_end_matches('/');
         let base = trimmed.rsplit('/').next().unwrap_or_default();
-        let base = if trimmed.is_empty() && !name.is_empty() { "/" } else { base };
+        let base = if trimmed.is_empty() && !name.is_empty() {
+            "/"
+        } else {
+            base
+        };
         let short = base.strip_suffix(suffix).filter(|short| !short.is_empty());
         context.line(short.unwrap_or(base)).await?;
     }
@@ -141,7 +145,9 @@ async fn readlink(context: Context) -> Outcome {
         let found = if options.has('f') || options.has('e') || options.has('m') {
             canonical(&context, name)
         } else {
-            fs::read_link(path).ok().map(|target| target.display().to_string())
+            fs::read_link(path)
+                .ok()
+                .map(|target| target.display().to_string())
         };
         match found {
             Some(target) if options.has('n') => context.write(target).await?,
@@ -247,14 +253,21 @@ fn host(context: &Context) -> String {
     let file = fs::read_to_string("/etc/hostname").unwrap_or_default();
     let name = file.trim();
     if name.is_empty() {
-        context.variable("HOSTNAME").unwrap_or("localhost").to_owned()
+        context
+            .variable("HOSTNAME")
+            .unwrap_or("localhost")
+            .to_owned()
     } else {
         name.to_owned()
     }
 }
 
 async fn hostname(context: Context) -> Outcome {
-    let options = Options::read(context.arguments(), "sfidI", &[("fqdn", 'f'), ("all-ip-addresses", 'I')])?;
+    let options = Options::read(
+        context.arguments(),
+        "sfidI",
+        &[("fqdn", 'f'), ("all-ip-addresses", 'I')],
+    )?;
     if !options.operands.is_empty() {
         return Err(Failure::new("the name is set by the pod"));
     }
@@ -276,7 +289,9 @@ async fn hostname(context: Context) -> Outcome {
         full.unwrap_or(name)
     } else if options.has('d') {
         let full = full.unwrap_or_default();
-        full.split_once('.').map(|(_, domain)| domain.to_owned()).unwrap_or_default()
+        full.split_once('.')
+            .map(|(_, domain)| domain.to_owned())
+            .unwrap_or_default()
     } else if options.has('s') {
         name.split('.').next().unwrap_or_default().to_owned()
     } else {
@@ -360,7 +375,9 @@ async fn stty(context: Context) -> Outcome {
 async fn ps(context: Context) -> Outcome {
     context.line("PID   USER     TIME  COMMAND").await?;
     let own = context.variable("0").unwrap_or("sh");
-    context.line(format!("{:>5} {:<8} {:<5} {own}", 1, "root", "0:00")).await?;
+    context
+        .line(format!("{:>5} {:<8} {:<5} {own}", 1, "root", "0:00"))
+        .await?;
     for task in reactor::tasks() {
         let text = format!("{:>5} {:<8} {:<5} {}", task.id, "root", "0:00", task.title);
         context.line(text).await?;
@@ -413,9 +430,13 @@ async fn interfaces(_context: Context) -> Outcome {
 }
 
 async fn kernel(_context: Context) -> Outcome {
-    Err(Failure::new("Operation not permitted: there is no kernel in a pod"))
+    Err(Failure::new(
+        "Operation not permitted: there is no kernel in a pod",
+    ))
 }
 
 async fn ping(_context: Context) -> Outcome {
-    Err(Failure::new("WASI has no raw sockets; try `nc -zv HOST PORT`"))
+    Err(Failure::new(
+        "WASI has no raw sockets; try `nc -zv HOST PORT`",
+    ))
 }

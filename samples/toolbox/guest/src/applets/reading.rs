@@ -136,7 +136,12 @@ async fn header(context: &Context, name: &str, index: usize) -> Result<(), Failu
 }
 
 async fn head(context: Context) -> Outcome {
-    let long = &[("lines", 'n'), ("bytes", 'c'), ("quiet", 'q'), ("verbose", 'v')];
+    let long = &[
+        ("lines", 'n'),
+        ("bytes", 'c'),
+        ("quiet", 'q'),
+        ("verbose", 'v'),
+    ];
     let options = Options::read(&with_counts(context.arguments()), "n:c:qv", long)?;
     let bytes = options.value('c').map(count).transpose()?;
     let lines = count(options.value('n').unwrap_or("10"))?;
@@ -157,7 +162,9 @@ async fn head(context: Context) -> Outcome {
         match (bytes, lines) {
             (Some((Some('-'), last)), _) => {
                 let all = input.read_all().await?;
-                let keep = all.len().saturating_sub(usize::try_from(last).unwrap_or(usize::MAX));
+                let keep = all
+                    .len()
+                    .saturating_sub(usize::try_from(last).unwrap_or(usize::MAX));
                 context.write(&all[..keep]).await?;
             }
             (Some((_, mut left)), _) => {
@@ -197,7 +204,11 @@ async fn head(context: Context) -> Outcome {
 
 async fn tail(context: Context) -> Outcome {
     let long = &[
-        ("lines", 'n'), ("bytes", 'c'), ("quiet", 'q'), ("verbose", 'v'), ("follow", 'f'),
+        ("lines", 'n'),
+        ("bytes", 'c'),
+        ("quiet", 'q'),
+        ("verbose", 'v'),
+        ("follow", 'f'),
         ("retry", 'F'),
     ];
     let options = Options::read(&with_counts(context.arguments()), "n:c:qvfFs:", long)?;
@@ -356,7 +367,12 @@ struct Counts {
 }
 
 async fn wc(context: Context) -> Outcome {
-    let long = &[("lines", 'l'), ("words", 'w'), ("bytes", 'c'), ("chars", 'm')];
+    let long = &[
+        ("lines", 'l'),
+        ("words", 'w'),
+        ("bytes", 'c'),
+        ("chars", 'm'),
+    ];
     let options = Options::read(context.arguments(), "lwcmL", long)?;
     let (mut code, mut total) = (0, Counts::default());
     let names = sources(&options.operands);
@@ -383,7 +399,9 @@ async fn wc(context: Context) -> Outcome {
         total.longest = total.longest.max(counts.longest);
     }
     if names.len() > 1 {
-        context.line(total.shown(&options, alone, Some("total"))).await?;
+        context
+            .line(total.shown(&options, alone, Some("total")))
+            .await?;
     }
     context.end(code).await
 }

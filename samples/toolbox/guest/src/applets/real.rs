@@ -35,7 +35,9 @@ fn general(value: f64, digits: usize) -> String {
         return format!("{value}").to_lowercase();
     }
     let text = format!("{value:.*e}", digits - 1);
-    let exponent = text.split_once('e').and_then(|(_, exponent)| exponent.parse().ok());
+    let exponent = text
+        .split_once('e')
+        .and_then(|(_, exponent)| exponent.parse().ok());
     let exponent: i32 = exponent.unwrap_or(0);
     let most = i32::try_from(digits).unwrap_or(i32::MAX);
     if exponent < -4 || exponent >= most {

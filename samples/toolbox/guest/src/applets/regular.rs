@@ -112,9 +112,7 @@ fn ends(rest: &[char]) -> bool {
 fn interval(rest: &[char]) -> bool {
     let end = rest.iter().position(|c| *c == '}');
     end.is_some_and(|end| {
-        end > 0
-            && rest[0] != ','
-            && rest[..end].iter().all(|c| c.is_ascii_digit() || *c == ',')
+        end > 0 && rest[0] != ',' && rest[..end].iter().all(|c| c.is_ascii_digit() || *c == ',')
     })
 }
 

@@ -24,7 +24,11 @@ const SPACE_BYTES_MAX: usize = 64 << 20;
 
 async fn sed(context: Context) -> Outcome {
     let long = &[
-        ("quiet", 'n'), ("silent", 'n'), ("in-place", 'i'), ("expression", 'e'), ("file", 'f'),
+        ("quiet", 'n'),
+        ("silent", 'n'),
+        ("in-place", 'i'),
+        ("expression", 'e'),
+        ("file", 'f'),
         ("regexp-extended", 'E'),
     ];
     // A suffix of `-i` is attached to it, so it is no option with a value.
@@ -154,7 +158,10 @@ enum Next {
     /// Begins anew without reading, as `D` with something left.
     Again,
     Delete,
-    Quit { code: i32, prints: bool },
+    Quit {
+        code: i32,
+        prints: bool,
+    },
 }
 
 struct Editor<'a> {
@@ -360,21 +367,18 @@ impl<'a> Editor<'a> {
         match &commands[at].function {
             Function::Begin(_) | Function::End | Function::Label => {}
             Function::Delete => return Ok(Next::Delete),
-            Function::DeleteFirst => {
-                return Ok(match self.pattern.split_once('\n') {
-                    Some((_, rest)) => {
-                        self.pattern = rest.to_owned();
-                        Next::Again
-                    }
-                    None => Next::Delete,
-                });
-            }
+            Function::DeleteFirst => return Ok(self.delete_first()),
             Function::Print => {
                 let text = self.pattern.clone();
                 self.print(&text, true).await?;
             }
             Function::PrintFirst => {
-                let text = self.pattern.split('\n').next().unwrap_or_default().to_owned();
+                let text = self
+                    .pattern
+                    .split('\n')
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned();
                 self.print(&text, true).await?;
             }
             Function::Number => self.write(format!("{}\n", self.number).as_bytes()).await?,
@@ -413,6 +417,16 @@ impl<'a> Editor<'a> {
             Function::Space(letter) => return self.space(*letter, at).await,
         }
         Ok(next)
+    }
+
+    fn delete_first(&mut self) -> Next {
+        match self.pattern.split_once('\n') {
+            Some((_, rest)) => {
+                self.pattern = rest.to_owned();
+                Next::Again
+            }
+            None => Next::Delete,
+        }
     }
 
     async fn next_line(&mut self, at: usize) -> Result<Next, Failure> {

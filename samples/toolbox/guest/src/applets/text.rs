@@ -33,7 +33,11 @@ async fn lines(context: &Context, operands: &[String]) -> Result<Vec<Vec<u8>>, F
 }
 
 async fn uniq(context: Context) -> Outcome {
-    let options = Options::read(context.arguments(), "cduif:s:w:", &[("count", 'c'), ("repeated", 'd')])?;
+    let options = Options::read(
+        context.arguments(),
+        "cduif:s:w:",
+        &[("count", 'c'), ("repeated", 'd')],
+    )?;
     let input = context.open(options.operands.first().map_or("-", String::as_str))?;
     let output = match options.operands.get(1) {
         Some(name) => Some(context.create(name, Mode::Write)?),
@@ -48,8 +52,15 @@ async fn uniq(context: Context) -> Outcome {
             rest = rest.trim_start();
             rest = &rest[rest.find(char::is_whitespace).unwrap_or(rest.len())..];
         }
-        let rest: String = rest.chars().skip(usize::try_from(skipped).unwrap_or(0)).collect();
-        if options.has('i') { rest.to_lowercase() } else { rest }
+        let rest: String = rest
+            .chars()
+            .skip(usize::try_from(skipped).unwrap_or(0))
+            .collect();
+        if options.has('i') {
+            rest.to_lowercase()
+        } else {
+            rest
+        }
     };
     let mut current: Option<(Vec<u8>, u64)> = None;
     loop {
@@ -115,14 +126,24 @@ fn ranges(list: &str) -> Result<Vec<(usize, usize)>, Failure> {
 
 async fn cut(context: Context) -> Outcome {
     let long = &[
-        ("bytes", 'b'), ("characters", 'c'), ("fields", 'f'), ("delimiter", 'd'),
-        ("only-delimited", 's'), ("output-delimiter", 'O'), ("complement", 'C'),
+        ("bytes", 'b'),
+        ("characters", 'c'),
+        ("fields", 'f'),
+        ("delimiter", 'd'),
+        ("only-delimited", 's'),
+        ("output-delimiter", 'O'),
+        ("complement", 'C'),
     ];
     let options = Options::read(context.arguments(), "b:c:f:d:snO:C", long)?;
-    let list = options.value('b').or(options.value('c')).or(options.value('f'));
+    let list = options
+        .value('b')
+        .or(options.value('c'))
+        .or(options.value('f'));
     let ranges = ranges(list.ok_or_else(|| Failure::usage("-b, -c or -f is expected"))?)?;
     let wanted = |place: usize| {
-        let listed = ranges.iter().any(|(first, last)| (*first..=*last).contains(&place));
+        let listed = ranges
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&place));
         listed != options.has('C')
     };
     let delimiter = options.value('d').unwrap_or("\t");
@@ -133,20 +154,27 @@ async fn cut(context: Context) -> Outcome {
             let line = without_end(&line);
             if options.has('b') {
                 let bytes = line.iter().enumerate().filter(|(at, _)| wanted(at + 1));
-                context.line(bytes.map(|(_, byte)| *byte).collect::<Vec<u8>>()).await?;
+                context
+                    .line(bytes.map(|(_, byte)| *byte).collect::<Vec<u8>>())
+                    .await?;
                 continue;
             }
             let text = String::from_utf8_lossy(line);
             if options.has('c') {
                 let chars = text.chars().enumerate().filter(|(at, _)| wanted(at + 1));
-                context.line(chars.map(|(_, c)| c).collect::<String>()).await?;
+                context
+                    .line(chars.map(|(_, c)| c).collect::<String>())
+                    .await?;
             } else if delimiter.is_empty() || !text.contains(delimiter) {
                 if !options.has('s') {
                     context.line(line).await?;
                 }
             } else {
                 let fields = text.split(delimiter).enumerate();
-                let fields: Vec<&str> = fields.filter(|(at, _)| wanted(at + 1)).map(|f| f.1).collect();
+                let fields: Vec<&str> = fields
+                    .filter(|(at, _)| wanted(at + 1))
+                    .map(|f| f.1)
+                    .collect();
                 context.line(fields.join(joined)).await?;
             }
         }
@@ -174,7 +202,9 @@ async fn tac(context: Context) -> Outcome {
 
 async fn nl(context: Context) -> Outcome {
     let options = Options::read(context.arguments(), "b:w:s:v:i:", &[])?;
-    let width = usize::try_from(options.number('w')?.unwrap_or(6)).unwrap_or(6).min(100);
+    let width = usize::try_from(options.number('w')?.unwrap_or(6))
+        .unwrap_or(6)
+        .min(100);
     let mut number = options.number('v')?.unwrap_or(1);
     let separator = options.value('s').unwrap_or("\t");
     let all = options.value('b') == Some("a");
@@ -183,7 +213,9 @@ async fn nl(context: Context) -> Outcome {
             context.line(" ".repeat(width + separator.len())).await?;
             continue;
         }
-        context.write(format!("{number:>width$}{separator}")).await?;
+        context
+            .write(format!("{number:>width$}{separator}"))
+            .await?;
         context.line(line).await?;
         number += options.number('i')?.unwrap_or(1);
     }
@@ -191,7 +223,11 @@ async fn nl(context: Context) -> Outcome {
 }
 
 async fn paste(context: Context) -> Outcome {
-    let options = Options::read(context.arguments(), "d:s", &[("delimiters", 'd'), ("serial", 's')])?;
+    let options = Options::read(
+        context.arguments(),
+        "d:s",
+        &[("delimiters", 'd'), ("serial", 's')],
+    )?;
     let delimiters = super::escapes::unescape(options.value('d').unwrap_or("\t"));
     let mut columns = Vec::new();
     for name in sources(&options.operands) {
@@ -226,7 +262,9 @@ async fn paste(context: Context) -> Outcome {
 
 async fn fold(context: Context) -> Outcome {
     let options = Options::read(context.arguments(), "w:bs", &[("width", 'w')])?;
-    let width = usize::try_from(options.number('w')?.unwrap_or(80)).unwrap_or(80).max(1);
+    let width = usize::try_from(options.number('w')?.unwrap_or(80))
+        .unwrap_or(80)
+        .max(1);
     for line in lines(&context, &options.operands).await? {
         let chars: Vec<char> = String::from_utf8_lossy(&line).chars().collect();
         if chars.is_empty() {

@@ -15,11 +15,27 @@ applets! {
 }
 
 const MONTHS: &[&str] = &[
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const DAYS: &[&str] = &[
-    "Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
 ];
 /// What `timeout` ends with when the time is over.
 const TIMED_OUT: i32 = 124;
@@ -124,8 +140,12 @@ fn field(moment: Moment, letter: char) -> String {
     let of_day = moment.of_day();
     let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
     let twelve = if hour % 12 == 0 { 12 } else { hour % 12 };
-    let month_name = MONTHS.get(usize::try_from(month - 1).unwrap_or(0)).unwrap_or(&"");
-    let day_name = DAYS.get(usize::try_from(moment.weekday()).unwrap_or(0)).unwrap_or(&"");
+    let month_name = MONTHS
+        .get(usize::try_from(month - 1).unwrap_or(0))
+        .unwrap_or(&"");
+    let day_name = DAYS
+        .get(usize::try_from(moment.weekday()).unwrap_or(0))
+        .unwrap_or(&"");
     match letter {
         'Y' => year.to_string(),
         'C' => format!("{:02}", year / 100),
@@ -146,7 +166,12 @@ fn field(moment: Moment, letter: char) -> String {
         'b' | 'h' => month_name.chars().take(3).collect(),
         'A' => (*day_name).to_owned(),
         'a' => day_name.chars().take(3).collect(),
-        'u' => (if moment.weekday() == 0 { 7 } else { moment.weekday() }).to_string(),
+        'u' => (if moment.weekday() == 0 {
+            7
+        } else {
+            moment.weekday()
+        })
+        .to_string(),
         'w' => moment.weekday().to_string(),
         'j' => format!("{:03}", moment.day_of_year()),
         'F' => format(moment, "%Y-%m-%d"),
@@ -187,7 +212,9 @@ pub(crate) fn parse(text: &str) -> Option<Moment> {
         && (0..60).contains(&minute)
         && (0..=60).contains(&second);
     let days = valid.then(|| days_until(year, month, day))?;
-    Some(Moment::at(days * 86_400 + hour * 3600 + minute * 60 + second))
+    Some(Moment::at(
+        days * 86_400 + hour * 3600 + minute * 60 + second,
+    ))
 }
 
 /// Reads a time such as `5`, `0.5`, `2m`, `1h` or `1d`.
@@ -222,7 +249,9 @@ async fn sleep(context: Context) -> Outcome {
 
 async fn usleep(context: Context) -> Outcome {
     let word = context.arguments().first().map_or("0", String::as_str);
-    let time = word.parse().map_err(|_| Failure::new("a number is expected"))?;
+    let time = word
+        .parse()
+        .map_err(|_| Failure::new("a number is expected"))?;
     reactor::sleep(Duration::from_micros(time)).await;
     Ok(0)
 }
@@ -259,7 +288,12 @@ async fn timeout(context: Context) -> Outcome {
     let options = Options::read_leading(
         context.arguments(),
         "s:k:t:",
-        &[("signal", 's'), ("kill-after", 'k'), ("preserve-status", 'p'), ("foreground", 'f')],
+        &[
+            ("signal", 's'),
+            ("kill-after", 'k'),
+            ("preserve-status", 'p'),
+            ("foreground", 'f'),
+        ],
     )?;
     let mut words = options.operands.clone();
     let time = match options.value('t') {
@@ -282,7 +316,12 @@ async fn timeout(context: Context) -> Outcome {
 
 async fn measure(context: Context) -> Outcome {
     let start = platform::now();
-    let words: Vec<String> = context.arguments().iter().filter(|w| *w != "-p").cloned().collect();
+    let words: Vec<String> = context
+        .arguments()
+        .iter()
+        .filter(|w| *w != "-p")
+        .cloned()
+        .collect();
     let child = context.child(words);
     let outcome = context.run_child(child).await;
     let seconds = platform::now().saturating_sub(start).as_secs_f64();
@@ -298,7 +337,11 @@ mod tests {
     fn moments_are_written_as_strftime_does() {
         for (text, pattern, expected) in [
             ("@0", "%c", "Thu Jan  1 00:00:00 1970"),
-            ("2024-02-29 12:34:56", "%F %T %j %A", "2024-02-29 12:34:56 060 Thursday"),
+            (
+                "2024-02-29 12:34:56",
+                "%F %T %j %A",
+                "2024-02-29 12:34:56 060 Thursday",
+            ),
             ("2000-03-01", "%s", "951868800"),
             ("2026-11-26T14:00:00Z", "%I:%M %p %b", "02:00 PM Nov"),
             ("@-1", "%F %T", "1969-12-31 23:59:59"),

@@ -68,14 +68,24 @@ impl Destination {
             return self.target.clone();
         }
         let base = source.trim_end_matches('/').rsplit('/').next();
-        format!("{}/{}", self.target.trim_end_matches('/'), base.unwrap_or_default())
+        format!(
+            "{}/{}",
+            self.target.trim_end_matches('/'),
+            base.unwrap_or_default()
+        )
     }
 }
 
 async fn cp(context: Context) -> Outcome {
     let long = &[
-        ("recursive", 'r'), ("archive", 'a'), ("force", 'f'), ("verbose", 'v'), ("preserve", 'p'),
-        ("no-clobber", 'n'), ("target-directory", 't'), ("dereference", 'L'),
+        ("recursive", 'r'),
+        ("archive", 'a'),
+        ("force", 'f'),
+        ("verbose", 'v'),
+        ("preserve", 'p'),
+        ("no-clobber", 'n'),
+        ("target-directory", 't'),
+        ("dereference", 'L'),
     ];
     let options = Options::read(context.arguments(), "rRafpdPLnvuit:T", long)?;
     let destination = destination(&context, &options)?;
@@ -115,7 +125,9 @@ fn copy<'a>(
                 return Err(Failure::new(format!("omitting directory `{source}`")));
             }
             if within(&from, &to) {
-                return Err(Failure::new(format!("`{source}` cannot be copied into itself")));
+                return Err(Failure::new(format!(
+                    "`{source}` cannot be copied into itself"
+                )));
             }
             if !to.is_dir() {
                 fs::create_dir(&to).map_err(about)?;
@@ -135,7 +147,9 @@ fn copy<'a>(
                 return Ok(());
             }
             if fs::canonicalize(&from).ok() == fs::canonicalize(&to).ok() && to.exists() {
-                return Err(Failure::new(format!("`{source}` and `{target}` are the same file")));
+                return Err(Failure::new(format!(
+                    "`{source}` and `{target}` are the same file"
+                )));
             }
             copy_content(source, &from, target, &to).await?;
         }
@@ -165,7 +179,9 @@ async fn copy_content(source: &str, from: &Path, target: &str, to: &Path) -> Res
 
 /// Whether the second path lies in the first one.
 fn within(folder: &Path, path: &Path) -> bool {
-    let parent = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
+    let parent = path
+        .parent()
+        .and_then(|parent| fs::canonicalize(parent).ok());
     match (fs::canonicalize(folder), parent) {
         (Ok(folder), Some(parent)) => parent.starts_with(folder),
         _ => false,
@@ -194,7 +210,11 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 async fn mv(context: Context) -> Outcome {
-    let options = Options::read(context.arguments(), "finvut:T", &[("force", 'f'), ("no-clobber", 'n')])?;
+    let options = Options::read(
+        context.arguments(),
+        "finvut:T",
+        &[("force", 'f'), ("no-clobber", 'n')],
+    )?;
     let destination = destination(&context, &options)?;
     let mut code = 0;
     for source in &destination.sources {
@@ -271,7 +291,11 @@ fn remove(path: &Path, depth: u32) -> io::Result<()> {
 }
 
 async fn mkdir(context: Context) -> Outcome {
-    let options = Options::read(context.arguments(), "pm:v", &[("parents", 'p'), ("mode", 'm')])?;
+    let options = Options::read(
+        context.arguments(),
+        "pm:v",
+        &[("parents", 'p'), ("mode", 'm')],
+    )?;
     each(&context, &options, |path| {
         if options.has('p') {
             fs::create_dir_all(path)
@@ -387,21 +411,35 @@ async fn ln(context: Context) -> Outcome {
 }
 
 async fn mktemp(context: Context) -> Outcome {
-    let options = Options::read(context.arguments(), "dqtp:u", &[("directory", 'd'), ("tmpdir", 'p')])?;
-    let template = options.operands.first().map_or("tmp.XXXXXX", String::as_str);
+    let options = Options::read(
+        context.arguments(),
+        "dqtp:u",
+        &[("directory", 'd'), ("tmpdir", 'p')],
+    )?;
+    let template = options
+        .operands
+        .first()
+        .map_or("tmp.XXXXXX", String::as_str);
     let stem = template.trim_end_matches('X');
     let count = template.len() - stem.len();
     if count < 3 {
-        return Err(Failure::new(format!("too few X's in template `{template}`")));
+        return Err(Failure::new(format!(
+            "too few X's in template `{template}`"
+        )));
     }
-    let folder = match (options.value('p'), options.operands.is_empty() || options.has('t')) {
+    let folder = match (
+        options.value('p'),
+        options.operands.is_empty() || options.has('t'),
+    ) {
         (Some(folder), _) => folder.to_owned(),
         (None, true) => context.variable("TMPDIR").unwrap_or("/tmp").to_owned(),
         (None, false) => String::new(),
     };
     for _ in 0..TRIES_MAX {
         let random = platform::random(count);
-        let letters = random.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)]));
+        let letters = random
+            .iter()
+            .map(|byte| char::from(LETTERS[usize::from(byte % 32)]));
         let name = PathBuf::from(&folder).join(format!("{stem}{}", letters.collect::<String>()));
         let path = context.path(&name);
         let made = if options.has('u') {
@@ -425,10 +463,16 @@ async fn mktemp(context: Context) -> Outcome {
 
 async fn truncate(context: Context) -> Outcome {
     let options = Options::read(context.arguments(), "cs:", &[("size", 's')])?;
-    let size = options.value('s').ok_or_else(|| Failure::usage("-s SIZE is expected"))?;
+    let size = options
+        .value('s')
+        .ok_or_else(|| Failure::usage("-s SIZE is expected"))?;
     let size = super::blocks::size(size)?;
     each(&context, &options, |path| {
-        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
         file.set_len(size)
     })
     .await
@@ -445,7 +489,9 @@ async fn accepted(context: Context) -> Outcome {
     let mut code = 0;
     for name in words.iter().skip(1) {
         if let Err(error) = fs::symlink_metadata(context.path(name.as_str())) {
-            context.complain(&Failure::about(name.as_str(), &error)).await?;
+            context
+                .complain(&Failure::about(name.as_str(), &error))
+                .await?;
             code = 1;
         }
     }

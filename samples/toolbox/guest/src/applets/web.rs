@@ -106,7 +106,10 @@ impl Asking {
             let response = match answer {
                 Some(Ok(response)) => response,
                 Some(Err(error)) => {
-                    return Err(Failure::about(format!("can't connect to {}", url.authority), &error));
+                    return Err(Failure::about(
+                        format!("can't connect to {}", url.authority),
+                        &error,
+                    ));
                 }
                 None => return Err(Failure::new("download timed out")),
             };
@@ -143,44 +146,73 @@ fn header(text: &str) -> Option<(String, String)> {
     Some((name.trim().to_owned(), value.trim().to_owned()))
 }
 
-async fn wget(context: Context) -> Outcome {
-    let long = &[
-        ("output-document", 'O'), ("quiet", 'q'), ("timeout", 'T'), ("spider", 's'),
-        ("post-data", 'D'), ("post-file", 'F'), ("header", 'H'), ("server-response", 'S'),
-        ("user-agent", 'U'), ("directory-prefix", 'P'), ("tries", 't'), ("no-verbose", 'q'),
-        ("no-check-certificate", 'k'), ("method", 'M'),
-    ];
-    let options = Options::read(context.arguments(), "O:qT:sD:F:H:SU:P:t:kM:Y:c", long)?;
-    if options.has('k') {
-        return Err(Failure::usage("certificates are always checked; name an authority in SSL_CERT_FILE"));
+/// Long names of the options of `wget`.
+const WGET: &[(&str, char)] = &[
+    ("output-document", 'O'),
+    ("quiet", 'q'),
+    ("timeout", 'T'),
+    ("spider", 's'),
+    ("post-data", 'D'),
+    ("post-file", 'F'),
+    ("header", 'H'),
+    ("server-response", 'S'),
+    ("user-agent", 'U'),
+    ("directory-prefix", 'P'),
+    ("tries", 't'),
+    ("no-verbose", 'q'),
+    ("no-check-certificate", 'k'),
+    ("method", 'M'),
+];
+
+/// Adds what the body is, unless that was said.
+fn with_form(headers: &mut Vec<(String, String)>) {
+    let known = |(name, _): &(String, String)| name.eq_ignore_ascii_case("content-type");
+    if !headers.iter().any(known) {
+        let form = "application/x-www-form-urlencoded";
+        headers.push(("Content-Type".to_owned(), form.to_owned()));
     }
-    let [text] = options.operands.as_slice() else {
-        return Err(Failure::usage("one URL is expected"));
-    };
-    let url = Url::read(text)?;
+}
+
+async fn wget_asking(context: &Context, options: &Options) -> Result<Asking, Failure> {
     let body = match (options.value('D'), options.value('F')) {
         (Some(text), _) => Some(text.as_bytes().to_vec()),
         (None, Some(name)) => Some(context.open(name)?.read_all().await?),
         (None, None) => None,
     };
     let mut headers: Vec<_> = options.values('H').filter_map(header).collect();
-    headers.push(("User-Agent".to_owned(), options.value('U').unwrap_or("Wget").to_owned()));
-    if body.is_some() && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
-        let form = "application/x-www-form-urlencoded".to_owned();
-        headers.push(("Content-Type".to_owned(), form));
+    headers.push((
+        "User-Agent".to_owned(),
+        options.value('U').unwrap_or("Wget").to_owned(),
+    ));
+    if body.is_some() {
+        with_form(&mut headers);
     }
     let usual = match (&body, options.has('s')) {
         (Some(_), _) => "POST",
         (None, true) => "HEAD",
         (None, false) => "GET",
     };
-    let asking = Asking {
+    Ok(Asking {
         method: options.value('M').unwrap_or(usual).to_owned(),
         headers,
         body: body.unwrap_or_default(),
         patience: options.value('T').map_or(Ok(PATIENCE), duration)?,
         follows: true,
+    })
+}
+
+async fn wget(context: Context) -> Outcome {
+    let options = Options::read(context.arguments(), "O:qT:sD:F:H:SU:P:t:kM:Y:c", WGET)?;
+    if options.has('k') {
+        return Err(Failure::usage(
+            "certificates are always checked; name an authority in SSL_CERT_FILE",
+        ));
+    }
+    let [text] = options.operands.as_slice() else {
+        return Err(Failure::usage("one URL is expected"));
     };
+    let url = Url::read(text)?;
+    let asking = wget_asking(&context, &options).await?;
     let (url, response) = asking.send(url).await?;
     if options.has('S') {
         let mut text = format!("  HTTP/1.1 {}\n", response.status);
@@ -215,31 +247,43 @@ async fn wget(context: Context) -> Outcome {
     context.end(0).await
 }
 
-/// The part of curl that scripts use; exit codes are curl's.
-async fn curl(context: Context) -> Outcome {
-    let long = &[
-        ("silent", 's'), ("show-error", 'S'), ("fail", 'f'), ("output", 'o'), ("request", 'X'),
-        ("data", 'd'), ("data-raw", 'd'), ("data-binary", 'd'), ("header", 'H'), ("include", 'i'),
-        ("head", 'I'), ("max-time", 'm'), ("connect-timeout", 'c'), ("location", 'L'),
-        ("user-agent", 'A'), ("write-out", 'w'), ("globoff", 'g'), ("insecure", 'k'),
-        ("url", 'u'), ("ipv4", '4'),
-    ];
-    let options = Options::read(context.arguments(), "sSfo:X:d:H:iIm:c:LA:w:gku:v4", long)?;
-    if options.has('k') {
-        return Err(Failure::usage("certificates are always checked; name an authority in SSL_CERT_FILE"));
-    }
-    let text = options.value('u').or(options.operands.first().map(String::as_str));
-    let url = Url::read(text.ok_or_else(|| Failure::usage("a URL is expected"))?)?;
+/// Long names of the options of `curl`.
+const CURL: &[(&str, char)] = &[
+    ("silent", 's'),
+    ("show-error", 'S'),
+    ("fail", 'f'),
+    ("output", 'o'),
+    ("request", 'X'),
+    ("data", 'd'),
+    ("data-raw", 'd'),
+    ("data-binary", 'd'),
+    ("header", 'H'),
+    ("include", 'i'),
+    ("head", 'I'),
+    ("max-time", 'm'),
+    ("connect-timeout", 'c'),
+    ("location", 'L'),
+    ("user-agent", 'A'),
+    ("write-out", 'w'),
+    ("globoff", 'g'),
+    ("insecure", 'k'),
+    ("url", 'u'),
+    ("ipv4", '4'),
+];
+
+async fn curl_asking(context: &Context, options: &Options) -> Result<Asking, Failure> {
     let data: Vec<&str> = options.values('d').collect();
     let body = match data.as_slice() {
         [name] if name.starts_with('@') => context.open(&name[1..])?.read_all().await?,
         data => data.join("&").into_bytes(),
     };
     let mut headers: Vec<_> = options.values('H').filter_map(header).collect();
-    headers.push(("User-Agent".to_owned(), options.value('A').unwrap_or("curl").to_owned()));
-    if !data.is_empty() && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
-        let form = "application/x-www-form-urlencoded".to_owned();
-        headers.push(("Content-Type".to_owned(), form));
+    headers.push((
+        "User-Agent".to_owned(),
+        options.value('A').unwrap_or("curl").to_owned(),
+    ));
+    if !data.is_empty() {
+        with_form(&mut headers);
     }
     let usual = match (options.has('I'), data.is_empty()) {
         (true, _) => "HEAD",
@@ -247,18 +291,37 @@ async fn curl(context: Context) -> Outcome {
         (false, true) => "GET",
     };
     let patience = options.value('m').or(options.value('c'));
-    let asking = Asking {
+    Ok(Asking {
         method: options.value('X').unwrap_or(usual).to_owned(),
         headers,
         body,
         patience: patience.map_or(Ok(PATIENCE), duration)?,
         follows: options.has('L'),
-    };
+    })
+}
+
+/// The part of curl that scripts use; exit codes are curl's.
+async fn curl(context: Context) -> Outcome {
+    let options = Options::read(context.arguments(), "sSfo:X:d:H:iIm:c:LA:w:gku:v4", CURL)?;
+    if options.has('k') {
+        return Err(Failure::usage(
+            "certificates are always checked; name an authority in SSL_CERT_FILE",
+        ));
+    }
+    let text = options
+        .value('u')
+        .or(options.operands.first().map(String::as_str));
+    let url = Url::read(text.ok_or_else(|| Failure::usage("a URL is expected"))?)?;
+    let asking = curl_asking(&context, &options).await?;
     let (_, response) = match asking.send(url).await {
         Ok(answer) => answer,
         Err(failure) => {
             let silent = options.has('s') && !options.has('S');
-            let code = if failure.message().contains("timed out") { 28 } else { 7 };
+            let code = match failure.message() {
+                text if text.contains("timed out") => 28,
+                text if text.contains("does not resolve") => 6,
+                _ => 7,
+            };
             let text = if silent { "" } else { failure.message() };
             return Err(Failure::with_code(code, text));
         }
@@ -268,7 +331,9 @@ async fn curl(context: Context) -> Outcome {
         return Err(Failure::with_code(22, text));
     }
     if options.has('i') || options.has('I') {
-        context.write(format!("HTTP/1.1 {}\r\n", response.status)).await?;
+        context
+            .write(format!("HTTP/1.1 {}\r\n", response.status))
+            .await?;
         for (name, value) in response.headers() {
             context.write(format!("{name}: {value}\r\n")).await?;
         }

@@ -149,4 +149,3 @@ pub(crate) async fn request(request: super::Request) -> io::Result<Response> {
     let text = format!("no request to {} can be sent natively", request.authority);
     Err(io::Error::new(io::ErrorKind::Unsupported, text))
 }
-

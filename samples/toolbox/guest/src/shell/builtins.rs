@@ -18,8 +18,8 @@ const SPECIAL: &[&str] = &[
 ];
 /// The other builtins.
 const PLAIN: &[&str] = &[
-    "alias", "bg", "cd", "command", "fg", "getopts", "hash", "jobs", "kill", "let", "local",
-    "pwd", "read", "source", "times", "type", "ulimit", "umask", "unalias", "wait", "builtin",
+    "alias", "bg", "cd", "command", "fg", "getopts", "hash", "jobs", "kill", "let", "local", "pwd",
+    "read", "source", "times", "type", "ulimit", "umask", "unalias", "wait", "builtin",
 ];
 
 /// Whether a word names a special builtin.
@@ -68,12 +68,20 @@ pub(super) async fn run(shell: &mut Shell, words: &[String]) -> Option<Ran> {
             _ => Ok(0),
         },
         "times" => shell.print("0m0.00s 0m0.00s\n0m0.00s 0m0.00s\n").await,
-        "ulimit" => shell.refuse("ulimit", "limits are set by the pod's resources").await,
+        "ulimit" => {
+            shell
+                .refuse("ulimit", "limits are set by the pod's resources")
+                .await
+        }
         "alias" | "unalias" => match arguments {
             [] => Ok(0),
             _ => shell.refuse(name, "use a function instead").await,
         },
-        "bg" | "fg" => shell.refuse(name, "jobs cannot be stopped here, use `wait`").await,
+        "bg" | "fg" => {
+            shell
+                .refuse(name, "jobs cannot be stopped here, use `wait`")
+                .await
+        }
         _ => return None,
     })
 }
@@ -104,12 +112,9 @@ impl Shell {
 
     /// Runs a text as if it stood in the place of the command.
     pub(super) async fn eval(&mut self, text: &str) -> Ran {
-        if self.depth >= super::DEPTH_MAX {
-            return Err(self.fail("calls are nested too deep").await);
-        }
         let mut parser = Parser::new(text);
         let mut status = 0;
-        self.depth += 1;
+        self.depth += super::EVAL_LEVELS;
         let ran = loop {
             match parser.next_line() {
                 Ok(Some(list)) => {
@@ -124,7 +129,7 @@ impl Shell {
                 Err(error) => break Err(self.fail(&format!("syntax error: {error}")).await),
             }
         };
-        self.depth -= 1;
+        self.depth -= super::EVAL_LEVELS;
         ran
     }
 
@@ -135,8 +140,13 @@ impl Shell {
         let mut path = self.folder.join(name);
         if !name.contains('/') && !path.is_file() {
             let folders = self.variables.get("PATH").unwrap_or_default();
-            let along = folders.split(':').map(|folder| self.folder.join(folder).join(name));
-            path = along.into_iter().find(|path| path.is_file()).unwrap_or(path);
+            let along = folders
+                .split(':')
+                .map(|folder| self.folder.join(folder).join(name));
+            path = along
+                .into_iter()
+                .find(|path| path.is_file())
+                .unwrap_or(path);
         }
         let text = match super::read_script(&path).await {
             Ok(text) => text,
@@ -199,7 +209,9 @@ impl Shell {
     }
 
     async fn cd(&mut self, arguments: &[String]) -> Ran {
-        let operand = arguments.iter().find(|word| !matches!(word.as_str(), "-P" | "-L" | "--"));
+        let operand = arguments
+            .iter()
+            .find(|word| !matches!(word.as_str(), "-P" | "-L" | "--"));
         let target = match operand.map(String::as_str) {
             None => self.variables.get("HOME").unwrap_or("/").to_owned(),
             Some("-") => match self.variables.get("OLDPWD") {

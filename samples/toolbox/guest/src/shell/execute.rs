@@ -7,8 +7,8 @@ use super::builtins;
 use super::redirect::Refused;
 use super::syntax::{Arm, Command, Item, Join, Kind, List, Pipeline, Redirect, Word};
 use super::variables::Variables;
-use super::{DEPTH_MAX, Flow, Ran, Shell};
-use crate::applet::{self, Context};
+use super::{Flow, Ran, Shell};
+use crate::applet::{self, Context, DEPTH_MAX, PROGRAM_LEVELS};
 use crate::pattern;
 use crate::reactor::{self, Boxed};
 use crate::stream::Stream;
@@ -31,18 +31,9 @@ impl Shell {
 
     /// Runs commands of a subshell and returns its code.
     pub(super) async fn run_apart(&mut self, list: &[Item]) -> i32 {
-        let ran = if self.depth > DEPTH_MAX {
-            Err(self.too_deep().await)
-        } else {
-            let running: Running<'_> = Box::pin(self.run_list(list));
-            running.await
-        };
+        let running: Running<'_> = Box::pin(self.run_list(list));
+        let ran = running.await;
         self.finish(ran).await
-    }
-
-    async fn too_deep(&self) -> Flow {
-        let text = format!("calls are nested more than {DEPTH_MAX} deep");
-        self.fail(&text).await
     }
 
     async fn run_item(&mut self, item: &Item) -> Ran {
@@ -117,11 +108,7 @@ impl Shell {
             }
             let command = Rc::clone(command);
             stages.push(Box::pin(async move {
-                let ran = if shell.depth > DEPTH_MAX {
-                    Err(shell.too_deep().await)
-                } else {
-                    shell.run_command(&command).await
-                };
+                let ran = shell.run_command(&command).await;
                 shell.finish(ran).await
             }));
         }
@@ -142,22 +129,32 @@ impl Shell {
                 reactor::yield_now().await;
             }
             self.line = command.line;
-            if let Kind::Simple { assignments, words } = &command.kind {
-                return self.simple(assignments, words, &command.redirects).await;
+            if self.depth >= DEPTH_MAX {
+                return Err(self.fail("commands are nested too deep").await);
             }
-            if command.redirects.is_empty() {
-                return self.compound(&command.kind).await;
-            }
-            let descriptors = match self.redirected(&command.redirects).await {
-                Ok(descriptors) => descriptors,
-                Err(Refused::Told) => return Ok(1),
-                Err(Refused::Flow(flow)) => return Err(flow),
+            self.depth += 1;
+            let ran = match &command.kind {
+                Kind::Simple { assignments, words } => {
+                    self.simple(assignments, words, &command.redirects).await
+                }
+                kind if command.redirects.is_empty() => self.compound(kind).await,
+                kind => self.redirected_compound(kind, &command.redirects).await,
             };
-            let before = std::mem::replace(&mut self.descriptors, descriptors);
-            let ran = self.compound(&command.kind).await;
-            self.descriptors = before;
+            self.depth -= 1;
             ran
         })
+    }
+
+    async fn redirected_compound(&mut self, kind: &Kind, redirects: &[Redirect]) -> Ran {
+        let descriptors = match self.redirected(redirects).await {
+            Ok(descriptors) => descriptors,
+            Err(Refused::Told) => return Ok(1),
+            Err(Refused::Flow(flow)) => return Err(flow),
+        };
+        let before = std::mem::replace(&mut self.descriptors, descriptors);
+        let ran = self.compound(kind).await;
+        self.descriptors = before;
+        ran
     }
 
     async fn compound(&mut self, kind: &Kind) -> Ran {
@@ -369,6 +366,10 @@ impl Shell {
             }
             match builtins::run(self, &words).await {
                 Some(ran) => ran,
+                // Told here, as a condition that merely failed might be tried for ever.
+                None if self.depth + PROGRAM_LEVELS > DEPTH_MAX => {
+                    Err(self.fail("commands are nested too deep").await)
+                }
                 None => Ok(self.run_program(words).await),
             }
         })
@@ -381,25 +382,20 @@ impl Shell {
             self.descriptors.clone(),
             self.folder.clone(),
             self.variables.environment(),
-            self.programs + 1,
+            self.depth + PROGRAM_LEVELS,
         );
         applet::run(context).await
     }
 
     async fn call(&mut self, body: &Command, words: Vec<String>) -> Ran {
-        if self.depth >= DEPTH_MAX {
-            return Err(self.too_deep().await);
-        }
         let positional = Rc::new(words.into_iter().skip(1).collect());
         let before = std::mem::replace(&mut self.positional, positional);
         let loops = std::mem::take(&mut self.loops);
-        self.depth += 1;
         self.frames += 1;
         self.variables.enter();
         let ran = self.run_command(body).await;
         self.variables.leave();
         self.frames -= 1;
-        self.depth -= 1;
         self.loops = loops;
         self.positional = before;
         match ran {

@@ -31,7 +31,8 @@ impl Shell {
                 continue;
             }
             let mut fields = Fields::splitting(self.separators());
-            self.expand_parts(&word.0, Quotes::Open, &mut fields).await?;
+            self.expand_parts(&word.0, Quotes::Open, &mut fields)
+                .await?;
             for field in fields.finish() {
                 if self.switches.noglob || !pattern::is_pattern(&field) {
                     expanded.push(pattern::unescape(&field));
@@ -51,7 +52,8 @@ impl Shell {
     /// Expands a word into a pattern.
     pub(super) async fn expand_pattern(&mut self, word: &Word) -> Result<String, Flow> {
         let mut fields = Fields::whole();
-        self.expand_parts(&word.0, Quotes::Open, &mut fields).await?;
+        self.expand_parts(&word.0, Quotes::Open, &mut fields)
+            .await?;
         Ok(fields.finish().join(" "))
     }
 
@@ -307,4 +309,3 @@ impl arithmetic::Scope for Shell {
         set.map_err(|error| error.to_string())
     }
 }
-

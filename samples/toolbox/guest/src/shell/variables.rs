@@ -55,9 +55,8 @@ impl Variables {
     pub(crate) fn environment(&self) -> Rc<Environment> {
         let exported = || {
             let set = self.all.iter().filter(|(_, variable)| variable.exported);
-            let set = set.filter_map(|(name, variable)| {
-                Some((name.clone(), variable.value.clone()?))
-            });
+            let set =
+                set.filter_map(|(name, variable)| Some((name.clone(), variable.value.clone()?)));
             Rc::new(set.collect::<Environment>())
         };
         Rc::clone(self.environment.borrow_mut().get_or_insert_with(exported))

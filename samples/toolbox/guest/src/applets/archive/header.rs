@@ -119,7 +119,13 @@ pub(super) fn parse(block: &[u8; BLOCK]) -> Option<Head> {
     let sum: u64 = block
         .iter()
         .enumerate()
-        .map(|(at, byte)| u64::from(if (148..156).contains(&at) { b' ' } else { *byte }))
+        .map(|(at, byte)| {
+            u64::from(if (148..156).contains(&at) {
+                b' '
+            } else {
+                *byte
+            })
+        })
         .sum();
     if number(&block[148..156]) != Some(sum) {
         return None;

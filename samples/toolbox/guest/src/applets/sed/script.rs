@@ -52,7 +52,10 @@ pub(super) enum Function {
     PrintFirst,
     Number,
     List,
-    Quit { code: i32, prints: bool },
+    Quit {
+        code: i32,
+        prints: bool,
+    },
     Branch(usize),
     /// `t` when true and `T` when false, with the place.
     BranchIf(bool, usize),
@@ -167,7 +170,9 @@ impl Reader {
             negated = true;
             self.skip(|c| c == ' ');
         }
-        let letter = self.next().ok_or_else(|| Failure::usage("a command is expected"))?;
+        let letter = self
+            .next()
+            .ok_or_else(|| Failure::usage("a command is expected"))?;
         let Some(function) = self.function(letter)? else {
             return Ok(true);
         };
@@ -369,7 +374,9 @@ impl Reader {
     }
 
     fn substitution(&mut self) -> Result<Substitution, Failure> {
-        let end = self.next().ok_or_else(|| Failure::usage("`s` needs an expression"))?;
+        let end = self
+            .next()
+            .ok_or_else(|| Failure::usage("`s` needs an expression"))?;
         let text = self.until(end, Place::Expression)?;
         let replacement = replacement(&self.until(end, Place::Text)?);
         let (mut occurrence, mut all, mut prints) = (1, false, false);

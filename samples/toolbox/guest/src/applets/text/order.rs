@@ -6,6 +6,21 @@ use crate::applet::{Context, Failure, Outcome};
 use crate::options::Options;
 use crate::stream::Mode;
 
+/// Long names of options.
+const LONG: &[(&str, char)] = &[
+    ("reverse", 'r'),
+    ("numeric-sort", 'n'),
+    ("unique", 'u'),
+    ("key", 'k'),
+    ("field-separator", 't'),
+    ("output", 'o'),
+    ("check", 'c'),
+    ("ignore-case", 'f'),
+    ("version-sort", 'V'),
+    ("human-numeric-sort", 'h'),
+    ("stable", 's'),
+];
+
 /// How keys are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Manner {
@@ -25,12 +40,7 @@ struct Key {
 }
 
 pub(super) async fn sort(context: Context) -> Outcome {
-    let long = &[
-        ("reverse", 'r'), ("numeric-sort", 'n'), ("unique", 'u'), ("key", 'k'),
-        ("field-separator", 't'), ("output", 'o'), ("check", 'c'), ("ignore-case", 'f'),
-        ("version-sort", 'V'), ("human-numeric-sort", 'h'), ("stable", 's'),
-    ];
-    let options = Options::read(context.arguments(), "rnuk:t:o:cfVhsbdgimzM", long)?;
+    let options = Options::read(context.arguments(), "rnuk:t:o:cfVhsbdgimzM", LONG)?;
     let mut manner = Manner::default();
     for (letter, _) in options.given() {
         manner.add(letter);
@@ -65,7 +75,9 @@ pub(super) async fn sort(context: Context) -> Outcome {
         if manner.reversed { b.cmp(a) } else { a.cmp(b) }
     };
     if options.has('c') {
-        let disorder = lines.windows(2).find(|pair| in_order(&pair[0], &pair[1]).is_gt());
+        let disorder = lines
+            .windows(2)
+            .find(|pair| in_order(&pair[0], &pair[1]).is_gt());
         return match disorder {
             Some(pair) => Err(Failure::new(format!("disorder: {}", pair[1]))),
             None => Ok(0),
@@ -81,7 +93,12 @@ pub(super) async fn sort(context: Context) -> Outcome {
         text.push('\n');
     }
     match options.value('o') {
-        Some(name) => context.create(name, Mode::Write)?.write(text.as_bytes()).await?,
+        Some(name) => {
+            context
+                .create(name, Mode::Write)?
+                .write(text.as_bytes())
+                .await?
+        }
         None => context.write(text).await?,
     }
     context.end(0).await
@@ -119,7 +136,11 @@ impl Manner {
                 a.cmp(&b)
             }
         };
-        if self.reversed { order.reverse() } else { order }
+        if self.reversed {
+            order.reverse()
+        } else {
+            order
+        }
     }
 }
 
@@ -131,7 +152,11 @@ fn number(text: &str, human: bool) -> f64 {
         .find(|(at, c)| !(c.is_ascii_digit() || *c == '.' || (*at == 0 && *c == '-')))
         .map_or(text.len(), |(at, _)| at);
     let value = text[..end].parse().unwrap_or(0.0);
-    let unit = if human { text[end..].chars().next() } else { None };
+    let unit = if human {
+        text[end..].chars().next()
+    } else {
+        None
+    };
     let power = unit.and_then(|unit| "KMGTP".find(unit.to_ascii_uppercase()));
     let exponent = power.map_or(0, |at| i32::try_from(at + 1).unwrap_or(0));
     value * 1024_f64.powi(exponent)
@@ -151,7 +176,10 @@ fn by_version(a: &str, b: &str) -> Ordering {
                 (x, y) => return x.cmp(&y),
             },
             (n, m) => {
-                let (x, y) = (a[..n].trim_start_matches('0'), b[..m].trim_start_matches('0'));
+                let (x, y) = (
+                    a[..n].trim_start_matches('0'),
+                    b[..m].trim_start_matches('0'),
+                );
                 let order = x.len().cmp(&y.len()).then_with(|| x.cmp(y));
                 if order.is_ne() {
                     return order;
@@ -169,7 +197,9 @@ impl Key {
         let mut own = Manner::default();
         let mut place = |part: &str| -> Result<(usize, usize), Failure> {
             let digits = part.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-            part[digits.len()..].chars().for_each(|letter| own.add(letter));
+            part[digits.len()..]
+                .chars()
+                .for_each(|letter| own.add(letter));
             let (field, char) = digits.split_once('.').unwrap_or((digits, "0"));
             let number = |text: &str| text.parse::<usize>().map_err(|_| invalid());
             Ok((number(field)?, number(char)?))
@@ -181,7 +211,11 @@ impl Key {
         if first.0 == 0 {
             return Err(invalid());
         }
-        let manner = if own == Manner::default() { general } else { own };
+        let manner = if own == Manner::default() {
+            general
+        } else {
+            own
+        };
         Ok(Self {
             first,
             last,
@@ -204,13 +238,18 @@ impl Key {
                 None => line.len(),
             },
         };
-        line.get(start..end.max(start)).unwrap_or_default().to_owned()
+        line.get(start..end.max(start))
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
 fn skip(line: &str, start: usize, end: usize, chars: usize) -> usize {
     let field = &line[start..end];
-    field.char_indices().nth(chars).map_or(end, |(at, _)| start + at)
+    field
+        .char_indices()
+        .nth(chars)
+        .map_or(end, |(at, _)| start + at)
 }
 
 /// Where fields begin and end. Without a separator a field takes the blanks before it.

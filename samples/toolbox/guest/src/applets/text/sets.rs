@@ -8,7 +8,11 @@ use crate::pattern;
 const CHUNK_BYTES: usize = 32 * 1024;
 
 pub(super) async fn tr(context: Context) -> Outcome {
-    let long = &[("delete", 'd'), ("squeeze-repeats", 's'), ("complement", 'c')];
+    let long = &[
+        ("delete", 'd'),
+        ("squeeze-repeats", 's'),
+        ("complement", 'c'),
+    ];
     let options = Options::read_leading(context.arguments(), "dscCt", long)?;
     let (deletes, squeezes) = (options.has('d'), options.has('s'));
     let complement = options.has('c') || options.has('C');
@@ -115,7 +119,11 @@ fn one(text: &str) -> (Vec<u8>, &str) {
     if first != '\\' {
         return (first.to_string().into_bytes(), chars.as_str());
     }
-    let digits = text[1..].chars().take(3).take_while(|c| c.is_digit(8)).count();
+    let digits = text[1..]
+        .chars()
+        .take(3)
+        .take_while(|c| c.is_digit(8))
+        .count();
     let length = match (digits, text[1..].chars().next()) {
         (0, None) => return (vec![b'\\'], ""),
         (0, Some(c)) => 1 + c.len_utf8(),
@@ -124,5 +132,8 @@ fn one(text: &str) -> (Vec<u8>, &str) {
     let escaped = escapes::unescape(&text[..length]);
     // What is no escape means itself.
     let bytes = escaped.strip_prefix(b"\\").filter(|rest| !rest.is_empty());
-    (bytes.map(<[u8]>::to_vec).unwrap_or(escaped), &text[length..])
+    (
+        bytes.map(<[u8]>::to_vec).unwrap_or(escaped),
+        &text[length..],
+    )
 }

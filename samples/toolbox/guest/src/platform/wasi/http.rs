@@ -2,11 +2,12 @@
 
 use std::io;
 
+use std::rc::Rc;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
-    ErrorCode, Fields, IncomingBody, IncomingResponse, Method, OutgoingBody, OutgoingRequest, Scheme,
+    ErrorCode, Fields, IncomingBody, IncomingResponse, Method, OutgoingBody, OutgoingRequest,
+    Scheme,
 };
-use std::rc::Rc;
 
 use super::{Input, Output, Request, Source};
 use crate::reactor;
@@ -58,11 +59,21 @@ pub(crate) async fn request(request: Request) -> io::Result<Response> {
         let _ = fields.append("content-length", &length);
     }
     let outgoing = OutgoingRequest::new(fields);
-    outgoing.set_method(&method(&request.method)).map_err(invalid)?;
-    let scheme = if request.secure { Scheme::Https } else { Scheme::Http };
+    outgoing
+        .set_method(&method(&request.method))
+        .map_err(invalid)?;
+    let scheme = if request.secure {
+        Scheme::Https
+    } else {
+        Scheme::Http
+    };
     outgoing.set_scheme(Some(&scheme)).map_err(invalid)?;
-    outgoing.set_authority(Some(&request.authority)).map_err(invalid)?;
-    outgoing.set_path_with_query(Some(&request.path)).map_err(invalid)?;
+    outgoing
+        .set_authority(Some(&request.authority))
+        .map_err(invalid)?;
+    outgoing
+        .set_path_with_query(Some(&request.path))
+        .map_err(invalid)?;
     let body = outgoing.body().map_err(invalid)?;
     let future = outgoing_handler::handle(outgoing, None).map_err(|code| error(&code))?;
     if !request.body.is_empty() {

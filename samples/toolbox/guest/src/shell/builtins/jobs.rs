@@ -101,7 +101,11 @@ impl Shell {
             };
             match signal(&name) {
                 Some(known) => sent = known,
-                None => return self.refuse("kill", &format!("unknown signal `{name}`")).await,
+                None => {
+                    return self
+                        .refuse("kill", &format!("unknown signal `{name}`"))
+                        .await;
+                }
             }
         }
         let mut status = 0;

@@ -29,7 +29,11 @@ impl Shell {
                 let Some(line) = line else { return Ok(1) };
                 line
             }
-            Some(_) => return self.refuse("read", "-t: a number of seconds is expected").await,
+            Some(_) => {
+                return self
+                    .refuse("read", "-t: a number of seconds is expected")
+                    .await;
+            }
         };
         let (line, complete) = match line {
             Ok(read) => read,
@@ -52,13 +56,18 @@ impl Shell {
     async fn read_record(&self, options: &Options) -> Result<(Vec<(char, bool)>, bool), String> {
         let number = options.value('u').map_or(Ok(0), str::parse::<u32>);
         let number = number.map_err(|_| "-u: a descriptor is expected".to_owned())?;
-        let input = self.descriptors.get(number).map_err(|error| error.to_string())?;
+        let input = self
+            .descriptors
+            .get(number)
+            .map_err(|error| error.to_string())?;
         let end = match options.value('d') {
             None => b'\n',
             Some(text) => text.bytes().next().unwrap_or(0),
         };
         if let Some(count) = options.value('n') {
-            let count = count.parse().map_err(|_| "-n: a number is expected".to_owned())?;
+            let count = count
+                .parse()
+                .map_err(|_| "-n: a number is expected".to_owned())?;
             let bytes = input.read(count).await.map_err(|error| error.to_string())?;
             let text = String::from_utf8_lossy(&bytes).into_owned();
             let complete = !bytes.is_empty();
@@ -97,19 +106,20 @@ impl Shell {
     /// Takes the next option of the positional parameters, or of the words given.
     pub(super) async fn getopts(&mut self, arguments: &[String]) -> Ran {
         let [letters, name, words @ ..] = arguments else {
-            return self.refuse("getopts", "letters and a name are expected").await;
+            return self.refuse("getopts", "letters and a name, please").await;
         };
-        let given = if words.is_empty() {
-            self.positional.to_vec()
+        let given: &[String] = if words.is_empty() {
+            &self.positional.clone()
         } else {
-            words.to_vec()
+            words
         };
         let (quiet, letters) = match letters.strip_prefix(':') {
             Some(letters) => (true, letters),
             None => (false, letters.as_str()),
         };
-        let index = self.variables.get("OPTIND").and_then(|text| text.parse().ok());
-        let mut index: usize = index.unwrap_or(1).max(1);
+        let index = self.variables.get("OPTIND");
+        let index = index.and_then(|text| text.parse::<usize>().ok());
+        let mut index = index.unwrap_or(1).max(1);
         let word = given.get(index - 1).cloned().unwrap_or_default();
         if self.option_offset == 0 {
             if word == "--" {
@@ -120,58 +130,80 @@ impl Shell {
             }
             self.option_offset = 1;
         }
-        let mut rest = word[self.option_offset.min(word.len())..].chars();
-        let Some(letter) = rest.next() else {
+        let rest = word.get(self.option_offset..).unwrap_or_default();
+        let Some(letter) = rest.chars().next() else {
             return self.no_option(name, index).await;
         };
-        let rest = rest.as_str().to_owned();
+        let behind = &rest[letter.len_utf8()..];
         let found = letters.split_once(letter).filter(|_| letter != ':');
-        let mut value = None;
-        let mut given_letter = letter.to_string();
         let takes_value = found.is_some_and(|(_, behind)| behind.starts_with(':'));
-        let mut offset = if rest.is_empty() { 0 } else { word.len() - rest.len() };
-        if takes_value {
-            offset = 0;
+        self.option_offset = if takes_value || behind.is_empty() {
             index += 1;
-            value = if rest.is_empty() {
-                let next = given.get(index - 1).cloned();
-                index += usize::from(next.is_some());
-                next
-            } else {
-                Some(rest)
-            };
-        } else if offset == 0 {
-            index += 1;
+            0
+        } else {
+            word.len() - behind.len()
+        };
+        let mut value = None;
+        if takes_value && behind.is_empty() {
+            value = given.get(index - 1).cloned();
+            index += usize::from(value.is_some());
+        } else if takes_value {
+            value = Some(behind.to_owned());
         }
-        if found.is_none() || (takes_value && value.is_none()) {
-            let what = if found.is_none() {
-                "Illegal option"
-            } else {
-                "No arg for"
-            };
-            if quiet {
-                value = Some(letter.to_string());
-            } else {
-                let option = if found.is_none() { "" } else { " option" };
-                self.complain(&format!("{what} -{letter}{option}")).await;
+        let mut given_letter = letter.to_string();
+        let problem = match (found, takes_value, &value) {
+            (None, ..) => Some(Problem::Unknown),
+            (Some(_), true, None) => Some(Problem::NoValue),
+            (Some(_), ..) => None,
+        };
+        if let Some(problem) = problem {
+            let sign = if quiet { problem.sign() } else { "?" };
+            sign.clone_into(&mut given_letter);
+            value = quiet.then(|| letter.to_string());
+            if !quiet {
+                self.tell_option(letter, problem).await;
             }
-            let sign = if quiet && found.is_some() { ":" } else { "?" };
-            given_letter = sign.to_owned();
         }
         match value {
             Some(value) => self.assign("OPTARG", value).await?,
             None => drop(self.variables.unset("OPTARG")),
         }
+        let offset = self.option_offset;
         self.assign("OPTIND", index.to_string()).await?;
         self.option_offset = offset;
         self.assign(name, given_letter).await?;
         Ok(0)
     }
 
+    async fn tell_option(&self, letter: char, problem: Problem) {
+        let text = match problem {
+            Problem::Unknown => format!("Illegal option -{letter}"),
+            Problem::NoValue => format!("No arg for -{letter} option"),
+        };
+        self.complain(&text).await;
+    }
+
     async fn no_option(&mut self, name: &str, index: usize) -> Ran {
         self.assign("OPTIND", index.to_string()).await?;
         self.assign(name, "?".to_owned()).await?;
         Ok(1)
+    }
+}
+
+/// What is wrong with an option.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Problem {
+    Unknown,
+    NoValue,
+}
+
+impl Problem {
+    /// What the variable becomes, when a script wants to tell it itself.
+    fn sign(self) -> &'static str {
+        match self {
+            Self::Unknown => "?",
+            Self::NoValue => ":",
+        }
     }
 }
 

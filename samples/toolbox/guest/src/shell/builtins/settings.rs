@@ -203,7 +203,12 @@ impl Shell {
             Some(value) => format!("{word} {name}={}\n", quoted(&value)),
             None => format!("{word} {name}\n"),
         };
-        let lines: String = self.variables.listing(which).into_iter().map(line).collect();
+        let lines: String = self
+            .variables
+            .listing(which)
+            .into_iter()
+            .map(line)
+            .collect();
         self.print(&lines).await
     }
 }

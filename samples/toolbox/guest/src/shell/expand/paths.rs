@@ -11,7 +11,11 @@ const PATHS_MAX: usize = 100_000;
 /// Returns the paths that match, in order; the pattern's own text when there are none.
 pub(super) fn matching(folder: &Path, field: &str) -> Vec<String> {
     let absolute = field.starts_with('/');
-    let mut found = vec![if absolute { "/".to_owned() } else { String::new() }];
+    let mut found = vec![if absolute {
+        "/".to_owned()
+    } else {
+        String::new()
+    }];
     let parts: Vec<&str> = field.split('/').filter(|part| !part.is_empty()).collect();
     for (index, part) in parts.iter().enumerate() {
         let last = index + 1 == parts.len();

@@ -60,7 +60,10 @@ impl Parser {
         let list = self.list(ends, LineEnd::Separates)?;
         if list.is_empty() {
             if self.peek().is_none() {
-                return Err(SyntaxError::Incomplete(format!("`{}`", ends.join("` or `"))));
+                return Err(SyntaxError::Incomplete(format!(
+                    "`{}`",
+                    ends.join("` or `")
+                )));
             }
             return Err(self.unexpected());
         }
@@ -485,10 +488,7 @@ impl Parser {
 
     /// Whether a reserved word comes next.
     fn at_word(&self, word: &str) -> bool {
-        self.looking_at(word)
-            && self
-                .peek_at(word.chars().count())
-                .is_none_or(ends_word)
+        self.looking_at(word) && self.peek_at(word.chars().count()).is_none_or(ends_word)
     }
 
     fn take_word(&mut self, word: &str) -> bool {

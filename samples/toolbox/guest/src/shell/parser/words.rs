@@ -367,7 +367,8 @@ impl Parser {
 
     /// Reads `${…}` after its bracket.
     fn braced(&mut self, place: Place) -> Parsed<Parameter> {
-        if self.peek() == Some('#') && !matches!(self.peek_at(1), Some('}' | '#' | '%' | ':' | '-')) {
+        if self.peek() == Some('#') && !matches!(self.peek_at(1), Some('}' | '#' | '%' | ':' | '-'))
+        {
             self.next_char();
             let name = self.parameter_name()?;
             if self.next_char() != Some('}') {
@@ -396,8 +397,8 @@ impl Parser {
     }
 
     fn action(&mut self, name: &str, place: Place) -> Parsed<Action> {
-        let or_empty = self.peek() == Some(':')
-            && matches!(self.peek_at(1), Some('-' | '=' | '?' | '+'));
+        let or_empty =
+            self.peek() == Some(':') && matches!(self.peek_at(1), Some('-' | '=' | '?' | '+'));
         if or_empty {
             self.next_char();
         }
