@@ -6,7 +6,7 @@ mod sweep;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,13 +169,7 @@ impl Agent {
     /// Fails when the data folder cannot be made or the API server does not take the Node within a
     /// minute. Nothing runs then.
     pub async fn start(config: AgentConfig) -> Result<Agent, AgentError> {
-        let data_dir = config.data_dir.clone();
-        tokio::fs::create_dir_all(&data_dir)
-            .await
-            .map_err(|source| AgentError::DataDir {
-                path: data_dir,
-                source,
-            })?;
+        make_data_dir(&config.data_dir).await?;
         let settings = &config.node;
         let amounts = Amounts::find(settings, &config.runtime, &config.data_dir);
         let mut registration =
@@ -275,6 +269,14 @@ impl Agent {
     pub fn kill(self) {
         drop(self);
     }
+}
+
+async fn make_data_dir(path: &Path) -> Result<(), AgentError> {
+    let made = tokio::fs::create_dir_all(path).await;
+    made.map_err(|source| AgentError::DataDir {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 impl Drop for Agent {

@@ -300,6 +300,15 @@ impl PodFacts {
         }
     }
 
+    /// Notes that the pod uses more than it may; false when it ends already, or has ended.
+    pub(crate) fn evict(&mut self, spec: &PodSpecPlan, message: Arc<str>) -> bool {
+        let is_late = self.ending.is_some() || self.rejected.is_some() || is_complete(spec, self);
+        if !is_late {
+            self.evicted = Some(message);
+        }
+        !is_late
+    }
+
     /// Whether any instance lives, or something is under way that may still make one.
     pub(crate) fn any_under_way(&self) -> bool {
         self.containers

@@ -30,7 +30,7 @@ use crate::events::{EventSink, PodEvents, Severity};
 use crate::exec::{ExecBook, Tools};
 use crate::ground::{self, GroundKit, Site};
 use crate::images::{Images, blocking};
-use crate::lifecycle::{EndCause, Intent, PodFacts, is_complete, plan};
+use crate::lifecycle::{EndCause, Intent, PodFacts, plan};
 use crate::logs::{LogBook, OutputLine};
 use crate::probes::{NEWS_MAX, News, Prober};
 use crate::spec::{PodKey, PodSpecPlan};
@@ -287,15 +287,14 @@ impl Worker {
 
     /// Plans the next look; a pod that exceeds a limit is ended.
     fn measured(&mut self, excess: Option<String>) {
-        let is_ending = self.facts.ending.is_some() || is_complete(&self.spec, &self.facts);
         match excess {
-            Some(_) if is_ending => {}
-            Some(message) => {
-                self.events
-                    .emit(Severity::Warning, "Evicted", &*message, None);
-                self.facts.evicted = Some(message.into());
-            }
             None => self.measure_at = Some(self.node.clock.now().after(MEASURE_EVERY)),
+            Some(message) => {
+                if self.facts.evict(&self.spec, message.as_str().into()) {
+                    self.events
+                        .emit(Severity::Warning, "Evicted", message, None);
+                }
+            }
         }
     }
 

@@ -84,6 +84,8 @@ enum Happening {
     Vanish,
     /// The agent stops.
     Shutdown(u64),
+    /// A volume outgrows its limit.
+    Evict,
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -99,6 +101,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0u64..40).prop_map(Happening::Delete),
         1 => Just(Happening::Vanish),
         1 => (0u64..5).prop_map(Happening::Shutdown),
+        1 => Just(Happening::Evict),
     ]
 }
 
@@ -454,6 +457,9 @@ impl World {
             }
             Happening::Delete(grace) => self.end(EndCause::Deleted, *grace),
             Happening::Vanish => self.end(EndCause::Vanished, 1),
+            Happening::Evict => {
+                self.pod.evict(&self.spec, "too much".into());
+            }
             Happening::Shutdown(grace) => {
                 if self.intent == Intent::Run {
                     self.end(EndCause::Shutdown, *grace);

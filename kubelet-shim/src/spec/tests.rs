@@ -214,6 +214,7 @@ fn container_fields_that_are_not_honoured_are_refused_by_name() {
     }
 }
 
+// tidy: table, because it is one row per source.
 #[test]
 fn volumes_that_are_not_honoured_are_refused_by_name() {
     for (source, field) in [
