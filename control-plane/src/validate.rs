@@ -151,13 +151,16 @@ fn owners(references: &Field<'_, '_>) {
         }
         let (version, kind) = (owner.child("apiVersion").text(), owner.child("kind").text());
         if (version, kind) == ("v1", "Event") {
-            owner.invalid("/v1, Kind=Event is disallowed from being an owner");
+            references.invalid_as(
+                owner.value,
+                "/v1, Kind=Event is disallowed from being an owner",
+            );
         }
         if owner.child("controller").is_true() {
-            controllers.push(owner.child("name").text());
+            controllers.push(format!("{kind}/{}", owner.child("name").text()));
         }
     }
-    if let [first, second, ..] = controllers[..] {
+    if let [first, second, ..] = controllers.as_slice() {
         references.invalid(&format!(
             "Only one reference can have Controller set to true. Found \"true\" in references \
              for {first} and {second}"
@@ -225,7 +228,7 @@ pub(crate) fn qualified_faults(text: &str) -> Vec<Cow<'static, str>> {
     let (prefix, name) = match text.split_once('/') {
         None => (None, text),
         Some((_, name)) if name.contains('/') => {
-            return vec![format!("a qualified name {QUALIFIED_HINT}").into()];
+            return vec![format!("a valid label key {QUALIFIED_HINT}").into()];
         }
         Some((prefix, name)) => (Some(prefix), name),
     };

@@ -216,7 +216,6 @@ async fn config_and_secrets_follows_its_objects() {
     );
     check_end(run);
 }
-}
 
 /// The pod to look around in says where it is, again and again.
 #[test]

@@ -5,6 +5,12 @@ use serde_json::{Value, json};
 use super::{default, each, object_at, replace_empty, round, times};
 use crate::{quantity::Quantity, validate::elements};
 
+const CONTAINER_STATUSES: &[&str] = &[
+    "containerStatuses",
+    "ephemeralContainerStatuses",
+    "initContainerStatuses",
+];
+
 const GRACE_SECONDS: i64 = 30;
 
 /// A projected token is good for an hour.
@@ -47,6 +53,23 @@ pub(crate) fn pod(object: &mut Value) {
         each(status, "conditions", |condition| {
             times(condition, &["lastProbeTime", "lastTransitionTime"]);
         });
+        for list in CONTAINER_STATUSES {
+            each(status, list, container_status);
+        }
+    }
+}
+
+fn container_status(status: &mut Value) {
+    for state in ["state", "lastState"] {
+        let Some(state) = status.get_mut(state) else {
+            continue;
+        };
+        if let Some(running) = state.get_mut("running") {
+            times(running, &["startedAt"]);
+        }
+        if let Some(terminated) = state.get_mut("terminated") {
+            times(terminated, &["finishedAt", "startedAt"]);
+        }
     }
 }
 

@@ -59,21 +59,17 @@ fn affinity(spec: &mut Value) {
     }
 }
 
-/// A client may give the one address or the list of them. The list is made from the one only when
-/// addresses are given out: it is nobody's then.
+/// Drops addresses that are none. The list is made from the one address only when addresses are given
+/// out: it is nobody's then.
 fn same_addresses(spec: &mut Value) {
     let one = spec["clusterIP"].as_str().unwrap_or_default().to_owned();
     let first = spec["clusterIPs"][0]
         .as_str()
         .unwrap_or_default()
         .to_owned();
-    match (one.as_str(), first.as_str()) {
-        ("", "") => {
-            remove(spec, "clusterIP");
-            remove(spec, "clusterIPs");
-        }
-        ("", first) => spec["clusterIP"] = json!(first),
-        _ => (),
+    if one.is_empty() && first.is_empty() {
+        remove(spec, "clusterIP");
+        remove(spec, "clusterIPs");
     }
 }
 

@@ -62,12 +62,16 @@ pub(super) fn resources(group: &str, version: &str) -> Result<Value, ApiError> {
         .find(|found| (found.group, found.version) == (group, version));
     let found = found.ok_or_else(ApiError::no_such_path)?;
     let resources: Vec<_> = found.kinds.iter().flat_map(|info| entries(info)).collect();
-    Ok(json!({
+    let mut list = json!({
         "kind": "APIResourceList",
-        "apiVersion": "v1",
         "groupVersion": found.name(),
         "resources": resources,
-    }))
+    });
+    // The list of the core group is that of a time before lists had versions.
+    if !group.is_empty() {
+        list["apiVersion"] = json!("v1");
+    }
+    Ok(list)
 }
 
 /// A resource and its parts, as discovery lists them.

@@ -111,7 +111,10 @@ impl Walk {
     ) -> Result<(), TypeMismatch> {
         let depth = self.path.len();
         for (name, value) in map.iter_mut() {
-            self.enter(name);
+            // Go's decoder knows the places of fields, and the keys of a map are none.
+            if matches!(item, Shape::Object(_)) {
+                self.enter(name);
+            }
             if value.is_null() {
                 *value = empty(item);
             }

@@ -16,6 +16,7 @@ mod wish;
 use bytes::Bytes;
 use coracle_store::{Expect, WriteError};
 use http::StatusCode;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Machine, write_failure};
@@ -42,11 +43,18 @@ const IMMORTAL_NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-publi
 pub(crate) const SHOWN_WHEN_REMOVED: &[&str] =
     &["pods", "resourcequotas", "serviceaccounts", "services"];
 
-/// Returns what is removed: nobody waits for it any more.
-fn without_grace(mut object: Value) -> Value {
-    if let Some(grace) = object.pointer_mut("/metadata/deletionGracePeriodSeconds") {
-        *grace = Value::from(0);
+/// Returns what is removed. A pod is marked like one that has time left, with none.
+fn last_of(info: &KindInfo, mut object: Value, now: Timestamp) -> Value {
+    if info.grace != Grace::Pod {
+        return object;
     }
+    let metadata = &mut object["metadata"];
+    if metadata["deletionTimestamp"].is_null() {
+        metadata["deletionTimestamp"] = Value::from(now.to_string());
+        let generation = metadata["generation"].as_i64().unwrap_or(0);
+        metadata["generation"] = Value::from(generation.saturating_add(1));
+    }
+    metadata["deletionGracePeriodSeconds"] = Value::from(0);
     object
 }
 
@@ -111,14 +119,17 @@ impl Machine {
                 return Ok(match step {
                     Step::Leave => Outcome::Kept(record.value.clone()),
                     Step::Mark(marked) => Outcome::Kept(Bytes::from(marked.to_string())),
-                    Step::Remove => removed(record.value.clone()),
+                    Step::Remove => {
+                        let last = last_of(info, object, self.now());
+                        removed(Bytes::from(last.to_string()))
+                    }
                 });
             }
             let expect = Expect::At(record.revision);
             let written = match step {
                 Step::Leave => return Ok(Outcome::Kept(record.value.clone())),
                 Step::Remove => {
-                    let last = without_grace(object);
+                    let last = last_of(info, object, self.now());
                     self.remove(info, key, expect, &last).await.map(removed)
                 }
                 Step::Mark(object) => {

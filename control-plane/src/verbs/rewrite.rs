@@ -201,13 +201,14 @@ impl Machine {
         let mut causes = Causes::default();
         check_identity(call, old, new, &mut causes)?;
         carry(objects, old, new);
-        if matches!(objects.subresource, None | Some(Subresource::Status)) {
-            (objects.info.on_update)(old, new);
-        }
         (objects.info.defaults)(new);
         certificates::complete(call, Some(old), new, self.now());
         if owners == Owners::Sent {
             writer.record(Some(old), new);
+        }
+        // What the server keeps or drops by itself is nobody's change.
+        if matches!(objects.subresource, None | Some(Subresource::Status)) {
+            (objects.info.on_update)(old, new);
         }
         self.admit(call, Some(old), new)?;
         self.admission.mutate(&self.store, call, Some(old), new)?;

@@ -22,8 +22,8 @@ use crate::harness::Harness;
 /// A control plane behind a socket.
 pub(crate) struct Served {
     pub(crate) api: Harness,
-    server: ApiServer,
-    authority: String,
+    pub(crate) server: ApiServer,
+    pub(crate) authority: String,
     pub(crate) admin: Credentials,
 }
 

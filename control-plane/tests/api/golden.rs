@@ -279,12 +279,18 @@ fn normalise(name: &str, value: &mut Value) {
             ("resourceVersion", "" | "0") | (_, "") => (),
             ("resourceVersion", _) => "<revision>".clone_into(text),
             ("token" | "continue", _) => "<token>".clone_into(text),
+            ("cells", age) if is_age(age) => "<age>".clone_into(text),
             // Differences that follow in further lines are worded in Go's names of fields.
             ("message", said) => *text = masked(said.lines().next().unwrap_or_default()),
             (_, said) => *text = masked(said),
         },
         Value::Null | Value::Bool(_) | Value::Number(_) => (),
     }
+}
+
+fn is_age(text: &str) -> bool {
+    let seconds = text.strip_suffix('s');
+    seconds.is_some_and(|seconds| seconds.parse::<u8>().is_ok())
 }
 
 /// Causes have no order, and some checks of Kubernetes find the same twice.

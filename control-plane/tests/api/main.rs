@@ -13,6 +13,7 @@ mod discovery;
 mod garbage;
 mod golden;
 mod harness;
+mod http2;
 mod kinds;
 mod lists;
 mod logs;

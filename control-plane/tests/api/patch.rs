@@ -174,7 +174,7 @@ async fn patches_that_make_no_sense_are_refused_in_kubernetes_words() {
             json!({"metadata": {"labels": {"a": 1}}}),
             422,
             " \"\" is invalid: patch: Invalid value: \"map[metadata:map[labels:map[a:1]]]\": json: \
-             cannot unmarshal number into Go struct field ObjectMeta.metadata.labels.a of type \
+             cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type \
              string",
         ),
     ] {

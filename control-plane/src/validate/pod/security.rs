@@ -205,8 +205,7 @@ pub(super) fn host_users(spec: &Field<'_, '_>) {
         ("hostIPC", "HostIPC"),
     ] {
         if spec.child(field).is_true() {
-            spec.child(said)
-                .forbidden("when `pod.Spec.HostUsers` is false");
+            spec.child(said).forbidden("when `hostUsers` is false");
         }
     }
 }

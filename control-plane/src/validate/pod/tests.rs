@@ -529,7 +529,7 @@ fn the_pod_itself_is_checked() {
     );
     check_spec(
         json!({"hostUsers": false, "hostPID": true}),
-        &["spec.HostPID: Forbidden: when `pod.Spec.HostUsers` is false"],
+        &["spec.HostPID: Forbidden: when `hostUsers` is false"],
     );
     check_spec(
         json!({"os": {"name": "plan9"}}),
