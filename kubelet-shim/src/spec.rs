@@ -11,6 +11,7 @@ mod files;
 mod identity;
 mod probe;
 pub(crate) mod quantity;
+mod restart;
 mod security;
 mod variables;
 mod volume;
@@ -29,6 +30,7 @@ pub use identity::{DnsPlan, DnsPolicy, HostAlias, ShownName};
 pub use probe::{
     Check, Hook, Hooks, HttpGet, Probe, ProbeKind, Probes, Scheme, TargetPort, TcpTarget,
 };
+pub use restart::{ExitCodes, Restarts};
 
 /// Whether pods may mount folders of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +169,8 @@ pub struct ContainerPlan {
     pub termination_message: TerminationMessage,
     /// `coracle.dev/instances: reuse`.
     pub instances: InstanceReuse,
+    /// What it says about its own restarts.
+    pub restarts: Restarts,
     /// Startup, readiness and liveness probes.
     pub probes: Probes,
     /// What is done after the start and before the end.

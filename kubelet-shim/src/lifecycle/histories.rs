@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::{HostPathPolicy, ProbeKind, RestartPolicy, Role, check_pod};
+use crate::spec::{ExitCodes, HostPathPolicy, ProbeKind, RestartPolicy, Restarts, Role, check_pod};
 use crate::status::{Phase, phase};
 use crate::time::{Clock, Hand};
 
@@ -113,17 +113,43 @@ fn spec() -> impl Strategy<Value = PodSpecPlan> {
     let role = prop_oneof![Just("init"), Just("sidecar"), Just("app"), Just("app")];
     let policy = prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")];
     (
-        prop::collection::vec((role, any::<[bool; 5]>()), 1..5),
+        prop::collection::vec((role, any::<[bool; 5]>(), own_restarts()), 1..5),
         policy,
         prop::option::weighted(0.2, 1u64..400),
     )
         .prop_map(|(containers, policy, deadline)| {
+            let own: Vec<Restarts> = containers.iter().map(|(_, _, own)| own.clone()).collect();
             let containers: Vec<(&str, Vec<&str>)> = containers
                 .into_iter()
-                .map(|(role, wanted)| (role, care_of(role, wanted)))
+                .map(|(role, wanted, _)| (role, care_of(role, wanted)))
                 .collect();
-            plan_with(&containers, policy, deadline)
+            let mut plan = plan_with(&containers, policy, deadline);
+            for (container, own) in plan.containers.iter_mut().zip(own) {
+                if container.role != Role::Sidecar {
+                    container.restarts = own;
+                }
+            }
+            plan
         })
+}
+
+fn own_restarts() -> impl Strategy<Value = Restarts> {
+    use RestartPolicy::{Always, Never, OnFailure};
+    let policy = prop::sample::select(vec![Always, OnFailure, Never]);
+    let rules = prop::collection::vec(
+        prop_oneof![
+            Just(ExitCodes::In(vec![1, 137])),
+            Just(ExitCodes::NotIn(vec![0])),
+        ],
+        0..2,
+    );
+    prop::option::weighted(0.3, (policy, rules)).prop_map(|own| match own {
+        Some((policy, rules)) => Restarts {
+            policy: Some(policy),
+            rules,
+        },
+        None => Restarts::default(),
+    })
 }
 
 /// The probes and hooks a container may have.
@@ -703,8 +729,10 @@ fn the_deadline_ends_a_pod_that_runs() {
 #[test]
 fn who_is_restarted() {
     let check = |policy, role, code, completed, expected| {
-        let found = may_restart(policy, role, &termination(code), completed);
-        assert_eq!(found, expected, "{policy:?} {role:?} {code} {completed}");
+        let spec = plan_of(&[role, "app"], "Always", None);
+        let container = &spec.containers[0];
+        let found = may_restart(policy, container, &termination(code), completed);
+        assert_eq!(found, expected, "{policy:?} {role} {code} {completed}");
     };
     use RestartPolicy::{Always, Never, OnFailure};
     for (policy, after_good, after_bad) in [
@@ -712,15 +740,46 @@ fn who_is_restarted() {
         (OnFailure, false, true),
         (Never, false, false),
     ] {
-        check(policy, Role::App, 0, false, after_good);
-        check(policy, Role::App, 1, false, after_bad);
-        check(policy, Role::Sidecar, 0, false, true);
-        check(policy, Role::Sidecar, 1, false, true);
-        check(policy, Role::Init, 0, true, false);
+        check(policy, "app", 0, false, after_good);
+        check(policy, "app", 1, false, after_bad);
+        check(policy, "sidecar", 0, false, true);
+        check(policy, "sidecar", 1, false, true);
+        check(policy, "init", 0, true, false);
     }
-    check(Always, Role::Init, 1, false, true);
-    check(OnFailure, Role::Init, 1, false, true);
-    check(Never, Role::Init, 1, false, false);
+    check(Always, "init", 1, false, true);
+    check(OnFailure, "init", 1, false, true);
+    check(Never, "init", 1, false, false);
+}
+
+/// A container's own policy goes before the pod's, and the first of its rules that fits before both.
+#[test]
+fn a_containers_own_word_on_restarts_goes_before_the_pods() {
+    let check = |pod: &str, own: serde_json::Value, code, expected| {
+        let mut container = own.clone();
+        container["name"] = "c".into();
+        container["image"] = "i".into();
+        let wire = serde_json::json!({"metadata": {"name": "p"}, "spec": {
+            "restartPolicy": pod, "containers": [container]}});
+        let wire = serde_json::from_value(wire).unwrap();
+        let spec = check_pod(&wire, HostPathPolicy::Refuse).unwrap();
+        let policy = spec.restart_policy;
+        let found = may_restart(policy, &spec.containers[0], &termination(code), false);
+        assert_eq!(found, expected, "{pod} {own} {code}");
+    };
+    let policy = |policy: &str| serde_json::json!({"restartPolicy": policy});
+    check("Never", policy("Always"), 0, true);
+    check("Never", policy("OnFailure"), 0, false);
+    check("Never", policy("OnFailure"), 1, true);
+    check("Always", policy("Never"), 1, false);
+    let rules = |operator: &str| {
+        serde_json::json!({"restartPolicy": "Never", "restartPolicyRules": [
+            {"action": "Restart", "exitCodes": {"operator": operator, "values": [42, 43]}}]})
+    };
+    check("Always", rules("In"), 42, true);
+    check("Always", rules("In"), 43, true);
+    check("Always", rules("In"), 1, false);
+    check("Never", rules("NotIn"), 42, false);
+    check("Never", rules("NotIn"), 1, true);
 }
 
 /// Keeps `Arc` in use where the generated world shares ends with the facts.

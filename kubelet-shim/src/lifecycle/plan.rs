@@ -97,31 +97,27 @@ pub(crate) fn plan(spec: &PodSpecPlan, intent: Intent, pod: &PodFacts, now: Mome
 /// Whether a container that ended so is started again while its pod runs.
 pub(crate) fn may_restart(
     policy: RestartPolicy,
-    role: Role,
+    container: &ContainerPlan,
     end: &Termination,
     completed: bool,
 ) -> bool {
-    match role {
+    match container.role {
         Role::Sidecar => true,
         Role::Init if completed => false,
         // An init container that succeeded is never repeated, even under `Always`.
-        Role::Init => end.code != 0 && policy != RestartPolicy::Never,
-        Role::App => match policy {
-            RestartPolicy::Always => true,
-            RestartPolicy::OnFailure => end.code != 0,
-            RestartPolicy::Never => false,
-        },
+        Role::Init => end.code != 0 && container.restarts.decide(policy, end.code),
+        Role::App => container.restarts.decide(policy, end.code),
     }
 }
 
 /// Whether the pod has come to its own end: all apps ended for good, or an init container failed so.
 pub(crate) fn is_complete(spec: &PodSpecPlan, pod: &PodFacts) -> bool {
-    let over = |(container, facts): (&crate::spec::ContainerPlan, &ContainerFacts)| {
-        ended_for_good(spec.restart_policy, container.role, facts)
+    let over = |(container, facts): (&ContainerPlan, &ContainerFacts)| {
+        ended_for_good(spec.restart_policy, container, facts)
     };
     let mut pairs = spec.containers.iter().zip(&pod.containers);
     let init_failed = pairs.clone().any(|(c, f)| {
-        c.role == Role::Init && !f.completed && ended_for_good(spec.restart_policy, c.role, f)
+        c.role == Role::Init && !f.completed && ended_for_good(spec.restart_policy, c, f)
     });
     init_failed
         || pairs
@@ -130,9 +126,13 @@ pub(crate) fn is_complete(spec: &PodSpecPlan, pod: &PodFacts) -> bool {
             .all(over)
 }
 
-fn ended_for_good(policy: RestartPolicy, role: Role, facts: &ContainerFacts) -> bool {
+fn ended_for_good(
+    policy: RestartPolicy,
+    container: &ContainerPlan,
+    facts: &ContainerFacts,
+) -> bool {
     match &facts.life {
-        Life::Ended { end, .. } => !may_restart(policy, role, end, facts.completed),
+        Life::Ended { end, .. } => !may_restart(policy, container, end, facts.completed),
         Life::Waiting
         | Life::Fetching
         | Life::FetchFailed { .. }
@@ -254,7 +254,7 @@ fn advance_containers(spec: &PodSpecPlan, pod: &PodFacts, now: Moment, plan: &mu
             now,
         };
         end_unfit(spec, container, facts, turn, plan);
-        let gate = advance_one(spec, facts, turn, plan);
+        let gate = advance_one((spec, container), facts, turn, plan);
         held |= gate == Gate::Closed;
     }
 }
@@ -315,7 +315,12 @@ enum Gate {
     Closed,
 }
 
-fn advance_one(spec: &PodSpecPlan, facts: &ContainerFacts, turn: Turn, plan: &mut Plan) -> Gate {
+fn advance_one(
+    (spec, container): (&PodSpecPlan, &ContainerPlan),
+    facts: &ContainerFacts,
+    turn: Turn,
+    plan: &mut Plan,
+) -> Gate {
     let Turn {
         index,
         role,
@@ -370,7 +375,7 @@ fn advance_one(spec: &PodSpecPlan, facts: &ContainerFacts, turn: Turn, plan: &mu
         }
         Life::Running { .. } | Life::Stopping { .. } => stuck,
         Life::Ended { end, at } => {
-            if may_restart(spec.restart_policy, role, end, facts.completed) {
+            if may_restart(spec.restart_policy, container, end, facts.completed) {
                 restart(facts, *at, turn, plan);
                 stuck
             } else if role == Role::Init && !facts.completed {

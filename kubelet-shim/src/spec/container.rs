@@ -15,7 +15,7 @@ use super::volume::is_inner_path;
 use super::{
     ContainerPlan, HostPort, InstanceReuse, LogFallback, Port, PullPolicy, Resources, Role,
     Security, StdinPlan, StreamPlan, SubPath, TerminationMessage, Transport, VolumeMount, quantity,
-    security, variables,
+    restart, security, variables,
 };
 
 /// Annotation that opts a pod's handlers into answering several requests with one instance.
@@ -98,9 +98,9 @@ pub(super) fn convert(
         volume_mounts,
         working_dir,
     } = wire;
-    at.empty("restartPolicyRules", restart_policy_rules);
     at.empty("volumeDevices", volume_devices);
-    let role = effective_role(role, restart_policy.as_deref(), &at.field("restartPolicy"));
+    let rules = restart_policy_rules.as_deref().unwrap_or_default();
+    let (role, restarts) = restart::convert(role, restart_policy.as_deref(), rules, at);
     let image = image.clone().unwrap_or_default();
     if image.is_empty() {
         at.field("image").refuse("is missing");
@@ -164,18 +164,8 @@ pub(super) fn convert(
                 Some(false) | None => Terminal::Absent,
             },
         },
+        restarts,
     })
-}
-
-fn effective_role(role: Role, restart_policy: Option<&str>, at: &Field<'_>) -> Role {
-    match (role, restart_policy) {
-        (role, None) => role,
-        (Role::Init, Some("Always")) => Role::Sidecar,
-        (role, Some(_)) => {
-            at.refuse(UNSUPPORTED);
-            role
-        }
-    }
 }
 
 /// The API server's default: always for `latest` or no tag, else if not present.

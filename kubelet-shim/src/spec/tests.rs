@@ -126,10 +126,20 @@ fn pod_fields_that_are_not_honoured_are_refused_by_name() {
 #[test]
 fn container_fields_that_are_not_honoured_are_refused_by_name() {
     for (container, field) in [
-        (json!({"restartPolicy": "Never"}), "restartPolicy"),
+        (json!({"restartPolicy": "Maybe"}), "restartPolicy"),
         (
-            json!({"restartPolicyRules": [{"action": "Restart"}]}),
-            "restartPolicyRules",
+            json!({"restartPolicyRules": [{"action": "Restart",
+                "exitCodes": {"operator": "In", "values": [1]}}]}),
+            "restartPolicy",
+        ),
+        (
+            json!({"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart"}]}),
+            "restartPolicyRules[0].exitCodes",
+        ),
+        (
+            json!({"restartPolicy": "Never", "restartPolicyRules": [{
+                "action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}}]}),
+            "restartPolicyRules[0].action",
         ),
         (
             json!({"volumeDevices": [{"name": "v", "devicePath": "/dev/x"}]}),

@@ -62,7 +62,7 @@ fn by_rules(spec: &PodSpecPlan, pod: &PodFacts) -> Phase {
     let restarts = |(c, f): (&ContainerPlan, &ContainerFacts)| {
         !ended_by_others
             && f.latest_end()
-                .is_some_and(|end| may_restart(spec.restart_policy, c.role, end, f.completed))
+                .is_some_and(|end| may_restart(spec.restart_policy, c, end, f.completed))
     };
     let mut inits = pairs().filter(|(c, _)| c.role == Role::Init);
     // 1: an init container failed for good.

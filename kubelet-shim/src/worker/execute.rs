@@ -19,7 +19,7 @@ use crate::lifecycle::{
 };
 use crate::logs::{ContainerLog, remove_attempt};
 use crate::objects;
-use crate::spec::{ContainerPlan, PodKey, RestartPolicy, Transport};
+use crate::spec::{ContainerPlan, PodKey, RestartPolicy, Role, Transport};
 use crate::status::{PublishedUrl, Refused, Written};
 
 /// Ends of a container whose logs are kept: the present one and the one before, for `logs --previous`.
@@ -100,7 +100,7 @@ impl Worker {
         let container = &self.spec.containers[index];
         let name = &container.name;
         tracing::debug!(pod = %self.spec.key, container = %name, ?ask, "container is brought to its end");
-        let message = killing(&ask.reason, name, self.spec.restart_policy);
+        let message = killing(&ask.reason, container, self.spec.restart_policy);
         self.tell(index, Normal, "Killing", message);
         self.abandon_hook(index);
         match ask.pre_stop {
@@ -467,17 +467,20 @@ pub(crate) fn log_path(
 }
 
 /// The text of the `Killing` event.
-fn killing(reason: &StopReason, name: &str, policy: RestartPolicy) -> String {
+fn killing(reason: &StopReason, container: &ContainerPlan, pod: RestartPolicy) -> String {
+    let name = &container.name;
     match reason {
         StopReason::PodEnds | StopReason::WorkDone => format!("Stopping container {name}"),
         StopReason::PostStartFailed(_) => "FailedPostStartHook".to_owned(),
         StopReason::Unhealthy(kind) => {
             let kind = kind.lower();
-            match policy {
-                RestartPolicy::Never => format!("Container {name} failed {kind} probe"),
-                RestartPolicy::Always | RestartPolicy::OnFailure => {
-                    format!("Container {name} failed {kind} probe, will be restarted")
-                }
+            let text = format!("Container {name} failed {kind} probe");
+            let is_final = container.role != Role::Sidecar
+                && container.restarts.policy.unwrap_or(pod) == RestartPolicy::Never;
+            if is_final {
+                text
+            } else {
+                format!("{text}, will be restarted")
             }
         }
     }
