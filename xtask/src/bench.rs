@@ -14,6 +14,7 @@ const BENCHES: &[(&str, &str)] = &[
         "`coracle up` from outside: start, memory, durable creates over HTTPS",
     ),
     ("fabric", "connections and streams between pods"),
+    ("probes", "processor time of probing 1,000 and 10,000 pods"),
 ];
 
 /// Which benchmarks to run.
