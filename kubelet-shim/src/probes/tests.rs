@@ -6,11 +6,14 @@ use ::http::uri::PathAndQuery;
 use coracle_network::{FabricConfig, Listener, PodIdentity, PodNetwork, PublishPlan, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use serde_json::json;
+
 use super::attempt::Ended;
 use super::registry::Registry;
 use super::tally::Tally;
 use super::*;
-use crate::spec::{Check, HttpGet, Scheme, TargetPort, TcpTarget};
+use crate::hooks::{self, HookDone, HookTarget};
+use crate::spec::{Check, Hook, HostPathPolicy, HttpGet, Scheme, TargetPort, TcpTarget, check_pod};
 use crate::time::Clock;
 
 const PORT: u16 = 80;
@@ -608,4 +611,65 @@ async fn an_endless_body_is_cut_off() {
         )
     });
     assert_eq!(first_news(&mut world, get("/")).await, GOOD);
+}
+
+/// Runs a hook of container `c` in the world's pod.
+async fn hook(world: &World, hook: Hook) -> Result<HookDone, String> {
+    let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let pod = serde_json::from_value(pod).expect("a pod");
+    let spec = check_pod(&pod, HostPathPolicy::Refuse).expect("a plan");
+    let target = HookTarget {
+        reach: world.prober.reach().clone(),
+        pod: spec.key.clone(),
+        pod_ip: world.pod.ip().into(),
+        exec: None,
+    };
+    let done = hooks::run(&hook, &spec.containers[0], &target).await;
+    done.map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn every_answer_to_a_hook_is_a_success_and_none_a_failure() {
+    let world = World::new();
+    let ip = world.pod.ip();
+    let refused = format!(
+        "HTTP lifecycle hook (/bye) for Container \"c\" in Pod \"p_n(u)\" failed - error: Get \
+         \"http://{ip}:80/bye\": dial tcp {ip}:80: connect: connection refused"
+    );
+    assert_eq!(hook(&world, Hook::Http(get("/bye"))).await, Err(refused));
+    let mut heads = serve(world.listen(), |_| says(500, "", ""));
+    let done = hook(&world, Hook::Http(get("/bye"))).await;
+    assert_eq!(done, Ok(HookDone::AsAsked));
+    let head = heads.recv().await.expect("a request");
+    assert!(
+        head.contains("User-Agent: kube-lifecycle/1.36\r\n"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn a_hook_over_tls_that_meets_plain_http_is_asked_again_without() {
+    let world = World::new();
+    let listener = world.listen();
+    tokio::spawn(async move {
+        while let Ok(mut stream) = listener.accept().await {
+            let mut hello = [0; 4096];
+            let _ = stream.read(&mut hello).await;
+            let _ = stream.write_all(says(400, "", "").as_bytes()).await;
+            let _ = stream.read(&mut hello).await;
+        }
+    });
+    let mut secure = get("/");
+    secure.scheme = Scheme::Https;
+    let done = hook(&world, Hook::Http(secure)).await;
+    assert_eq!(done, Ok(HookDone::WithoutTls));
+}
+
+#[tokio::test]
+async fn a_hook_that_only_connects_is_served_by_nobody() {
+    let world = World::new();
+    let _listener = world.listen();
+    let error = hook(&world, Hook::Tcp).await.expect_err("it is invalid");
+    assert!(error.starts_with("Cannot run handler"), "{error}");
 }
