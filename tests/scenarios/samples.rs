@@ -84,6 +84,26 @@ fn tcp_echo_sends_back_what_it_receives() {
     check_end(run);
 }
 
+/// A pod is ready when its probes say so, and what they find broken is started again.
+#[test]
+fn probes_make_a_pod_ready_restart_it_and_let_it_say_goodbye() {
+    let coracle = coracle();
+    let mut run = coracle.start(&["run", &sample("probes")], "");
+    let url = run.wait_for_address("http");
+    assert_eq!(url, "http://127.0.0.1:8088");
+    let says = |words: &str| {
+        let expected = format!("probes/server | {words}");
+        move |line: &str| (line == expected).then_some(())
+    };
+    run.wait_for("readiness", says("ready"));
+    let answer = get(&url, "/break").expect("the pod answers");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "broken\n"));
+    run.wait_for_progress("a restart", |line| {
+        line.contains("running (restart 1)").then_some(())
+    });
+    check_end(run);
+}
+
 /// Two containers meet on their pod's own localhost and in a shared folder.
 #[test]
 fn the_containers_of_sidecar_share_localhost_and_a_folder() {

@@ -99,6 +99,13 @@ const GUESTS: &[Guest] = &[
         },
     },
     Guest {
+        sample: "probes",
+        file: "probes.wasm",
+        source: Source::Rust {
+            artifact: "probes.wasm",
+        },
+    },
+    Guest {
         sample: "sidecar",
         file: "web.wasm",
         source: Source::Rust {
