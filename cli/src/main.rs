@@ -12,6 +12,7 @@ mod node;
 mod run;
 mod signals;
 mod system;
+mod toolbox;
 mod up;
 
 use std::path::PathBuf;

@@ -24,6 +24,7 @@ use crate::exit::Exit;
 use crate::run::parse_duration;
 use crate::signals::Signals;
 use crate::system;
+use crate::toolbox::toolbox;
 
 /// Where a kubelet's API is looked for.
 const KUBELET_PORT: u16 = 10250;
@@ -258,7 +259,7 @@ fn agent_config(
         },
         output: None,
         pull_progress: PullBars::new(place.console),
-        toolbox: None,
+        toolbox: Some(toolbox()),
         node: NodeSettings {
             ip: place.ip,
             labels: args.node_labels.iter().cloned().collect::<BTreeMap<_, _>>(),

@@ -20,6 +20,7 @@ use crate::console::{Console, PullBars};
 use crate::kubeconfig::Access;
 use crate::kubelet::InMemoryKubelet;
 use crate::manifest::Object;
+use crate::toolbox::toolbox;
 
 /// The name of the one node.
 pub(crate) const NODE_NAME: &str = "coracle";
@@ -203,8 +204,7 @@ impl System {
             host_path: HostPathPolicy::Allow,
             output: settings.output,
             pull_progress: PullBars::new(settings.console),
-            // Not built in yet; programs are looked up in images alone.
-            toolbox: None,
+            toolbox: Some(toolbox()),
             node: NodeSettings {
                 memory_bytes: Some(memory_budget()),
                 at_stop,

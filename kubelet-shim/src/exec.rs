@@ -319,6 +319,14 @@ struct Entry {
     target: Weak<ExecTarget>,
 }
 
+impl Entry {
+    /// The target, unless its container has ended; a session may keep it for longer.
+    fn alive(&self) -> Option<Arc<ExecTarget>> {
+        let target = self.target.upgrade()?;
+        target.instance.exit().is_none().then_some(target)
+    }
+}
+
 impl ExecBook {
     /// Notes a container that has started, in the place of its earlier instance.
     pub(crate) fn note(&self, key: &PodKey, container: &Arc<str>, target: &Arc<ExecTarget>) {
@@ -326,7 +334,7 @@ impl ExecBook {
         let pod = entries
             .entry((key.namespace.clone(), key.name.clone()))
             .or_default();
-        pod.retain(|entry| entry.target.strong_count() > 0);
+        pod.retain(|entry| entry.alive().is_some());
         pod.push(Entry {
             uid: key.uid.clone(),
             container: container.clone(),
@@ -339,7 +347,7 @@ impl ExecBook {
         let name = (key.namespace.clone(), key.name.clone());
         let mut entries = self.0.lock();
         if let Some(pod) = entries.get_mut(&name) {
-            pod.retain(|entry| entry.target.strong_count() > 0);
+            pod.retain(|entry| entry.alive().is_some());
             if pod.is_empty() {
                 entries.remove(&name);
             }
@@ -379,6 +387,6 @@ impl ExecBook {
         let mut found = found.iter().rev().filter(|entry| {
             *entry.container == *container && uid.is_none_or(|uid| *entry.uid == *uid)
         });
-        found.find_map(|entry| entry.target.upgrade())
+        found.find_map(Entry::alive)
     }
 }

@@ -408,6 +408,7 @@ impl Pods {
             return;
         };
         self.node.logs.close(&slot.key);
+        self.node.execs.sweep(&slot.key);
         self.node.site.fabric.release(&slot.key.uid);
         let logs = log_dir(&self.node.site.data_dir, &slot.key);
         let is_safe = check_path(&slot.key);

@@ -15,6 +15,10 @@ const WASM_MAGIC: &[u8] = b"\0asm";
 /// Longest first line of a script that is read, as Linux has it.
 const SCRIPT_LINE_BYTES_MAX: usize = 256;
 
+/// Largest program that is taken from a container's writable files and volumes: it is read into memory.
+/// Those of an image are not.
+const PROGRAM_BYTES_MAX: u64 = 64 << 20;
+
 /// Scripts whose interpreter is a script, in a row, as Linux has it.
 const SCRIPTS_MAX: usize = 4;
 
@@ -130,6 +134,7 @@ impl Lookup {
         }
         match source {
             FileSource::Bytes(bytes) => Some(Code::of(bytes)),
+            FileSource::Extent(extent) if extent.len > PROGRAM_BYTES_MAX => None,
             FileSource::Extent(_) => self.files.read_file(path).ok().map(Code::of),
         }
     }

@@ -17,6 +17,10 @@ use crate::world::World;
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_program_sees_what_its_container_sees", || run(sees())),
     ("a_program_is_looked_up_as_a_shell_does", || run(found())),
+    (
+        "the_built_in_toolbox_answers_to_its_names_in_every_container",
+        || run(toolbox_names()),
+    ),
     ("a_program_runs_only_where_a_container_does", || {
         run(missing())
     }),
@@ -130,6 +134,24 @@ async fn found() {
         let path = format!("/run/default/p/main?cmd={command}");
         check(&world, &path, code, expected).await;
     }
+    world.stop().await;
+}
+
+async fn toolbox_names() {
+    let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/../samples/toolbox");
+    let read = |file| std::fs::read(format!("{samples}/{file}")).expect("the toolbox is here");
+    let applets = String::from_utf8(read("applets.txt")).expect("text");
+    let toolbox = Toolbox {
+        wasm: read("toolbox.wasm").into(),
+        applets: applets.lines().map(str::to_owned).collect(),
+    };
+    let world = World::with_toolbox(Some(toolbox)).await;
+    spinning(&world).await;
+    check(&world, "/run/default/p/main?cmd=toolbox", 200, &applets).await;
+    let path = "/run/default/p/main?cmd=cat+/tools/note";
+    check(&world, path, 200, "noted").await;
+    let path = "/run/default/p/main?cmd=printenv+GREETING";
+    check(&world, path, 200, "hi\n").await;
     world.stop().await;
 }
 
