@@ -53,7 +53,7 @@ fn toolbox() -> Toolbox {
 }
 
 /// Runs a pod `p` whose container `main` spins, with some programs in `/tools`.
-async fn spinning(world: &World) {
+pub(crate) async fn spinning(world: &World) {
     let programs = json!({
         "show.wasm": ByteString(guests::shows_environment_and("tools/note")),
         "fails.wasm": ByteString(guests::says_and_exits("no", 3)),

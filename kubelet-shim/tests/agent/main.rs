@@ -9,6 +9,7 @@ mod guests;
 mod logs;
 mod pods;
 mod probes;
+mod streams;
 mod volumes;
 mod world;
 
@@ -54,6 +55,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         logs::TESTS,
         exec::TESTS,
         probes::TESTS,
+        streams::TESTS,
         volumes::TESTS,
     ];
     all.into_iter().flatten()

@@ -35,13 +35,13 @@ pub(super) fn agree<P: Copy>(head: &Parts, offer: &Offer<P>) -> Result<Agreed<P>
     let headers = &head.headers;
     let upgrades = words(headers, &header::CONNECTION).any(|word| is(word, "upgrade"));
     let asks_for = |name: &str| words(headers, &header::UPGRADE).any(|word| is(word, name));
-    match () {
-        () if upgrades && asks_for("websocket") => web_socket(headers, offer),
-        () if upgrades && asks_for(SPDY) => spdy(headers, offer),
-        () => {
-            let text = "unable to upgrade: missing upgrade headers in request";
-            Err(Refusal::new(StatusCode::BAD_REQUEST, text))
-        }
+    if upgrades && asks_for("websocket") {
+        web_socket(headers, offer)
+    } else if upgrades && asks_for(SPDY) {
+        spdy(headers, offer)
+    } else {
+        let text = "unable to upgrade: missing upgrade headers in request";
+        Err(Refusal::new(StatusCode::BAD_REQUEST, text))
     }
 }
 
