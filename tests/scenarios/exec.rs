@@ -61,7 +61,8 @@ fn with_each_protocol(scenario: impl Fn(&Kubectl)) {
     let cluster = Cluster::start(&coracle);
     let first = Kubectl::new(&programs[0], cluster.kubeconfig());
     first.ok_with("apply -f -", PODS);
-    first.ok("wait pod/web pod/shell --for=condition=Ready --timeout=60s");
+    // The toolbox is compiled first.
+    first.ok("wait pod/web pod/shell --for=condition=Ready --timeout=240s");
     for program in &programs {
         for protocol in [StreamProtocol::WebSocket, StreamProtocol::Spdy] {
             eprintln!("with {}, {protocol:?}", program.display());

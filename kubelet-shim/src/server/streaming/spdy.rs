@@ -217,7 +217,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 }
             }
             // Even numbers are those of our own pings.
-            Control::Ping(id) if id % 2 == 1 => self.send(Control::Ping(id)).await,
+            Control::Ping(id) if !id.is_multiple_of(2) => self.send(Control::Ping(id)).await,
             Control::Ping(_)
             | Control::Reply { .. }
             | Control::Settings
@@ -234,7 +234,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         last: Last,
         headers: Headers,
     ) -> Result<(), ReadError> {
-        if stream % 2 == 0 || stream <= self.newest {
+        if stream.is_multiple_of(2) || stream <= self.newest {
             return Err(ReadError::Order(stream));
         }
         self.newest = stream;
