@@ -86,8 +86,8 @@ async fn missing() {
     let world = World::new().await;
     check(&world, "/healthz", 200, "ok").await;
     check(&world, "/nowhere", 404, "404 page not found").await;
-    let exec = "/exec/default/p/main?command=ls";
-    check(&world, exec, 501, "`/exec` is not served by this node yet").await;
+    let debug = "/debug/pprof";
+    check(&world, debug, 501, "`/debug` is not served by this node yet").await;
     let path = "/containerLogs/default/p/main";
     check(&world, path, 404, "pod \"p\" does not exist").await;
     let image = json!([{"name": "main", "image": "localhost/none:1", "imagePullPolicy": "Never"}]);

@@ -1,6 +1,6 @@
 //! JSON patches, with bounds on what a few operations can make of an object.
 
-use json_patch::PatchOperation;
+use json_patch::{AddOperation, PatchOperation, ReplaceOperation};
 use serde_json::Value;
 
 use crate::status::ApiError;
@@ -35,6 +35,7 @@ pub(super) fn patch(mut object: Value, operations: &[Value]) -> Result<Value, Ap
         // Kubernetes finds out about malformed operations when it comes to them.
         let operation: PatchOperation =
             serde_json::from_value(operation.clone()).map_err(|_| ApiError::patch_refused())?;
+        let operation = lenient(&object, operation);
         let growth = Growth::of(&object, &operation);
         copied = copied.saturating_add(growth.copied);
         moved = moved.saturating_add(growth.moved);
@@ -45,6 +46,23 @@ pub(super) fn patch(mut object: Value, operations: &[Value]) -> Result<Value, Ap
             .map_err(|_| ApiError::patch_refused())?;
     }
     Ok(object)
+}
+
+/// Lets a field be replaced that is not there, as the stock server's library does.
+fn lenient(object: &Value, operation: PatchOperation) -> PatchOperation {
+    match operation {
+        PatchOperation::Replace(ReplaceOperation { path, value })
+            if object.pointer(path.as_str()).is_none()
+                && path.parent().is_some_and(|parent| {
+                    object
+                        .pointer(parent.as_str())
+                        .is_some_and(Value::is_object)
+                }) =>
+        {
+            PatchOperation::Add(AddOperation { path, value })
+        }
+        operation => operation,
+    }
 }
 
 /// What an operation does to the size of an object, before it is done.
