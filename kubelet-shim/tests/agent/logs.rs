@@ -87,7 +87,13 @@ async fn missing() {
     check(&world, "/healthz", 200, "ok").await;
     check(&world, "/nowhere", 404, "404 page not found").await;
     let debug = "/debug/pprof";
-    check(&world, debug, 501, "`/debug` is not served by this node yet").await;
+    check(
+        &world,
+        debug,
+        501,
+        "`/debug` is not served by this node yet",
+    )
+    .await;
     let path = "/containerLogs/default/p/main";
     check(&world, path, 404, "pod \"p\" does not exist").await;
     let image = json!([{"name": "main", "image": "localhost/none:1", "imagePullPolicy": "Never"}]);
