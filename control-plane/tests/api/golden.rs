@@ -195,23 +195,15 @@ impl Asker {
         }
         let request = request.body(Body::from(body.into_bytes())).unwrap();
         let response = self.client.send(request).await.unwrap();
-        let (head, mut body) = response.into_parts();
+        let (head, body) = response.into_parts();
         let events = row.get("events").and_then(Value::as_u64);
-        let mut bytes = Vec::new();
-        let lines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
-        while events.is_none_or(|events| lines(&bytes) < events) {
-            let Some(frame) = body.frame().await else {
-                break;
-            };
-            bytes.extend(frame.unwrap().into_data().unwrap_or_default());
-        }
         let header = |name: &str| {
             let values = head.headers.get_all(name).iter();
             values
                 .map(|value| value.to_str().unwrap().to_owned())
                 .collect::<Vec<_>>()
         };
-        let text = String::from_utf8(bytes).unwrap();
+        let text = read(body, events).await;
         let answer = match events {
             Some(_) => text
                 .lines()
@@ -232,6 +224,19 @@ impl Asker {
             "answer": answer,
         })
     }
+}
+
+/// Reads an answer, or so many events of a watch.
+async fn read(mut body: Body, events: Option<u64>) -> String {
+    let mut bytes = Vec::new();
+    let lines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+    while events.is_none_or(|events| lines(&bytes) < events) {
+        let Some(frame) = body.frame().await else {
+            break;
+        };
+        bytes.extend(frame.unwrap().into_data().unwrap_or_default());
+    }
+    String::from_utf8(bytes).unwrap()
 }
 
 fn flatten(path: &str, value: &Value, found: &mut BTreeMap<String, Value>) {
