@@ -327,13 +327,7 @@ fn advance_one(
         held,
         now,
     } = turn;
-    // An app that cannot start does not hold back its neighbours; an init container does, and a sidecar
-    // until it has started once.
-    let stuck = match role {
-        Role::App => Gate::Open,
-        Role::Sidecar if facts.was_started => Gate::Open,
-        Role::Sidecar | Role::Init => Gate::Closed,
-    };
+    let stuck = stuck(role, facts);
     match &facts.life {
         Life::Waiting => {
             if !held {
@@ -384,6 +378,16 @@ fn advance_one(
                 Gate::Open
             }
         }
+    }
+}
+
+/// What a container that does not get on means for those behind it: an app does not hold back its
+/// neighbours; an init container does, and a sidecar until it has started once.
+fn stuck(role: Role, facts: &ContainerFacts) -> Gate {
+    match role {
+        Role::App => Gate::Open,
+        Role::Sidecar if facts.was_started => Gate::Open,
+        Role::Sidecar | Role::Init => Gate::Closed,
     }
 }
 
