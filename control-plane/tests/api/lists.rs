@@ -4,28 +4,29 @@ use serde_json::{Value, json};
 
 use crate::harness::{Harness, check};
 
-const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+/// A kind of which no controller makes any.
+const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 
 async fn create(api: &Harness, name: &str) -> u64 {
     let body = json!({"metadata": {"name": name, "labels": {"app": name}}});
-    revision(&check(api, "POST", MAPS, body, 201, json!({})).await)
+    revision(&check(api, "POST", SECRETS, body, 201, json!({})).await)
 }
 
 async fn change(api: &Harness, name: &str, value: &str) {
-    let patch = json!({"data": {"k": value}});
-    let path = format!("{MAPS}/{name}");
+    let patch = json!({"metadata": {"annotations": {"k": value}}});
+    let path = format!("{SECRETS}/{name}");
     let media = "application/merge-patch+json";
     let (code, answer) = api.send("PATCH", &path, media, &patch).await;
     assert_eq!(code, 200, "{answer}");
 }
 
 async fn list(api: &Harness, query: &str) -> Value {
-    let path = format!("{MAPS}?{query}");
+    let path = format!("{SECRETS}?{query}");
     check(api, "GET", &path, Value::Null, 200, json!({})).await
 }
 
 async fn refuse(api: &Harness, query: &str, code: u16, message: &str) -> Value {
-    let path = format!("{MAPS}?{query}");
+    let path = format!("{SECRETS}?{query}");
     check(
         api,
         "GET",
@@ -63,7 +64,7 @@ async fn pages_show_the_revision_of_the_first_one() {
     let token = first["metadata"]["continue"].as_str().unwrap();
     let rest = list(&api, &format!("limit=2&continue={token}&resourceVersion=0")).await;
     assert_eq!(names(&rest), ["c"]);
-    assert_eq!(rest["items"][0]["data"], Value::Null);
+    assert_eq!(rest["items"][0]["metadata"]["annotations"], Value::Null);
     assert_eq!(revision(&rest), revision(&first));
     assert_eq!(rest["metadata"]["continue"], Value::Null);
     let selected = list(&api, "limit=1&labelSelector=app").await;
@@ -93,7 +94,7 @@ async fn an_expired_page_comes_with_a_token_that_goes_on() {
     let fresh = gone["metadata"]["continue"].as_str().unwrap();
     let rest = list(&api, &format!("limit=2&continue={fresh}")).await;
     assert_eq!(names(&rest), ["c"]);
-    assert_eq!(rest["items"][0]["data"]["k"], "7");
+    assert_eq!(rest["items"][0]["metadata"]["annotations"]["k"], "7");
 }
 
 #[tokio::test]
@@ -227,7 +228,7 @@ async fn what_cannot_be_read_in_the_query_is_refused() {
         ),
         (
             "fieldSelector=spec.x%3D1",
-            "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+            "field label not supported: spec.x",
         ),
         (
             "fieldSelector=a",
@@ -244,5 +245,5 @@ async fn the_list_of_an_empty_kind_has_items() {
     let api = Harness::start().await;
     let list = list(&api, "").await;
     assert_eq!(list["items"], json!([]));
-    assert_eq!(list["kind"], "ConfigMapList");
+    assert_eq!(list["kind"], "SecretList");
 }

@@ -71,15 +71,16 @@ async fn objects_of_other_kinds_are_counted() {
     let api = Harness::start().await;
     limit(
         &api,
-        json!({"configmaps": "1", "count/leases.coordination.k8s.io": "0",
+        json!({"configmaps": "2", "count/leases.coordination.k8s.io": "0",
         "services.nodeports": "0"}),
     )
     .await;
+    // The namespace has one with the authority from the start.
     let maps = "/api/v1/namespaces/default/configmaps";
     let map = |name: &str| json!({"metadata": {"name": name}});
     check(&api, "POST", maps, map("a"), 201, json!({})).await;
     let message = "configmaps \"b\" is forbidden: exceeded quota: q, requested: configmaps=1, used: \
-                   configmaps=1, limited: configmaps=1";
+                   configmaps=2, limited: configmaps=2";
     check(&api, "POST", maps, map("b"), 403, forbidden(message)).await;
     let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
     let message = "leases.coordination.k8s.io \"l\" is forbidden: exceeded quota: q, requested: \
