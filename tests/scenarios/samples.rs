@@ -89,14 +89,14 @@ fn tcp_echo_sends_back_what_it_receives() {
 fn probes_make_a_pod_ready_restart_it_and_let_it_say_goodbye() {
     let coracle = coracle();
     let mut run = coracle.start(&["run", &sample("probes")], "");
-    let url = run.wait_for_address("http");
-    assert_eq!(url, "http://127.0.0.1:8088");
+    let address = run.wait_for_address("tcp");
+    assert_eq!(address, "tcp://127.0.0.1:8088");
     let says = |words: &str| {
         let expected = format!("probes/server | {words}");
         move |line: &str| (line == expected).then_some(())
     };
     run.wait_for("readiness", says("ready"));
-    let answer = get(&url, "/break").expect("the pod answers");
+    let answer = get("http://127.0.0.1:8088", "/break").expect("the pod answers");
     assert_eq!((answer.status, answer.body.as_str()), (200, "broken\n"));
     run.wait_for_progress("a restart", |line| {
         line.contains("running (restart 1)").then_some(())
