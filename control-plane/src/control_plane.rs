@@ -144,6 +144,7 @@ impl ControlPlane {
         let certificates = serde_json::to_value(certificates).expect("a ConfigMap is an object");
         let path = "/api/v1/namespaces/default/configmaps";
         machine.seed(path, &certificates).await;
+        seed_client_authority(&machine, &root_ca).await;
         machine.seed_policy().await;
         seed_classes(&machine).await;
         seed_api_service(&machine).await;
@@ -206,6 +207,16 @@ impl ControlPlane {
             tracing::debug!("the state is closed without a checkpoint");
         }
     }
+}
+
+/// Says who vouches for the clients of this cluster, to servers that are asked in its name: kubelets.
+async fn seed_client_authority(machine: &Machine, authority: &str) {
+    let map = json!({
+        "metadata": {"name": "extension-apiserver-authentication"},
+        "data": {"client-ca-file": authority},
+    });
+    let path = "/api/v1/namespaces/kube-system/configmaps";
+    machine.seed(path, &map).await;
 }
 
 /// Creates the priority and runtime classes that pods can name without anybody's doing.

@@ -5,6 +5,7 @@
 mod connect;
 mod log;
 mod reach;
+mod remote;
 
 use std::{
     collections::HashMap,
@@ -34,6 +35,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub(crate) use connect::{Asked, CONNECT_PARAMETERS, Joined, connect};
 pub(crate) use log::{LogStream, PARAMETERS, answer};
 use reach::Answered;
+pub(crate) use remote::Remote;
 
 /// How long a kubelet may take until it begins to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,7 +56,16 @@ pub trait KubeletDialer: Send + Sync {
 
 /// The kubelets that can be reached, by the names of their nodes. Clones share everything.
 #[derive(Clone, Default)]
-pub struct Kubelets(Arc<RwLock<HashMap<String, Arc<dyn KubeletDialer>>>>);
+pub struct Kubelets(Arc<Ways>);
+
+/// The ways to kubelets.
+#[derive(Default)]
+struct Ways {
+    /// Those of this process, and others that were named.
+    named: RwLock<HashMap<String, Arc<dyn KubeletDialer>>>,
+    /// Those that a Node object tells.
+    told: Option<Remote>,
+}
 
 /// Why a kubelet did not answer.
 #[derive(Debug, Error)]
@@ -71,21 +82,29 @@ pub(crate) enum KubeletError {
 
 impl fmt::Debug for Kubelets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kubelets = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let kubelets = self.0.named.read().unwrap_or_else(PoisonError::into_inner);
         f.debug_set().entries(kubelets.keys()).finish()
     }
 }
 
 impl Kubelets {
+    /// Knows also the kubelets that Node objects tell of.
+    pub(crate) fn with_remote(remote: Remote) -> Kubelets {
+        Kubelets(Arc::new(Ways {
+            named: RwLock::default(),
+            told: Some(remote),
+        }))
+    }
+
     /// Names the way to a node's kubelet, in place of an earlier one.
     pub fn register(&self, node: &str, dialer: Arc<dyn KubeletDialer>) {
-        let mut kubelets = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut kubelets = self.0.named.write().unwrap_or_else(PoisonError::into_inner);
         kubelets.insert(node.to_owned(), dialer);
     }
 
     /// Forgets the way to a node's kubelet.
     pub fn remove(&self, node: &str) {
-        let mut kubelets = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut kubelets = self.0.named.write().unwrap_or_else(PoisonError::into_inner);
         kubelets.remove(node);
     }
 
@@ -120,11 +139,16 @@ impl Kubelets {
 
     async fn dial(&self, node: &str) -> Result<KubeletStream, KubeletError> {
         let dialer = {
-            let kubelets = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            let kubelets = self.0.named.read().unwrap_or_else(PoisonError::into_inner);
             kubelets.get(node).cloned()
         };
-        let dialer = dialer.ok_or_else(|| KubeletError::Unknown(node.to_owned()))?;
-        dialer.dial().await.map_err(|source| KubeletError::Dial {
+        let dialled = match (dialer, &self.0.told) {
+            (Some(dialer), _) => Some(dialer.dial().await),
+            (None, Some(remote)) => remote.dial(node).await,
+            (None, None) => None,
+        };
+        let dialled = dialled.ok_or_else(|| KubeletError::Unknown(node.to_owned()))?;
+        dialled.map_err(|source| KubeletError::Dial {
             node: node.to_owned(),
             source,
         })

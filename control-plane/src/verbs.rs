@@ -27,7 +27,7 @@ use crate::{
     control_plane::ControlPlaneConfig,
     identity::Identity,
     kinds::{self, Keeping, KindInfo, Scope, Subresource, Verb},
-    kubelets::{self, Asked, Kubelets},
+    kubelets::{self, Asked, Kubelets, Remote},
     object::{self, ObjectStore},
     request::{Call, Objects, Options, Target},
     service::{Answer, ApiBody, Content, Metrics},
@@ -62,6 +62,7 @@ impl Machine {
         clock: fn() -> Timestamp,
     ) -> Machine {
         let stopping = CancellationToken::new();
+        let remote = Remote::new(store.clone(), Arc::clone(&config.identity), clock);
         Machine {
             authorizer: Authorizer::new(store.clone()),
             store,
@@ -69,7 +70,7 @@ impl Machine {
             build: config.build,
             clock,
             identity: config.identity,
-            kubelets: Kubelets::default(),
+            kubelets: Kubelets::with_remote(remote),
             stopping,
             metrics: Metrics::default(),
         }

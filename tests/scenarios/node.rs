@@ -7,7 +7,7 @@ use coracle_tests::{Cluster, Coracle, Run, repository};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, LogParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{NamespaceResourceScope, Resource};
 use kube::runtime::wait::{await_condition, conditions};
@@ -207,6 +207,10 @@ async fn a_node_joins_runs_pods_and_comes_back() {
     site.pod("first", "hello-http", "Always").await;
     site.pod("second", "hello-http", "Always").await;
     site.wait("batch", |pod| phase(pod) == "Succeeded").await;
+    // The API server asks the node, as the Node object says where it is.
+    let log = site.api::<Pod>().logs("batch", &LogParams::default()).await;
+    let log = log.expect("the log can be read");
+    assert!(log.contains("step 2 of 2"), "{log}");
     let is_running = |pod: &Pod| phase(pod) == "Running" && address(pod).is_some();
     let before = [
         address(&site.wait("first", is_running).await),
