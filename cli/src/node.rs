@@ -196,6 +196,7 @@ async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
         .await
         .context("failed to start the node agent")?;
     let kubelet = listener.serve(agent.kubelet(), client)?;
+    tokio::spawn(agent.prepare_toolbox());
     let told =
         format!("node {name} has joined {server}\nthe kubelet API listens on https://{address}\n");
     console.output(told.as_bytes());

@@ -297,6 +297,11 @@ impl Running {
         self.control_plane.client("default")
     }
 
+    /// Compiles what `exec` finds in every container; for a cluster that stays.
+    pub(crate) fn prepare_toolbox(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.agent.prepare_toolbox()
+    }
+
     /// Ends the pods in order, then the parts in the reverse order of their start.
     pub(crate) async fn stop(self, deadline: Duration) {
         self.agent.stop(deadline).await;

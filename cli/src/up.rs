@@ -90,6 +90,7 @@ async fn serve(
     let system = system::System::build(settings).await?;
     let access = system.access()?.expect("an address to listen on is set");
     let running = system.start().await?;
+    tokio::spawn(running.prepare_toolbox());
     // Whoever reads the file or these lines finds a node that takes pods.
     access.write(kubeconfig)?;
     let told = format!(

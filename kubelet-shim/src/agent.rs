@@ -135,6 +135,8 @@ pub enum AgentError {
 /// A node agent at work. Dropping it ends everything at once, as [`Agent::kill`] does.
 pub struct Agent {
     kubelet: KubeletService,
+    tools: Arc<Tools>,
+    runtime: Runtime,
     shutdown: watch::Sender<Shutdown>,
     pods: JoinHandle<()>,
     heartbeat: JoinHandle<()>,
@@ -188,6 +190,7 @@ impl Agent {
         );
         let logs = Arc::<LogBook>::default();
         let execs = Arc::<ExecBook>::default();
+        let tools = Arc::new(Tools::new(config.toolbox));
         let objects = ObjectSource::new(config.client.clone(), settings.clock.clone());
         let kubelet = KubeletService::new(
             config.node_name.clone(),
@@ -214,22 +217,25 @@ impl Agent {
                 amounts,
             },
             images: Images::new(config.images, config.pull_progress),
-            runtime: config.runtime,
+            runtime: config.runtime.clone(),
             output: config.output,
             events: sink,
             logs: Arc::clone(&logs),
             execs: Arc::clone(&execs),
-            tools: Arc::new(Tools::new(config.toolbox)),
+            tools: Arc::clone(&tools),
             writes: Arc::new(Semaphore::new(STATUS_WRITES_MAX)),
             host_ip: settings.ip,
             at_stop: settings.at_stop,
             prober,
         };
         let (shutdown, stopping) = watch::channel(Shutdown::No);
+        let runtime = config.runtime;
         let labels = registration.labels().clone();
         let pods = Pods::new(Arc::new(node), labels, config.host_path);
         Ok(Agent {
             kubelet,
+            tools,
+            runtime,
             shutdown,
             pods: tokio::spawn(pods.run(config.node_name, stopping)),
             heartbeat: tokio::spawn(registration.keep_alive()),
@@ -242,6 +248,13 @@ impl Agent {
     /// Returns the kubelet API: logs of this node's pods, and whether it is well.
     pub fn kubelet(&self) -> KubeletService {
         self.kubelet.clone()
+    }
+
+    /// Compiles the toolbox, unless an earlier agent on these folders did, so that the first exec does not
+    /// wait for it. Nothing depends on its end, and a failure is told again by the exec that meets it.
+    pub fn prepare_toolbox(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (tools, runtime) = (Arc::clone(&self.tools), self.runtime.clone());
+        async move { tools.prepare(&runtime).await }
     }
 
     /// Ends every pod, each within the smaller of its grace and `deadline`, reports how they ended, and

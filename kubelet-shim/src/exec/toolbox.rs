@@ -66,6 +66,16 @@ impl Tools {
             .is_some_and(|toolbox| toolbox.applets.iter().any(|one| one == applet))
     }
 
+    /// Makes the toolbox ready, if there is one.
+    pub(crate) async fn prepare(&self, runtime: &Runtime) {
+        if self.toolbox.is_none() {
+            return;
+        }
+        if let Err(error) = self.program(runtime).await {
+            tracing::warn!(%error, "failed to prepare the toolbox");
+        }
+    }
+
     /// Returns the toolbox, ready to be started.
     ///
     /// # Errors
