@@ -174,15 +174,7 @@ impl Agent {
         make_data_dir(&config.data_dir).await?;
         let settings = &config.node;
         let amounts = Amounts::find(settings, &config.runtime, &config.data_dir);
-        let mut registration =
-            Registration::new(config.client.clone(), &config.node_name, settings, amounts);
-        registration
-            .register()
-            .await
-            .map_err(|source| AgentError::Register {
-                name: config.node_name.clone(),
-                source,
-            })?;
+        let registration = register(&config, amounts).await?;
         let (sink, write_events) = events::channel(
             config.client.clone(),
             config.node_name.as_str().into(),
@@ -290,6 +282,19 @@ async fn make_data_dir(path: &Path) -> Result<(), AgentError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Makes the Node known to the API server.
+async fn register(config: &AgentConfig, amounts: Amounts) -> Result<Registration, AgentError> {
+    let (client, name) = (config.client.clone(), &config.node_name);
+    let mut registration = Registration::new(client, name, &config.node, amounts);
+    match registration.register().await {
+        Ok(()) => Ok(registration),
+        Err(source) => Err(AgentError::Register {
+            name: name.clone(),
+            source,
+        }),
+    }
 }
 
 impl Drop for Agent {
