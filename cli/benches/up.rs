@@ -5,9 +5,9 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use coracle_tests::{Cluster, Coracle};
+use coracle_tests::{Cluster, Coracle, cpu_time, resident_bytes};
 use futures::stream::{self, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, ListParams, PostParams};
@@ -156,31 +156,6 @@ fn syncs_per_second(cluster: &Cluster) -> f64 {
 
 fn binary_bytes() -> u64 {
     std::fs::metadata(env!("CARGO_BIN_EXE_coracle")).map_or(0, |file| file.len())
-}
-
-/// Returns a process's resident memory; 0 where the system does not tell it in `/proc`.
-fn resident_bytes(id: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
-}
-
-/// Returns a process's CPU time; 0 where the system does not tell it in `/proc`.
-fn cpu_time(id: u32) -> Duration {
-    // In ticks of a hundredth of a second, which Linux promises to programs whatever it uses itself.
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    let fields = stat
-        .rsplit(") ")
-        .next()
-        .unwrap_or_default()
-        .split(' ')
-        .skip(11);
-    let ticks: u64 = fields
-        .take(2)
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum();
-    Duration::from_millis(ticks * 10)
 }
 
 fn end(cluster: Cluster) {

@@ -10,6 +10,7 @@ mod guests;
 mod http;
 mod kubectl;
 mod layout;
+mod process;
 mod run;
 mod search;
 
@@ -17,5 +18,6 @@ pub use guests::{module, repository};
 pub use http::{Answer, get, get_ready};
 pub use kubectl::{Cluster, Kubectl, StreamProtocol, Told};
 pub use layout::{linux_layout, wasm_layout};
+pub use process::{cpu_time, descriptors, resident_bytes};
 pub use run::{Coracle, Ended, Run};
 pub use search::files_with;
