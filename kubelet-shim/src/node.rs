@@ -41,6 +41,9 @@ const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most pods a node offers to the scheduler, whatever the machine allows.
 const PODS_MAX: u64 = 100_000;
 
+/// The kubelet API takes `v5.channel.k8s.io` itself, so an API server need not translate it.
+const WEB_SOCKETS: &str = "ExtendWebSocketsToKubelet";
+
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
 /// This node as it shows itself.
@@ -287,6 +290,7 @@ fn status(name: &str, settings: &NodeSettings, amounts: Amounts) -> NodeStatus {
             kubelet_version: format!("v1.36.0+coracle-{version}"),
             ..NodeSystemInfo::default()
         }),
+        declared_features: Some(vec![WEB_SOCKETS.to_owned()]),
         daemon_endpoints: settings.kubelet_port.map(|port| NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: port.into() }),
         }),
