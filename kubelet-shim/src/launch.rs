@@ -159,6 +159,7 @@ impl Launch {
             on_stop: container.on_stop,
             limits: Limits {
                 memory: container.resources.memory_limit,
+                memory_request: container.resources.memory_request.unwrap_or(0),
                 cpu_milli: container.resources.cpu_limit_milli,
                 cpu_request_milli: container.resources.cpu_request_milli.unwrap_or(0),
             },

@@ -135,6 +135,13 @@ impl Verdict {
         }
     }
 
+    fn out_of_memory() -> Self {
+        Self {
+            code: ExitCause::KILLED,
+            cause: ExitCause::OutOfMemory,
+        }
+    }
+
     fn killed() -> Self {
         Self {
             code: ExitCause::KILLED,
@@ -184,6 +191,8 @@ pub(crate) enum Asked {
     Stop,
     Interrupt,
     Kill,
+    /// The node's memory is used up.
+    OutOfMemory,
 }
 
 impl Life {
@@ -195,8 +204,8 @@ impl Life {
             network: container.spec.network.clone(),
             account: account.clone(),
         };
-        Arc::new(Self {
-            account,
+        let life = Arc::new(Self {
+            account: account.clone(),
             started_at: SystemTime::now(),
             ending_by,
             phase: watch::Sender::new(Phase::Running),
@@ -206,7 +215,14 @@ impl Life {
                 lives: Vec::new(),
             }),
             closing: container.closing.clone(),
-        })
+        });
+        let ending = Arc::downgrade(&life);
+        account.end_by(move || {
+            if let Some(life) = ending.upgrade() {
+                life.end(Asked::OutOfMemory);
+            }
+        });
+        life
     }
 
     /// Returns what another program in this container runs with; nothing when it has ended.
@@ -264,9 +280,17 @@ impl Life {
     }
 
     pub(crate) fn kill(&self) {
+        self.end(Asked::Kill);
+    }
+
+    /// Ends every task; the first reason to end by force is the one that is told.
+    fn end(&self, why: Asked) {
         let ending = {
             let mut tasks = self.tasks.lock();
-            tasks.asked = Some(Asked::Kill);
+            tasks.asked = match tasks.asked {
+                forced @ Some(Asked::Kill | Asked::OutOfMemory) => forced,
+                Some(Asked::Stop | Asked::Interrupt) | None => Some(why),
+            };
             tasks.take()
         };
         abort(&ending);
@@ -296,7 +320,8 @@ impl Life {
         });
         let mut tasks = self.tasks.lock();
         let ended = match (tasks.asked, self.ending_by) {
-            (Some(Asked::Kill), _) | (Some(Asked::Stop | Asked::Interrupt), Ending::End) => true,
+            (Some(Asked::Kill | Asked::OutOfMemory), _)
+            | (Some(Asked::Stop | Asked::Interrupt), Ending::End) => true,
             (Some(Asked::Stop | Asked::Interrupt), Ending::Drain) | (None, _) => false,
         };
         if ended {
@@ -317,8 +342,11 @@ impl Life {
                     ..
                 })
                 | None,
-                Some(Asked::Kill),
-            ) => Verdict::killed(),
+                Some(forced @ (Asked::Kill | Asked::OutOfMemory)),
+            ) => match forced {
+                Asked::OutOfMemory => Verdict::out_of_memory(),
+                Asked::Kill | Asked::Stop | Asked::Interrupt => Verdict::killed(),
+            },
             (Some(verdict), _) => verdict,
             (None, Some(Asked::Stop)) => Verdict::stopped(),
             (None, Some(Asked::Interrupt)) => Verdict::interrupted(),

@@ -15,9 +15,11 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -32,6 +34,9 @@ mod tls;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait for an answer to begin, and then for each piece of it, if the guest does not say.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// Requests of one instance at once. Each has a connection, and a handler serves 4,096: one guest that
+/// lets its requests lie must not take them all.
+const REQUESTS_MAX: usize = 512;
 /// The port of `http`.
 const HTTP_PORT: u16 = 80;
 /// The port of `https`.
@@ -42,6 +47,8 @@ pub(crate) struct OutgoingHttp {
     network: PodNetwork,
     /// Gives what speaks TLS; asked only for `https`, since the first call loads the authorities.
     tls: fn() -> TlsConnector,
+    /// One permit for each request that may be under way beside the others.
+    room: Arc<Semaphore>,
 }
 
 /// The rest of an exchange: what moves the body once the head of the answer is there.
@@ -52,7 +59,8 @@ impl OutgoingHttp {
     /// Makes the sender of an instance whose pod has `network`.
     pub(crate) fn new(network: PodNetwork) -> Self {
         let tls = tls::of_process;
-        Self { network, tls }
+        let room = Arc::new(Semaphore::new(REQUESTS_MAX));
+        Self { network, tls, room }
     }
 }
 
@@ -65,14 +73,16 @@ impl WasiHttpHooks for OutgoingHttp {
     ) -> Box<dyn Future<Output = Result<Answer, Error>> + Send> {
         let (network, tls) = (self.network.clone(), self.tls);
         let options = options.unwrap_or_default();
+        let room = self.room.clone().try_acquire_owned();
         Box::new(async move {
+            let room = room.map_err(|_| Error::ConnectionLimitReached)?;
             let destination = Destination::of(request.uri())?;
             let timeout = options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
             let connecting = destination.reach(&network, tls);
             let connected = tokio::time::timeout(timeout, connecting).await;
             match connected.map_err(|_| Error::ConnectionTimeout)?? {
-                Wire::Plain(stream) => exchange(stream, request, options).await,
-                Wire::Tls(stream) => exchange(stream, request, options).await,
+                Wire::Plain(stream) => exchange(stream, request, options, room).await,
+                Wire::Tls(stream) => exchange(stream, request, options, room).await,
             }
         })
     }
@@ -96,6 +106,7 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     mut request: Request<WasiBody>,
     options: RequestOptions,
+    room: OwnedSemaphorePermit,
 ) -> Result<Answer, Error> {
     *request.uri_mut() = origin_form(request.uri());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
@@ -119,7 +130,11 @@ async fn exchange(
     let between_bytes = options.between_bytes_timeout.unwrap_or(ANSWER_TIMEOUT);
     let response = response.map(|body| TimedBody::new(body, between_bytes).boxed_unsync());
     let rest: Rest = match state {
-        Connection::Open => Box::new(async move { connection.await.map_err(failure) }),
+        Connection::Open => Box::new(async move {
+            let ended = connection.await.map_err(failure);
+            drop(room);
+            ended
+        }),
         Connection::Over => Box::new(std::future::ready(Ok(()))),
     };
     Ok((response, rest))

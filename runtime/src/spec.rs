@@ -115,6 +115,9 @@ pub enum RunAs {
 pub struct Limits {
     /// Bytes of memory, over all instances of the container.
     pub memory: Option<u64>,
+    /// Bytes of memory asked for, 0 without a request: when the node's memory is used up, the container
+    /// furthest above this ends.
+    pub memory_request: u64,
     /// Thousandths of a processor, enforced.
     pub cpu_milli: Option<u64>,
     /// Thousandths of a processor asked for: the weight among those who wait.
@@ -222,7 +225,8 @@ pub enum ExitCause {
         /// The trap's text with the guest's back trace.
         message: String,
     },
-    /// The program ended badly right after it was refused memory (137).
+    /// The program ended badly right after it was refused memory, or it was chosen to end when the node's
+    /// memory was used up (137).
     OutOfMemory,
     /// The container ended because it was asked to (143; 130 by a person's interrupt).
     Stopped,

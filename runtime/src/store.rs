@@ -10,13 +10,28 @@ use crate::termination::{self, Closing, TerminationView};
 use std::sync::Arc;
 use std::time::Instant;
 use wasmtime::component::{HasData, Linker, ResourceTable};
-use wasmtime::{Engine, ResourceLimiter, Store};
+use wasmtime::{Engine, ResourceLimiterAsync, Store};
 use wasmtime_wasi::p2::bindings::cli::environment;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Bytes charged for one entry of a table: a pointer.
 const TABLE_ENTRY_BYTES: u64 = 8;
+/// Memories of one instance. Each takes mappings and 4 GiB of address space that nobody charges, however
+/// small it is; the engine's own limit is 10,000.
+const MEMORIES_MAX: usize = 128;
+/// Resources of one instance at once, of all kinds: its 1,024 sockets and as many open files with the
+/// streams and pollables of each. They live in our memory and are not charged one by one, and one may
+/// be as large as [`FIELDS_BYTES_MAX`]; the engine's own limit is a million.
+const RESOURCES_MAX: usize = 8_192;
+/// Bytes of the header fields that a guest puts together, as of a request's head that we read.
+const FIELDS_BYTES_MAX: usize = 64 * 1024;
+/// Random bytes for one call. They are made without a pause, and 64 MiB, the engine's own limit, would
+/// keep a guest thread from everybody else for a good part of a second.
+const RANDOM_BYTES_MAX: u64 = 1 << 20;
+/// Bytes that one host call copies out of a guest's memory, as a list or a text, before it looks at them;
+/// the engine's own limit is 128 MiB. No interface of ours takes more than a mebibyte at once.
+const CALL_BYTES_MAX: usize = 16 << 20;
 
 /// What every instance of one container shares, or what one program in a container runs with.
 pub(crate) struct Container {
@@ -51,7 +66,8 @@ impl Container {
     /// Makes a store for a fresh instance of this container.
     pub(crate) fn new_store(self: &Arc<Self>, engine: &Engine) -> Store<Guest> {
         let mut store = Store::new(engine, Guest::new(self.clone()));
-        store.limiter(|guest| &mut guest.memory);
+        store.limiter_async(|guest| &mut guest.memory);
+        store.set_hostcall_fuel(CALL_BYTES_MAX);
         // One tick from now, then every tick: a busy guest gives its thread back so often.
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
@@ -86,11 +102,16 @@ impl Guest {
             ))
             .stdout(stdout.clone())
             .stderr(stderr.clone())
+            .max_random_size(RANDOM_BYTES_MAX)
             .build();
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(FIELDS_BYTES_MAX);
         Self {
-            table: ResourceTable::new(),
+            table,
             wasi,
-            http: WasiHttpCtx::new(),
+            http,
             outgoing: OutgoingHttp::new(spec.network.clone()),
             files: FsState::new(spec.files.clone()),
             network: NetState::new(spec.network.clone(), container.closing_inputs()),
@@ -166,8 +187,8 @@ struct MemoryMeter {
 }
 
 impl MemoryMeter {
-    fn grow(&mut self, bytes: u64) -> bool {
-        if self.account.grow(bytes).is_err() {
+    async fn grow(&mut self, bytes: u64) -> bool {
+        if self.account.grow_or_make_room(bytes).await.is_err() {
             self.refused_at = Some(Instant::now());
             return false;
         }
@@ -176,8 +197,9 @@ impl MemoryMeter {
     }
 }
 
-impl ResourceLimiter for MemoryMeter {
-    fn memory_growing(
+#[async_trait::async_trait]
+impl ResourceLimiterAsync for MemoryMeter {
+    async fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
@@ -186,10 +208,10 @@ impl ResourceLimiter for MemoryMeter {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        Ok(self.grow(desired.saturating_sub(current) as u64))
+        Ok(self.grow(desired.saturating_sub(current) as u64).await)
     }
 
-    fn table_growing(
+    async fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
@@ -198,7 +220,12 @@ impl ResourceLimiter for MemoryMeter {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        Ok(self.grow(desired.saturating_sub(current) as u64 * TABLE_ENTRY_BYTES))
+        let bytes = desired.saturating_sub(current) as u64 * TABLE_ENTRY_BYTES;
+        Ok(self.grow(bytes).await)
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX
     }
 }
 

@@ -38,6 +38,7 @@ fn account(cpu_milli: Option<u64>) -> Arc<Account> {
     };
     let limits = Limits {
         memory: None,
+        memory_request: 0,
         cpu_milli,
         cpu_request_milli: 100,
     };

@@ -82,6 +82,7 @@ impl World {
             on_stop: OnStop::AtOnce,
             limits: Limits {
                 memory: None,
+                memory_request: 0,
                 cpu_milli: None,
                 cpu_request_milli: 100,
             },
