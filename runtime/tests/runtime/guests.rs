@@ -219,7 +219,7 @@ const HANDLER_WAT: &str = r#"(module
         (call $finish (local.get $outgoing) (i32.const 0) (i32.const 0) (i32.const 128))))"#;
 
 /// As much of `wasi:http` as the handler above needs.
-const HANDLER_WIT: &str = r"package test:handler;
+pub(crate) const HANDLER_WIT: &str = r"package test:handler;
 world guest {
     import wasi:http/types@0.2.0;
     export wasi:http/incoming-handler@0.2.0;
