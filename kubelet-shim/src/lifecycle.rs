@@ -16,7 +16,9 @@
 //!                                                             Ended
 //! ```
 //!
-//! A container without a `postStart` hook goes from Starting to Running.
+//! A container without a `postStart` hook goes from Starting to Running. Where the plan's image is no longer
+//! the one a container was made from, a living instance is stopped and started again whatever its policy,
+//! and whatever waits, waits no longer: both back-offs begin afresh.
 
 mod apply;
 mod backoff;
@@ -37,10 +39,11 @@ pub(crate) use apply::{Launched, Outcome, Probed};
 pub(crate) use backoff::{CrashBackoff, PullBackoff};
 pub use health::Verdict;
 pub(crate) use health::{Health, is_probed};
-pub(crate) use plan::{Step, StopReason, is_complete, may_restart, plan};
+use plan::may_restart;
+pub(crate) use plan::{Step, StopReason, is_complete, plan};
 pub(crate) use stopping::{Ask, PreStop};
 
-use crate::spec::PodSpecPlan;
+use crate::spec::{ContainerPlan, PodSpecPlan, RestartPolicy};
 use crate::time::Moment;
 
 /// What the pod's owner wants of it.
@@ -128,8 +131,12 @@ pub(crate) struct ContainerFacts {
     pub(crate) attempts: u32,
     /// The end before the present state.
     pub(crate) last: Option<Arc<Termination>>,
+    /// The image as the plan named it when it was fetched last: what its instance was made by.
+    pub(crate) image: Option<Arc<str>>,
     /// The image its latest instance came from.
     pub(crate) image_id: Option<Arc<str>>,
+    /// Its instance was ended since its definition had changed, so it starts again whatever its policy.
+    pub(crate) anew: bool,
     /// Delay between restarts.
     pub(crate) crash: CrashBackoff,
     /// Delay between pulls.
@@ -323,12 +330,30 @@ impl ContainerFacts {
             life: Life::Waiting,
             attempts: 0,
             last: None,
+            image: None,
             image_id: None,
+            anew: false,
             crash: CrashBackoff::default(),
             pull: PullBackoff::default(),
             completed: false,
             was_started: false,
         }
+    }
+
+    /// Whether the plan has another image for it than the one it was made from.
+    pub(crate) fn is_outdated(&self, container: &ContainerPlan) -> bool {
+        let image = self.image.as_deref();
+        image.is_some_and(|image| image != container.image)
+    }
+
+    /// Whether it is started again after this end while its pod runs.
+    pub(crate) fn may_restart(
+        &self,
+        policy: RestartPolicy,
+        container: &ContainerPlan,
+        end: &Termination,
+    ) -> bool {
+        self.anew || may_restart(policy, container, end, self.completed)
     }
 
     /// The latest end, whether it is the present state or the one before.

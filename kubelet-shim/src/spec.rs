@@ -11,6 +11,7 @@ mod files;
 mod identity;
 mod probe;
 pub(crate) mod quantity;
+mod renew;
 mod restart;
 mod security;
 mod variables;
@@ -30,6 +31,7 @@ pub use identity::{DnsPlan, DnsPolicy, HostAlias, ShownName};
 pub use probe::{
     Check, Hook, Hooks, HttpGet, Probe, ProbeKind, Probes, Scheme, TargetPort, TcpTarget,
 };
+pub(crate) use renew::Renewal;
 pub use restart::{ExitCodes, Restarts};
 
 /// Whether pods may mount folders of the machine.

@@ -33,7 +33,7 @@ use crate::images::{Images, blocking};
 use crate::lifecycle::{EndCause, Intent, PodFacts, plan};
 use crate::logs::{LogBook, OutputLine};
 use crate::probes::{NEWS_MAX, News, Prober};
-use crate::spec::{PodKey, PodSpecPlan};
+use crate::spec::{FieldRefusal, PodKey, PodSpecPlan, Renewal};
 use crate::status::{self, Reporter, Surroundings, Written, is_gone};
 use crate::time::{Clock, Moment};
 
@@ -72,7 +72,8 @@ pub(crate) struct Node {
 /// What is wanted of a pod now.
 #[derive(Clone, Debug)]
 pub(crate) struct Desired {
-    pub(crate) generation: Option<i64>,
+    /// The plan to follow.
+    pub(crate) renewal: Renewal,
     pub(crate) intent: Intent,
     /// The conditions that the pod's readiness gates name, as others have written them.
     pub(crate) gates: Vec<PodCondition>,
@@ -87,35 +88,47 @@ struct About {
 }
 
 impl Desired {
-    pub(crate) fn new(pod: &Pod, intent: Intent) -> Desired {
-        let about = About {
-            labels: pod.metadata.labels.clone().unwrap_or_default(),
-            annotations: pod.metadata.annotations.clone().unwrap_or_default(),
-        };
+    pub(crate) fn new(spec: Arc<PodSpecPlan>, pod: &Pod, intent: Intent) -> Desired {
         Desired {
-            generation: pod.metadata.generation,
+            renewal: Renewal::new(spec, pod.metadata.generation),
             intent,
             gates: gates(pod),
-            about: about.into(),
+            about: About::of(pod).into(),
         }
     }
 
     /// Takes a newer version of the pod; false when it says nothing new.
-    pub(crate) fn learn(&mut self, pod: &Pod, intent: Intent) -> bool {
+    pub(crate) fn learn(
+        &mut self,
+        pod: &Pod,
+        intent: Intent,
+        check: impl FnOnce() -> Result<PodSpecPlan, Vec<FieldRefusal>>,
+    ) -> bool {
+        let is_renewed = self.renewal.learn(pod.metadata.generation, check);
         let is_same = |known: &BTreeMap<_, _>, new: &Option<BTreeMap<_, _>>| match new {
             Some(new) => known == new,
             None => known.is_empty(),
         };
-        if self.generation == pod.metadata.generation
-            && self.intent == intent
+        if self.intent == intent
             && self.gates == gates(pod)
             && is_same(&self.about.labels, &pod.metadata.labels)
             && is_same(&self.about.annotations, &pod.metadata.annotations)
         {
-            return false;
+            return is_renewed;
         }
-        *self = Desired::new(pod, intent);
+        self.intent = intent;
+        self.gates = gates(pod);
+        self.about = About::of(pod).into();
         true
+    }
+}
+
+impl About {
+    fn of(pod: &Pod) -> About {
+        About {
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            annotations: pod.metadata.annotations.clone().unwrap_or_default(),
+        }
     }
 }
 
@@ -150,6 +163,10 @@ pub(crate) enum Remains {
 pub(crate) struct Worker {
     node: Arc<Node>,
     spec: Arc<PodSpecPlan>,
+    /// Which plan of the pod that is.
+    turn: u64,
+    /// What was told of a specification that is not followed.
+    objection: Option<Arc<str>>,
     desired: watch::Receiver<Desired>,
     facts: PodFacts,
     kit: Option<Arc<GroundKit>>,
@@ -191,6 +208,7 @@ impl Worker {
         desired: watch::Receiver<Desired>,
     ) -> Worker {
         let now = node.clock.now();
+        let turn = desired.borrow().renewal.turn;
         let facts = match status {
             Some(status) => PodFacts::recover(&spec, status, now),
             None => PodFacts::new(&spec, now),
@@ -206,6 +224,8 @@ impl Worker {
         Worker {
             node,
             spec,
+            turn,
+            objection: None,
             desired,
             facts,
             kit: None,
@@ -237,7 +257,14 @@ impl Worker {
 
     /// Plans and takes steps in hand until the plan rests.
     fn advance(&mut self) -> (Option<Moment>, bool) {
-        let Desired { intent, about, .. } = self.desired.borrow_and_update().clone();
+        let Desired {
+            renewal,
+            intent,
+            about,
+            gates: _,
+        } = self.desired.borrow_and_update().clone();
+        self.describe(&about);
+        self.adopt(renewal);
         self.describe(&about);
         for _ in 0..ROUNDS_MAX {
             let now = self.node.clock.now();
@@ -268,6 +295,22 @@ impl Worker {
         spec.annotations.clone_from(&about.annotations);
         if let Some(kit) = &self.kit {
             kit.files.describe(&self.spec);
+        }
+    }
+
+    /// Takes a changed plan in, and tells of one that is not followed. What lives goes on until the planner
+    /// says otherwise.
+    fn adopt(&mut self, renewal: Renewal) {
+        if self.objection != renewal.objection {
+            if let Some(objection) = &renewal.objection {
+                self.events
+                    .emit(Severity::Warning, "FailedValidation", &**objection, None);
+            }
+            self.objection = renewal.objection;
+        }
+        if self.turn != renewal.turn {
+            tracing::info!(pod = %self.spec.key, "the pod's specification has changed");
+            (self.spec, self.turn) = (renewal.spec, renewal.turn);
         }
     }
 
@@ -308,7 +351,7 @@ impl Worker {
         let surroundings = Surroundings {
             host_ip: self.node.host_ip,
             pod_ip: self.kit.as_ref().map(|kit| kit.network.ip()),
-            generation: self.desired.borrow().generation,
+            generation: self.desired.borrow().renewal.generation,
             gates: self.desired.borrow().gates.clone(),
         };
         let previous = self.reporter.conditions();

@@ -61,10 +61,7 @@ struct Slot {
 
 enum Stage {
     /// A worker has it.
-    Working {
-        spec: Arc<PodSpecPlan>,
-        desired: watch::Sender<Desired>,
-    },
+    Working { desired: watch::Sender<Desired> },
     /// Nothing is left to do while the object stays.
     Over,
     /// Its object is being removed.
@@ -123,8 +120,8 @@ impl Pods {
 
     async fn stop(mut self, deadline: Duration) {
         for slot in self.slots.values() {
-            if let Stage::Working { spec, desired } = &slot.stage {
-                let grace = spec.grace.min(deadline);
+            if let Stage::Working { desired } = &slot.stage {
+                let grace = desired.borrow().renewal.spec.grace.min(deadline);
                 let intent = Intent::End(Ending {
                     cause: EndCause::Shutdown,
                     grace,
@@ -202,8 +199,9 @@ impl Pods {
         };
         let intent = intent(pod);
         match self.slots.get(uid).map(|slot| &slot.stage) {
-            Some(Stage::Working { desired, .. }) => {
-                desired.send_if_modified(|known| known.learn(pod, intent));
+            Some(Stage::Working { desired }) => {
+                let check = || check_pod(pod, self.host_path);
+                desired.send_if_modified(|known| known.learn(pod, intent, check));
             }
             Some(Stage::Over) => {
                 if intent != Intent::Run {
@@ -299,18 +297,13 @@ impl Pods {
         {
             tracing::debug!(pod = %spec.key, %ip, "the pod's former address is not to be had");
         }
-        let (desired, receiver) = watch::channel(Desired::new(pod, intent));
-        let worker = Worker::new(
-            self.node.clone(),
-            spec.clone(),
-            pod.status.as_ref(),
-            receiver,
-        );
+        let (desired, receiver) = watch::channel(Desired::new(spec.clone(), pod, intent));
         let uid = spec.key.uid.clone();
+        let worker = Worker::new(self.node.clone(), spec, pod.status.as_ref(), receiver);
         let handle = self.workers.spawn(worker.run());
         self.by_task.insert(handle.id(), uid.clone());
         if let Some(slot) = self.slots.get_mut(&uid) {
-            slot.stage = Stage::Working { spec, desired };
+            slot.stage = Stage::Working { desired };
         }
     }
 
@@ -321,7 +314,7 @@ impl Pods {
         };
         slot.vanished = true;
         match &slot.stage {
-            Stage::Working { desired, .. } => {
+            Stage::Working { desired } => {
                 let ending = Ending {
                     cause: EndCause::Vanished,
                     grace: VANISHED_GRACE,
@@ -361,7 +354,7 @@ impl Pods {
             return self.forget(&uid);
         }
         match (end, &slot.stage) {
-            (Ok(remains), Stage::Working { desired, .. }) => {
+            (Ok(remains), Stage::Working { desired }) => {
                 // A deletion may have come when the worker had just ended.
                 let is_unwanted = desired.borrow().intent != Intent::Run;
                 slot.stage = Stage::Over;
@@ -383,12 +376,13 @@ impl Pods {
         let Some(slot) = self.slots.get_mut(uid) else {
             return;
         };
-        let Stage::Working { spec, desired } = &slot.stage else {
+        let Stage::Working { desired } = &slot.stage else {
             return;
         };
-        let (node, spec, receiver) = (self.node.clone(), spec.clone(), desired.subscribe());
+        let (node, receiver) = (self.node.clone(), desired.subscribe());
         let handle = self.workers.spawn(async move {
             tokio::time::sleep(RESTART_DELAY).await;
+            let spec = receiver.borrow().renewal.spec.clone();
             let api = Api::<Pod>::namespaced(node.site.client.clone(), &spec.key.namespace);
             let status = api
                 .get_opt(&spec.key.name)

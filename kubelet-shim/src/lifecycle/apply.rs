@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Ask, ContainerFacts, Force, Ground, Health, Life, Outlook, PodFacts, PreStop, Problem,
-    PullShown, Step, Termination, Verdict,
+    Ask, ContainerFacts, CrashBackoff, Force, Ground, Health, Life, Outlook, PodFacts, PreStop,
+    Problem, PullShown, Step, StopReason, Termination, Verdict,
 };
 use crate::spec::{ContainerPlan, PodSpecPlan, ProbeKind, Role};
 use crate::time::Moment;
@@ -94,7 +94,10 @@ impl PodFacts {
                     *force = Force::Killed;
                 }
             }
-            Step::Fetch(index) => self.containers[*index].begin_fetch(now),
+            Step::Fetch(index) => {
+                let image = &spec.containers[*index].image;
+                self.containers[*index].begin_fetch(image, now);
+            }
             Step::Start(index) => self.containers[*index].life = Life::Starting,
             Step::ShowPullBackOff(index) => {
                 if let Life::FetchFailed { shown, .. } = &mut self.containers[*index].life {
@@ -168,7 +171,13 @@ impl PodFacts {
 
 impl ContainerFacts {
     /// A fetch after an end is a restart, and restarts are counted for the back-off here.
-    fn begin_fetch(&mut self, now: Moment) {
+    fn begin_fetch(&mut self, image: &str, now: Moment) {
+        if self.image.as_deref() != Some(image) {
+            // Either back-off is one of container and image.
+            self.crash = CrashBackoff::default();
+            self.pull.cleared();
+            self.image = Some(image.into());
+        }
         if let Life::Ended { end, at } | Life::CrashLoop { end, at, .. } = &self.life {
             self.crash.restarted(*at, now);
             self.last = Some(end.clone());
@@ -262,6 +271,7 @@ impl ContainerFacts {
         match launched {
             Launched::Alive(since) => {
                 self.attempts = self.attempts.saturating_add(1);
+                self.anew = false;
                 if container.hooks.post_start.is_some() {
                     self.life = Life::Greeting {
                         since,
@@ -273,6 +283,7 @@ impl ContainerFacts {
             }
             Launched::Dead(end) => {
                 self.attempts = self.attempts.saturating_add(1);
+                self.anew = false;
                 self.ended(end, container.role, now);
             }
             Launched::Refused(problem) => {
@@ -286,6 +297,13 @@ impl ContainerFacts {
 
     fn ended(&mut self, end: Termination, role: Role, now: Moment) {
         self.completed |= role == Role::Init && end.code == 0;
+        self.anew = matches!(
+            self.life,
+            Life::Stopping {
+                reason: StopReason::Redefined,
+                ..
+            }
+        );
         self.life = Life::Ended {
             end: Arc::new(end),
             at: now,

@@ -40,10 +40,12 @@ enum Work {
 }
 
 /// What is expected of a container's back-off, computed from its ends alone.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Expected {
     ended_at: Option<u64>,
     delay: Option<(u64, u64)>,
+    /// The image it was fetched by last.
+    image: Option<String>,
 }
 
 struct World {
@@ -57,6 +59,8 @@ struct World {
     expected: Vec<Expected>,
     /// When each was told that it ends, and what time it was given.
     told: Vec<(Moment, Duration)>,
+    /// Containers whose image has changed so often.
+    edits: u32,
     work: Vec<Work>,
     over: Option<Phase>,
 }
@@ -86,6 +90,10 @@ enum Happening {
     Shutdown(u64),
     /// A volume outgrows its limit.
     Evict,
+    /// A container gets another image.
+    Edit(usize),
+    /// The pod's deadline is brought nearer.
+    Shorten(u64),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -102,6 +110,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Vanish),
         1 => (0u64..5).prop_map(Happening::Shutdown),
         1 => Just(Happening::Evict),
+        3 => (0usize..8).prop_map(Happening::Edit),
+        1 => (1u64..400).prop_map(Happening::Shorten),
     ]
 }
 
@@ -243,6 +253,7 @@ impl World {
             instances: vec![Instance::None; count],
             expected: vec![Expected::default(); count],
             told: vec![(clock_now, Duration::ZERO); count],
+            edits: 0,
             work: Vec::new(),
             over: None,
         }
@@ -263,6 +274,7 @@ impl World {
                     );
                     assert!(self.instances.iter().all(|i| *i == Instance::None));
                 }
+                self.check_images();
                 return plan.wake;
             }
             for step in &plan.steps {
@@ -331,6 +343,19 @@ impl World {
         }
     }
 
+    /// While its pod goes on, nothing runs by an image that the plan no longer has, or waits for one.
+    fn check_images(&self) {
+        let goes_on = self.pod.ending.is_none() && !is_complete(&self.spec, &self.pod);
+        for (container, facts) in self.spec.containers.iter().zip(&self.pod.containers) {
+            let is_outdated = facts.image.as_deref().is_some_and(|i| i != container.image);
+            let lives = matches!(facts.life, Life::Running { .. } | Life::Greeting { .. });
+            assert!(
+                !(goes_on && is_outdated && lives && container.role != Role::Init),
+                "an old image runs on: {facts:?}"
+            );
+        }
+    }
+
     fn is_shutdown(&self) -> bool {
         let ending = self.pod.ending;
         ending.is_some_and(|(e, _)| e.cause == EndCause::Shutdown)
@@ -379,7 +404,10 @@ impl World {
 
     /// A restart comes exactly when the contract says, never before.
     fn check_delay(&self, index: usize) {
-        let expected = self.expected[index];
+        let expected = &self.expected[index];
+        if expected.image.as_ref() != Some(&self.spec.containers[index].image) {
+            return;
+        }
         let Some(ended) = expected.ended_at else {
             return;
         };
@@ -396,6 +424,11 @@ impl World {
             Step::TearDown => self.work.push(Work::TearDown),
             Step::Fetch(index) => {
                 let expected = &mut self.expected[*index];
+                let image = self.spec.containers[*index].image.clone();
+                if expected.image.as_ref() != Some(&image) {
+                    expected.delay = None;
+                    expected.image = Some(image);
+                }
                 if let Some(ended) = expected.ended_at.take() {
                     let doubled = match expected.delay {
                         Some((delay, updated)) if ended - updated.min(ended) <= 600 => {
@@ -485,6 +518,16 @@ impl World {
             Happening::Vanish => self.end(EndCause::Vanished, 1),
             Happening::Evict => {
                 self.pod.evict(&self.spec, "too much".into());
+            }
+            Happening::Edit(pick) => {
+                let index = pick % self.instances.len();
+                self.edits += 1;
+                self.spec.containers[index].image = format!("i{}", self.edits);
+            }
+            Happening::Shorten(seconds) => {
+                let wanted = Duration::from_secs(*seconds);
+                let known = self.spec.active_deadline.unwrap_or(wanted);
+                self.spec.active_deadline = Some(wanted.min(known));
             }
             Happening::Shutdown(grace) => {
                 if self.intent == Intent::Run {
@@ -790,4 +833,5 @@ fn an_end_is_kept_as_the_last_state_of_the_next_run() {
     assert_eq!(last.code, 7);
 }
 
+mod edits;
 mod rules;

@@ -65,6 +65,8 @@ pub(crate) enum StopReason {
     WorkDone,
     /// A probe failed as often as counts.
     Unhealthy(ProbeKind),
+    /// The plan has another image for it.
+    Redefined,
     /// Its `postStart` hook failed, for this reason.
     PostStartFailed(std::sync::Arc<str>),
 }
@@ -132,7 +134,7 @@ fn ended_for_good(
     facts: &ContainerFacts,
 ) -> bool {
     match &facts.life {
-        Life::Ended { end, .. } => !may_restart(policy, container, end, facts.completed),
+        Life::Ended { end, .. } => !facts.may_restart(policy, container, end),
         Life::Waiting
         | Life::Fetching
         | Life::FetchFailed { .. }
@@ -259,7 +261,7 @@ fn advance_containers(spec: &PodSpecPlan, pod: &PodFacts, now: Moment, plan: &mu
     }
 }
 
-/// Ends an instance that its probes or its `postStart` hook condemn, and goes on with one that is being
+/// Ends an instance that the plan, its probes or its `postStart` hook condemn, and goes on with one that is being
 /// ended, while the pod goes on.
 fn end_unfit(
     spec: &PodSpecPlan,
@@ -269,7 +271,10 @@ fn end_unfit(
     plan: &mut Plan,
 ) {
     let Turn { index, now, .. } = turn;
+    // An init container that runs to its end is left to it.
+    let is_redefined = container.role != Role::Init && facts.is_outdated(container);
     let reason = match &facts.life {
+        Life::Running { .. } | Life::Greeting { .. } if is_redefined => Some(StopReason::Redefined),
         Life::Running { health, .. } => health.failed().map(StopReason::Unhealthy),
         Life::Greeting { failed, .. } => failed.clone().map(StopReason::PostStartFailed),
         Life::Stopping { .. } => {
@@ -290,7 +295,10 @@ fn end_unfit(
     if let Some(reason) = reason {
         let probe = match &reason {
             StopReason::Unhealthy(kind) => container.probes.get(*kind),
-            StopReason::PodEnds | StopReason::WorkDone | StopReason::PostStartFailed(_) => None,
+            StopReason::PodEnds
+            | StopReason::WorkDone
+            | StopReason::Redefined
+            | StopReason::PostStartFailed(_) => None,
         };
         let grace = probe.and_then(|probe| probe.grace).unwrap_or(spec.grace);
         let patience = Patience::of_container(grace);
@@ -328,7 +336,25 @@ fn advance_one(
         now,
     } = turn;
     let stuck = stuck(role, facts);
+    let is_outdated = facts.is_outdated(container);
     match &facts.life {
+        // What was to be had or waited for was another image.
+        Life::Ready if is_outdated => {
+            plan.retry(index, now, held, now);
+            Gate::Closed
+        }
+        Life::FetchFailed { .. } | Life::StartFailed { .. } | Life::CrashLoop { .. }
+            if is_outdated =>
+        {
+            plan.retry(index, now, held, now);
+            stuck
+        }
+        Life::Ended { end, .. }
+            if is_outdated && facts.may_restart(spec.restart_policy, container, end) =>
+        {
+            plan.retry(index, now, held, now);
+            stuck
+        }
         Life::Waiting => {
             if !held {
                 plan.steps.push(Step::Fetch(index));
@@ -369,7 +395,7 @@ fn advance_one(
         }
         Life::Running { .. } | Life::Stopping { .. } => stuck,
         Life::Ended { end, at } => {
-            if may_restart(spec.restart_policy, container, end, facts.completed) {
+            if facts.may_restart(spec.restart_policy, container, end) {
                 restart(facts, *at, turn, plan);
                 stuck
             } else if role == Role::Init && !facts.completed {

@@ -72,7 +72,11 @@ fn status(
         },
         started: Some(health.is_some_and(Health::is_started)),
         restart_count: i32::try_from(facts.attempts.saturating_sub(1)).unwrap_or(i32::MAX),
-        image: container.image.clone(),
+        image: facts
+            .image
+            .as_deref()
+            .unwrap_or(&container.image)
+            .to_owned(),
         image_id: facts.image_id.as_deref().unwrap_or_default().to_owned(),
         container_id: (facts.attempts > 0).then(|| id(facts.attempts)),
         state: Some(state),
@@ -131,7 +135,7 @@ fn state(
                     "ImagePullBackOff",
                     Some(format!(
                         "Back-off pulling image \"{}\": {reason}: {message}",
-                        container.image
+                        facts.image.as_deref().unwrap_or(&container.image)
                     )),
                 ),
             }

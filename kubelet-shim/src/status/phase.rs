@@ -1,6 +1,6 @@
 //! The pod's phase, by the contract's list (B.1): the first rule that matches wins.
 
-use crate::lifecycle::{ContainerFacts, Ground, Life, PodFacts, is_complete, may_restart};
+use crate::lifecycle::{ContainerFacts, Ground, Life, PodFacts, is_complete};
 use crate::spec::{ContainerPlan, PodSpecPlan, Role};
 
 /// `status.phase`.
@@ -62,7 +62,7 @@ fn by_rules(spec: &PodSpecPlan, pod: &PodFacts) -> Phase {
     let restarts = |(c, f): (&ContainerPlan, &ContainerFacts)| {
         !ended_by_others
             && f.latest_end()
-                .is_some_and(|end| may_restart(spec.restart_policy, c, end, f.completed))
+                .is_some_and(|end| f.may_restart(spec.restart_policy, c, end))
     };
     let mut inits = pairs().filter(|(c, _)| c.role == Role::Init);
     // 1: an init container failed for good.

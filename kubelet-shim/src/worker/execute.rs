@@ -222,7 +222,7 @@ impl Worker {
             Life::FetchFailed { problem, .. } if problem.reason == "ErrImagePull"
         );
         if is_pull {
-            let image = &self.spec.containers[index].image;
+            let image = self.image_of(index);
             self.tell(
                 index,
                 Normal,
@@ -310,7 +310,7 @@ impl Worker {
     }
 
     fn fetched(&mut self, index: usize, result: Result<Fetched, Problem>) -> Outcome {
-        let image = &self.spec.containers[index].image;
+        let image = self.image_of(index);
         match result {
             Ok(Fetched {
                 image: shared,
@@ -355,6 +355,12 @@ impl Worker {
                 Outcome::Fetched(index, Err(problem))
             }
         }
+    }
+
+    /// The image a container is being made from; the plan may have another by now.
+    fn image_of(&self, index: usize) -> std::sync::Arc<str> {
+        let fetched = self.facts.containers[index].image.clone();
+        fetched.unwrap_or_else(|| self.spec.containers[index].image.as_str().into())
     }
 
     fn started(&mut self, index: usize, result: Result<Alive, LaunchFailure>) -> Launched {
@@ -472,6 +478,10 @@ fn killing(reason: &StopReason, container: &ContainerPlan, pod: RestartPolicy) -
     match reason {
         StopReason::PodEnds | StopReason::WorkDone => format!("Stopping container {name}"),
         StopReason::PostStartFailed(_) => "FailedPostStartHook".to_owned(),
+        StopReason::Redefined => match container.role {
+            Role::App => format!("Container {name} definition changed, will be restarted"),
+            Role::Init | Role::Sidecar => format!("Init container {name} definition changed"),
+        },
         StopReason::Unhealthy(kind) => {
             let kind = kind.lower();
             let text = format!("Container {name} failed {kind} probe");
