@@ -106,6 +106,8 @@ pub enum Subresource {
     Attach,
     /// `…/binding`: assigns a pod to a node.
     Binding,
+    /// `…/ephemeralcontainers`: reads the object, writes only its ephemeral containers.
+    EphemeralContainers,
     /// `…/eviction`: deletes a pod if its disruption budgets allow it.
     Eviction,
     /// `…/exec`: runs one more program in a container.
@@ -310,6 +312,7 @@ impl Subresource {
             Subresource::Approval => "approval",
             Subresource::Attach => "attach",
             Subresource::Binding => "binding",
+            Subresource::EphemeralContainers => "ephemeralcontainers",
             Subresource::Eviction => "eviction",
             Subresource::Exec => "exec",
             Subresource::Finalize => "finalize",
@@ -323,7 +326,9 @@ impl Subresource {
     /// Returns what can be done with it.
     pub fn verbs(self) -> &'static [Verb] {
         match self {
-            Subresource::Approval | Subresource::Status => &[Get, Patch, Update],
+            Subresource::Approval | Subresource::EphemeralContainers | Subresource::Status => {
+                &[Get, Patch, Update]
+            }
             Subresource::Binding | Subresource::Eviction | Subresource::Token => &[Create],
             Subresource::Attach | Subresource::Exec | Subresource::PortForward => &[Create, Get],
             Subresource::Finalize => &[Update],
@@ -339,6 +344,7 @@ impl Subresource {
             Subresource::Token => Some(("authentication.k8s.io", "v1", "TokenRequest")),
             Subresource::Approval
             | Subresource::Attach
+            | Subresource::EphemeralContainers
             | Subresource::Exec
             | Subresource::Finalize
             | Subresource::Log
@@ -355,6 +361,7 @@ impl Subresource {
             Subresource::PortForward => Some("PodPortForwardOptions"),
             Subresource::Approval
             | Subresource::Binding
+            | Subresource::EphemeralContainers
             | Subresource::Eviction
             | Subresource::Finalize
             | Subresource::Log

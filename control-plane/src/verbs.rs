@@ -192,15 +192,31 @@ impl Machine {
                 self.review(call, &content)
             }
             (Verb::Create, None) => self.create(call, &content).await,
-            (Verb::Get, None | Some(Subresource::Status | Subresource::Approval)) => self.get(call),
+            (
+                Verb::Get,
+                None
+                | Some(
+                    Subresource::Status | Subresource::Approval | Subresource::EphemeralContainers,
+                ),
+            ) => self.get(call),
             (Verb::Get, Some(Subresource::Log)) => self.log(call).await,
             (
                 Verb::Update,
-                None | Some(Subresource::Status | Subresource::Approval | Subresource::Finalize),
+                None
+                | Some(
+                    Subresource::Status
+                    | Subresource::Approval
+                    | Subresource::EphemeralContainers
+                    | Subresource::Finalize,
+                ),
             ) => self.update(call, &content).await,
-            (Verb::Patch, None | Some(Subresource::Status | Subresource::Approval)) => {
-                self.patch(call, &content).await
-            }
+            (
+                Verb::Patch,
+                None
+                | Some(
+                    Subresource::Status | Subresource::Approval | Subresource::EphemeralContainers,
+                ),
+            ) => self.patch(call, &content).await,
             (Verb::List, _) => self.list(call),
             (Verb::Watch, _) => self.watch(call),
             (Verb::Delete, _) => self.delete(call, &content).await,

@@ -93,6 +93,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         subresources: &[
             Subresource::Attach,
             Subresource::Binding,
+            Subresource::EphemeralContainers,
             Subresource::Eviction,
             Subresource::Exec,
             Subresource::Log,

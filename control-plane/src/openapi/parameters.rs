@@ -94,6 +94,7 @@ pub(super) fn of_connection(part: Subresource) -> Option<&'static [&'static str]
         Subresource::PortForward => Some(&["ports"]),
         Subresource::Approval
         | Subresource::Binding
+        | Subresource::EphemeralContainers
         | Subresource::Eviction
         | Subresource::Finalize
         | Subresource::Log

@@ -4,6 +4,7 @@ mod affinity;
 mod change;
 mod containers;
 mod environment;
+mod ephemeral;
 mod probes;
 pub(super) mod resources;
 mod security;
@@ -16,6 +17,7 @@ use serde_json::Value;
 use super::{Field, NameRule, elements, node, walk};
 use crate::invalid::Causes;
 
+pub(crate) use ephemeral::ephemeral_containers;
 pub(crate) use status::status;
 pub(crate) use warnings::warnings;
 

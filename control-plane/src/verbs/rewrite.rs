@@ -376,12 +376,24 @@ fn carry(objects: &Objects, old: &Value, new: &mut Value) {
         let kept = old_fields.iter().filter(|(name, _)| !outside(name));
         new_fields.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
     }
+    if objects.subresource == Some(Subresource::EphemeralContainers) {
+        carry_all_but_ephemeral(old, new);
+    }
     for path in managed_fields::kept(objects.info, objects.subresource) {
         restore(old, new, path);
     }
     for field in SERVER_FIELDS {
         put_or_remove(&mut new["metadata"], field, &old["metadata"][*field]);
     }
+}
+
+/// Takes over everything but the ephemeral containers, and who owns what.
+fn carry_all_but_ephemeral(old: &Value, new: &mut Value) {
+    let containers = new["spec"]["ephemeralContainers"].take();
+    let owners = new["metadata"]["managedFields"].take();
+    new.clone_from(old);
+    put_or_remove(&mut new["spec"], "ephemeralContainers", &containers);
+    put_or_remove(&mut new["metadata"], "managedFields", &owners);
 }
 
 /// Gives the field at a path the value it has in `old`.
@@ -432,6 +444,9 @@ fn check_change(
         None => (info.validate)(new, Some(old), &mut causes),
         Some(Subresource::Approval | Subresource::Status) => {
             (info.validate_status)(new, old, &mut causes);
+        }
+        Some(Subresource::EphemeralContainers) => {
+            validate::pod::ephemeral_containers(new, old, &mut causes);
         }
         Some(Subresource::Finalize) => check_finalizers(new, &mut causes),
         Some(_) => (),

@@ -364,3 +364,55 @@ async fn a_reflector_ends_with_the_same_objects_as_the_server() {
         follow.abort();
     }
 }
+
+/// What `kubectl debug` does: one more container by the part of its own, and nothing else of the pod.
+#[tokio::test]
+async fn ephemeral_containers_are_added_by_their_own_part_and_nothing_else_is() {
+    let api = Harness::start().await;
+    create_pod(&api, "p", json!({})).await;
+    let debugger = |spec: Value| {
+        let mut spec = spec;
+        spec["ephemeralContainers"] = json!([{"name": "d", "image": "i", "command": ["sh"],
+            "stdin": true, "tty": true, "targetContainerName": "c"}]);
+        Patch::Strategic(json!({"spec": spec}))
+    };
+    let (pods, params) = (pods(&api), PatchParams::default());
+    let by_the_pod = pods.patch("p", &params, &debugger(json!({}))).await;
+    assert!(by_the_pod.is_err(), "only by the part");
+    let patch = debugger(json!({"activeDeadlineSeconds": 5}));
+    let added = pods
+        .patch_ephemeral_containers("p", &params, &patch)
+        .await
+        .unwrap();
+    let spec = added.spec.unwrap();
+    assert_eq!(spec.active_deadline_seconds, None, "nothing else");
+    assert_eq!(added.metadata.generation, Some(2));
+    let found = spec.ephemeral_containers.unwrap();
+    assert_eq!(found[0].image_pull_policy.as_deref(), Some("Always"));
+    let removal = Patch::Merge(json!({"spec": {"ephemeralContainers": null}}));
+    let refused = pods
+        .patch_ephemeral_containers("p", &params, &removal)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("may not be removed"), "{refused}");
+    let mut read = pods.get_ephemeral_containers("p").await.unwrap();
+    let list = read.spec.as_mut().unwrap().ephemeral_containers.as_mut();
+    let list = list.unwrap();
+    let mut second = list[0].clone();
+    second.name = "e".to_owned();
+    list.insert(0, second);
+    let replaced = pods
+        .replace_ephemeral_containers("p", &PostParams::default(), &read)
+        .await
+        .unwrap();
+    assert_eq!(
+        replaced.spec.unwrap().ephemeral_containers.unwrap().len(),
+        2
+    );
+    let owners = serde_json::to_value(replaced.metadata.managed_fields).unwrap();
+    assert!(
+        owners.to_string().contains("\"ephemeralcontainers\""),
+        "{owners}"
+    );
+}

@@ -9,7 +9,7 @@ const MESSAGE: &str = "pod updates may not change fields other than `spec.contai
      to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it \
      was previously negative)";
 
-const MIRROR: &str = "kubernetes.io/config.mirror";
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Differences beyond this number are not listed.
 const DIFFERENCES_MAX: usize = 20;
@@ -43,9 +43,7 @@ pub(super) fn check(root: &Field<'_, '_>, old_pod: &Value) {
         placement(new, old, &mut fixed);
     }
     if fixed != *old {
-        let mut differences = Vec::new();
-        differ("", old, &fixed, &mut differences);
-        new.forbidden(&format!("{MESSAGE}\n{}", differences.join("\n")));
+        new.forbidden(&format!("{MESSAGE}\n{}", differences(old, &fixed)));
     }
 }
 
@@ -208,6 +206,13 @@ fn narrows(term: &Value, known: &Value) -> bool {
         known == found
     };
     lists.iter().all(begins) && (!empty(known) || empty(term))
+}
+
+/// Lists where two values differ, for a message.
+pub(super) fn differences(old: &Value, new: &Value) -> String {
+    let mut lines = Vec::new();
+    differ("", old, new, &mut lines);
+    lines.join("\n")
 }
 
 /// Lists where two specs differ, one line each.

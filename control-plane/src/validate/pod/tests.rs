@@ -708,3 +708,56 @@ fn a_status_keeps_what_has_ended() {
         ],
     );
 }
+
+/// Changes the ephemeral containers of a stored pod and compares the sentences about the change.
+fn check_ephemeral(old: Value, new: Value, expected: &[&str]) {
+    let with = |containers: Value| {
+        let mut object = json!({
+            "metadata": {"name": "p", "namespace": "default"},
+            "spec": {"containers": [{"name": "c", "image": "i"}], "serviceAccountName": "default",
+                "ephemeralContainers": containers},
+        });
+        defaults::pod(&mut object);
+        object
+    };
+    let mut causes = Causes::default();
+    ephemeral_containers(&with(new.clone()), &with(old), &mut causes);
+    assert_eq!(sentences(causes), expected, "{new}");
+}
+
+#[test]
+fn ephemeral_containers_are_added_and_never_changed() {
+    let one = |name: &str, image: &str| json!({"name": name, "image": image});
+    check_ephemeral(json!([]), json!([one("d", "i")]), &[]);
+    let two = json!([one("e", "i"), one("d", "i")]);
+    check_ephemeral(json!([one("d", "i")]), two, &[]);
+    check_ephemeral(
+        json!([one("d", "i")]),
+        json!([one("e", "i")]),
+        &[
+            "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"d\" may not be \
+             removed\n",
+        ],
+    );
+    check_ephemeral(
+        json!([one("d", "i")]),
+        json!([one("d", "j")]),
+        &[
+            "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"d\" may not be \
+             changed\n- image: \"i\"\n+ image: \"j\"",
+        ],
+    );
+    check_ephemeral(
+        json!([]),
+        json!([one("c", "i")]),
+        &["spec.ephemeralContainers[0].name: Duplicate value: \"c\""],
+    );
+    check_ephemeral(
+        json!([]),
+        json!([{"name": "d", "image": "i", "restartPolicy": "Always"}]),
+        &[
+            "spec.ephemeralContainers[0].restartPolicy: Forbidden: cannot be set for an Ephemeral \
+             Container",
+        ],
+    );
+}
