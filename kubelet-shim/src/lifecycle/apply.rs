@@ -172,15 +172,18 @@ impl PodFacts {
 impl ContainerFacts {
     /// A fetch after an end is a restart, and restarts are counted for the back-off here.
     fn begin_fetch(&mut self, image: &str, now: Moment) {
+        let mut is_first_of_another = false;
         if self.image.as_deref() != Some(image) {
             // Either back-off is one of container and image.
             self.crash = CrashBackoff::default();
             self.pull.cleared();
-            self.image = Some(image.into());
+            is_first_of_another = self.image.replace(image.into()).is_some();
         }
         if let Life::Ended { end, at } | Life::CrashLoop { end, at, .. } = &self.life {
             self.crash.restarted(*at, now);
             self.last = Some(end.clone());
+        } else if is_first_of_another && self.last.is_some() {
+            self.crash.restarted(now, now);
         }
         self.life = Life::Fetching;
     }

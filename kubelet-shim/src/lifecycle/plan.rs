@@ -219,6 +219,10 @@ fn end_pod(
     plan: &mut Plan,
 ) {
     cancel_all(pod, plan);
+    if !plan.steps.is_empty() {
+        // Who waits for whom is decided when that is a fact.
+        return;
+    }
     let patience = Patience::of_ending(ending, since, now);
     stop_alive(spec, patience, &StopReason::PodEnds, pod, now, plan);
     clear_ground(pod, plan);
@@ -336,25 +340,12 @@ fn advance_one(
         now,
     } = turn;
     let stuck = stuck(role, facts);
-    let is_outdated = facts.is_outdated(container);
+    if facts.is_outdated(container) && awaits(spec, container, facts) {
+        plan.retry(index, now, held, now);
+        let is_under_way = facts.life == Life::Ready;
+        return if is_under_way { Gate::Closed } else { stuck };
+    }
     match &facts.life {
-        // What was to be had or waited for was another image.
-        Life::Ready if is_outdated => {
-            plan.retry(index, now, held, now);
-            Gate::Closed
-        }
-        Life::FetchFailed { .. } | Life::StartFailed { .. } | Life::CrashLoop { .. }
-            if is_outdated =>
-        {
-            plan.retry(index, now, held, now);
-            stuck
-        }
-        Life::Ended { end, .. }
-            if is_outdated && facts.may_restart(spec.restart_policy, container, end) =>
-        {
-            plan.retry(index, now, held, now);
-            stuck
-        }
         Life::Waiting => {
             if !held {
                 plan.steps.push(Step::Fetch(index));
@@ -404,6 +395,25 @@ fn advance_one(
                 Gate::Open
             }
         }
+    }
+}
+
+/// Whether a container waits for its image or for a time, or has it and waits for its start: what it waits
+/// for is another matter once the plan has another image.
+fn awaits(spec: &PodSpecPlan, container: &ContainerPlan, facts: &ContainerFacts) -> bool {
+    match &facts.life {
+        Life::Ready
+        | Life::FetchFailed { .. }
+        | Life::StartFailed { .. }
+        | Life::CrashLoop { .. } => true,
+        Life::Ended { end, .. } => facts.may_restart(spec.restart_policy, container, end),
+        Life::Waiting
+        | Life::Fetching
+        | Life::Starting
+        | Life::Cancelling
+        | Life::Greeting { .. }
+        | Life::Running { .. }
+        | Life::Stopping { .. } => false,
     }
 }
 
