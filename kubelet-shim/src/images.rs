@@ -298,6 +298,14 @@ impl SharedImage {
         }
     }
 
+    /// Whether it is a program by itself, without files.
+    pub(crate) fn is_one_program(&self) -> bool {
+        match &self.image.content {
+            ImageContent::Module(_) => true,
+            ImageContent::Root(_) => false,
+        }
+    }
+
     /// Looks a program up among the [`candidates`].
     fn code_in(
         &self,

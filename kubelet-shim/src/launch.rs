@@ -16,7 +16,7 @@ use crate::exec::{Console, Discipline, ExecGround, ExecTarget, Tools};
 use crate::images::{SharedImage, blocking, describe};
 use crate::lifecycle::{Outlook, Problem, Termination};
 use crate::logs::{ContainerLog, StdStream};
-use crate::spec::{ContainerPlan, InstanceReuse, LogFallback, PodSpecPlan};
+use crate::spec::{ContainerPlan, InstanceReuse, LogFallback, PodSpecPlan, Role};
 
 /// Bytes a container's writable layer may take. A constant until `ephemeral-storage` limits are honoured.
 const LAYER_BYTES_MAX: u64 = 10 << 30;
@@ -76,11 +76,14 @@ impl Launch {
             .iter()
             .find(|(name, _)| name == "PATH")
             .map(|(_, v)| v.as_str());
-        let code = self
-            .image
-            .code(&line.args, &line.working_dir, path)
-            .map_err(|error| LaunchFailure::Dead(start_error(describe(&error))))?;
-        let program = self.runtime.prepare(code).await.map_err(prepare_failure)?;
+        let code = self.image.code(&line.args, &line.working_dir, path);
+        let program = if self.asks_for_tool(container, &line.args, code.is_ok()) {
+            self.tools.program(&self.runtime).await
+        } else {
+            let code = code.map_err(|error| LaunchFailure::Dead(start_error(describe(&error))))?;
+            self.runtime.prepare(code).await
+        };
+        let program = program.map_err(prepare_failure)?;
         let files = self.files(container, mounts).await?;
         let ground = ExecGround {
             image: self.image.clone(),
@@ -106,6 +109,16 @@ impl Launch {
             }),
             Err(error) => Err(start_failure(&error)),
         }
+    }
+
+    /// Whether who looks around asks for a program that the toolbox has and the image has not. An image that
+    /// is one program has no other.
+    fn asks_for_tool(&self, container: &ContainerPlan, args: &[String], is_found: bool) -> bool {
+        let has_it = is_found && !self.image.is_one_program();
+        container.role == Role::Ephemeral
+            && container.command.is_some()
+            && !has_it
+            && args.first().is_some_and(|name| self.tools.has(name))
     }
 
     fn console(&self, container: &ContainerPlan, program: &Program) -> Console {

@@ -307,6 +307,12 @@ impl PodFacts {
         }
     }
 
+    /// Takes up the containers that came with a changed plan.
+    pub(crate) fn extend(&mut self, spec: &PodSpecPlan) {
+        let count = spec.containers.len().max(self.containers.len());
+        self.containers.resize_with(count, ContainerFacts::new);
+    }
+
     /// Notes that the pod uses more than it may; false when it ends already, or has ended.
     pub(crate) fn evict(&mut self, spec: &PodSpecPlan, message: Arc<str>) -> bool {
         let is_late = self.ending.is_some() || self.rejected.is_some() || is_complete(spec, self);

@@ -7,6 +7,7 @@
 
 mod check;
 mod container;
+mod ephemeral;
 mod files;
 mod identity;
 mod probe;
@@ -101,8 +102,11 @@ pub struct PodSpecPlan {
     pub active_deadline: Option<Duration>,
     /// Conditions of others that must be `True` before the pod is ready.
     pub readiness_gates: Vec<String>,
-    /// Init containers and sidecars in order, then the ordinary containers in order.
+    /// Init containers and sidecars in order, then the ordinary containers in order, then the ephemeral
+    /// ones in the order in which they came.
     pub containers: Vec<ContainerPlan>,
+    /// What is wrong with ephemeral containers that are not started.
+    pub left_out: Vec<FieldRefusal>,
     /// Volumes by declaration.
     pub volumes: Vec<VolumePlan>,
 }
@@ -136,6 +140,8 @@ pub enum Role {
     Sidecar,
     /// An ordinary container.
     App,
+    /// Came later, to look around: runs once, and nothing depends on it.
+    Ephemeral,
 }
 
 /// One container.
@@ -543,6 +549,7 @@ impl ContainerPlan {
         match self.role {
             Role::Init | Role::Sidecar => format!("spec.initContainers{{{}}}", self.name),
             Role::App => format!("spec.containers{{{}}}", self.name),
+            Role::Ephemeral => format!("spec.ephemeralContainers{{{}}}", self.name),
         }
     }
 }

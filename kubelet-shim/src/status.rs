@@ -56,7 +56,7 @@ pub(crate) fn render(
         now: now.wall(),
     });
     let (reason, message) = verdict(pod, phase);
-    let (inits, apps) = split(spec, statuses);
+    let Split { inits, apps, late } = split(spec, statuses);
     PodStatus {
         phase: Some(phase.name().to_owned()),
         reason,
@@ -74,6 +74,7 @@ pub(crate) fn render(
         conditions: Some(conditions),
         init_container_statuses: (!inits.is_empty()).then_some(inits),
         container_statuses: Some(apps),
+        ephemeral_container_statuses: (!late.is_empty()).then_some(late),
         ..PodStatus::default()
     }
 }
@@ -113,19 +114,23 @@ fn verdict(pod: &PodFacts, phase: Phase) -> (Option<String>, Option<String>) {
     (Some(text.0.to_owned()), Some(text.1.to_owned()))
 }
 
-fn split(
-    spec: &PodSpecPlan,
-    statuses: Vec<ContainerStatus>,
-) -> (Vec<ContainerStatus>, Vec<ContainerStatus>) {
-    let mut inits = Vec::new();
-    let mut apps = Vec::new();
+#[derive(Default)]
+struct Split {
+    inits: Vec<ContainerStatus>,
+    apps: Vec<ContainerStatus>,
+    late: Vec<ContainerStatus>,
+}
+
+fn split(spec: &PodSpecPlan, statuses: Vec<ContainerStatus>) -> Split {
+    let mut split = Split::default();
     for (container, status) in spec.containers.iter().zip(statuses) {
         match container.role {
-            Role::Init | Role::Sidecar => inits.push(status),
-            Role::App => apps.push(status),
+            Role::Init | Role::Sidecar => split.inits.push(status),
+            Role::App => split.apps.push(status),
+            Role::Ephemeral => split.late.push(status),
         }
     }
-    (inits, apps)
+    split
 }
 
 /// The API's times have whole seconds.

@@ -241,6 +241,7 @@ impl Worker {
 
     /// Works until nothing is left to do for the pod, now or later, and says what is left of its object.
     pub(crate) async fn run(mut self) -> Remains {
+        self.take_up_containers(&[]);
         loop {
             self.measure();
             let (wake, is_finished) = self.advance();
@@ -310,7 +311,25 @@ impl Worker {
         }
         if self.turn != renewal.turn {
             tracing::info!(pod = %self.spec.key, "the pod's specification has changed");
-            (self.spec, self.turn) = (renewal.spec, renewal.turn);
+            let known = std::mem::replace(&mut self.spec, renewal.spec);
+            self.turn = renewal.turn;
+            self.take_up_containers(&known.left_out);
+        }
+    }
+
+    /// Makes room for ephemeral containers that came, and tells of those that are not started.
+    fn take_up_containers(&mut self, told: &[FieldRefusal]) {
+        self.facts.extend(&self.spec);
+        self.holds
+            .resize_with(self.facts.containers.len(), Hold::default);
+        let names = self.spec.containers.iter().map(|c| &*c.name);
+        self.node.logs.extend(&self.spec.key, names);
+        for refusal in &self.spec.left_out {
+            if !told.contains(refusal) {
+                let message = format!("an ephemeral container is not started: {refusal}");
+                self.events
+                    .emit(Severity::Warning, "FailedValidation", message, None);
+            }
         }
     }
 

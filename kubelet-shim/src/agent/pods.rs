@@ -269,8 +269,12 @@ impl Pods {
         let inits = spec
             .clone()
             .flat_map(|spec| spec.init_containers.iter().flatten());
+        let late = spec
+            .clone()
+            .flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+        let late = late.map(|container| container.name.as_str());
         let names = inits.chain(spec.flat_map(|spec| &spec.containers));
-        let names = names.map(|container| container.name.as_str());
+        let names = names.map(|container| container.name.as_str()).chain(late);
         self.node
             .logs
             .open(key, names.filter(|name| is_path_part(name)));

@@ -55,7 +55,7 @@ impl Tools {
     }
 
     /// Tells whether the toolbox has what `name` asks for: a bare name, or one in a folder of programs.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         let applet = match name.rsplit_once('/') {
             Some((folder, applet)) if FOLDERS.contains(&folder) => applet,
             Some(_) => return false,
@@ -81,7 +81,7 @@ impl Tools {
     /// # Errors
     ///
     /// Fails when it does not compile.
-    pub(super) async fn program(&self, runtime: &Runtime) -> Result<Program, PrepareError> {
+    pub(crate) async fn program(&self, runtime: &Runtime) -> Result<Program, PrepareError> {
         if let Some(program) = self.program.get() {
             return Ok(program.clone());
         }

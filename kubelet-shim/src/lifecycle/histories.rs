@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::{ExitCodes, HostPathPolicy, ProbeKind, RestartPolicy, Restarts, Role, check_pod};
+use crate::spec::{
+    ContainerPlan, ExitCodes, HostPathPolicy, ProbeKind, RestartPolicy, Restarts, Role, check_pod,
+};
 use crate::status::{Phase, phase};
 use crate::time::{Clock, Hand};
 
@@ -92,6 +94,8 @@ enum Happening {
     Evict,
     /// A container gets another image.
     Edit(usize),
+    /// Somebody comes to look around.
+    LookAround,
     /// The pod's deadline is brought nearer.
     Shorten(u64),
 }
@@ -111,6 +115,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0u64..5).prop_map(Happening::Shutdown),
         1 => Just(Happening::Evict),
         3 => (0usize..8).prop_map(Happening::Edit),
+        2 => Just(Happening::LookAround),
         1 => (1u64..400).prop_map(Happening::Shorten),
     ]
 }
@@ -371,7 +376,8 @@ impl World {
         let is_sidecar = |i: usize| self.spec.containers[i].role == Role::Sidecar;
         let mut lives =
             (0..self.instances.len()).filter(|i| self.pod.containers[*i].life.is_alive());
-        is_sidecar(index) && lives.any(|i| !is_sidecar(i) || i > index)
+        let is_free = |i: usize| self.spec.containers[i].role == Role::Ephemeral;
+        is_sidecar(index) && lives.any(|i| !is_free(i) && (!is_sidecar(i) || i > index))
     }
 
     /// Whether the time a container was given is over, or that of its pod.
@@ -387,6 +393,9 @@ impl World {
 
     /// Ordinary init containers before it have ended well, sidecars before it have started.
     fn check_order(&self, index: usize) {
+        if self.spec.containers[index].role == Role::Ephemeral {
+            return;
+        }
         for (other, facts) in self
             .spec
             .containers
@@ -397,7 +406,7 @@ impl World {
             match other.role {
                 Role::Init => assert!(facts.completed, "an init container was not finished"),
                 Role::Sidecar => assert!(facts.was_started, "a sidecar was not started"),
-                Role::App => {}
+                Role::App | Role::Ephemeral => {}
             }
         }
     }
@@ -520,10 +529,14 @@ impl World {
                 self.pod.evict(&self.spec, "too much".into());
             }
             Happening::Edit(pick) => {
-                let index = pick % self.instances.len();
-                self.edits += 1;
-                self.spec.containers[index].image = format!("i{}", self.edits);
+                let container = &mut self.spec.containers[pick % self.instances.len()];
+                // The image of an ephemeral container cannot change.
+                if container.role != Role::Ephemeral {
+                    self.edits += 1;
+                    container.image = format!("i{}", self.edits);
+                }
             }
+            Happening::LookAround => self.look_around(),
             Happening::Shorten(seconds) => {
                 let wanted = Duration::from_secs(*seconds);
                 let known = self.spec.active_deadline.unwrap_or(wanted);
@@ -535,6 +548,18 @@ impl World {
                 }
             }
         }
+    }
+
+    fn look_around(&mut self) {
+        let plan = plan_of(&["app"], "Always", None);
+        self.spec.containers.push(ContainerPlan {
+            role: Role::Ephemeral,
+            ..plan.containers[0].clone()
+        });
+        self.pod.extend(&self.spec);
+        self.instances.push(Instance::None);
+        self.expected.push(Expected::default());
+        self.told.push((self.clock.now(), Duration::ZERO));
     }
 
     /// Only a probe that is wanted speaks; a late one speaks of the instance before.
@@ -625,6 +650,10 @@ impl World {
             );
         }
         self.check_health();
+        let pairs = self.spec.containers.iter().zip(&self.pod.containers);
+        for (_, facts) in pairs.filter(|(c, _)| c.role == Role::Ephemeral) {
+            assert!(facts.attempts <= 1, "an ephemeral container was restarted");
+        }
         let phase = phase(&self.spec, &self.pod);
         if phase.is_terminal() {
             assert!(

@@ -105,6 +105,7 @@ pub(crate) fn may_restart(
 ) -> bool {
     match container.role {
         Role::Sidecar => true,
+        Role::Ephemeral => false,
         Role::Init if completed => false,
         // An init container that succeeded is never repeated, even under `Always`.
         Role::Init => end.code != 0 && container.restarts.decide(policy, end.code),
@@ -253,10 +254,12 @@ fn advance(spec: &PodSpecPlan, pod: &PodFacts, now: Moment, plan: &mut Plan) {
 fn advance_containers(spec: &PodSpecPlan, pod: &PodFacts, now: Moment, plan: &mut Plan) {
     let mut held = false;
     for (index, (container, facts)) in spec.containers.iter().zip(&pod.containers).enumerate() {
+        let is_free = container.role == Role::Ephemeral;
         let turn = Turn {
             index,
             role: container.role,
-            held,
+            // One that looks around waits for nobody.
+            held: held && !is_free,
             now,
         };
         end_unfit(spec, container, facts, turn, plan);
@@ -421,7 +424,7 @@ fn awaits(spec: &PodSpecPlan, container: &ContainerPlan, facts: &ContainerFacts)
 /// neighbours; an init container does, and a sidecar until it has started once.
 fn stuck(role: Role, facts: &ContainerFacts) -> Gate {
     match role {
-        Role::App => Gate::Open,
+        Role::App | Role::Ephemeral => Gate::Open,
         Role::Sidecar if facts.was_started => Gate::Open,
         Role::Sidecar | Role::Init => Gate::Closed,
     }

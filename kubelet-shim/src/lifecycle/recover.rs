@@ -22,6 +22,7 @@ impl PodFacts {
         let inits = status.init_container_statuses.iter().flatten();
         let all: Vec<&ContainerStatus> = inits
             .chain(status.container_statuses.iter().flatten())
+            .chain(status.ephemeral_container_statuses.iter().flatten())
             .collect();
         for (container, facts) in spec.containers.iter().zip(&mut pod.containers) {
             if let Some(status) = all.iter().find(|s| s.name == *container.name) {
@@ -61,7 +62,7 @@ impl ContainerFacts {
         match role {
             // The pod gets a new network, so its init containers run again.
             Role::Init => self.last = Some(end),
-            Role::Sidecar | Role::App => self.life = Life::Ended { end, at: now },
+            Role::Sidecar | Role::App | Role::Ephemeral => self.life = Life::Ended { end, at: now },
         }
     }
 }

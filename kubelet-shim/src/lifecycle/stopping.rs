@@ -155,7 +155,11 @@ pub(super) fn stop_alive(
     plan: &mut Plan,
 ) {
     let pairs = || spec.containers.iter().zip(&pod.containers).enumerate();
-    let others_alive = pairs().any(|(_, (c, f))| c.role != Role::Sidecar && f.life.is_alive());
+    let goes_first = |role| match role {
+        Role::App | Role::Init => true,
+        Role::Sidecar | Role::Ephemeral => false,
+    };
+    let others_alive = pairs().any(|(_, (c, f))| goes_first(c.role) && f.life.is_alive());
     let last_sidecar = pairs()
         .rev()
         .find(|(_, (c, f))| c.role == Role::Sidecar && f.life.is_alive())

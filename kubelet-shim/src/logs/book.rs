@@ -93,24 +93,31 @@ impl Missing {
 impl LogBook {
     /// Opens the page of a pod with these containers.
     pub(crate) fn open<'a>(&self, key: &PodKey, containers: impl Iterator<Item = &'a str>) {
-        let entry = |name: &str| Entry {
-            name: name.into(),
-            present: Err(Missing::Status),
-            previous: None,
-            feed: None,
-        };
         let page = Page {
             uid: key.uid.clone(),
-            containers: containers.map(entry).collect(),
+            containers: containers.map(Entry::new).collect(),
         };
         let name = (key.namespace.clone(), key.name.clone());
         self.0.lock().insert(name, page);
     }
 
+    /// Adds the containers that are not on a pod's page yet.
+    pub(crate) fn extend<'a>(&self, key: &PodKey, containers: impl Iterator<Item = &'a str>) {
+        self.change(key, |entries| {
+            for name in containers {
+                if !entries.iter().any(|one| *one.name == *name) {
+                    entries.push(Entry::new(name));
+                }
+            }
+        });
+    }
+
     /// Notes what a pod's status says about its containers.
     pub(crate) fn note(&self, key: &PodKey, status: &PodStatus) {
         let inits = status.init_container_statuses.iter().flatten();
+        let late = status.ephemeral_container_statuses.iter().flatten();
         let all = inits.chain(status.container_statuses.iter().flatten());
+        let all = all.chain(late);
         self.change(key, |entries| {
             for status in all {
                 if let Some(entry) = entries.iter_mut().find(|one| *one.name == *status.name) {
@@ -194,6 +201,17 @@ impl LogBook {
             && page.uid == key.uid
         {
             change(&mut page.containers);
+        }
+    }
+}
+
+impl Entry {
+    fn new(name: &str) -> Entry {
+        Entry {
+            name: name.into(),
+            present: Err(Missing::Status),
+            previous: None,
+            feed: None,
         }
     }
 }

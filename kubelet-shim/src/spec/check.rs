@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use super::container::{self, PodContext};
 use super::{
     ContainerPlan, FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, RestartPolicy, Role,
-    ServiceLinks, files, identity, security, variables, volume,
+    ServiceLinks, ephemeral, files, identity, security, variables, volume,
 };
 
 /// Grace period of a pod that names none.
@@ -39,10 +39,7 @@ const NOT_YET: &str = "is not supported yet";
 /// volume. The UID may be empty (before the API server has seen the pod).
 pub fn check_pod(pod: &Pod, host_path: HostPathPolicy) -> Result<PodSpecPlan, Vec<FieldRefusal>> {
     let found = RefCell::new(Vec::new());
-    let root = Field {
-        path: String::new(),
-        found: &found,
-    };
+    let root = Field::root(&found);
     let plan = convert(pod, host_path, &root);
     let refusals = found.into_inner();
     match plan {
@@ -58,6 +55,14 @@ pub(super) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
+    /// The pod itself.
+    pub(super) fn root(found: &'a RefCell<Vec<FieldRefusal>>) -> Field<'a> {
+        Field {
+            path: String::new(),
+            found,
+        }
+    }
+
     pub(super) fn field(&self, name: &str) -> Field<'a> {
         let path = if self.path.is_empty() {
             name.to_owned()
@@ -138,7 +143,7 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         security: security::of_pod(spec.security_context.as_ref(), &at),
         volumes: names,
     };
-    let containers = convert_containers(spec, &context, &at);
+    let mut containers = convert_containers(spec, &context, &at);
     let resources: Vec<_> = containers
         .iter()
         .map(|c| (c.name.clone(), c.resources))
@@ -148,6 +153,8 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
     };
     let volumes = volume::convert_all(spec, policy, &around, &at);
     variables::check_files(spec, &volumes, &at);
+    let (late, left_out) = ephemeral::convert_all(spec, &context, &containers, &volumes);
+    containers.extend(late);
     Some(PodSpecPlan {
         hostname: hostname(spec, &key.name, &at),
         key,
@@ -179,6 +186,7 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         active_deadline: seconds(spec.active_deadline_seconds, "activeDeadlineSeconds", &at),
         readiness_gates: readiness_gates(spec),
         containers,
+        left_out,
         volumes,
     })
 }
@@ -258,7 +266,7 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
         share_process_namespace: _,
         dns_config: _,
         dns_policy: _,
-        ephemeral_containers,
+        ephemeral_containers: _,
         host_aliases: _,
         host_ipc,
         host_network,
@@ -275,7 +283,6 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
         set_hostname_as_fqdn: _,
         subdomain,
     } = spec;
-    at.empty("ephemeralContainers", ephemeral_containers);
     let shared = "cannot be honoured: a Wasm sandbox shares nothing with the machine";
     at.not_true("hostIPC", *host_ipc, shared);
     at.not_true("hostPID", *host_pid, shared);
@@ -422,6 +429,9 @@ pub(super) fn is_dns_subdomain(text: &str) -> bool {
 }
 
 pub(super) const UNSUPPORTED: &str = NOT_YET;
+
+/// All containers of a pod are bounded by this.
+pub(super) const CONTAINERS_PER_POD_MAX: usize = CONTAINERS_MAX;
 
 /// Names of the volumes a pod declares are bounded by this.
 pub(super) const VOLUMES_PER_POD_MAX: usize = VOLUMES_MAX;

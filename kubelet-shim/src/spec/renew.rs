@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
+use super::check::CONTAINERS_PER_POD_MAX;
 use super::{ContainerPlan, FieldRefusal, PodSpecPlan, Role};
 
 const FIXED: &str = "cannot change while the pod runs";
 
 impl PodSpecPlan {
     /// Takes over from `newer` what may change in a live pod: images, the deadline, the grace period,
-    /// labels and annotations.
+    /// labels and annotations, and ephemeral containers that came. Those that are known stay as they are
+    /// and where they are: a patch may bring them in another order.
     ///
     /// # Errors
     ///
     /// Names every other field that differs; the API refuses most such changes already.
-    pub(crate) fn renewed(&self, newer: PodSpecPlan) -> Result<PodSpecPlan, Vec<FieldRefusal>> {
+    pub(crate) fn renewed(&self, mut newer: PodSpecPlan) -> Result<PodSpecPlan, Vec<FieldRefusal>> {
+        self.settle_ephemeral(&mut newer);
         let fixed = self.fixed_fields(&newer).into_iter();
         let refusals: Vec<_> = fixed
             .map(|field| FieldRefusal {
@@ -28,13 +31,34 @@ impl PodSpecPlan {
         }
     }
 
+    /// Puts the ephemeral containers that are known before those that came.
+    fn settle_ephemeral(&self, newer: &mut PodSpecPlan) {
+        let is_late = |one: &ContainerPlan| one.role == Role::Ephemeral;
+        let known: Vec<_> = self.containers.iter().filter(|c| is_late(c)).collect();
+        let is_kept =
+            |one: &ContainerPlan| !is_late(one) || known.iter().all(|known| known.name != one.name);
+        newer.containers.retain(is_kept);
+        let place = newer.containers.iter().position(is_late);
+        let place = place.unwrap_or(newer.containers.len());
+        newer
+            .containers
+            .splice(place..place, known.into_iter().cloned());
+    }
+
     /// Returns the fields that differ and may not.
     fn fixed_fields(&self, newer: &PodSpecPlan) -> Vec<String> {
         let (old, new) = (&self.containers, &newer.containers);
+        let count = |list: &[ContainerPlan]| {
+            let lasting = list.iter().filter(|c| c.role != Role::Ephemeral);
+            lasting.count()
+        };
         let is_same_list =
-            old.len() == new.len() && old.iter().zip(new).all(|(old, new)| is_same_one(old, new));
+            count(old) == count(new) && old.iter().zip(new).all(|(old, new)| is_same_one(old, new));
         if !is_same_list {
             return vec!["spec.containers".to_owned()];
+        }
+        if new.len() > CONTAINERS_PER_POD_MAX {
+            return vec!["spec.ephemeralContainers".to_owned()];
         }
         let pairs = places(old).zip(old.iter().zip(new));
         let fields = pairs.filter_map(|(place, (old, new))| {
@@ -66,6 +90,7 @@ impl PodSpecPlan {
             grace: newer.grace,
             active_deadline: newer.active_deadline,
             containers: newer.containers.clone(),
+            left_out: newer.left_out.clone(),
             ..self.clone()
         }
     }
@@ -92,10 +117,12 @@ fn renewed_container(old: &ContainerPlan, new: &ContainerPlan) -> ContainerPlan 
 fn places(containers: &[ContainerPlan]) -> impl Iterator<Item = String> + '_ {
     let mut inits = 0..;
     let mut apps = 0..;
+    let mut late = 0..;
     containers.iter().map(move |container| {
         let (list, index) = match container.role {
             Role::Init | Role::Sidecar => ("initContainers", inits.next()),
             Role::App => ("containers", apps.next()),
+            Role::Ephemeral => ("ephemeralContainers", late.next()),
         };
         format!("spec.{list}[{}]", index.unwrap_or_default())
     })
@@ -233,6 +260,25 @@ mod tests {
             let fields: Vec<&str> = refusals.iter().map(|r| r.field.as_str()).collect();
             assert_eq!(fields, [field]);
         }
+    }
+
+    #[test]
+    fn ephemeral_containers_come_and_keep_their_places() {
+        let with = |names: &[&str]| {
+            let late = |name: &&str| json!({"name": name, "image": "i"});
+            let late: Vec<Value> = names.iter().map(late).collect();
+            plan(changed("/ephemeralContainers", late.into()))
+        };
+        let names = |plan: &PodSpecPlan| -> Vec<String> {
+            let late = plan.containers.iter().skip(3);
+            late.map(|c| c.name.to_string()).collect()
+        };
+        let one = plan(spec()).renewed(with(&["e"])).expect("a plan");
+        assert_eq!(names(&one), ["e"]);
+        let two = one.renewed(with(&["f", "e"])).expect("a plan");
+        assert_eq!(names(&two), ["e", "f"], "in another order");
+        let kept = two.renewed(with(&["f"])).expect("a plan");
+        assert_eq!(names(&kept), ["e", "f"], "never removed");
     }
 
     fn renewal() -> Renewal {

@@ -89,10 +89,6 @@ fn pod_fields_that_are_not_honoured_are_refused_by_name() {
             json!({"schedulingGates": [{"name": "x"}]}),
             "spec.schedulingGates",
         ),
-        (
-            json!({"ephemeralContainers": [{"name": "e", "image": "i"}]}),
-            "spec.ephemeralContainers",
-        ),
         (json!({"restartPolicy": "Sometimes"}), "spec.restartPolicy"),
         (
             json!({"activeDeadlineSeconds": -1}),

@@ -151,22 +151,27 @@ pub(super) fn check_files(spec: &PodSpec, volumes: &[VolumePlan], at: &Field<'_>
     let inits = spec.init_containers.as_deref().unwrap_or_default();
     for (list, containers) in [("initContainers", inits), ("containers", &*spec.containers)] {
         for (index, container) in containers.iter().enumerate() {
-            let at = at.field(list).index(index).field("env");
-            for (index, variable) in container.env.iter().flatten().enumerate() {
-                let source = variable.value_from.as_ref();
-                let Some(file) = source.and_then(|from| from.file_key_ref.as_ref()) else {
-                    continue;
-                };
-                let is_scratch = |volume: &VolumePlan| {
-                    volume.name == file.volume_name
-                        && matches!(volume.source, VolumeSource::EmptyDir { .. })
-                };
-                if !volumes.iter().any(is_scratch) {
-                    at.index(index)
-                        .field("valueFrom.fileKeyRef.volumeName")
-                        .refuse("names no emptyDir of this pod");
-                }
-            }
+            check_files_of(container, volumes, &at.field(list).index(index));
+        }
+    }
+}
+
+/// [`check_files`] of one container.
+pub(super) fn check_files_of(container: &Container, volumes: &[VolumePlan], at: &Field<'_>) {
+    for (index, variable) in container.env.iter().flatten().enumerate() {
+        let source = variable.value_from.as_ref();
+        let Some(file) = source.and_then(|from| from.file_key_ref.as_ref()) else {
+            continue;
+        };
+        let is_scratch = |volume: &VolumePlan| {
+            volume.name == file.volume_name
+                && matches!(volume.source, VolumeSource::EmptyDir { .. })
+        };
+        if !volumes.iter().any(is_scratch) {
+            at.field("env")
+                .index(index)
+                .field("valueFrom.fileKeyRef.volumeName")
+                .refuse("names no emptyDir of this pod");
         }
     }
 }

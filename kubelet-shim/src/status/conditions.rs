@@ -104,7 +104,7 @@ fn initialized(input: &Input<'_>) -> Verdict {
     let names = names(input, |role, facts, _| match role {
         Role::Init => !facts.completed,
         Role::Sidecar => !facts.was_started,
-        Role::App => false,
+        Role::App | Role::Ephemeral => false,
     });
     match names {
         None => Verdict::plain(true),
@@ -134,7 +134,10 @@ fn containers_ready(input: &Input<'_>) -> Verdict {
         }
         Phase::Pending | Phase::Running => {}
     }
-    match names(input, |role, _, status| role != Role::Init && !status.ready) {
+    match names(input, |role, _, status| match role {
+        Role::Sidecar | Role::App => !status.ready,
+        Role::Init | Role::Ephemeral => false,
+    }) {
         None => Verdict::plain(true),
         Some(names) => Verdict {
             holds: false,

@@ -19,7 +19,11 @@ const ID_PREFIX: &str = "coracle://";
 
 /// Returns one status per planned container, in the plan's order.
 pub(super) fn statuses(spec: &PodSpecPlan, pod: &PodFacts, phase: Phase) -> Vec<ContainerStatus> {
-    let has_init = spec.containers.iter().any(|c| c.role != Role::App);
+    let is_before = |role| match role {
+        Role::Init | Role::Sidecar => true,
+        Role::App | Role::Ephemeral => false,
+    };
+    let has_init = spec.containers.iter().any(|c| is_before(c.role));
     let mut initialising = has_init;
     let mut first = true;
     let mut list = Vec::with_capacity(spec.containers.len());
@@ -29,7 +33,7 @@ pub(super) fn statuses(spec: &PodSpecPlan, pod: &PodFacts, phase: Phase) -> Vec<
             && is_image_problem(problem)
         {
             problem.reason
-        } else if initialising && !first {
+        } else if initialising && !first && container.role != Role::Ephemeral {
             "PodInitializing"
         } else {
             "ContainerCreating"
@@ -69,8 +73,12 @@ fn status(
         ready: match container.role {
             Role::Init => facts.completed,
             Role::Sidecar | Role::App => health.is_some_and(Health::is_ready),
+            Role::Ephemeral => false,
         },
-        started: Some(health.is_some_and(Health::is_started)),
+        started: match container.role {
+            Role::Init | Role::Sidecar | Role::App => Some(health.is_some_and(Health::is_started)),
+            Role::Ephemeral => None,
+        },
         restart_count: i32::try_from(facts.attempts.saturating_sub(1)).unwrap_or(i32::MAX),
         image: facts
             .image

@@ -479,7 +479,9 @@ fn killing(reason: &StopReason, container: &ContainerPlan, pod: RestartPolicy) -
         StopReason::PodEnds | StopReason::WorkDone => format!("Stopping container {name}"),
         StopReason::PostStartFailed(_) => "FailedPostStartHook".to_owned(),
         StopReason::Redefined => match container.role {
-            Role::App => format!("Container {name} definition changed, will be restarted"),
+            Role::App | Role::Ephemeral => {
+                format!("Container {name} definition changed, will be restarted")
+            }
             Role::Init | Role::Sidecar => format!("Init container {name} definition changed"),
         },
         StopReason::Unhealthy(kind) => {

@@ -36,7 +36,7 @@ async fn post(world: &World, path: &str) -> (u16, String) {
     (code, String::from_utf8_lossy(&body.to_bytes()).into_owned())
 }
 
-async fn check(world: &World, path: &str, code: u16, expected: &str) {
+pub(crate) async fn check(world: &World, path: &str, code: u16, expected: &str) {
     assert_eq!(
         post(world, path).await,
         (code, expected.to_owned()),
@@ -45,7 +45,7 @@ async fn check(world: &World, path: &str, code: u16, expected: &str) {
 }
 
 /// A toolbox with one tool, which says what it was called with.
-fn toolbox() -> Toolbox {
+pub(crate) fn toolbox() -> Toolbox {
     Toolbox {
         wasm: guests::says_arguments().into(),
         applets: vec!["sh".to_owned()],

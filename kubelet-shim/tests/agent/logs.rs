@@ -33,7 +33,7 @@ async fn get(world: &World, path: &str) -> Response<KubeletBody> {
     answer.expect("every request is answered")
 }
 
-async fn check(world: &World, path: &str, code: u16, expected: &str) {
+pub(crate) async fn check(world: &World, path: &str, code: u16, expected: &str) {
     let answer = get(world, path).await;
     assert_eq!(answer.status().as_u16(), code, "{path}");
     let body = answer.into_body().collect().await.expect("a body");

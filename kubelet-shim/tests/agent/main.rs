@@ -4,6 +4,7 @@
 //! `main` of its own: started with the word `compile-child` it compiles, otherwise it lists and runs the
 //! tests below with the flags that the usual harness knows.
 
+mod changes;
 mod exec;
 mod guests;
 mod logs;
@@ -57,6 +58,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         probes::TESTS,
         streams::TESTS,
         volumes::TESTS,
+        changes::TESTS,
     ];
     all.into_iter().flatten()
 }

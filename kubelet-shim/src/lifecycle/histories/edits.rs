@@ -158,3 +158,37 @@ fn a_deadline_brought_nearer_counts_from_the_start() {
     world.advance();
     assert!(is_asked(&world, 0), "it has passed already");
 }
+
+fn look_around(world: &mut World) -> usize {
+    world.happen(&Happening::LookAround, None);
+    settle(world);
+    world.instances.len() - 1
+}
+
+#[test]
+fn an_ephemeral_container_starts_beside_an_init_container_and_never_again() {
+    let mut world = settled(&["init", "app"], "Always");
+    let late = look_around(&mut world);
+    assert_eq!(
+        world.instances,
+        [Instance::Alive, Instance::None, Instance::Alive]
+    );
+    world.exit(late, 1);
+    settle(&mut world);
+    assert_eq!(world.pod.containers[late].attempts, 1);
+    assert_eq!(world.instances[late], Instance::None);
+    assert_eq!(phase(&world.spec, &world.pod), Phase::Pending);
+}
+
+#[test]
+fn an_ephemeral_container_counts_neither_for_the_phase_nor_holds_its_pod_up() {
+    let mut world = settled(&["app"], "Never");
+    let late = look_around(&mut world);
+    world.exit(0, 0);
+    world.advance();
+    assert!(is_asked(&world, late));
+    assert_eq!(phase(&world.spec, &world.pod), Phase::Running, "it lives");
+    world.exit(late, 143);
+    settle(&mut world);
+    assert_eq!(phase(&world.spec, &world.pod), Phase::Succeeded);
+}
