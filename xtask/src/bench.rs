@@ -14,6 +14,11 @@ const BENCHES: &[(&str, &str)] = &[
         "`coracle up` from outside: start, memory, durable creates over HTTPS",
     ),
     ("fabric", "connections and streams between pods"),
+    ("neighbour", "what a hostile pod costs a handler beside it"),
+    (
+        "pods",
+        "starts of pods, what waiting ones cost, and back after a kill",
+    ),
     ("probes", "processor time of probing 1,000 and 10,000 pods"),
 ];
 
