@@ -21,6 +21,7 @@ use crate::pod::{Pod, PodNetwork};
 use crate::publish::PublishPlan;
 use crate::publish::block::LoopbackBlock;
 use crate::publish::outside::OutsidePorts;
+use crate::services::ServiceTable;
 use crate::stream::Stream;
 
 /// The shortest prefix of a pod CIDR: 4 million addresses, half a megabyte to keep count of them.
@@ -101,6 +102,7 @@ pub(crate) struct Shared {
     plan: PublishPlan,
     block: Option<LoopbackBlock>,
     outside: Arc<OutsidePorts>,
+    services: Arc<ServiceTable>,
     host_budget: Arc<Budget>,
     lookups: Arc<Semaphore>,
 }
@@ -148,6 +150,7 @@ impl Fabric {
             plan: publish,
             block,
             outside: Arc::default(),
+            services: Arc::default(),
             host_budget: Arc::new(Budget::new(HOST_BUFFER_BYTES_MAX)),
             lookups: Arc::new(Semaphore::new(names::LOOKUPS_MAX)),
         };
@@ -226,6 +229,11 @@ impl Fabric {
         let pod = pod.ok_or(NetError::Unreachable)?;
         let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         connect::from_pod(&pod, None, to).await
+    }
+
+    /// Returns the Services that pods reach.
+    pub fn services(&self) -> &Arc<ServiceTable> {
+        &self.shared.services
     }
 
     /// Returns the node's address inside the pod CIDR.

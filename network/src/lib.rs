@@ -17,6 +17,7 @@ mod pipe;
 mod platform;
 mod pod;
 mod publish;
+mod services;
 mod stream;
 mod udp;
 
@@ -26,5 +27,9 @@ pub use fabric::{Fabric, FabricConfig, PodIdentity};
 pub use listener::Listener;
 pub use pod::{PodNetwork, TcpPort};
 pub use publish::{HostAddress, Protocol, PublishPlan, PublishPort, Published};
+pub use services::{
+    Client, Decision, Endpoint, EndpointCounters, Front, FrontAddress, FrontKind, Fronts, Routes,
+    ServiceCounters, ServicePort, ServicePortName, ServiceTable, TrafficPolicy,
+};
 pub use stream::Stream;
 pub use udp::UdpSocket;

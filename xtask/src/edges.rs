@@ -10,6 +10,7 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
             "coracle-network",
             "coracle-registry",
             "coracle-runtime",
+            "coracle-service-proxy",
             "coracle-store",
         ],
     ),
@@ -26,6 +27,7 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
     ("coracle-network", &[]),
     ("coracle-registry", &[]),
     ("coracle-runtime", &["coracle-network"]),
+    ("coracle-service-proxy", &["coracle-network"]),
     ("coracle-store", &[]),
     ("coracle-tests", &[]),
     ("xtask", &[]),
@@ -35,6 +37,7 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
 pub(crate) const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("coracle", &["coracle-tests"]),
     ("coracle-kubelet-shim", &["coracle-control-plane"]),
+    ("coracle-service-proxy", &["coracle-control-plane"]),
 ];
 
 /// Libraries that only the named packages may depend on; everyone else sees our types. A name stands
@@ -48,7 +51,8 @@ pub(crate) const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["coracle", "xtask"]),
     ("indicatif", &["coracle"]),
     ("sled", &["coracle-store"]),
-    ("socket2", &["coracle-network"]),
+    ("hickory-proto", &["coracle-service-proxy"]),
+    ("socket2", &["coracle-network", "coracle-service-proxy"]),
 ];
 
 /// Packages that must not be in the lock file, with the reason.
