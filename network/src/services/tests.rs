@@ -83,116 +83,54 @@ fn every_endpoint_of_the_set_is_reached() {
     assert_eq!(reached, all.iter().map(|one| (*one).to_owned()).collect());
 }
 
-#[test]
-fn policies_choose_the_set_and_what_happens_without_endpoints() {
+/// A rule, the kind of front, the internal and the external policy, endpoints of the cluster and of
+/// this node, who connects, and where that leads.
+type PolicyRow<'a> = (
+    &'a str,
+    FrontKind,
+    [TrafficPolicy; 2],
+    [&'a [&'a str]; 2],
+    Client,
+    &'a str,
+);
+
+#[rustfmt::skip]
+fn policy_rows() -> Vec<PolicyRow<'static>> {
     use FrontKind::{ClusterIp, LoadBalancer, NodePort};
     use TrafficPolicy::{Cluster, Local};
-    const LOCAL: &str = "10.244.0.2:80";
-    const FAR: &str = "10.244.1.2:80";
-    type Row<'a> = (
-        &'a str,
-        FrontKind,
-        (TrafficPolicy, TrafficPolicy),
-        (&'a [&'a str], &'a [&'a str]),
-        Client,
-        &'a str,
-    );
-    let rows: &[Row<'_>] = &[
-        (
-            "cluster IP, Cluster, none: refused",
-            ClusterIp,
-            (Cluster, Cluster),
-            (&[], &[]),
-            pod(),
-            "refuse",
-        ),
-        (
-            "cluster IP, Local, none at all: refused",
-            ClusterIp,
-            (Local, Cluster),
-            (&[], &[]),
-            pod(),
-            "refuse",
-        ),
-        (
-            "cluster IP, Local, none here: dropped",
-            ClusterIp,
-            (Local, Cluster),
-            (&[FAR], &[]),
-            pod(),
-            "drop",
-        ),
-        (
-            "cluster IP, Local, one here",
-            ClusterIp,
-            (Local, Cluster),
-            (&[FAR], &[LOCAL]),
-            pod(),
-            LOCAL,
-        ),
-        (
-            "cluster IP ignores the external policy",
-            ClusterIp,
-            (Cluster, Local),
-            (&[FAR], &[]),
-            outside(),
-            FAR,
-        ),
-        (
-            "node port, Local, from outside",
-            NodePort,
-            (Cluster, Local),
-            (&[FAR], &[LOCAL]),
-            outside(),
-            LOCAL,
-        ),
-        (
-            "node port, Local, none here: dropped",
-            NodePort,
-            (Cluster, Local),
-            (&[FAR], &[]),
-            outside(),
-            "drop",
-        ),
-        (
-            "node port, Local, from the node: all",
-            NodePort,
-            (Cluster, Local),
-            (&[FAR], &[]),
-            Client::Node,
-            FAR,
-        ),
-        (
-            "balancer, Local, from a pod: all",
-            LoadBalancer,
-            (Cluster, Local),
-            (&[FAR], &[]),
-            pod(),
-            FAR,
-        ),
-        (
-            "balancer, Local, none at all: refused",
-            LoadBalancer,
-            (Cluster, Local),
-            (&[], &[]),
-            outside(),
-            "refuse",
-        ),
-    ];
-    for (rule, kind, (internal, external), (cluster, local), client, expected) in rows {
+    const HERE: &[&str] = &["10.244.0.2:80"];
+    const FAR: &[&str] = &["10.244.1.2:80"];
+    const NONE: &[&str] = &[];
+    vec![
+        ("cluster IP, Cluster, none: refused", ClusterIp, [Cluster, Cluster], [NONE, NONE], pod(), "refuse"),
+        ("cluster IP, Local, none at all: refused", ClusterIp, [Local, Cluster], [NONE, NONE], pod(), "refuse"),
+        ("cluster IP, Local, none here: dropped", ClusterIp, [Local, Cluster], [FAR, NONE], pod(), "drop"),
+        ("cluster IP, Local, one here", ClusterIp, [Local, Cluster], [FAR, HERE], pod(), HERE[0]),
+        ("cluster IP ignores the external policy", ClusterIp, [Cluster, Local], [FAR, NONE], outside(), FAR[0]),
+        ("node port, Local, from outside", NodePort, [Cluster, Local], [FAR, HERE], outside(), HERE[0]),
+        ("node port, Local, none here: dropped", NodePort, [Cluster, Local], [FAR, NONE], outside(), "drop"),
+        ("node port, Local, from the node: all", NodePort, [Cluster, Local], [FAR, NONE], Client::Node, FAR[0]),
+        ("balancer, Local, from a pod: all", LoadBalancer, [Cluster, Local], [FAR, NONE], pod(), FAR[0]),
+        ("balancer, Local, none at all: refused", LoadBalancer, [Cluster, Local], [NONE, NONE], outside(), "refuse"),
+    ]
+}
+
+#[test]
+fn policies_choose_the_set_and_what_happens_without_endpoints() {
+    for (rule, kind, [internal, external], [cluster, local], client, expected) in policy_rows() {
         let routes = Routes {
             cluster: endpoints(cluster),
             local: endpoints(local),
-            internal: *internal,
-            external: *external,
+            internal,
+            external,
         };
-        let table = table(*kind, port(None, routes), None);
-        let to = if *kind == NodePort {
+        let table = table(kind, port(None, routes), None);
+        let to = if kind == FrontKind::NodePort {
             "192.0.2.1:80"
         } else {
             VIP
         };
-        assert_eq!(ask(&table, to, *client), *expected, "{rule}");
+        assert_eq!(ask(&table, to, client), expected, "{rule}");
     }
 }
 
