@@ -1,9 +1,10 @@
 //! Establishes connections: between pods in memory, from the host side into a pod, and out through
-//! the host.
+//! the host. Where the address is a Service's, [`service`] says which of these it becomes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rand::RngExt;
 use tokio::net::TcpSocket;
@@ -15,16 +16,33 @@ use crate::pod::live::Held;
 use crate::pod::ports::{EPHEMERAL_PORTS, Slots};
 use crate::pod::{Membership, Pod, TcpPort};
 use crate::publish::Protocol;
-use crate::stream::kernel::KernelSocket;
+use crate::services::{Decision, Endpoint};
+use crate::stream::kernel::{Holder, KernelSocket, Traffic};
 use crate::stream::memory::Connection;
 use crate::stream::{Addresses, Stream, Transport};
 
-/// The addresses of a connection within the fabric, not yet as either side sees them.
-struct Route {
-    target: Arc<Pod>,
-    slot: Slots,
+mod service;
+
+/// Where a connection of a pod leads.
+enum Way {
+    /// To a pod of this fabric, or the node's place.
+    Within {
+        target: Arc<Pod>,
+        slot: Slots,
+        /// What the other side sees the connection come from.
+        source: IpAddr,
+        /// What it was reached at.
+        at: SocketAddr,
+    },
+    /// Through the host, to an address in canonical form.
+    Outwards(SocketAddr),
+}
+
+/// An established connection that nobody holds as a stream yet.
+struct Link {
+    transport: Transport,
     source: IpAddr,
-    to: SocketAddr,
+    membership: Membership,
 }
 
 /// Connects from a pod.
@@ -40,32 +58,21 @@ pub(crate) async fn from_pod(
     {
         return Err(NetError::InvalidArgument);
     }
-    let own = |slot, source| Route {
-        target: Arc::clone(pod),
-        slot,
-        source,
-        to,
-    };
-    let route = match pod.fabric().territory().judge(to.ip())? {
-        Destination::OwnLoopback4 => own(Slots::LOOPBACK_4, Ipv4Addr::LOCALHOST.into()),
-        Destination::OwnLoopback6 => own(Slots::LOOPBACK_6, Ipv6Addr::LOCALHOST.into()),
-        // Nothing of the node listens inside the fabric.
-        Destination::Node => return Err(NetError::ConnectionRefused),
-        Destination::Pod(ip) if ip == pod.ip() => own(Slots::POD, ip.into()),
-        Destination::Pod(ip) => {
-            let target = pod.fabric().find(ip).ok_or(NetError::Unreachable)?;
-            Route {
-                target,
-                slot: Slots::POD,
-                source: pod.ip().into(),
-                to,
+    let fabric = pod.fabric();
+    if fabric.territory().may_be_service(to.ip()) {
+        let begun = Instant::now();
+        let services = fabric.services();
+        match services.decide(Protocol::Tcp, to, pod.client(), begun) {
+            Decision::NotService => {}
+            decision => {
+                let patience = service::PATIENCE;
+                return service::connect(pod, from, to, decision, begun, patience).await;
             }
         }
-        Destination::Outside(ip) => {
-            return outwards(pod, from, to, SocketAddr::new(ip, to.port())).await;
-        }
-    };
-    within(pod, from, route).await
+    }
+    let way = Way::of(pod, to)?;
+    let port = source_port(pod, from, way.slot(), way.source(pod))?;
+    Ok(way.follow(pod, &port, None).await?.into_stream(to, port))
 }
 
 /// Connects from the host side into a pod; the pod sees the node's address inside the pod CIDR.
@@ -80,10 +87,8 @@ pub(crate) async fn from_host(fabric: &Arc<Shared>, to: SocketAddr) -> io::Resul
     let place = backlog.place().await?;
     let source = IpAddr::V4(fabric.territory().node);
     let local = SocketAddr::new(source, rand::rng().random_range(EPHEMERAL_PORTS));
-    let connection = Connection::new(
-        Arc::clone(fabric.host_budget()),
-        Arc::clone(target.budget()),
-    );
+    let budgets = (fabric.host_budget(), target.budget());
+    let connection = Connection::new(Arc::clone(budgets.0), Arc::clone(budgets.1), None);
     let (client, server) = connection.ends();
     let membership = target.enter(Held::memory(&connection))?;
     let accepted = Addresses {
@@ -102,79 +107,139 @@ pub(crate) async fn from_host(fabric: &Arc<Shared>, to: SocketAddr) -> io::Resul
     ))
 }
 
-async fn within(pod: &Arc<Pod>, from: Option<TcpPort>, route: Route) -> Result<Stream, NetError> {
-    let Route {
-        target,
-        slot,
-        source,
-        to,
-    } = route;
+impl Way {
+    /// Tells where an address leads that is no Service's.
+    fn of(pod: &Arc<Pod>, to: SocketAddr) -> Result<Way, NetError> {
+        let at = SocketAddr::new(to.ip().to_canonical(), to.port());
+        let own = |slot, source| Way::Within {
+            target: Arc::clone(pod),
+            slot,
+            source,
+            at,
+        };
+        let node = pod.fabric().territory().node;
+        Ok(match pod.fabric().territory().judge(to.ip())? {
+            Destination::OwnLoopback4 => own(Slots::LOOPBACK_4, Ipv4Addr::LOCALHOST.into()),
+            Destination::OwnLoopback6 => own(Slots::LOOPBACK_6, Ipv6Addr::LOCALHOST.into()),
+            Destination::Node => Way::to_pod(pod, node, at)?,
+            Destination::Pod(ip) if ip == pod.ip() => own(Slots::POD, ip.into()),
+            Destination::Pod(ip) => Way::to_pod(pod, ip, at)?,
+            Destination::Outside(_) => Way::Outwards(at),
+        })
+    }
+
+    fn to_pod(pod: &Arc<Pod>, ip: Ipv4Addr, at: SocketAddr) -> Result<Way, NetError> {
+        Ok(Way::Within {
+            target: pod.fabric().find(ip).ok_or(NetError::Unreachable)?,
+            slot: Slots::POD,
+            source: pod.ip().into(),
+            at,
+        })
+    }
+
+    fn slot(&self) -> Slots {
+        match self {
+            Way::Within { slot, .. } => *slot,
+            Way::Outwards(_) => Slots::POD,
+        }
+    }
+
+    /// Returns what the pod sees the connection come from.
+    fn source(&self, pod: &Pod) -> IpAddr {
+        match self {
+            Way::Within { source, .. } => *source,
+            Way::Outwards(_) => pod.ip().into(),
+        }
+    }
+
+    /// Establishes the connection, from a port that the pod holds. Cancel safe.
+    async fn follow(
+        self,
+        pod: &Arc<Pod>,
+        port: &TcpPort,
+        endpoint: Option<Arc<Endpoint>>,
+    ) -> Result<Link, NetError> {
+        match self {
+            Way::Within {
+                target,
+                slot,
+                source,
+                at,
+            } => {
+                let local = SocketAddr::new(source, port.local_addr().port());
+                let accepted = Addresses {
+                    local: at,
+                    peer: local,
+                };
+                within(pod, &target, slot, accepted, endpoint).await
+            }
+            Way::Outwards(at) => outwards(pod, at, endpoint).await,
+        }
+    }
+}
+
+impl Link {
+    /// Returns the stream, as who connected to `to` sees it.
+    fn into_stream(self, to: SocketAddr, port: TcpPort) -> Stream {
+        let local = SocketAddr::new(self.source, port.local_addr().port());
+        let seen = Addresses { local, peer: to }.seen_by(to);
+        Stream::new(self.transport, seen, Some(self.membership), Some(port))
+    }
+}
+
+/// Connects in memory. `accepted` are the addresses as the target sees them.
+async fn within(
+    pod: &Arc<Pod>,
+    target: &Arc<Pod>,
+    slot: Slots,
+    accepted: Addresses,
+    endpoint: Option<Arc<Endpoint>>,
+) -> Result<Link, NetError> {
     let backlog = target
-        .listening(slot, to.port())
+        .listening(slot, accepted.local.port())
         .ok_or(NetError::ConnectionRefused)?;
     let place = backlog.place().await?;
-    let port = source_port(pod, from, slot, source)?;
-    let local = SocketAddr::new(source, port.local_addr().port());
-    let connection = Connection::new(Arc::clone(pod.budget()), Arc::clone(target.budget()));
+    let budgets = (Arc::clone(pod.budget()), Arc::clone(target.budget()));
+    let connection = Connection::new(budgets.0, budgets.1, endpoint);
     let (client, server) = connection.ends();
     let own = pod.enter(Held::memory(&connection))?;
     let theirs = target
         .enter(Held::memory(&connection))
-        .map_err(refused_if_gone)?;
-    let accepted = Addresses {
-        local: SocketAddr::new(to.ip().to_canonical(), to.port()),
-        peer: local,
-    };
-    backlog.push(
-        stream_in_memory(server, accepted.seen_by(backlog.local()), theirs, None),
-        place,
-    )?;
-    let dialled = Addresses { local, peer: to };
-    Ok(stream_in_memory(
-        client,
-        dialled.seen_by(to),
-        own,
-        Some(port),
-    ))
+        .map_err(refused_by_target)?;
+    let seen = accepted.seen_by(backlog.local());
+    let server = Stream::new(Transport::Memory(server), seen, Some(theirs), None);
+    backlog.push(server, place)?;
+    Ok(Link {
+        transport: Transport::Memory(client),
+        source: accepted.peer.ip(),
+        membership: own,
+    })
 }
 
-fn stream_in_memory(
-    end: crate::stream::memory::End,
-    seen: Addresses,
-    membership: Membership,
-    port: Option<TcpPort>,
-) -> Stream {
-    Stream::new(Transport::Memory(end), seen, Some(membership), port)
-}
-
-/// Connects through the host. The pod holds a port of its own for it, which is what it sees.
+/// Connects through the host. The port that the pod holds for it is what it sees, the host's own is
+/// another.
 async fn outwards(
     pod: &Arc<Pod>,
-    from: Option<TcpPort>,
     to: SocketAddr,
-    canonical: SocketAddr,
-) -> Result<Stream, NetError> {
-    if pod.fabric().outside().is_ours(Protocol::Tcp, canonical) {
+    endpoint: Option<Arc<Endpoint>>,
+) -> Result<Link, NetError> {
+    if pod.fabric().outside().is_ours(Protocol::Tcp, to) {
         return Err(NetError::AccessDenied);
     }
-    let source = IpAddr::V4(pod.ip());
-    let port = source_port(pod, from, Slots::POD, source)?;
     let place = pod.kernel_count().take()?;
-    let socket = match canonical {
+    let socket = match to {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_nodelay(true)?;
-    let socket = KernelSocket::new(socket.connect(canonical).await?, place);
+    let traffic = endpoint.map(|endpoint| Traffic::new(endpoint, Holder::Client));
+    let socket = KernelSocket::new(socket.connect(to).await?, place, traffic);
     let membership = pod.enter(Held::Kernel(Arc::downgrade(&socket)))?;
-    let local = SocketAddr::new(source, port.local_addr().port());
-    let seen = Addresses { local, peer: to }.seen_by(to);
-    Ok(Stream::new(
-        Transport::Kernel(socket),
-        seen,
-        Some(membership),
-        Some(port),
-    ))
+    Ok(Link {
+        transport: Transport::Kernel(socket),
+        source: pod.ip().into(),
+        membership,
+    })
 }
 
 /// Takes the port the caller bound, if it covers the source address of this connection, or a random
@@ -192,10 +257,11 @@ fn source_port(
     }
 }
 
-/// A pod that is detached while it is connected to is one that does not listen.
-fn refused_if_gone(error: NetError) -> NetError {
+/// A pod that is detached while it is connected to is one that does not listen, and one that has all
+/// connections it may have takes no further one.
+fn refused_by_target(error: NetError) -> NetError {
     match error {
-        NetError::Detached => NetError::ConnectionRefused,
+        NetError::Detached | NetError::Limit(_) => NetError::ConnectionRefused,
         other => other,
     }
 }

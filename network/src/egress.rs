@@ -62,6 +62,17 @@ pub(crate) struct Territory {
 const METADATA_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 impl Territory {
+    /// Tells whether an address may be a Service's to a guest: neither its own loopback nor the
+    /// address of a pod, which no external address of a Service takes over.
+    pub(crate) fn may_be_service(&self, to: IpAddr) -> bool {
+        match to.to_canonical() {
+            IpAddr::V4(ip) => {
+                ip != Ipv4Addr::LOCALHOST && (ip == self.node || !self.pod_cidr.contains(&ip))
+            }
+            IpAddr::V6(ip) => ip != Ipv6Addr::LOCALHOST,
+        }
+    }
+
     /// Tells what `to` is, or why no guest reaches it.
     pub(crate) fn judge(&self, to: IpAddr) -> Result<Destination, NetError> {
         match to.to_canonical() {

@@ -18,9 +18,9 @@ use crate::egress::{EgressRules, Territory};
 use crate::error::{AttachError, FabricError, NetError, PublishError};
 use crate::names::{self, HostRecord};
 use crate::pod::{Pod, PodNetwork};
-use crate::publish::PublishPlan;
 use crate::publish::block::LoopbackBlock;
-use crate::publish::outside::OutsidePorts;
+use crate::publish::outside::{Announced, OutsidePorts};
+use crate::publish::{Protocol, PublishPlan};
 use crate::services::ServiceTable;
 use crate::stream::Stream;
 
@@ -90,6 +90,8 @@ pub struct PodIdentity {
 #[derive(Clone)]
 pub struct Fabric {
     shared: Arc<Shared>,
+    /// Not in [`Shared`], which places refer to: the last handle takes the node's place down.
+    host: PodNetwork,
 }
 
 /// What pods and handles share.
@@ -154,9 +156,28 @@ impl Fabric {
             host_budget: Arc::new(Budget::new(HOST_BUFFER_BYTES_MAX)),
             lookups: Arc::new(Semaphore::new(names::LOOKUPS_MAX)),
         };
+        let shared = Arc::new(shared);
+        let host = Arc::new(Pod::of_node(Arc::clone(&shared)));
+        shared.shard(node).write().insert(node, Arc::clone(&host));
         Ok(Fabric {
-            shared: Arc::new(shared),
+            shared,
+            host: PodNetwork::new(host),
         })
+    }
+
+    /// Returns the node as a place in the fabric, at [`Fabric::node_ip`]: pods reach what listens
+    /// there, by that address and through Services whose endpoints name it. It is no pod: no UID and
+    /// no name lead to it. It lasts as long as the fabric's handles and its own; detaching it ends
+    /// what the node has in the fabric for good.
+    pub fn host(&self) -> PodNetwork {
+        self.host.clone()
+    }
+
+    /// Makes a port of the host known that leads into the fabric, so that guests are kept from going
+    /// out and in again through it, past the rules for who reaches whom. Nothing for loopback, which
+    /// guests never reach.
+    pub fn announce(&self, protocol: Protocol, address: SocketAddr) -> Option<Announced> {
+        self.shared.outside.announce(protocol, address)
     }
 
     /// Attaches a pod: it has an address, a port space and a loopback from here on.
@@ -263,6 +284,11 @@ impl Shared {
         &self.host_budget
     }
 
+    /// Returns the Services.
+    pub(crate) fn services(&self) -> &Arc<ServiceTable> {
+        &self.services
+    }
+
     /// Returns the bound on look-ups by the host's resolver.
     pub(crate) fn lookups(&self) -> &Arc<Semaphore> {
         &self.lookups
@@ -311,6 +337,9 @@ impl Shared {
     pub(crate) fn forget(&self, pod: &Pod) {
         let ip = pod.ip();
         let gone = self.shard(ip).write().remove(&ip);
+        if pod.is_node() {
+            return;
+        }
         let mut directory = self.directory.write();
         directory.by_uid.remove(&pod.identity().uid);
         if let Some(record) = HostRecord::of(pod.identity())
@@ -327,8 +356,11 @@ impl Shared {
 
     /// Makes the addresses of a closed pod available again.
     pub(crate) fn free_addresses(&self, ip: Ipv4Addr, loopback: Option<Ipv4Addr>) {
-        let offset = u32::from(ip) - u32::from(self.territory.pod_cidr.network());
-        self.addresses.lock().give_back(offset);
+        // The node's address is never handed out.
+        if ip != self.territory.node {
+            let offset = u32::from(ip) - u32::from(self.territory.pod_cidr.network());
+            self.addresses.lock().give_back(offset);
+        }
         if let (Some(block), Some(loopback)) = (&self.block, loopback) {
             block.give_back(loopback);
         }

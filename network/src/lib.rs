@@ -26,6 +26,7 @@ pub use error::{AttachError, FabricError, NetError, PublishError};
 pub use fabric::{Fabric, FabricConfig, PodIdentity};
 pub use listener::Listener;
 pub use pod::{PodNetwork, TcpPort};
+pub use publish::outside::Announced;
 pub use publish::{HostAddress, Protocol, PublishPlan, PublishPort, Published};
 pub use services::{
     Client, Decision, Endpoint, EndpointCounters, Front, FrontAddress, FrontKind, Fronts, Routes,

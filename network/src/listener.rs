@@ -147,7 +147,8 @@ impl Listener {
             match listener.poll_accept(cx) {
                 Poll::Pending => {}
                 Poll::Ready(Ok((tcp, peer))) => {
-                    return Some(pod.take_kernel_stream(tcp, peer, place, self.backlog.local));
+                    let local = self.backlog.local;
+                    return Some(pod.take_kernel_stream(tcp, peer, place, local, None));
                 }
                 Poll::Ready(Err(error)) if platform::is_exhausted(&error) => {
                     return rest(state, cx);

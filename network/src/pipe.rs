@@ -35,6 +35,8 @@ pub(crate) struct Pipe {
 struct State {
     buffer: VecDeque<u8>,
     charged: usize,
+    /// Bytes ever written; counted here, under the lock, so that nobody pays for it.
+    written: u64,
     write_end: WriteEnd,
     read_end: ReadEnd,
     read_waker: Option<Waker>,
@@ -78,6 +80,7 @@ impl Pipe {
         let state = State {
             buffer: VecDeque::new(),
             charged: 0,
+            written: 0,
             write_end: WriteEnd::Open,
             read_end: ReadEnd::Open,
             read_waker: None,
@@ -184,6 +187,7 @@ impl Pipe {
         }
         let offered = bufs.iter().map(|buf| buf.len()).sum::<usize>();
         if offered == 0 || state.read_end == ReadEnd::Discarding {
+            state.written += offered as u64;
             return Poll::Ready(Ok(offered));
         }
         let mut room = self.make_room(state, offered);
@@ -196,7 +200,9 @@ impl Pipe {
             state.buffer.extend(part);
             room -= part.len();
         }
-        Poll::Ready(Ok(state.buffer.len() - before))
+        let taken = state.buffer.len() - before;
+        state.written += taken as u64;
+        Poll::Ready(Ok(taken))
     }
 
     /// Becomes ready when a write would not block. Allocates nothing.
@@ -247,6 +253,11 @@ impl Pipe {
         });
         self.release_idle(&mut self.state.lock());
         unread
+    }
+
+    /// Returns the bytes ever written.
+    pub(crate) fn written(&mut self) -> u64 {
+        self.state.get_mut().written
     }
 
     /// Changes how an end stands and wakes both sides, for whom everything may have changed.

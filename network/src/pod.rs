@@ -17,7 +17,8 @@ use crate::fabric::{PodIdentity, Shared};
 use crate::listener::{Backlog, Listener};
 use crate::names;
 use crate::publish::{Protocol, PublishPort, Published};
-use crate::stream::kernel::{KernelCount, KernelSocket, Place};
+use crate::services::{Client, Endpoint};
+use crate::stream::kernel::{Holder, KernelCount, KernelSocket, Place, Traffic};
 use crate::stream::{Addresses, Stream, Transport};
 use crate::udp::UdpSocket;
 use crate::udp::inbox::Inbox;
@@ -138,13 +139,17 @@ impl PodNetwork {
         Ok(listener)
     }
 
-    /// Connects to a pod, to the pod's own loopback, or out through the host as the egress rules
-    /// allow.
+    /// Connects to a Service, to a pod, to the pod's own loopback, or out through the host as the
+    /// egress rules allow.
     ///
     /// Within the fabric it is done at once: [`NetError::ConnectionRefused`] where nothing listens,
     /// [`NetError::Unreachable`] where no pod is; it waits only while the listener's backlog is
     /// full. Going out opens a kernel socket on the reactor of the caller, which must be a tokio
     /// runtime.
+    ///
+    /// A connection to a Service goes straight to an endpoint; another one is tried when that does
+    /// not take it. Without endpoints it is refused at once; where the Service's policy drops it, it
+    /// times out as a packet filter would make it. Cancel safe.
     pub async fn connect(&self, from: Option<TcpPort>, to: SocketAddr) -> Result<Stream, NetError> {
         connect::from_pod(self.pod(), from, to).await
     }
@@ -180,7 +185,7 @@ impl PodNetwork {
         self.pod().close();
     }
 
-    fn pod(&self) -> &Arc<Pod> {
+    pub(crate) fn pod(&self) -> &Arc<Pod> {
         &self.attachment.pod
     }
 }
@@ -210,9 +215,41 @@ impl Pod {
         }
     }
 
+    /// Returns the node's own place. What it sends is charged to the account of the host side: it
+    /// answers all pods.
+    pub(crate) fn of_node(fabric: Arc<Shared>) -> Pod {
+        let identity = PodIdentity {
+            namespace: String::new(),
+            name: "node".to_owned(),
+            uid: String::new(),
+            hostname: "localhost".to_owned(),
+            subdomain: None,
+        };
+        let ip = fabric.territory().node;
+        let budget = Arc::clone(fabric.host_budget());
+        Pod {
+            budget,
+            ..Pod::new(fabric, ip, identity)
+        }
+    }
+
     /// Returns the pod's address.
     pub(crate) fn ip(&self) -> Ipv4Addr {
         self.ip
+    }
+
+    /// Tells whether this is the node's own place.
+    pub(crate) fn is_node(&self) -> bool {
+        self.ip == self.fabric.territory().node
+    }
+
+    /// Returns who the pod is to a Service.
+    pub(crate) fn client(&self) -> Client {
+        if self.is_node() {
+            Client::Node
+        } else {
+            Client::Pod(self.ip.into())
+        }
     }
 
     /// Returns who the pod is.
@@ -303,8 +340,10 @@ impl Pod {
         peer: SocketAddr,
         place: Place,
         listener: SocketAddr,
+        endpoint: Option<Arc<Endpoint>>,
     ) -> io::Result<Stream> {
-        let socket = KernelSocket::new(tcp, place);
+        let traffic = endpoint.map(|endpoint| Traffic::new(endpoint, Holder::Server));
+        let socket = KernelSocket::new(tcp, place, traffic);
         let membership = self.enter(Held::Kernel(Arc::downgrade(&socket)))?;
         let local = SocketAddr::new(IpAddr::V4(self.ip), listener.port());
         let addresses = Addresses {

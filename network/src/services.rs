@@ -204,12 +204,30 @@ impl ServiceTable {
         client: Client,
         now: Instant,
     ) -> Decision {
+        self.decide_again(protocol, to, client, now, &[])
+    }
+
+    /// Decides like [`ServiceTable::decide`] for a connection that the endpoints in `tried` did not
+    /// take: refused when there is no other.
+    pub fn decide_again(
+        &self,
+        protocol: Protocol,
+        to: SocketAddr,
+        client: Client,
+        now: Instant,
+        tried: &[SocketAddr],
+    ) -> Decision {
         let fronts = self.fronts.load();
         match fronts.find(protocol, to) {
-            Some(front) => front.decide(client, now, &[]),
+            Some(front) => front.decide(client, now, tried),
             None if fronts.is_owned(to.ip()) => Decision::Refuse,
             None => Decision::NotService,
         }
+    }
+
+    /// Tells whether an address is only a Service's.
+    pub(crate) fn is_owned(&self, ip: IpAddr) -> bool {
+        self.fronts.load().is_owned(ip)
     }
 }
 
@@ -422,6 +440,12 @@ impl Endpoint {
 }
 
 impl EndpointCounters {
+    /// Adds the bytes of a connection or flow that ended.
+    pub(crate) fn add_bytes(&self, received: u64, sent: u64) {
+        self.received_bytes.fetch_add(received, Ordering::Relaxed);
+        self.sent_bytes.fetch_add(sent, Ordering::Relaxed);
+    }
+
     /// Counts a connection that was established, or not, within `took`.
     pub fn count(&self, is_established: bool, took: Duration) {
         if !is_established {

@@ -1,4 +1,4 @@
-//! Pods, connections, datagrams, publications and names, through the crate's public face.
+//! Pods, connections, datagrams, publications, Services and names, through the crate's public face.
 
 #[path = "network/fixture.rs"]
 mod fixture;
@@ -8,6 +8,8 @@ mod lifecycle;
 mod names;
 #[path = "network/publishing.rs"]
 mod publishing;
+#[path = "network/services.rs"]
+mod services;
 #[path = "network/tcp.rs"]
 mod tcp;
 #[path = "network/udp.rs"]

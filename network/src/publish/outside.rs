@@ -18,9 +18,9 @@ pub(crate) struct OutsidePorts {
     ports: RwLock<HashMap<(Protocol, SocketAddr), usize>>,
 }
 
-/// An entry that is removed on drop.
+/// A port of the host that leads into the fabric, known as such until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Announced {
+pub struct Announced {
     ports: Arc<OutsidePorts>,
     key: (Protocol, SocketAddr),
 }

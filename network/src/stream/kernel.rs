@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
 use crate::error::NetError;
+use crate::services::Endpoint;
 
 /// Kernel sockets a pod holds at once, published and egress together, so that one pod cannot use up
 /// the process's descriptors.
@@ -21,7 +22,55 @@ pub(crate) const KERNEL_SOCKETS_PER_POD_MAX: usize = 4_096;
 pub(crate) struct KernelSocket {
     tcp: TcpStream,
     ended: AtomicBool,
+    traffic: Option<Traffic>,
     _place: Place,
+}
+
+/// The bytes of a connection that a Service balanced, added to its endpoint when it ends. Each
+/// direction has one driver at a time, so plain stores count it: no locked operation for each read
+/// and write.
+pub(crate) struct Traffic {
+    endpoint: Arc<Endpoint>,
+    holder: Holder,
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+/// Which side of a connection holds the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// A pod that connected to the endpoint.
+    Client,
+    /// The endpoint.
+    Server,
+}
+
+impl Traffic {
+    /// Returns the count of a fresh connection.
+    pub(crate) fn new(endpoint: Arc<Endpoint>, holder: Holder) -> Traffic {
+        Traffic {
+            endpoint,
+            holder,
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        let (read, written) = (*self.read.get_mut(), *self.written.get_mut());
+        let (received, sent) = match self.holder {
+            Holder::Client => (written, read),
+            Holder::Server => (read, written),
+        };
+        self.endpoint.counters().add_bytes(received, sent);
+    }
+}
+
+fn add(total: &AtomicU64, bytes: usize) {
+    let sum = total.load(Ordering::Relaxed) + bytes as u64;
+    total.store(sum, Ordering::Relaxed);
 }
 
 /// How many kernel sockets a pod holds.
@@ -54,17 +103,22 @@ impl Drop for Place {
 
 impl KernelSocket {
     /// Takes a connected socket over.
-    pub(crate) fn new(tcp: TcpStream, place: Place) -> Arc<KernelSocket> {
+    pub(crate) fn new(tcp: TcpStream, place: Place, traffic: Option<Traffic>) -> Arc<KernelSocket> {
         Arc::new(KernelSocket {
             tcp,
             ended: AtomicBool::new(false),
+            traffic,
             _place: place,
         })
     }
 
     pub(super) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.check()?;
-        self.tcp.try_read(buf)
+        let read = self.tcp.try_read(buf)?;
+        if let Some(traffic) = &self.traffic {
+            add(&traffic.read, read);
+        }
+        Ok(read)
     }
 
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -80,7 +134,12 @@ impl KernelSocket {
             self.check()?;
             ready!(self.tcp.poll_read_ready(cx))?;
             match self.tcp.try_read_buf(buf) {
-                Ok(_) => return Poll::Ready(Ok(())),
+                Ok(read) => {
+                    if let Some(traffic) = &self.traffic {
+                        add(&traffic.read, read);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -89,10 +148,14 @@ impl KernelSocket {
 
     pub(super) fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         self.check()?;
-        match bufs {
+        let written = match bufs {
             [single] => self.tcp.try_write(single),
             several => self.tcp.try_write_vectored(several),
+        }?;
+        if let Some(traffic) = &self.traffic {
+            add(&traffic.written, written);
         }
+        Ok(written)
     }
 
     pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use crate::budget::Budget;
 use crate::pipe::{Pipe, Unread};
+use crate::services::Endpoint;
 
 /// Both directions of one connection.
 pub(crate) struct Connection {
     to_server: Pipe,
     to_client: Pipe,
+    /// The endpoint of a Service that the connection was balanced to, where its bytes are counted.
+    endpoint: Option<Arc<Endpoint>>,
 }
 
 /// One side's hold on a connection; dropping it closes that side.
@@ -25,10 +28,15 @@ enum Side {
 
 impl Connection {
     /// Returns a fresh connection; each side's writing is charged to its own budget.
-    pub(crate) fn new(client: Arc<Budget>, server: Arc<Budget>) -> Arc<Connection> {
+    pub(crate) fn new(
+        client: Arc<Budget>,
+        server: Arc<Budget>,
+        endpoint: Option<Arc<Endpoint>>,
+    ) -> Arc<Connection> {
         Arc::new(Connection {
             to_server: Pipe::new(client),
             to_client: Pipe::new(server),
+            endpoint,
         })
     }
 
@@ -68,6 +76,15 @@ impl End {
     /// Breaks the whole connection.
     pub(crate) fn reset(&self) {
         self.connection.reset();
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(endpoint) = &self.endpoint {
+            let (received, sent) = (self.to_server.written(), self.to_client.written());
+            endpoint.counters().add_bytes(received, sent);
+        }
     }
 }
 

@@ -1,0 +1,161 @@
+//! Connects a pod to a Service: to an endpoint chosen now, with no proxy between and no second
+//! socket.
+//!
+//! An endpoint that is a place of this fabric is reached in memory, any other through the host like
+//! any address outside. The guest's stream has the Service's address as its peer; the server sees its
+//! own address and the client's.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::{Link, Way, source_port};
+use crate::egress::Destination;
+use crate::error::NetError;
+use crate::pod::ports::Slots;
+use crate::pod::{Pod, TcpPort};
+use crate::publish::Protocol;
+use crate::services::{Decision, Endpoint};
+use crate::stream::Stream;
+
+/// For how long a connection whose packets are dropped is tried: Linux sends six more SYNs, after 1,
+/// 2, 4, … 32 seconds, and waits 64 for an answer to the last (`tcp_syn_retries`).
+const DROPPED_CONNECT_TIMEOUT: Duration = Duration::from_secs(127);
+
+/// How long an endpoint has to take a connection before another one is tried: by then three further
+/// SYNs were lost, or a backlog stayed full.
+const ENDPOINT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long connections to a Service wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For the network as a whole.
+    total: Duration,
+    /// For one endpoint.
+    endpoint: Duration,
+}
+
+/// What guests get.
+pub(super) const PATIENCE: Patience = Patience {
+    total: DROPPED_CONNECT_TIMEOUT,
+    endpoint: ENDPOINT_CONNECT_TIMEOUT,
+};
+
+/// Endpoints tried for one connection. When half of all are dead and not yet known to be, all of
+/// these are in one case of 65,536.
+const ENDPOINTS_TRIED_MAX: usize = 16;
+
+/// Connects to the Service that `decision` was made for.
+pub(super) async fn connect(
+    pod: &Arc<Pod>,
+    from: Option<TcpPort>,
+    to: SocketAddr,
+    mut decision: Decision,
+    begun: Instant,
+    patience: Patience,
+) -> Result<Stream, NetError> {
+    let port = source_port(pod, from, Slots::POD, pod.ip().into())?;
+    let mut tried = Vec::new();
+    let mut failure = NetError::ConnectionRefused;
+    loop {
+        let endpoint = match decision {
+            Decision::Endpoint(_, endpoint) => endpoint,
+            Decision::Drop => {
+                tokio::time::sleep(patience.total).await;
+                return Err(NetError::TimedOut);
+            }
+            // The Service itself may go between two tries.
+            Decision::Refuse | Decision::NotService => return Err(failure),
+        };
+        let start = if tried.is_empty() {
+            begun
+        } else {
+            Instant::now()
+        };
+        match attempt(pod, &port, &endpoint, patience).await {
+            Ok(link) => {
+                endpoint.counters().count(true, start.elapsed());
+                return Ok(link.into_stream(to, port));
+            }
+            Err(error) if !is_of_endpoint(&error) => return Err(error),
+            Err(error) => {
+                endpoint.counters().count(false, start.elapsed());
+                failure = error;
+            }
+        }
+        tried.push(endpoint.address());
+        if tried.len() >= ENDPOINTS_TRIED_MAX || begun.elapsed() >= patience.total {
+            return Err(failure);
+        }
+        let (services, now) = (pod.fabric().services(), Instant::now());
+        decision = services.decide_again(Protocol::Tcp, to, pod.client(), now, &tried);
+    }
+}
+
+async fn attempt(
+    pod: &Arc<Pod>,
+    port: &TcpPort,
+    endpoint: &Arc<Endpoint>,
+    patience: Patience,
+) -> Result<Link, NetError> {
+    let way = Way::to_endpoint(pod, endpoint.address())?;
+    let mut following = pin!(way.follow(pod, port, Some(Arc::clone(endpoint))));
+    // In memory it is usually over at once: no timer for that.
+    let at_once = poll_fn(|cx| Poll::Ready(following.as_mut().poll(cx))).await;
+    match at_once {
+        Poll::Ready(reached) => reached,
+        Poll::Pending => tokio::time::timeout(patience.endpoint, following)
+            .await
+            .unwrap_or(Err(NetError::TimedOut)),
+    }
+}
+
+impl Way {
+    /// Tells where an endpoint is. Whoever writes endpoints must not lead a pod to what a connection
+    /// of its own would not reach: its loopback, the ports we publish, a Service.
+    fn to_endpoint(pod: &Arc<Pod>, endpoint: SocketAddr) -> Result<Way, NetError> {
+        let fabric = pod.fabric();
+        let within = |ip| {
+            let way = Way::to_pod(pod, ip, endpoint);
+            // A pod that is gone refuses, as far as a client of the Service can tell.
+            way.map_err(|_| NetError::ConnectionRefused)
+        };
+        match fabric.territory().judge(endpoint.ip())? {
+            Destination::OwnLoopback4 | Destination::OwnLoopback6 => Err(NetError::AccessDenied),
+            Destination::Node => within(fabric.territory().node),
+            Destination::Pod(ip) => within(ip),
+            Destination::Outside(ip) if fabric.services().is_owned(ip) => {
+                Err(NetError::AccessDenied)
+            }
+            Destination::Outside(_) => Ok(Way::Outwards(endpoint)),
+        }
+    }
+}
+
+/// Tells whether a failure says something about the endpoint, so that another one may do better.
+fn is_of_endpoint(error: &NetError) -> bool {
+    match error {
+        NetError::ConnectionRefused
+        | NetError::ConnectionReset
+        | NetError::ConnectionAborted
+        | NetError::Unreachable
+        | NetError::AccessDenied
+        | NetError::TimedOut
+        | NetError::Io(_) => true,
+        NetError::AddressInUse
+        | NetError::AddressNotAvailable
+        | NetError::NameNotFound
+        | NetError::ResolverUnavailable
+        | NetError::InvalidArgument
+        | NetError::DatagramTooLarge
+        | NetError::NotSupported
+        | NetError::Detached
+        | NetError::Limit(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
