@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use ipnet::Ipv4Net;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
@@ -16,13 +17,14 @@ use crate::budget::Budget;
 use crate::connect;
 use crate::egress::{EgressRules, Territory};
 use crate::error::{AttachError, FabricError, NetError, PublishError};
-use crate::names::{self, HostRecord};
+use crate::names::{self, NameClient, Upstream};
 use crate::pod::{Pod, PodNetwork};
 use crate::publish::block::LoopbackBlock;
 use crate::publish::outside::{Announced, OutsidePorts};
 use crate::publish::{Protocol, PublishPlan};
 use crate::services::ServiceTable;
 use crate::stream::Stream;
+use crate::zone::Zone;
 
 /// The shortest prefix of a pod CIDR: 4 million addresses, half a megabyte to keep count of them.
 const CIDR_PREFIX_MIN: u8 = 10;
@@ -97,7 +99,9 @@ pub struct Fabric {
 /// What pods and handles share.
 pub(crate) struct Shared {
     territory: Territory,
-    zone: String,
+    zone: Arc<Zone>,
+    upstream: ArcSwap<Upstream>,
+    name_client: OnceLock<Arc<dyn NameClient>>,
     addresses: Mutex<AddressPool>,
     pods: [RwLock<HashMap<Ipv4Addr, Arc<Pod>>>; SHARDS],
     directory: RwLock<Directory>,
@@ -113,7 +117,6 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Directory {
     by_uid: HashMap<String, Ipv4Addr>,
-    by_name: HashMap<HostRecord, Vec<Ipv4Addr>>,
     /// Addresses kept for pods that are not attached yet, as places in the range.
     kept: HashMap<String, u32>,
 }
@@ -139,13 +142,18 @@ impl Fabric {
             PublishPlan::Nowhere => None,
         };
         let node = Ipv4Addr::from(u32::from(cidr.network()) + 1);
+        let zone = Zone::new(zone);
+        zone.set_ranges(vec![cidr.into()]);
+        zone.set_servers(vec![node.into()]);
         let shared = Shared {
             territory: Territory {
                 pod_cidr: cidr,
                 node,
                 rules: egress,
             },
-            zone,
+            zone: Arc::new(zone),
+            upstream: ArcSwap::default(),
+            name_client: OnceLock::new(),
             addresses: Mutex::new(AddressPool::new(size, &[0, 1, size - 1])),
             pods: array::from_fn(|_| RwLock::default()),
             directory: RwLock::default(),
@@ -198,10 +206,8 @@ impl Fabric {
         let offset = offset.ok_or(AttachError::NoAddress { cidr })?;
         let ip = Ipv4Addr::from(u32::from(cidr.network()) + offset);
         directory.by_uid.insert(identity.uid.clone(), ip);
-        if let Some(record) = HostRecord::of(&identity) {
-            directory.by_name.entry(record).or_default().push(ip);
-        }
         drop(directory);
+        shared.zone.enter_pod(ip, &identity);
         let pod = Arc::new(Pod::new(Arc::clone(shared), ip, identity));
         shared.shard(ip).write().insert(ip, Arc::clone(&pod));
         Ok(PodNetwork::new(pod))
@@ -257,6 +263,23 @@ impl Fabric {
         &self.shared.services
     }
 
+    /// Returns the names of the cluster.
+    pub fn zone(&self) -> &Arc<Zone> {
+        &self.shared.zone
+    }
+
+    /// Sets who answers the names of pods that lie outside of the zone. Name servers are asked by the
+    /// client of [`Fabric::set_name_client`]; without one the host's resolver answers.
+    pub fn set_upstream(&self, upstream: Upstream) {
+        self.shared.upstream.store(Arc::new(upstream));
+    }
+
+    /// Sets who speaks DNS to name servers: to those upstream, and to those that pods name in their
+    /// resolver files. Only the first call counts.
+    pub fn set_name_client(&self, client: Arc<dyn NameClient>) {
+        let _ = self.shared.name_client.set(client);
+    }
+
     /// Returns the node's address inside the pod CIDR.
     pub fn node_ip(&self) -> Ipv4Addr {
         self.shared.territory.node
@@ -269,9 +292,19 @@ impl Shared {
         &self.territory
     }
 
-    /// Returns the cluster domain in canonical form.
-    pub(crate) fn zone(&self) -> &str {
+    /// Returns the names of the cluster.
+    pub(crate) fn zone(&self) -> &Zone {
         &self.zone
+    }
+
+    /// Returns who answers names outside of the zone.
+    pub(crate) fn upstream(&self) -> Arc<Upstream> {
+        self.upstream.load_full()
+    }
+
+    /// Returns who speaks DNS to name servers.
+    pub(crate) fn name_client(&self) -> Option<&Arc<dyn NameClient>> {
+        self.name_client.get()
     }
 
     /// Returns the host ports we publish beyond loopback.
@@ -297,16 +330,6 @@ impl Shared {
     /// Returns the pod at `ip`.
     pub(crate) fn find(&self, ip: Ipv4Addr) -> Option<Arc<Pod>> {
         self.shard(ip).read().get(&ip).cloned()
-    }
-
-    /// Returns the pods a host record names.
-    pub(crate) fn find_named(&self, record: &HostRecord) -> Vec<Ipv4Addr> {
-        self.directory
-            .read()
-            .by_name
-            .get(record)
-            .cloned()
-            .unwrap_or_default()
     }
 
     /// Returns how a peer outside the fabric appears to a pod: host loopback as the node's address.
@@ -342,15 +365,8 @@ impl Shared {
         }
         let mut directory = self.directory.write();
         directory.by_uid.remove(&pod.identity().uid);
-        if let Some(record) = HostRecord::of(pod.identity())
-            && let Some(addresses) = directory.by_name.get_mut(&record)
-        {
-            addresses.retain(|address| *address != ip);
-            if addresses.is_empty() {
-                directory.by_name.remove(&record);
-            }
-        }
         drop(directory);
+        self.zone.forget_pod(ip, pod.identity());
         drop(gone);
     }
 

@@ -20,11 +20,13 @@ mod publish;
 mod services;
 mod stream;
 mod udp;
+mod zone;
 
 pub use egress::{EgressRules, LinkLocal};
 pub use error::{AttachError, FabricError, NetError, PublishError};
 pub use fabric::{Fabric, FabricConfig, PodIdentity};
 pub use listener::Listener;
+pub use names::{Asking, LookUp, NameClient, NameSource, ResolverConfig, SEARCHES_MAX, Upstream};
 pub use pod::{PodNetwork, TcpPort};
 pub use publish::outside::Announced;
 pub use publish::{HostAddress, Protocol, PublishPlan, PublishPort, Published};
@@ -34,3 +36,7 @@ pub use services::{
 };
 pub use stream::Stream;
 pub use udp::UdpSocket;
+pub use zone::{
+    ALIASES_MAX, Answer, Authority, Followed, HeadlessEndpoint, Question, Record, RecordKind,
+    ServiceRecords, TTL_SECONDS, Zone, ZonePort, ZoneProtocol,
+};

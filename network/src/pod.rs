@@ -15,7 +15,7 @@ use crate::connect;
 use crate::error::{NetError, PublishError};
 use crate::fabric::{PodIdentity, Shared};
 use crate::listener::{Backlog, Listener};
-use crate::names;
+use crate::names::{self, ResolverConfig};
 use crate::publish::{Protocol, PublishPort, Published};
 use crate::services::{Client, Endpoint};
 use crate::stream::kernel::{Holder, KernelCount, KernelSocket, Place, Traffic};
@@ -58,6 +58,7 @@ pub(crate) struct Pod {
     kernel: KernelCount,
     lookups: Arc<Semaphore>,
     aliases: OnceLock<Vec<(String, IpAddr)>>,
+    resolver: OnceLock<Arc<ResolverConfig>>,
     closed: AtomicBool,
 }
 
@@ -161,11 +162,17 @@ impl PodNetwork {
     }
 
     /// Answers a name as `getaddrinfo` in a container of the pod would: literals, `localhost`, the
-    /// pod's own host name, records of pods under the cluster domain (with the usual search list),
-    /// and the host's resolver for everything else. Names under the cluster domain never leave the
-    /// process. What an answer may be used for is decided when it is connected to.
+    /// pod's own names, names of the cluster as [`PodNetwork::set_resolver`] says, and whoever is asked
+    /// upstream for everything else. Names under the cluster domain never leave the process. What an
+    /// answer may be used for is decided when it is connected to.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetError> {
-        names::resolve(self.pod(), name).await
+        names::resolve(self, self.pod(), name).await
+    }
+
+    /// Says how names are completed and who answers them; the policy `ClusterFirst` until it is said.
+    /// Only the first call counts.
+    pub fn set_resolver(&self, config: ResolverConfig) {
+        let _ = self.pod().resolver.set(Arc::new(config));
     }
 
     /// Gives the pod names of its own, which are answered before all others, as lines of `/etc/hosts`
@@ -211,6 +218,7 @@ impl Pod {
             kernel: KernelCount::default(),
             lookups: Arc::new(Semaphore::new(names::LOOKUPS_PER_POD_MAX)),
             aliases: OnceLock::new(),
+            resolver: OnceLock::new(),
             closed: AtomicBool::new(false),
         }
     }
@@ -283,6 +291,15 @@ impl Pod {
         let aliases = self.aliases.get().into_iter().flatten();
         let named = aliases.filter(|(alias, _)| alias.eq_ignore_ascii_case(name));
         named.map(|(_, ip)| *ip).collect()
+    }
+
+    /// Returns how the pod's names are completed.
+    pub(crate) fn resolver(&self) -> Arc<ResolverConfig> {
+        let of_cluster = || {
+            let (namespace, domain) = (&self.identity.namespace, self.fabric.zone().domain());
+            Arc::new(ResolverConfig::cluster(namespace, domain))
+        };
+        self.resolver.get().cloned().unwrap_or_else(of_cluster)
     }
 
     /// Returns the pod's UDP ports.

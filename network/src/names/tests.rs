@@ -10,16 +10,20 @@ fn asking() -> PodIdentity {
     }
 }
 
-fn ask(name: &str) -> Result<Question, NetError> {
-    Question::of(name, &asking(), "cluster.local")
+fn ask_with(name: &str, config: &ResolverConfig) -> Result<Meaning, NetError> {
+    Meaning::of(name, &asking(), config, "cluster.local")
 }
 
-fn check(name: &str, expected: Question) {
+fn ask(name: &str) -> Result<Meaning, NetError> {
+    ask_with(name, &ResolverConfig::cluster("shop", "cluster.local"))
+}
+
+fn check(name: &str, expected: Meaning) {
     assert_eq!(ask(name).expect("a valid name"), expected, "{name}");
 }
 
-fn literal(addresses: &[&str]) -> Question {
-    Question::Literal(
+fn literal(addresses: &[&str]) -> Meaning {
+    Meaning::Literal(
         addresses
             .iter()
             .map(|ip| ip.parse().expect("an address"))
@@ -27,12 +31,8 @@ fn literal(addresses: &[&str]) -> Question {
     )
 }
 
-fn host(hostname: &str, subdomain: &str, namespace: &str) -> Record {
-    Record::Host(HostRecord {
-        hostname: hostname.to_owned(),
-        subdomain: subdomain.to_owned(),
-        namespace: namespace.to_owned(),
-    })
+fn names(names: &[&str]) -> Meaning {
+    Meaning::Names(names.iter().map(|name| (*name).to_owned()).collect())
 }
 
 #[test]
@@ -57,69 +57,98 @@ fn localhost_in_every_spelling_is_the_pods_own() {
 }
 
 #[test]
-fn a_pod_knows_its_own_host_name() {
-    check("web-0", Question::Own);
-    check("WEB-0.", Question::Own);
-}
-
-#[test]
-fn names_under_the_cluster_domain_never_leave() {
-    let record = host("web-1", "web", "shop");
-    check(
-        "web-1.web.shop.svc.cluster.local",
-        Question::Cluster(vec![record], Otherwise::NotFound),
-    );
-    let address = |ip| Record::Address {
-        ip,
-        namespace: "shop".to_owned(),
-    };
-    check(
-        "10-244-0-9.shop.pod.CLUSTER.local.",
-        Question::Cluster(
-            vec![address(Ipv4Addr::new(10, 244, 0, 9))],
-            Otherwise::NotFound,
-        ),
-    );
+fn a_pod_knows_the_names_of_its_hosts_file() {
     for name in [
-        "cluster.local",
-        "x.cluster.local",
-        "300-1-1-1.shop.pod.cluster.local",
+        "web-0",
+        "WEB-0.",
+        "web-0.web.shop.svc.cluster.local",
+        "Web-0.web.shop.svc.cluster.local.",
     ] {
-        check(name, Question::Cluster(Vec::new(), Otherwise::NotFound));
+        check(name, Meaning::Own);
     }
 }
 
 #[test]
-fn short_names_are_searched_as_resolv_conf_says() {
-    let outside = |name: &str| Otherwise::Host(name.to_owned());
+fn names_with_few_dots_are_completed_first() {
     check(
-        "web-1.web",
-        Question::Cluster(vec![host("web-1", "web", "shop")], outside("web-1.web")),
+        "API",
+        names(&[
+            "api.shop.svc.cluster.local",
+            "api.svc.cluster.local",
+            "api.cluster.local",
+            "api",
+        ]),
     );
     check(
-        "db-0.db.data",
-        Question::Cluster(vec![host("db-0", "db", "data")], outside("db-0.db.data")),
+        "a.b.c.d.e",
+        names(&[
+            "a.b.c.d.e.shop.svc.cluster.local",
+            "a.b.c.d.e.svc.cluster.local",
+            "a.b.c.d.e.cluster.local",
+            "a.b.c.d.e",
+        ]),
     );
-    let full = "db-0.db.data.svc";
+}
+
+#[test]
+fn names_with_many_dots_are_taken_as_they_are_first() {
     check(
-        full,
-        Question::Cluster(vec![host("db-0", "db", "data")], outside(full)),
+        "a.b.c.d.e.f",
+        names(&[
+            "a.b.c.d.e.f",
+            "a.b.c.d.e.f.shop.svc.cluster.local",
+            "a.b.c.d.e.f.svc.cluster.local",
+            "a.b.c.d.e.f.cluster.local",
+        ]),
     );
-    check(
-        "web-1.web.",
-        Question::Cluster(Vec::new(), outside("web-1.web")),
+}
+
+#[test]
+fn a_name_with_a_final_dot_is_complete() {
+    check("api.shop.", names(&["api.shop"]));
+}
+
+#[test]
+fn the_resolver_file_says_how_names_are_completed() {
+    let config = ResolverConfig {
+        source: NameSource::Host,
+        searches: vec![
+            "lan".to_owned(),
+            ".".to_owned(),
+            "bad name".to_owned(),
+            "Example.com.".to_owned(),
+            "x".repeat(64),
+        ],
+        ndots: 1,
+    };
+    let check = |name: &str, expected: &[&str]| {
+        assert_eq!(
+            ask_with(name, &config).expect("a valid name"),
+            names(expected)
+        );
+    };
+    check("api", &["api.lan", "api.example.com", "api"]);
+    check("api.x", &["api.x", "api.x.lan", "api.x.example.com"]);
+    let none = ResolverConfig {
+        searches: Vec::new(),
+        ..config
+    };
+    assert_eq!(
+        ask_with("api", &none).expect("a valid name"),
+        names(&["api"])
     );
-    check(
-        "Example.com",
-        Question::Cluster(vec![host("example", "com", "shop")], outside("example.com")),
-    );
-    check(
-        "notcluster.local",
-        Question::Cluster(
-            vec![host("notcluster", "local", "shop")],
-            outside("notcluster.local"),
-        ),
-    );
+}
+
+#[test]
+fn a_completed_name_that_is_too_long_is_not_tried() {
+    let long = [
+        "a".repeat(63),
+        "b".repeat(63),
+        "c".repeat(63),
+        "d".repeat(50),
+    ]
+    .join(".");
+    check(&long, names(&[long.as_str()]));
 }
 
 #[test]
