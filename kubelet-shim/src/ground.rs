@@ -21,7 +21,7 @@ use crate::agent::DeclaredPorts;
 pub(crate) use scratch::{ScratchLimit, exceeded};
 
 use crate::environment;
-use crate::identity_files::{self, Identity};
+use crate::identity_files::{self, Identity, Surroundings};
 use crate::images::{Images, PullKeys, SharedImage, blocking, describe};
 use crate::lifecycle::{Outlook, Problem};
 use crate::node::Amounts;
@@ -99,9 +99,14 @@ pub(crate) async fn lay(
     let images = mount_images(images, keys, pod, &mut volumes).await?;
     let network = attach(site, pod)?;
     let published = publish(site, pod, &network)?;
-    let (ip, domain) = (network.ip(), &site.cluster_domain);
-    let identity = identity_files::make(pod, ip, domain, &machine, SystemTime::now())
+    let around = Surroundings {
+        domain: &site.cluster_domain,
+        server: site.fabric.node_ip(),
+        machine: &machine,
+    };
+    let identity = identity_files::make(pod, network.ip(), around, SystemTime::now())
         .map_err(|error| sandbox_problem(&error))?;
+    network.set_resolver(identity.resolver.clone());
     network.name_hosts(identity_files::aliases(pod));
     Ok(GroundKit {
         network,

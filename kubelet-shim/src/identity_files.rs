@@ -6,13 +6,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use coracle_network::ResolverConfig;
 use coracle_runtime::fs::{
     Access, FileSource, FsError, LiveTree, Meta, Mount, MountSource, TreeBuilder,
 };
 
 use crate::spec::{ContainerPlan, PodSpecPlan, ShownName};
 
-pub(crate) use resolver::machine_resolver;
+pub(crate) use resolver::{Surroundings, machine_resolver};
 
 /// Where each file appears, and its name in the tree.
 const FILES: [(&str, &str); 3] = [
@@ -31,6 +32,8 @@ pub(crate) struct Identity {
     pub(crate) tree: LiveTree,
     /// What programs see as the host name.
     pub(crate) hostname: String,
+    /// How names are completed and who answers them, as the file says.
+    pub(crate) resolver: ResolverConfig,
     /// What of the resolver's configuration was left out, for an event `DNSConfigForming`.
     pub(crate) trimmed: Vec<String>,
 }
@@ -48,16 +51,16 @@ pub(crate) enum IdentityError {
     Tree(#[from] FsError),
 }
 
-/// Makes the files. `machine` is the machine's own `/etc/resolv.conf`.
+/// Makes the files.
 pub(crate) fn make(
     pod: &PodSpecPlan,
     ip: Ipv4Addr,
-    domain: &str,
-    machine: &str,
+    around: Surroundings<'_>,
     now: SystemTime,
 ) -> Result<Identity, IdentityError> {
+    let domain = around.domain;
     let hostname = shown(pod, domain)?;
-    let resolver = resolver::resolver(pod, domain, machine);
+    let resolver = resolver::resolver(pod, around);
     let contents = [
         hosts(pod, ip, domain),
         format!("{hostname}\n"),
@@ -74,6 +77,7 @@ pub(crate) fn make(
     Ok(Identity {
         tree: LiveTree::new(tree.build()),
         hostname,
+        resolver: resolver.config,
         trimmed: resolver.trimmed,
     })
 }

@@ -1,7 +1,9 @@
-//! `/etc/resolv.conf`: names are answered in the process, so the file only tells a program that has a
-//! resolver of its own whom to ask and how to complete names.
+//! `/etc/resolv.conf`, and the same for the answers given in the process: whom to ask, and how to
+//! complete names. Only a program that has a resolver of its own reads the file.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use coracle_network::{NameSource, ResolverConfig};
 
 use crate::spec::{DnsPolicy, PodSpecPlan};
 
@@ -13,10 +15,27 @@ const SEARCH_CHARS_MAX: usize = 2048;
 /// A longer file of the machine is no resolver's.
 const MACHINE_FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// The file, and what had to be left out of it.
+/// Names with fewer dots are completed first where a file says nothing, and the most it may say
+/// (resolv.conf(5)).
+const NDOTS_DEFAULT: u8 = 1;
+const NDOTS_MAX: u8 = 15;
+
+/// The file, the same as a value, and what had to be left out.
 pub(super) struct Resolver {
     pub(super) text: String,
+    pub(super) config: ResolverConfig,
     pub(super) trimmed: Vec<String>,
+}
+
+/// What a pod's resolver depends on beside the pod.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    /// The cluster's domain.
+    pub(crate) domain: &'a str,
+    /// Where the cluster's names are answered.
+    pub(crate) server: Ipv4Addr,
+    /// The machine's own `/etc/resolv.conf`.
+    pub(crate) machine: &'a str,
 }
 
 #[derive(Default)]
@@ -37,8 +56,9 @@ pub(crate) fn machine_resolver() -> String {
     }
 }
 
-pub(super) fn resolver(pod: &PodSpecPlan, domain: &str, machine: &str) -> Resolver {
-    let machine = Parts::parse(machine);
+pub(super) fn resolver(pod: &PodSpecPlan, around: Surroundings<'_>) -> Resolver {
+    let domain = around.domain;
+    let machine = Parts::parse(around.machine);
     let mut parts = match pod.dns.policy {
         DnsPolicy::Cluster => {
             let namespace = &pod.key.namespace;
@@ -49,7 +69,7 @@ pub(super) fn resolver(pod: &PodSpecPlan, domain: &str, machine: &str) -> Resolv
             ];
             searches.extend(machine.searches);
             Parts {
-                servers: Vec::new(),
+                servers: vec![around.server.to_string()],
                 searches,
                 options: vec![("ndots".to_owned(), Some("5".to_owned()))],
             }
@@ -67,7 +87,7 @@ pub(super) fn resolver(pod: &PodSpecPlan, domain: &str, machine: &str) -> Resolv
             None => parts.options.push(option),
         }
     }
-    parts.write()
+    parts.write(pod.dns.policy)
 }
 
 impl Parts {
@@ -93,7 +113,7 @@ impl Parts {
         parts
     }
 
-    fn write(self) -> Resolver {
+    fn write(self, policy: DnsPolicy) -> Resolver {
         let mut trimmed = Vec::new();
         let mut servers = distinct(self.servers);
         if servers.len() > SERVERS_MAX {
@@ -117,6 +137,17 @@ impl Parts {
                 searches.join(" ")
             ));
         }
+        let config = ResolverConfig {
+            source: match policy {
+                DnsPolicy::Cluster => NameSource::Cluster,
+                DnsPolicy::Default => NameSource::Host,
+                DnsPolicy::Nothing => {
+                    NameSource::Servers(servers.iter().flat_map(|server| server.parse()).collect())
+                }
+            },
+            searches: searches.clone(),
+            ndots: ndots(&self.options),
+        };
         let mut text = String::new();
         if !searches.is_empty() {
             text.push_str(&format!("search {}\n", searches.join(" ")));
@@ -132,8 +163,21 @@ impl Parts {
         if !options.is_empty() {
             text.push_str(&format!("options {}\n", options.join(" ")));
         }
-        Resolver { text, trimmed }
+        Resolver {
+            text,
+            config,
+            trimmed,
+        }
     }
+}
+
+/// Returns how many dots make a name complete.
+fn ndots(options: &[(String, Option<String>)]) -> u8 {
+    let said = options.iter().find(|(name, _)| name == "ndots");
+    let value = said.and_then(|(_, value)| value.as_ref()?.parse::<u32>().ok());
+    value.map_or(NDOTS_DEFAULT, |dots| {
+        u8::try_from(dots).unwrap_or(NDOTS_MAX).min(NDOTS_MAX)
+    })
 }
 
 /// Keeps the first of equal ones.
@@ -168,24 +212,30 @@ mod tests {
             &serde_json::from_value(pod).unwrap(),
             HostPathPolicy::Refuse,
         );
-        resolver(&plan.unwrap(), "cluster.local", MACHINE)
+        let around = Surroundings {
+            domain: "cluster.local",
+            server: Ipv4Addr::new(10, 244, 0, 1),
+            machine: MACHINE,
+        };
+        resolver(&plan.unwrap(), around)
     }
 
     #[test]
     fn the_policy_says_where_the_file_begins_and_the_configuration_adds() {
         let cluster = "search shop.svc.cluster.local svc.cluster.local cluster.local lan example\n";
+        let server = "nameserver 10.244.0.1\n";
         let config = json!({"nameservers": ["1.1.1.1", "1.1.1.1"], "searches": ["lan", "more"],
             "options": [{"name": "ndots", "value": "2"}, {"name": "trust-ad"}]});
         for (spec, expected) in [
             (json!({}), format!("{cluster}options ndots:5\n")),
             (
                 json!({"dnsPolicy": "ClusterFirstWithHostNet"}),
-                format!("{cluster}options ndots:5\n"),
+                format!("{cluster}{server}options ndots:5\n"),
             ),
             (
                 json!({"dnsConfig": config}),
                 "search shop.svc.cluster.local svc.cluster.local cluster.local lan example more\n\
-                 nameserver 1.1.1.1\noptions ndots:2 trust-ad\n"
+                 nameserver 10.244.0.1\nnameserver 1.1.1.1\noptions ndots:2 trust-ad\n"
                     .to_owned(),
             ),
             (
@@ -200,6 +250,29 @@ mod tests {
             let found = resolver_of(spec.clone());
             assert_eq!(found.text, expected, "{spec}");
             assert!(found.trimmed.is_empty(), "{:?}", found.trimmed);
+        }
+    }
+
+    #[test]
+    fn names_in_the_process_are_completed_as_the_file_says() {
+        let config =
+            json!({"nameservers": ["1.1.1.1"], "options": [{"name": "ndots", "value": "99"}]});
+        let server = "1.1.1.1".parse().unwrap();
+        for (spec, source, searches, ndots) in [
+            (json!({}), NameSource::Cluster, 5, 5),
+            (json!({"dnsPolicy": "Default"}), NameSource::Host, 2, 1),
+            (
+                json!({"dnsPolicy": "None", "dnsConfig": config}),
+                NameSource::Servers(vec![server]),
+                0,
+                15,
+            ),
+            (json!({"dnsConfig": config}), NameSource::Cluster, 5, 15),
+        ] {
+            let found = resolver_of(spec.clone()).config;
+            assert_eq!(found.source, source, "{spec}");
+            assert_eq!(found.searches.len(), searches, "{spec}");
+            assert_eq!(found.ndots, ndots, "{spec}");
         }
     }
 
