@@ -23,6 +23,8 @@ use crate::stream::{Addresses, Stream, Transport};
 
 mod service;
 
+pub(crate) use service::Balanced;
+
 /// Where a connection of a pod leads.
 enum Way {
     /// To a pod of this fabric, or the node's place.
@@ -97,7 +99,7 @@ pub(crate) async fn from_host(fabric: &Arc<Shared>, to: SocketAddr) -> io::Resul
     };
     let seen = accepted.seen_by(backlog.local());
     let stream = Stream::new(Transport::Memory(server), seen, Some(membership), None);
-    backlog.push(stream, place)?;
+    backlog.push(stream, None, place)?;
     let dialled = Addresses { local, peer: to };
     Ok(Stream::new(
         Transport::Memory(client),
@@ -157,7 +159,7 @@ impl Way {
         self,
         pod: &Arc<Pod>,
         port: &TcpPort,
-        endpoint: Option<Arc<Endpoint>>,
+        balanced: Option<(Balanced, Arc<Endpoint>)>,
     ) -> Result<Link, NetError> {
         match self {
             Way::Within {
@@ -171,9 +173,9 @@ impl Way {
                     local: at,
                     peer: local,
                 };
-                within(pod, &target, slot, accepted, endpoint).await
+                within(pod, &target, slot, accepted, balanced).await
             }
-            Way::Outwards(at) => outwards(pod, at, endpoint).await,
+            Way::Outwards(at) => outwards(pod, at, balanced.map(|(_, endpoint)| endpoint)).await,
         }
     }
 }
@@ -193,13 +195,14 @@ async fn within(
     target: &Arc<Pod>,
     slot: Slots,
     accepted: Addresses,
-    endpoint: Option<Arc<Endpoint>>,
+    balanced: Option<(Balanced, Arc<Endpoint>)>,
 ) -> Result<Link, NetError> {
     let backlog = target
         .listening(slot, accepted.local.port())
         .ok_or(NetError::ConnectionRefused)?;
     let place = backlog.place().await?;
     let budgets = (Arc::clone(pod.budget()), Arc::clone(target.budget()));
+    let endpoint = balanced.as_ref().map(|(_, endpoint)| Arc::clone(endpoint));
     let connection = Connection::new(budgets.0, budgets.1, endpoint);
     let (client, server) = connection.ends();
     let own = pod.enter(Held::memory(&connection))?;
@@ -208,7 +211,8 @@ async fn within(
         .map_err(refused_by_target)?;
     let seen = accepted.seen_by(backlog.local());
     let server = Stream::new(Transport::Memory(server), seen, Some(theirs), None);
-    backlog.push(server, place)?;
+    let balanced = balanced.map(|(balanced, _)| balanced);
+    backlog.push(server, balanced, place)?;
     Ok(Link {
         transport: Transport::Memory(client),
         source: accepted.peer.ip(),

@@ -17,6 +17,7 @@ use crate::budget::Budget;
 use crate::connect;
 use crate::egress::{EgressRules, Territory};
 use crate::error::{AttachError, FabricError, NetError, PublishError};
+use crate::handover::{self, HandOverError, HandedStream};
 use crate::names::{self, NameClient, Upstream};
 use crate::pod::{Pod, PodNetwork};
 use crate::publish::block::LoopbackBlock;
@@ -241,6 +242,18 @@ impl Fabric {
     /// node's address inside the pod CIDR as the peer.
     pub async fn dial(&self, to: SocketAddr) -> io::Result<Stream> {
         connect::from_host(&self.shared, to).await
+    }
+
+    /// Gives an accepted kernel connection to what listens at `to`, which becomes its holder: its
+    /// stream shows the pod's address and port as its own. Never waits. Until it is accepted the
+    /// stream counts among the pod's kernel sockets and takes a place in the listener's backlog; if
+    /// the listener ends before, [`HandedStream::give_back`] gets it.
+    ///
+    /// # Errors
+    ///
+    /// Give the stream back and tell why nothing took it, so that another endpoint may.
+    pub fn hand_over(&self, to: SocketAddr, handed: HandedStream) -> Result<(), HandOverError> {
+        handover::hand_over(&self.shared, to, handed)
     }
 
     /// Connects to a port on the loopback of the pod with this UID, as a program in the pod would:

@@ -3,7 +3,8 @@
 //!
 //! Nothing accepts on its behalf. [`Listener::poll_accept`] looks into the queue and asks the
 //! kernel sockets itself; a kernel socket is registered with the reactor of the thread that polls
-//! first, and an accepted kernel socket becomes the guest's [`Stream`] as it is.
+//! first, and an accepted kernel socket becomes the guest's [`Stream`] as it is. Connections that came
+//! through a Service and were not accepted when the listener ends go to another endpoint.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,14 +17,17 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::Sleep;
 
+use crate::connect::Balanced;
 use crate::error::NetError;
+use crate::handover::HandedStream;
 use crate::platform;
 use crate::pod::{Pod, TcpPort};
 use crate::publish::{KernelListener, Publication};
 use crate::stream::Stream;
+use crate::stream::kernel::Place;
 
 /// The longest queue of connections not yet accepted; what Linux allows by default.
 pub(crate) const BACKLOG_MAX: usize = 4_096;
@@ -51,8 +55,37 @@ pub(crate) struct Backlog {
     local: SocketAddr,
 }
 
+/// A connection that waits to be accepted.
+pub(crate) enum Queued {
+    /// In memory.
+    Memory {
+        /// The accepting side.
+        stream: Stream,
+        /// How it was balanced, if it was.
+        balanced: Option<Balanced>,
+    },
+    /// Accepted outside and handed over.
+    Handed(Handed),
+}
+
+/// A kernel connection that becomes a stream of the thread that accepts it.
+pub(crate) struct Handed {
+    pub(crate) stream: HandedStream,
+    /// Its place among the pod's kernel sockets.
+    pub(crate) place: Place,
+}
+
+/// Why a backlog takes no connection without waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Its listener is gone.
+    Closed,
+    /// All places are taken.
+    Full,
+}
+
 struct State {
-    queue: VecDeque<Stream>,
+    queue: VecDeque<Queued>,
     kernel: Vec<KernelListener>,
     acceptor: Option<Waker>,
     turn: Turn,
@@ -118,9 +151,34 @@ impl Listener {
     }
 
     fn poll_queue(&self, state: &mut State) -> Option<io::Result<Stream>> {
-        let stream = state.queue.pop_front()?;
-        self.backlog.room.add_permits(1);
-        Some(Ok(stream))
+        loop {
+            let handed = match state.queue.pop_front()? {
+                Queued::Memory { stream, .. } => {
+                    self.backlog.room.add_permits(1);
+                    return Some(Ok(stream));
+                }
+                Queued::Handed(handed) => handed,
+            };
+            if tokio::runtime::Handle::try_current().is_err() {
+                state.queue.push_front(Queued::Handed(handed));
+                return Some(Err(outside_a_runtime()));
+            }
+            self.backlog.room.add_permits(1);
+            let HandedStream {
+                tcp,
+                peer,
+                endpoint,
+                give_back: _,
+            } = handed.stream;
+            match tokio::net::TcpStream::from_std(tcp) {
+                Ok(tcp) => {
+                    let (pod, local) = (self.port.pod(), self.backlog.local);
+                    return Some(pod.take_kernel_stream(tcp, peer, handed.place, local, endpoint));
+                }
+                // The stream is lost with it; the next one may fare better.
+                Err(error) => tracing::debug!(%error, "a connection handed over is out of order"),
+            }
+        }
     }
 
     fn poll_kernel(&self, state: &mut State, cx: &mut Context<'_>) -> Option<io::Result<Stream>> {
@@ -128,9 +186,7 @@ impl Listener {
             return None;
         }
         if tokio::runtime::Handle::try_current().is_err() {
-            return Some(Err(io::Error::other(
-                "a published port is accepted outside a tokio runtime",
-            )));
+            return Some(Err(outside_a_runtime()));
         }
         if let Some(pause) = &mut state.pause {
             if pause.as_mut().poll(cx).is_pending() {
@@ -158,6 +214,10 @@ impl Listener {
         }
         None
     }
+}
+
+fn outside_a_runtime() -> io::Error {
+    io::Error::other("a host connection is accepted outside a tokio runtime")
 }
 
 /// Lets the kernel sockets rest, since each further try would fail at once and spin.
@@ -209,7 +269,7 @@ impl Backlog {
     }
 
     /// Waits for a place in the queue, at once in the usual case. A closed backlog refuses.
-    pub(crate) async fn place(&self) -> Result<tokio::sync::SemaphorePermit<'_>, NetError> {
+    pub(crate) async fn place(&self) -> Result<SemaphorePermit<'_>, NetError> {
         if let Ok(permit) = self.room.try_acquire() {
             return Ok(permit);
         }
@@ -220,20 +280,49 @@ impl Backlog {
             .map_err(|_| NetError::ConnectionRefused)
     }
 
-    /// Puts a connection into the queue, in the place taken before.
+    /// Puts a connection in memory into the queue, in the place taken before.
     pub(crate) fn push(
         &self,
         stream: Stream,
-        place: tokio::sync::SemaphorePermit<'_>,
+        balanced: Option<Balanced>,
+        place: SemaphorePermit<'_>,
     ) -> Result<(), NetError> {
+        self.put(place, move || Queued::Memory { stream, balanced })
+            .map_err(|_| NetError::ConnectionRefused)
+    }
+
+    /// Puts what `queued` makes of `value` into the queue if there is a place, else gives it back.
+    pub(crate) fn offer<V>(
+        &self,
+        value: V,
+        queued: impl FnOnce(V) -> Queued,
+    ) -> Result<(), (V, Refusal)> {
+        let place = match self.room.try_acquire() {
+            Ok(place) => place,
+            Err(TryAcquireError::Closed) => return Err((value, Refusal::Closed)),
+            Err(TryAcquireError::NoPermits) => return Err((value, Refusal::Full)),
+        };
+        let mut offered = Some(value);
+        let taken = self.put(place, || {
+            queued(offered.take().expect("a queue takes a connection once"))
+        });
+        match (taken, offered) {
+            (Err(refusal), Some(value)) => Err((value, refusal)),
+            (Ok(()) | Err(_), _) => Ok(()),
+        }
+    }
+
+    fn put(
+        &self,
+        place: SemaphorePermit<'_>,
+        queued: impl FnOnce() -> Queued,
+    ) -> Result<(), Refusal> {
         let mut state = self.state.lock();
         if state.life == Life::Closed {
-            drop(state);
-            stream.abort();
-            return Err(NetError::ConnectionRefused);
+            return Err(Refusal::Closed);
         }
         place.forget();
-        state.queue.push_back(stream);
+        state.queue.push_back(queued());
         let acceptor = state.acceptor.take();
         drop(state);
         if let Some(acceptor) = acceptor {
@@ -272,7 +361,8 @@ impl Backlog {
         drop(gone);
     }
 
-    /// Refuses what follows, resets what nobody accepted, and returns the kernel sockets.
+    /// Refuses what follows, sends what nobody accepted to other endpoints or resets it, and returns
+    /// the kernel sockets.
     pub(crate) fn close(&self) -> Vec<KernelListener> {
         let mut state = self.state.lock();
         state.life = Life::Closed;
@@ -282,11 +372,32 @@ impl Backlog {
         let acceptor = state.acceptor.take();
         drop(state);
         self.room.close();
-        queue.into_iter().for_each(Stream::abort);
+        queue.into_iter().for_each(Queued::leave);
         if let Some(acceptor) = acceptor {
             acceptor.wake();
         }
         kernel
+    }
+}
+
+impl Queued {
+    /// Leaves a backlog that closed.
+    fn leave(self) {
+        match self {
+            Queued::Memory {
+                stream,
+                balanced: Some(balanced),
+            } => balanced.dispatch_again(stream),
+            Queued::Memory {
+                stream,
+                balanced: None,
+            } => stream.abort(),
+            Queued::Handed(Handed { stream, place }) => {
+                drop(place);
+                let give_back = Arc::clone(&stream.give_back);
+                give_back(stream);
+            }
+        }
     }
 }
 

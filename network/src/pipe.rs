@@ -29,11 +29,11 @@ const WRITER_WAKE_BYTES: usize = PIPE_BYTES_MAX / 4;
 /// A byte queue shared by one reader and one writer.
 pub(crate) struct Pipe {
     state: Mutex<State>,
-    budget: Arc<Budget>,
 }
 
 struct State {
     buffer: VecDeque<u8>,
+    budget: Arc<Budget>,
     charged: usize,
     /// Bytes ever written; counted here, under the lock, so that nobody pays for it.
     written: u64,
@@ -79,6 +79,7 @@ impl Pipe {
     pub(crate) fn new(budget: Arc<Budget>) -> Pipe {
         let state = State {
             buffer: VecDeque::new(),
+            budget,
             charged: 0,
             written: 0,
             write_end: WriteEnd::Open,
@@ -88,7 +89,6 @@ impl Pipe {
         };
         Pipe {
             state: Mutex::new(state),
-            budget,
         }
     }
 
@@ -129,7 +129,7 @@ impl Pipe {
             return (Poll::Ready(Ok(0)), None);
         }
         if state.buffer.is_empty() {
-            self.release_idle(state);
+            state.release_idle();
             return (state.read_at_end(), None);
         }
         let taken = copy_out(&mut state.buffer, into);
@@ -146,7 +146,7 @@ impl Pipe {
         if !state.buffer.is_empty() || state.read_at_end().is_ready() {
             return Poll::Ready(());
         }
-        self.release_idle(&mut state);
+        state.release_idle();
         register(&mut state.read_waker, cx);
         Poll::Pending
     }
@@ -190,7 +190,7 @@ impl Pipe {
             state.written += offered as u64;
             return Poll::Ready(Ok(offered));
         }
-        let mut room = self.make_room(state, offered);
+        let mut room = state.make_room(offered);
         if room == 0 {
             return Poll::Pending;
         }
@@ -209,7 +209,7 @@ impl Pipe {
     pub(crate) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
         let open = state.may_write().is_ok() && state.read_end == ReadEnd::Open;
-        if !open || self.has_room(&state) {
+        if !open || state.has_room() {
             return Poll::Ready(());
         }
         register(&mut state.write_waker, cx);
@@ -238,7 +238,7 @@ impl Pipe {
                 state.buffer.clear();
             }
         });
-        self.release_idle(&mut self.state.lock());
+        self.state.lock().release_idle();
     }
 
     /// Marks the reader as dropped and tells whether it left bytes behind.
@@ -251,8 +251,16 @@ impl Pipe {
             }
             state.read_end = ReadEnd::Gone;
         });
-        self.release_idle(&mut self.state.lock());
+        self.state.lock().release_idle();
         unread
+    }
+
+    /// Makes another account pay for the buffer from here on.
+    pub(crate) fn charge_to(&self, budget: &Arc<Budget>) {
+        let mut state = self.state.lock();
+        budget.charge_always(state.charged);
+        state.budget.refund(state.charged);
+        state.budget = Arc::clone(budget);
     }
 
     /// Returns the bytes ever written.
@@ -270,54 +278,55 @@ impl Pipe {
             wake_up(waker);
         }
     }
-
-    /// Returns how many of `wanted` bytes fit, growing the buffer as far as limit and budget allow:
-    /// to what is wanted, else to twice its size, else to what every pipe is promised.
-    fn make_room(&self, state: &mut State, wanted: usize) -> usize {
-        let held = state.buffer.len();
-        let needed = held.saturating_add(wanted).min(PIPE_BYTES_MAX);
-        if needed > state.buffer.capacity() {
-            let step = state.next_step();
-            let sizes = [needed.max(step), step];
-            let affordable = |size: &usize| self.budget.charge(size.saturating_sub(state.charged));
-            let size = sizes.into_iter().find(affordable).unwrap_or_else(|| {
-                let promised = PIPE_BYTES_MIN.max(state.charged);
-                self.budget.charge_always(promised - state.charged);
-                promised
-            });
-            state.charged = state.charged.max(size);
-            state.buffer.reserve_exact(size.saturating_sub(held));
-        }
-        needed.min(state.buffer.capacity()).saturating_sub(held)
-    }
-
-    /// Tells whether [`Pipe::make_room`] would find room for at least one byte.
-    fn has_room(&self, state: &State) -> bool {
-        let held = state.buffer.len();
-        let growable = || {
-            self.budget
-                .fits(state.next_step().saturating_sub(state.charged))
-        };
-        held < state.buffer.capacity().min(PIPE_BYTES_MAX)
-            || held < PIPE_BYTES_MIN
-            || (held < PIPE_BYTES_MAX && growable())
-    }
-
-    fn release_idle(&self, state: &mut State) {
-        if state.buffer.is_empty() && state.charged > 0 {
-            state.buffer = VecDeque::new();
-            self.budget.refund(std::mem::take(&mut state.charged));
-        }
-    }
 }
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        self.budget.refund(self.state.get_mut().charged);
+        let state = self.state.get_mut();
+        state.budget.refund(state.charged);
     }
 }
 
 impl State {
+    /// Returns how many of `wanted` bytes fit, growing the buffer as far as limit and budget allow:
+    /// to what is wanted, else to twice its size, else to what every pipe is promised.
+    fn make_room(&mut self, wanted: usize) -> usize {
+        let held = self.buffer.len();
+        let needed = held.saturating_add(wanted).min(PIPE_BYTES_MAX);
+        if needed > self.buffer.capacity() {
+            let step = self.next_step();
+            let sizes = [needed.max(step), step];
+            let affordable = |size: &usize| self.budget.charge(size.saturating_sub(self.charged));
+            let size = sizes.into_iter().find(affordable).unwrap_or_else(|| {
+                let promised = PIPE_BYTES_MIN.max(self.charged);
+                self.budget.charge_always(promised - self.charged);
+                promised
+            });
+            self.charged = self.charged.max(size);
+            self.buffer.reserve_exact(size.saturating_sub(held));
+        }
+        needed.min(self.buffer.capacity()).saturating_sub(held)
+    }
+
+    /// Tells whether [`State::make_room`] would find room for at least one byte.
+    fn has_room(&self) -> bool {
+        let held = self.buffer.len();
+        let growable = || {
+            self.budget
+                .fits(self.next_step().saturating_sub(self.charged))
+        };
+        held < self.buffer.capacity().min(PIPE_BYTES_MAX)
+            || held < PIPE_BYTES_MIN
+            || (held < PIPE_BYTES_MAX && growable())
+    }
+
+    fn release_idle(&mut self) {
+        if self.buffer.is_empty() && self.charged > 0 {
+            self.buffer = VecDeque::new();
+            self.budget.refund(std::mem::take(&mut self.charged));
+        }
+    }
+
     /// Tells what a reader of the empty buffer meets.
     fn read_at_end(&self) -> Poll<io::Result<usize>> {
         match (self.read_end, self.write_end) {

@@ -164,6 +164,14 @@ impl Stream {
         }
     }
 
+    /// Takes the stream apart, if it is in memory: it leaves its pod, and its port is free.
+    pub(crate) fn into_memory(self) -> Option<(memory::End, SocketAddr)> {
+        match self.transport {
+            Transport::Memory(end) => Some((end, self.peer)),
+            Transport::Kernel(_) => None,
+        }
+    }
+
     /// Breaks the connection, for a stream that nobody accepted.
     pub(crate) fn abort(self) {
         match &self.transport {

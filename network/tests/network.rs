@@ -2,6 +2,8 @@
 
 #[path = "network/fixture.rs"]
 mod fixture;
+#[path = "network/handover.rs"]
+mod handover;
 #[path = "network/lifecycle.rs"]
 mod lifecycle;
 #[path = "network/names.rs"]

@@ -15,11 +15,14 @@ use std::time::{Duration, Instant};
 use super::{Link, Way, source_port};
 use crate::egress::Destination;
 use crate::error::NetError;
+use crate::listener::Queued;
+use crate::pod::live::Held;
 use crate::pod::ports::Slots;
 use crate::pod::{Pod, TcpPort};
 use crate::publish::Protocol;
 use crate::services::{Decision, Endpoint};
-use crate::stream::Stream;
+use crate::stream::memory::End;
+use crate::stream::{Addresses, Stream, Transport};
 
 /// For how long a connection whose packets are dropped is tried: Linux sends six more SYNs, after 1,
 /// 2, 4, … 32 seconds, and waits 64 for an answer to the last (`tcp_syn_retries`).
@@ -75,7 +78,7 @@ pub(super) async fn connect(
         } else {
             Instant::now()
         };
-        match attempt(pod, &port, &endpoint, patience).await {
+        match attempt(pod, &port, to, &endpoint, patience).await {
             Ok(link) => {
                 endpoint.counters().count(true, start.elapsed());
                 return Ok(link.into_stream(to, port));
@@ -95,14 +98,27 @@ pub(super) async fn connect(
     }
 }
 
+/// How a connection in memory was balanced, in case its endpoint ends before accepting it.
+pub(crate) struct Balanced {
+    /// Who connected.
+    client: Arc<Pod>,
+    /// To what.
+    to: SocketAddr,
+}
+
 async fn attempt(
     pod: &Arc<Pod>,
     port: &TcpPort,
+    to: SocketAddr,
     endpoint: &Arc<Endpoint>,
     patience: Patience,
 ) -> Result<Link, NetError> {
     let way = Way::to_endpoint(pod, endpoint.address())?;
-    let mut following = pin!(way.follow(pod, port, Some(Arc::clone(endpoint))));
+    let balanced = Balanced {
+        client: Arc::clone(pod),
+        to,
+    };
+    let mut following = pin!(way.follow(pod, port, Some((balanced, Arc::clone(endpoint)))));
     // In memory it is usually over at once: no timer for that.
     let at_once = poll_fn(|cx| Poll::Ready(following.as_mut().poll(cx))).await;
     match at_once {
@@ -110,6 +126,79 @@ async fn attempt(
         Poll::Pending => tokio::time::timeout(patience.endpoint, following)
             .await
             .unwrap_or(Err(NetError::TimedOut)),
+    }
+}
+
+impl Balanced {
+    /// Gives a connection whose listener ended before it accepted it to another endpoint of the
+    /// fabric; resets it if none takes it. What the client has written meanwhile goes along.
+    pub(crate) fn dispatch_again(self, stream: Stream) {
+        let Some((end, peer)) = stream.into_memory() else {
+            return;
+        };
+        let fabric = Arc::clone(self.client.fabric());
+        let (to, client) = (self.to, self.client.client());
+        let mut tried: Vec<_> = end
+            .endpoint()
+            .map(|old| old.address())
+            .into_iter()
+            .collect();
+        let mut waiting = Waiting {
+            end,
+            peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+            balanced: self,
+        };
+        while tried.len() < ENDPOINTS_TRIED_MAX {
+            let (services, now) = (fabric.services(), Instant::now());
+            let decision = services.decide_again(Protocol::Tcp, to, client, now, &tried);
+            let Decision::Endpoint(_, endpoint) = decision else {
+                break;
+            };
+            waiting = match waiting.offer_to(&endpoint) {
+                Ok(()) => return endpoint.counters().count(true, Duration::ZERO),
+                Err(waiting) => waiting,
+            };
+            tried.push(endpoint.address());
+        }
+        waiting.end.reset();
+    }
+}
+
+/// A connection that nobody has accepted, between two listeners.
+struct Waiting {
+    end: End,
+    peer: SocketAddr,
+    balanced: Balanced,
+}
+
+impl Waiting {
+    /// Puts the connection into the backlog of an endpoint in memory, if it has a place.
+    fn offer_to(self, endpoint: &Arc<Endpoint>) -> Result<(), Waiting> {
+        let at = endpoint.address();
+        let way = Way::to_endpoint(&self.balanced.client, at);
+        let Ok(Way::Within { target, slot, .. }) = way else {
+            return Err(self);
+        };
+        let held = Held::memory(self.end.connection());
+        let (Some(backlog), Ok(membership)) =
+            (target.listening(slot, at.port()), target.enter(held))
+        else {
+            return Err(self);
+        };
+        let accepted = Addresses {
+            local: at,
+            peer: self.peer,
+        };
+        let seen = accepted.seen_by(backlog.local());
+        let queued = |waiting: Waiting| {
+            waiting.end.move_to(endpoint, target.budget());
+            let transport = Transport::Memory(waiting.end);
+            Queued::Memory {
+                stream: Stream::new(transport, seen, Some(membership), None),
+                balanced: Some(waiting.balanced),
+            }
+        };
+        backlog.offer(self, queued).map_err(|(waiting, _)| waiting)
     }
 }
 

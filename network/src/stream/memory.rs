@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::budget::Budget;
 use crate::pipe::{Pipe, Unread};
 use crate::services::Endpoint;
@@ -11,7 +13,7 @@ pub(crate) struct Connection {
     to_server: Pipe,
     to_client: Pipe,
     /// The endpoint of a Service that the connection was balanced to, where its bytes are counted.
-    endpoint: Option<Arc<Endpoint>>,
+    endpoint: Mutex<Option<Arc<Endpoint>>>,
 }
 
 /// One side's hold on a connection; dropping it closes that side.
@@ -36,7 +38,7 @@ impl Connection {
         Arc::new(Connection {
             to_server: Pipe::new(client),
             to_client: Pipe::new(server),
-            endpoint,
+            endpoint: Mutex::new(endpoint),
         })
     }
 
@@ -73,6 +75,23 @@ impl End {
         }
     }
 
+    /// Returns the endpoint the connection was balanced to, if it was.
+    pub(crate) fn endpoint(&self) -> Option<Arc<Endpoint>> {
+        self.connection.endpoint.lock().clone()
+    }
+
+    /// Returns the connection.
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Gives the accepting side to another endpoint: it pays for what it writes, and the bytes are
+    /// counted there. Called before anybody accepted.
+    pub(crate) fn move_to(&self, endpoint: &Arc<Endpoint>, budget: &Arc<Budget>) {
+        self.outgoing().charge_to(budget);
+        *self.connection.endpoint.lock() = Some(Arc::clone(endpoint));
+    }
+
     /// Breaks the whole connection.
     pub(crate) fn reset(&self) {
         self.connection.reset();
@@ -81,7 +100,7 @@ impl End {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(endpoint) = &self.endpoint {
+        if let Some(endpoint) = self.endpoint.get_mut().take() {
             let (received, sent) = (self.to_server.written(), self.to_client.written());
             endpoint.counters().add_bytes(received, sent);
         }
