@@ -1,13 +1,17 @@
 //! Measures the fabric from host end to host end, and the same over loopback TCP in the same run.
 //!
 //! Prints nanoseconds for a connection (connect, accept, close) and for a round trip of 64 bytes,
-//! best and median of several rounds. Each side is a task of its own on one thread, then on two.
+//! best and median of several rounds: directly from pod to pod, through a Service that is the only
+//! one and through one of ten thousand. Each side is a task of its own on one thread, then on two.
 
-use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Instant;
 
-use coracle_network::{Fabric, FabricConfig, Listener, PodIdentity, PodNetwork, PublishPlan};
+use coracle_network::{
+    Endpoint, Fabric, FabricConfig, Front, FrontAddress, FrontKind, Fronts, Listener, PodIdentity,
+    PodNetwork, Protocol, PublishPlan, Routes, ServicePort, ServicePortName,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 const ROUNDS: usize = 9;
@@ -18,6 +22,10 @@ const ROUND_TRIPS_TCP: u32 = 10_000;
 const BULK_BYTES: usize = 512 * 1024 * 1024;
 const CHUNK_BYTES: usize = 64 * 1024;
 const PODS: u32 = 10_000;
+const SERVICES: u32 = 10_000;
+
+/// The Service that is connected to.
+const VIP: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 1), 80));
 
 fn main() {
     memory_of_pods();
@@ -39,21 +47,30 @@ fn main() {
 
 async fn compare(threads: usize) {
     let (fabric, a, b) = two_pods();
-    let connect = rounds(|| connect_in_fabric(&a, &b)).await;
-    let tcp = rounds(connect_over_tcp).await;
-    report(threads, "connect, accept, close", &connect, &tcp);
+    let direct = SocketAddr::from((b.ip(), 80));
+    let mut connect = Compared::default();
+    let mut tcp = Vec::new();
+    for _ in 0..ROUNDS {
+        serve(&fabric, &b, 1);
+        connect.direct.push(connect_in_fabric(&a, &b, direct).await);
+        connect.one.push(connect_in_fabric(&a, &b, VIP).await);
+        serve(&fabric, &b, SERVICES);
+        connect.many.push(connect_in_fabric(&a, &b, VIP).await);
+        tcp.push(connect_over_tcp().await);
+    }
+    connect.report(threads, "connect, accept, close", &tcp);
 
     let listener = listen(&b, 81);
     let to = SocketAddr::from((b.ip(), 81));
     let client = a.connect(None, to).await.expect("listening");
     let server = listener.accept().await.expect("waiting");
     let bulk = bulk(client, server).await;
-    let client = a.connect(None, to).await.expect("listening");
-    let server = listener.accept().await.expect("waiting");
-    tokio::spawn(echo(server));
-    let trip = tokio::spawn(round_trips(client, ROUND_TRIPS))
-        .await
-        .expect("runs to its end");
+    let mut trip = Compared::default();
+    let http = listen(&b, 80);
+    trip.direct = trips(&a, &http, direct).await;
+    trip.many = trips(&a, &http, VIP).await;
+    serve(&fabric, &b, 1);
+    trip.one = trips(&a, &http, VIP).await;
 
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
@@ -67,7 +84,7 @@ async fn compare(threads: usize) {
     let tcp = tokio::spawn(round_trips(client, ROUND_TRIPS_TCP))
         .await
         .expect("runs to its end");
-    report(threads, "round trip of 64 bytes", &trip, &tcp);
+    trip.report(threads, "round trip of 64 bytes", &tcp);
     let client = tokio::net::TcpStream::connect(to).await.expect("listening");
     let (server, _) = listener.accept().await.expect("waiting");
     let tcp = self::bulk(client, server).await;
@@ -124,9 +141,54 @@ fn listen(pod: &PodNetwork, port: u16) -> Listener {
     pod.listen(port, 128).expect("reserved")
 }
 
-async fn connect_in_fabric(a: &PodNetwork, b: &PodNetwork) -> f64 {
+/// Puts Services into the table, all with the endpoint `pod`; the first is at [`VIP`].
+fn serve(fabric: &Fabric, pod: &PodNetwork, count: u32) {
+    let range = ipnet::IpNet::new(VIP.ip(), 12).expect("a prefix of IPv4");
+    let mut fronts = Fronts::new(vec![range.trunc()], []);
+    let IpAddr::V4(first) = VIP.ip() else {
+        unreachable!("it is of IPv4");
+    };
+    for number in 0..count {
+        let name = ServicePortName {
+            namespace: "default".to_owned(),
+            service: format!("service-{number}"),
+            port: String::new(),
+            protocol: Protocol::Tcp,
+        };
+        let service = Arc::new(ServicePort::new(name, None));
+        let endpoints: Arc<[_]> = [Endpoint::new(SocketAddr::from((pod.ip(), 80)))].into();
+        service.set_routes(Routes {
+            cluster: Arc::clone(&endpoints),
+            local: endpoints,
+            ..Routes::default()
+        });
+        let address = FrontAddress {
+            ip: Some(Ipv4Addr::from(u32::from(first) + number).into()),
+            port: VIP.port(),
+            protocol: Protocol::Tcp,
+        };
+        let front = Front {
+            service,
+            kind: FrontKind::ClusterIp,
+            source_ranges: None,
+        };
+        fronts.insert(address, front);
+    }
+    fabric.services().set_fronts(fronts);
+}
+
+/// Rounds of round trips over one connection to `to`, where `listener` answers.
+async fn trips(from: &PodNetwork, listener: &Listener, to: SocketAddr) -> Vec<f64> {
+    let client = from.connect(None, to).await.expect("listening");
+    let server = listener.accept().await.expect("waiting");
+    tokio::spawn(echo(server));
+    tokio::spawn(round_trips(client, ROUND_TRIPS))
+        .await
+        .expect("runs to its end")
+}
+
+async fn connect_in_fabric(a: &PodNetwork, b: &PodNetwork, to: SocketAddr) -> f64 {
     let listener = listen(b, 80);
-    let to = SocketAddr::from((b.ip(), 80));
     let start = Instant::now();
     for _ in 0..CONNECTIONS {
         let client = a.connect(None, to).await.expect("listening");
@@ -148,14 +210,6 @@ async fn connect_over_tcp() -> f64 {
         drop((client, server));
     }
     start.elapsed().as_nanos() as f64 / f64::from(CONNECTIONS_TCP)
-}
-
-async fn rounds<F: Future<Output = f64>>(mut round: impl FnMut() -> F) -> Vec<f64> {
-    let mut all = Vec::new();
-    for _ in 0..ROUNDS {
-        all.push(round().await);
-    }
-    all
 }
 
 async fn round_trips(mut stream: impl AsyncRead + AsyncWrite + Unpin, count: u32) -> Vec<f64> {
@@ -181,17 +235,38 @@ async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     }
 }
 
-fn report(threads: usize, what: &str, ours: &[f64], tcp: &[f64]) {
-    let (ours, tcp) = (Spread::of(ours), Spread::of(tcp));
-    println!(
-        "{threads} thread(s), {what}: fabric {:.0} ns (best {:.0}), \
-         loopback TCP {:.0} ns (best {:.0}), ratio {:.0}",
-        ours.median,
-        ours.best,
-        tcp.median,
-        tcp.best,
-        tcp.median / ours.median,
-    );
+/// The same from pod to pod, by address and through a Service.
+#[derive(Default)]
+struct Compared {
+    direct: Vec<f64>,
+    /// The Service is the only one.
+    one: Vec<f64>,
+    /// It is one of [`SERVICES`].
+    many: Vec<f64>,
+}
+
+impl Compared {
+    fn report(&self, threads: usize, what: &str, tcp: &[f64]) {
+        let tcp = Spread::of(tcp);
+        println!(
+            "{threads} thread(s), {what}: loopback TCP {:.0} ns (best {:.0})",
+            tcp.median, tcp.best,
+        );
+        let ways = [
+            ("pod to pod".to_owned(), &self.direct),
+            ("through the only Service".to_owned(), &self.one),
+            (format!("through one of {SERVICES} Services"), &self.many),
+        ];
+        for (way, rounds) in ways {
+            let ours = Spread::of(rounds);
+            println!(
+                "    {way}: {:.0} ns (best {:.0}), ratio {:.0}",
+                ours.median,
+                ours.best,
+                tcp.median / ours.median,
+            );
+        }
+    }
 }
 
 struct Spread {

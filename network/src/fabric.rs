@@ -25,6 +25,7 @@ use crate::publish::outside::{Announced, OutsidePorts};
 use crate::publish::{Protocol, PublishPlan};
 use crate::services::ServiceTable;
 use crate::stream::Stream;
+use crate::udp::front::{self, UdpFlow};
 use crate::zone::Zone;
 
 /// The shortest prefix of a pod CIDR: 4 million addresses, half a megabyte to keep count of them.
@@ -254,6 +255,23 @@ impl Fabric {
     /// Give the stream back and tell why nothing took it, so that another endpoint may.
     pub fn hand_over(&self, to: SocketAddr, handed: HandedStream) -> Result<(), HandOverError> {
         handover::hand_over(&self.shared, to, handed)
+    }
+
+    /// Delivers a datagram that came in from outside to the socket that a pod has bound at `to`, or
+    /// loses it where its inbox is full. The pod sees it come from the flow's client and answers to
+    /// that, which the flow sends back.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::Unreachable`] where no such pod is attached, [`NetError::ConnectionRefused`] where
+    /// nobody has bound the port, [`NetError::AccessDenied`] if the client's address is a pod's.
+    pub fn send_datagram(
+        &self,
+        to: SocketAddr,
+        data: &[u8],
+        flow: &Arc<UdpFlow>,
+    ) -> Result<(), NetError> {
+        front::deliver(&self.shared, to, data, flow)
     }
 
     /// Connects to a port on the loopback of the pod with this UID, as a program in the pod would:

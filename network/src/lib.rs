@@ -38,6 +38,7 @@ pub use services::{
 };
 pub use stream::Stream;
 pub use udp::UdpSocket;
+pub use udp::front::UdpFlow;
 pub use zone::{
     ALIASES_MAX, Answer, Authority, Followed, HeadlessEndpoint, Question, Record, RecordKind,
     ServiceRecords, TTL_SECONDS, Zone, ZonePort, ZoneProtocol,

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use rand::RngExt;
@@ -223,6 +223,11 @@ impl ServiceTable {
             None if fronts.is_owned(to.ip()) => Decision::Refuse,
             None => Decision::NotService,
         }
+    }
+
+    /// Returns the fronts there are now, for a short look: no count that all threads share is touched.
+    pub(crate) fn current(&self) -> Guard<Arc<Fronts>> {
+        self.fronts.load()
     }
 
     /// Tells whether an address is only a Service's.

@@ -4,13 +4,14 @@
 //! Three sources feed one socket: its inbox, which other pods write to; the kernel sockets of its
 //! port's publications; and up to two kernel sockets for what it sends out, bound when first
 //! needed. From those it takes only datagrams of addresses it has sent to, as a NAT in front of a
-//! pod would.
+//! pod would. What it sends to a Service goes straight to an endpoint ([`balance`]).
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -21,11 +22,15 @@ use crate::pod::ports::Slots;
 use crate::publish::Protocol;
 use crate::stream::in_family;
 
+mod balance;
+mod balanced;
 pub(crate) mod flows;
+pub(crate) mod front;
 pub(crate) mod inbox;
 mod outward;
 
-use inbox::Inbox;
+use balanced::ServiceFlows;
+use inbox::{Inbox, View};
 
 /// The most bytes of one datagram: what IPv4 leaves beside its own header and that of UDP.
 pub(crate) const DATAGRAM_BYTES_MAX: usize = 65_507;
@@ -39,6 +44,7 @@ pub struct UdpSocket {
     slots: Slots,
     local: SocketAddr,
     peer: Mutex<Option<SocketAddr>>,
+    services: Mutex<ServiceFlows>,
 }
 
 impl UdpSocket {
@@ -71,14 +77,18 @@ impl UdpSocket {
             slots,
             local,
             peer: Mutex::new(None),
+            services: Mutex::default(),
         })
     }
 
     /// Receives one datagram and tells who sent it, `WouldBlock` when none is there. What does not
     /// fit into `buf` is lost. A connected socket receives from its peer only.
     pub fn try_recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        let shown = |peer| self.pod.fabric().shown(peer);
-        let (length, from) = self.inbox.try_recv(buf, self.peer_addr(), &shown)?;
+        let view = View {
+            shown: &|peer| self.pod.fabric().shown(peer),
+            named: &|from, length| self.services.lock().shown(from, length, Instant::now()),
+        };
+        let (length, from) = self.inbox.try_recv(buf, self.peer_addr(), &view)?;
         Ok((length, in_family(from, self.local)))
     }
 
@@ -89,7 +99,8 @@ impl UdpSocket {
     }
 
     /// Sends one datagram. A connected socket takes only its peer as `to`. Inside the fabric a
-    /// datagram to a port that nobody has bound is lost, and refused if the socket is connected.
+    /// datagram to a port that nobody has bound is lost, and refused if the socket is connected; so
+    /// is one to a Service without endpoints.
     pub fn try_send_to(&self, data: &[u8], to: SocketAddr) -> io::Result<usize> {
         match self.peer_addr() {
             Some(peer) if peer != to => Err(NetError::InvalidArgument.into()),
@@ -116,7 +127,7 @@ impl UdpSocket {
     /// from others is dropped when it is met.
     pub fn connect(&self, peer: Option<SocketAddr>) -> io::Result<()> {
         if let Some(peer) = peer {
-            self.check(peer)?;
+            self.source_towards(peer)?;
         }
         *self.peer.lock() = peer;
         Ok(())
@@ -124,8 +135,8 @@ impl UdpSocket {
 
     /// Returns the address the socket was bound to; once connected, the one its peer sees.
     pub fn local_addr(&self) -> SocketAddr {
-        let source = self.peer_addr().and_then(|peer| self.check(peer).ok());
-        match source.map(|destination| self.source_for(&destination)) {
+        let peer = self.peer_addr();
+        match peer.and_then(|peer| self.source_towards(peer).ok()) {
             Some(source) if self.local.ip().is_unspecified() => in_family(source, self.local),
             _ => self.local,
         }
@@ -140,59 +151,78 @@ impl UdpSocket {
         if data.len() > DATAGRAM_BYTES_MAX {
             return Err(NetError::DatagramTooLarge.into());
         }
-        let destination = self.check(to)?;
+        if to.port() == 0 {
+            return Err(NetError::InvalidArgument.into());
+        }
         let canonical = SocketAddr::new(to.ip().to_canonical(), to.port());
-        let (target, slot) = match destination {
-            Destination::OwnLoopback4 => (Arc::clone(&self.pod), Slots::LOOPBACK_4),
-            Destination::OwnLoopback6 => (Arc::clone(&self.pod), Slots::LOOPBACK_6),
-            Destination::Pod(ip) => (
-                self.pod.fabric().find(ip).ok_or(NetError::Unreachable)?,
-                Slots::POD,
-            ),
-            Destination::Node | Destination::Outside(_) => {
-                return self.send_out(data, &destination, canonical);
+        let sent = if self.pod.fabric().territory().may_be_service(to.ip()) {
+            // A peer that came in is answered the way it came, whatever its address is otherwise.
+            if let Some(result) = self.inbox.try_answer(data, canonical) {
+                return result;
+            }
+            self.send_balanced(data, canonical)
+        } else {
+            None
+        };
+        let sent = match sent {
+            Some(sent) => sent?,
+            None => {
+                let destination = self.pod.fabric().territory().judge(canonical.ip())?;
+                self.services.lock().sent_directly(canonical);
+                self.send_by(data, &destination, canonical)?
             }
         };
+        match (sent, unheard) {
+            (Sent::Nobody, Unheard::Refused) => Err(NetError::ConnectionRefused.into()),
+            (Sent::Taken, _) | (Sent::Nobody, Unheard::Lost) => Ok(data.len()),
+        }
+    }
+
+    /// Sends to an address that is no Service's, or an endpoint.
+    fn send_by(&self, data: &[u8], destination: &Destination, to: SocketAddr) -> io::Result<Sent> {
+        let fabric = self.pod.fabric();
+        let (target, slot) = match destination {
+            Destination::OwnLoopback4 => (Some(Arc::clone(&self.pod)), Slots::LOOPBACK_4),
+            Destination::OwnLoopback6 => (Some(Arc::clone(&self.pod)), Slots::LOOPBACK_6),
+            Destination::Pod(ip) => (fabric.find(*ip), Slots::POD),
+            Destination::Node => (fabric.find(fabric.territory().node), Slots::POD),
+            Destination::Outside(_) => return self.send_out(data, to),
+        };
+        let target = target.ok_or(NetError::Unreachable)?;
         // Loopback talks to loopback only, as in a kernel.
         if !self.slots.meets(slot) {
             return Err(NetError::InvalidArgument.into());
         }
         let inbox = target.udp_ports().lock().find(slot, to.port()).cloned();
-        match (inbox, unheard) {
-            (Some(inbox), _) => inbox.deliver(data, self.source_for(&destination)),
-            (None, Unheard::Refused) => return Err(NetError::ConnectionRefused.into()),
-            (None, Unheard::Lost) => {}
-        }
-        Ok(data.len())
+        let Some(inbox) = inbox else {
+            return Ok(Sent::Nobody);
+        };
+        inbox.deliver(data, self.source_for(destination));
+        Ok(Sent::Taken)
     }
 
-    /// Answers a peer of a publication through it; sends anything else by a kernel socket of its
-    /// own.
-    fn send_out(
-        &self,
-        data: &[u8],
-        destination: &Destination,
-        to: SocketAddr,
-    ) -> io::Result<usize> {
-        if let Some(result) = self.inbox.try_answer(data, to) {
-            return result;
+    /// Sends by a kernel socket of its own.
+    fn send_out(&self, data: &[u8], to: SocketAddr) -> io::Result<Sent> {
+        if self.pod.fabric().outside().is_ours(Protocol::Udp, to) {
+            return Err(NetError::AccessDenied.into());
         }
-        match destination {
-            // Nothing of the node but the peers of publications has an address inside the fabric.
-            Destination::Node => Err(NetError::Unreachable.into()),
-            _ if self.pod.fabric().outside().is_ours(Protocol::Udp, to) => {
-                Err(NetError::AccessDenied.into())
-            }
-            _ if !self.slots.meets(Slots::POD) => Err(NetError::InvalidArgument.into()),
-            _ => self.inbox.try_send_out(data, to, self.pod.kernel_count()),
+        if !self.slots.meets(Slots::POD) {
+            return Err(NetError::InvalidArgument.into());
         }
+        self.inbox.try_send_out(data, to, self.pod.kernel_count())?;
+        Ok(Sent::Taken)
     }
 
-    fn check(&self, to: SocketAddr) -> Result<Destination, NetError> {
+    /// Returns the address that `to` sees this socket at, if it may be sent to.
+    fn source_towards(&self, to: SocketAddr) -> Result<SocketAddr, NetError> {
         if to.port() == 0 {
             return Err(NetError::InvalidArgument);
         }
-        self.pod.fabric().territory().judge(to.ip())
+        if self.is_of_service(to) {
+            return Ok(SocketAddr::new(self.pod.ip().into(), self.local.port()));
+        }
+        let destination = self.pod.fabric().territory().judge(to.ip())?;
+        Ok(self.source_for(&destination))
     }
 
     fn source_for(&self, destination: &Destination) -> SocketAddr {
@@ -205,6 +235,15 @@ impl UdpSocket {
         };
         SocketAddr::new(ip, self.local.port())
     }
+}
+
+/// What became of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// It is on its way, or lost on it.
+    Taken,
+    /// Nobody has bound the port in the fabric.
+    Nobody,
 }
 
 /// What becomes of a datagram nobody has bound a port for.

@@ -10,6 +10,8 @@ mod lifecycle;
 mod names;
 #[path = "network/publishing.rs"]
 mod publishing;
+#[path = "network/service_udp.rs"]
+mod service_udp;
 #[path = "network/services.rs"]
 mod services;
 #[path = "network/tcp.rs"]

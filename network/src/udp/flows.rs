@@ -1,33 +1,46 @@
-//! Who a UDP socket talks to outside the fabric: address translation for publications, answers for
-//! what it sent. Pure.
+//! Who a UDP socket talks to outside the fabric: address translation for publications and Services,
+//! answers for what it sent. Pure.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
 
 use rand::RngExt;
 
+use super::front::UdpFlow;
 use crate::pod::ports::EPHEMERAL_PORTS;
 
-/// Peers one socket remembers; the oldest is forgotten for a new one, as in a NAT.
-pub(crate) const FLOWS_MAX: usize = 1_024;
+/// Peers that a socket has sent to and takes answers from; the oldest is forgotten for a new one, as
+/// in a NAT.
+pub(crate) const RECENT_PEERS_MAX: usize = 1_024;
+
+/// Peers that reached a socket from outside and may be answered; the oldest is forgotten for a new
+/// one. About two megabytes; a server with more clients at once answers the older ones in vain.
+pub(crate) const FLOWS_MAX: usize = 8_192;
 
 /// Draws for a free port to show a peer under before the oldest flow of that port is replaced.
 const PORT_DRAWS: usize = 16;
 
-/// A peer of a publication as the kernel knows it.
+/// A peer as it came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Flow {
-    /// The publication's number within the socket.
-    pub(super) number: u64,
-    /// The peer's real address.
-    pub(super) real: SocketAddr,
+pub(super) enum Flow {
+    /// Through a publication.
+    Published {
+        /// The publication's number within the socket.
+        number: u64,
+        /// The peer's real address.
+        real: SocketAddr,
+    },
+    /// Through a Service, with the number of its [`UdpFlow`].
+    Front(u64),
 }
 
-/// Peers of publications under the addresses the guest sees them at, each address one peer.
+/// Peers from outside under the addresses the guest sees them at, each address one peer.
 #[derive(Debug)]
 pub(super) struct Flows {
     by_shown: HashMap<SocketAddr, Flow>,
     by_flow: HashMap<Flow, SocketAddr>,
+    fronts: HashMap<u64, Weak<UdpFlow>>,
     order: VecDeque<SocketAddr>,
 }
 
@@ -37,18 +50,23 @@ impl Flows {
         Flows {
             by_shown: HashMap::new(),
             by_flow: HashMap::new(),
+            fronts: HashMap::new(),
             order: VecDeque::new(),
         }
     }
 
-    /// Returns the address to show `real` at: `wanted`, unless another peer is shown there.
-    pub(super) fn enter(
-        &mut self,
-        number: u64,
-        real: SocketAddr,
-        wanted: SocketAddr,
-    ) -> SocketAddr {
-        let flow = Flow { number, real };
+    /// Returns the address to show a peer at that came in through a Service: `wanted`, unless another
+    /// peer is shown there.
+    pub(super) fn enter_front(&mut self, flow: &Arc<UdpFlow>, wanted: SocketAddr) -> SocketAddr {
+        let shown = self.enter(Flow::Front(flow.id()), wanted);
+        self.fronts
+            .entry(flow.id())
+            .or_insert_with(|| Arc::downgrade(flow));
+        shown
+    }
+
+    /// Returns the address to show a peer at: `wanted`, unless another one is shown there.
+    pub(super) fn enter(&mut self, flow: Flow, wanted: SocketAddr) -> SocketAddr {
         if let Some(shown) = self.by_flow.get(&flow) {
             return *shown;
         }
@@ -76,6 +94,17 @@ impl Flows {
         self.by_shown.get(&address).copied()
     }
 
+    /// Returns a flow that came in through a Service; forgets it if it is over.
+    pub(super) fn front(&mut self, id: u64) -> Option<Arc<UdpFlow>> {
+        let flow = self.fronts.get(&id).and_then(Weak::upgrade);
+        if flow.is_none()
+            && let Some(shown) = self.by_flow.get(&Flow::Front(id)).copied()
+        {
+            self.forget(shown);
+        }
+        flow
+    }
+
     /// Makes room at an address that is still taken after all draws.
     fn forget(&mut self, shown: SocketAddr) {
         if self.remove(shown) {
@@ -84,12 +113,17 @@ impl Flows {
     }
 
     fn remove(&mut self, shown: SocketAddr) -> bool {
-        let flow = self.by_shown.remove(&shown);
-        flow.and_then(|flow| self.by_flow.remove(&flow)).is_some()
+        let Some(flow) = self.by_shown.remove(&shown) else {
+            return false;
+        };
+        if let Flow::Front(id) = flow {
+            self.fronts.remove(&id);
+        }
+        self.by_flow.remove(&flow).is_some()
     }
 }
 
-/// The addresses a socket has sent to, up to [`FLOWS_MAX`] of them.
+/// The addresses a socket has sent to, up to [`RECENT_PEERS_MAX`] of them.
 #[derive(Debug)]
 pub(super) struct RecentPeers {
     known: HashSet<SocketAddr>,
@@ -111,7 +145,7 @@ impl RecentPeers {
             return;
         }
         self.order.push_back(peer);
-        if self.order.len() > FLOWS_MAX
+        if self.order.len() > RECENT_PEERS_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.known.remove(&oldest);
@@ -134,32 +168,52 @@ mod tests {
         SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 9000))
     }
 
+    fn published(number: u64, real: SocketAddr) -> Flow {
+        Flow::Published { number, real }
+    }
+
+    #[test]
+    fn a_flow_that_its_owner_dropped_is_nobodys_address() {
+        let mut flows = Flows::new();
+        let (first, second) = (
+            UdpFlow::new(address(1), |_| {}),
+            UdpFlow::new(address(1), |_| {}),
+        );
+        let shown = flows.enter_front(&first, address(1));
+        let other = flows.enter_front(&second, address(1));
+        assert_eq!(shown, address(1));
+        assert_ne!(other, shown, "two front addresses, one client");
+        let Some(Flow::Front(id)) = flows.find(shown) else {
+            panic!("it is known")
+        };
+        assert!(flows.front(id).is_some());
+        drop(first);
+        assert!(flows.front(id).is_none());
+        assert!(flows.find(shown).is_none() && flows.fronts.len() == 1);
+    }
+
     #[test]
     fn a_peer_keeps_its_address_and_two_peers_never_share_one() {
         let mut flows = Flows::new();
         let shown = "10.244.0.1:4000".parse().expect("an address");
         let (first, second) = (address(1), address(2));
-        assert_eq!(flows.enter(1, first, shown), shown);
-        let other = flows.enter(1, second, shown);
+        assert_eq!(flows.enter(published(1, first), shown), shown);
+        let other = flows.enter(published(1, second), shown);
         assert_eq!(other.ip(), shown.ip());
         assert_ne!(other, shown);
-        assert_eq!(flows.enter(1, first, shown), shown);
-        assert_eq!(
-            flows.find(other),
-            Some(Flow {
-                number: 1,
-                real: second
-            })
-        );
+        assert_eq!(flows.enter(published(1, first), shown), shown);
+        assert_eq!(flows.find(other), Some(published(1, second)));
     }
 
     #[test]
     fn the_oldest_peer_is_forgotten_for_one_too_many() {
         let mut peers = RecentPeers::new();
         let mut flows = Flows::new();
-        for number in 0..=FLOWS_MAX as u32 {
+        for number in 0..=RECENT_PEERS_MAX as u32 {
             peers.insert(address(number));
-            flows.enter(1, address(number), address(number));
+        }
+        for number in 0..=FLOWS_MAX as u32 {
+            flows.enter(published(1, address(number)), address(number));
         }
         assert!(!peers.contains(&address(0)) && peers.contains(&address(1)));
         assert!(flows.find(address(0)).is_none() && flows.find(address(1)).is_some());
@@ -174,8 +228,8 @@ mod tests {
         ) {
             let mut flows = Flows::new();
             for (number, real, wanted) in entries {
-                let flow = Flow { number, real: address(real) };
-                let shown = flows.enter(number, flow.real, address(1000 + wanted));
+                let flow = published(number, address(real));
+                let shown = flows.enter(flow, address(1000 + wanted));
                 prop_assert_eq!(flows.find(shown), Some(flow));
                 prop_assert_eq!(flows.by_shown.len(), flows.by_flow.len());
                 prop_assert_eq!(flows.by_shown.len(), flows.order.len());

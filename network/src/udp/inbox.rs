@@ -1,8 +1,9 @@
 //! Where a UDP socket's datagrams arrive: a bounded queue for those of pods, and the kernel sockets
 //! it polls.
 //!
-//! The queue and the kernel sockets have a lock each, so that a pod that sends never waits for a
-//! system call of the receiver. The inbox is what the port table knows of a socket; detaching the
+//! The queue, the peers from outside and the kernel sockets have a lock each, so that who sends never
+//! waits for a system call of the receiver; of two held at once, the kernel sockets' is taken first.
+//! The inbox is what the port table knows of a socket; detaching the
 //! pod closes it.
 
 use std::collections::VecDeque;
@@ -13,6 +14,8 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
+use super::flows::{Flow, Flows};
+use super::front::UdpFlow;
 use super::outward::Outward;
 use crate::budget::Budget;
 use crate::error::NetError;
@@ -29,7 +32,16 @@ pub(crate) const DATAGRAM_OVERHEAD_BYTES: usize = 256;
 pub(crate) struct Inbox {
     queue: Mutex<Queue>,
     outward: Mutex<Outward>,
+    peers: Mutex<Flows>,
     budget: Arc<Budget>,
+}
+
+/// How addresses outside of the socket's own pod look to it.
+pub(super) struct View<'a> {
+    /// A peer of a publication.
+    pub(super) shown: &'a dyn Fn(SocketAddr) -> SocketAddr,
+    /// Whoever sent a datagram of this length: an endpoint shows the address of its Service.
+    pub(super) named: &'a dyn Fn(SocketAddr, usize) -> SocketAddr,
 }
 
 struct Queue {
@@ -68,6 +80,7 @@ impl Inbox {
         Arc::new(Inbox {
             queue: Mutex::new(queue),
             outward: Mutex::new(Outward::new()),
+            peers: Mutex::new(Flows::new()),
             budget,
         })
     }
@@ -92,23 +105,31 @@ impl Inbox {
         }
     }
 
+    /// Puts a datagram in that came in through a Service, from the address that is shown for it.
+    pub(super) fn deliver_of(&self, flow: &Arc<UdpFlow>, data: &[u8], wanted: SocketAddr) {
+        let from = self.peers.lock().enter_front(flow, wanted);
+        self.deliver(data, from);
+    }
+
     /// Takes one datagram; with `only`, of that peer, dropping what others sent.
     pub(super) fn try_recv(
         &self,
         buf: &mut [u8],
         only: Option<SocketAddr>,
-        shown: &dyn Fn(SocketAddr) -> SocketAddr,
+        view: &View<'_>,
     ) -> io::Result<(usize, SocketAddr)> {
         let only = only.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
         let wanted = |from: SocketAddr| only.is_none_or(|peer| peer == from);
         while let Some(datagram) = self.pop()? {
-            if wanted(datagram.from) {
+            let from = (view.named)(datagram.from, datagram.data.len());
+            if wanted(from) {
                 let length = datagram.data.len().min(buf.len());
                 buf[..length].copy_from_slice(&datagram.data[..length]);
-                return Ok((length, datagram.from));
+                return Ok((length, from));
             }
         }
-        self.outward.lock().try_recv(buf, &wanted, shown)
+        let mut outward = self.outward.lock();
+        outward.try_recv(buf, &self.peers, &wanted, view)
     }
 
     fn pop(&self) -> io::Result<Option<Datagram>> {
@@ -142,9 +163,22 @@ impl Inbox {
         self.outward.lock().poll_send_ready(cx)
     }
 
-    /// Sends to a peer that reached the socket through a publication; nothing if `to` is none.
+    /// Sends to a peer that reached the socket through a publication or a Service; nothing if `to` is
+    /// none.
     pub(super) fn try_answer(&self, data: &[u8], to: SocketAddr) -> Option<io::Result<usize>> {
-        self.outward.lock().try_answer(data, to)
+        let mut peers = self.peers.lock();
+        match peers.find(to)? {
+            Flow::Published { number, real } => {
+                drop(peers);
+                self.outward.lock().try_answer(data, number, real)
+            }
+            Flow::Front(id) => {
+                let flow = peers.front(id)?;
+                drop(peers);
+                flow.answer(data);
+                Some(Ok(data.len()))
+            }
+        }
     }
 
     /// Sends out by a kernel socket of this socket's own. A reader is woken when that was just

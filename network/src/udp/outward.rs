@@ -6,7 +6,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::flows::{Flows, RecentPeers};
+use parking_lot::Mutex;
+
+use super::flows::{Flow, Flows, RecentPeers};
+use super::inbox::View;
 use crate::error::NetError;
 use crate::publish::Publication;
 use crate::stream::kernel::{KernelCount, Place};
@@ -22,7 +25,6 @@ const STALE_DATAGRAMS_MAX: usize = 4_096;
 pub(super) struct Outward {
     published: Vec<PublishedSocket>,
     own: Vec<OwnSocket>,
-    flows: Flows,
     next_number: u64,
 }
 
@@ -60,23 +62,27 @@ impl Outward {
         Outward {
             published: Vec::new(),
             own: Vec::new(),
-            flows: Flows::new(),
             next_number: 0,
         }
     }
 
-    /// Takes one wanted datagram from any of the sockets.
+    /// Takes one wanted datagram from any of the sockets. Peers of publications are entered among
+    /// `peers`.
     pub(super) fn try_recv(
         &mut self,
         buf: &mut [u8],
+        peers: &Mutex<Flows>,
         wanted: &dyn Fn(SocketAddr) -> bool,
-        shown: &dyn Fn(SocketAddr) -> SocketAddr,
+        view: &View<'_>,
     ) -> io::Result<(usize, SocketAddr)> {
         for own in &self.own {
             for _ in 0..UNWANTED_PER_CALL_MAX {
                 match own.socket.try_recv_from(buf) {
-                    Ok((length, from)) if own.peers.contains(&from) && wanted(from) => {
-                        return Ok((length, from));
+                    Ok((length, from)) if own.peers.contains(&from) => {
+                        let from = (view.named)(from, length);
+                        if wanted(from) {
+                            return Ok((length, from));
+                        }
                     }
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -91,7 +97,8 @@ impl Outward {
             for _ in 0..UNWANTED_PER_CALL_MAX {
                 match socket.try_recv_from(buf) {
                     Ok((length, real)) => {
-                        let from = self.flows.enter(number, real, shown(real));
+                        let flow = Flow::Published { number, real };
+                        let from = peers.lock().enter(flow, (view.shown)(real));
                         if wanted(from) {
                             return Ok((length, from));
                         }
@@ -136,18 +143,22 @@ impl Outward {
         ready
     }
 
-    /// Sends to a peer of a publication, from the published address; nothing if `to` is none.
-    pub(super) fn try_answer(&mut self, data: &[u8], to: SocketAddr) -> Option<io::Result<usize>> {
-        let flow = self.flows.find(to)?;
+    /// Sends to a peer of a publication, from the published address; nothing if that is gone.
+    pub(super) fn try_answer(
+        &mut self,
+        data: &[u8],
+        number: u64,
+        real: SocketAddr,
+    ) -> Option<io::Result<usize>> {
         let published = self
             .published
             .iter_mut()
-            .find(|entry| entry.number == flow.number)?;
+            .find(|entry| entry.number == number)?;
         Some(published.socket.live().and_then(|socket| {
-            match socket.try_send_to(data, flow.real) {
+            match socket.try_send_to(data, real) {
                 // The kernel's queue is full or not yet reported empty: sent or lost, as UDP may.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    send_past_readiness(socket, data, flow.real)
+                    send_past_readiness(socket, data, real)
                 }
                 result => result,
             }

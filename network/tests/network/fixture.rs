@@ -1,14 +1,21 @@
 //! What the scenarios share: a fabric with pods, and connections with both ends in hand.
 
+use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use coracle_network::{
     Fabric, FabricConfig, HostAddress, Listener, PodIdentity, PodNetwork, Protocol, PublishPlan,
-    PublishPort, Stream,
+    PublishPort, Stream, UdpSocket,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[path = "fixture/services.rs"]
+mod services;
+
+pub(crate) use services::*;
 
 /// A fabric that publishes nothing by itself, for tests that stay in memory.
 pub(crate) fn fabric() -> Fabric {
@@ -95,5 +102,21 @@ pub(crate) fn on_host_port(protocol: Protocol, port: u16, host: SocketAddr) -> P
             ip,
             port: host.port(),
         },
+    }
+}
+
+/// Receives one datagram.
+pub(crate) async fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut buf = vec![0; 65_536];
+    loop {
+        match socket.try_recv_from(&mut buf) {
+            Ok((length, from)) => return (buf[..length].to_vec(), from),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                poll_fn(|cx| socket.poll_recv_ready(cx))
+                    .await
+                    .expect("attached");
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 }

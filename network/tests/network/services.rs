@@ -1,75 +1,17 @@
-//! Connections and datagrams of pods to Services.
+//! Connections of pods to Services.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use coracle_network::{
     Endpoint, Fabric, FrontAddress, FrontKind, Fronts, NetError, PodNetwork, Protocol, Routes,
-    ServicePort, ServicePortName, TrafficPolicy,
+    TrafficPolicy,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::fixture::*;
-
-const VIP: &str = "10.96.0.10:80";
-
-fn port(name: &str, protocol: Protocol) -> Arc<ServicePort> {
-    let name = ServicePortName {
-        namespace: "default".to_owned(),
-        service: name.to_owned(),
-        port: String::new(),
-        protocol,
-    };
-    Arc::new(ServicePort::new(name, None))
-}
-
-fn front(service: &Arc<ServicePort>, kind: FrontKind) -> coracle_network::Front {
-    coracle_network::Front {
-        service: Arc::clone(service),
-        kind,
-        source_ranges: None,
-    }
-}
-
-fn front_at(to: SocketAddr, protocol: Protocol) -> FrontAddress {
-    FrontAddress {
-        ip: Some(to.ip()),
-        port: to.port(),
-        protocol,
-    }
-}
-
-fn routes(endpoints: impl IntoIterator<Item = SocketAddr>) -> Routes {
-    let all: Arc<[Arc<Endpoint>]> = endpoints.into_iter().map(Endpoint::new).collect();
-    Routes {
-        cluster: Arc::clone(&all),
-        local: all,
-        ..Routes::default()
-    }
-}
-
-fn service_range() -> Vec<ipnet::IpNet> {
-    vec!["10.96.0.0/16".parse().expect("a range")]
-}
-
-/// One Service at [`VIP`] with these endpoints.
-fn serve(fabric: &Fabric, endpoints: impl IntoIterator<Item = SocketAddr>) -> Arc<ServicePort> {
-    let service = port("web", Protocol::Tcp);
-    service.set_routes(routes(endpoints));
-    let mut fronts = Fronts::new(service_range(), []);
-    fronts.insert(
-        front_at(address(VIP), Protocol::Tcp),
-        front(&service, FrontKind::ClusterIp),
-    );
-    fabric.services().set_fronts(fronts);
-    service
-}
-
-fn loaded(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
-}
 
 async fn refused(pod: &PodNetwork, to: SocketAddr) -> bool {
     let result = pod.connect(None, to).await;
@@ -111,7 +53,7 @@ async fn each_side_of_a_connection_to_a_service_sees_its_own_truth() {
     let fabric = fabric();
     let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
     let listener = listen(&b, "0.0.0.0:8080");
-    serve(&fabric, [at(b.ip(), 8080)]);
+    serve(&fabric, Protocol::Tcp, [at(b.ip(), 8080)]);
     let (mut client, mut server) = pair(&a, &listener, address(VIP)).await;
     assert_eq!(client.peer_addr(), address(VIP));
     assert_eq!(client.local_addr().ip(), IpAddr::from(a.ip()));
@@ -129,7 +71,7 @@ async fn a_pod_reaches_itself_through_its_service() {
     let fabric = fabric();
     let a = pod(&fabric, "a");
     let listener = listen(&a, "0.0.0.0:8080");
-    serve(&fabric, [at(a.ip(), 8080)]);
+    serve(&fabric, Protocol::Tcp, [at(a.ip(), 8080)]);
     let (mut client, mut server) = pair(&a, &listener, address(VIP)).await;
     say(&mut client, &mut server, "to myself").await;
     say(&mut server, &mut client, "and back").await;
@@ -139,7 +81,7 @@ async fn a_pod_reaches_itself_through_its_service() {
 async fn an_address_of_a_service_is_refused_at_once_where_nothing_serves() {
     let fabric = fabric();
     let a = pod(&fabric, "a");
-    serve(&fabric, []);
+    serve(&fabric, Protocol::Tcp, []);
     for to in [VIP, "10.96.0.10:81", "10.96.7.7:80"] {
         assert!(refused(&a, address(to)).await, "{to}");
     }
@@ -158,7 +100,11 @@ async fn an_endpoint_that_refuses_or_is_gone_is_passed_over() {
         address("127.0.0.1:1"),
     ];
     drop(gone);
-    let service = serve(&fabric, bad.into_iter().chain([at(b.ip(), 8080)]));
+    let service = serve(
+        &fabric,
+        Protocol::Tcp,
+        bad.into_iter().chain([at(b.ip(), 8080)]),
+    );
     for _ in 0..64 {
         pair(&a, &listener, address(VIP)).await;
     }
@@ -183,7 +129,11 @@ async fn an_endpoint_that_refuses_or_is_gone_is_passed_over() {
 async fn no_more_than_sixteen_endpoints_are_tried() {
     let fabric = fabric();
     let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
-    let service = serve(&fabric, (1..=100).map(|port| at(b.ip(), port)));
+    let service = serve(
+        &fabric,
+        Protocol::Tcp,
+        (1..=100).map(|port| at(b.ip(), port)),
+    );
     assert!(refused(&a, address(VIP)).await);
     let routes = service.routes();
     let errors = routes.cluster.iter().map(|one| &one.counters().errors);
@@ -195,7 +145,7 @@ async fn a_dropped_connection_hears_nothing_and_can_be_given_up() {
     let fabric = fabric();
     let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
     let _listener = listen(&b, "0.0.0.0:8080");
-    let service = serve(&fabric, []);
+    let service = serve(&fabric, Protocol::Tcp, []);
     service.set_routes(Routes {
         internal: TrafficPolicy::Local,
         local: Arc::default(),
@@ -219,7 +169,7 @@ async fn a_remote_endpoint_is_reached_through_the_host_and_counted() {
     };
     let listener = TcpListener::bind((host, 0)).await.expect("free");
     let endpoint = listener.local_addr().expect("bound");
-    let service = serve(&fabric, [endpoint]);
+    let service = serve(&fabric, Protocol::Tcp, [endpoint]);
     let mut client = a.connect(None, address(VIP)).await.expect("it listens");
     let (mut server, _) = listener.accept().await.expect("a connection waits");
     assert!(client.is_kernel());
@@ -242,20 +192,12 @@ async fn a_remote_endpoint_is_reached_through_the_host_and_counted() {
     a.connect(None, address(VIP)).await.expect("open again");
 }
 
-/// Returns the address packets of this machine leave from, nothing without a route.
-fn host_address() -> Option<IpAddr> {
-    let probe = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
-    probe.connect("192.0.2.1:9").ok()?;
-    let ip = probe.local_addr().ok()?.ip();
-    (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
-}
-
 #[tokio::test]
 async fn bytes_and_connections_of_an_endpoint_in_memory_are_counted() {
     let fabric = fabric();
     let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
     let listener = listen(&b, "0.0.0.0:8080");
-    let service = serve(&fabric, [at(b.ip(), 8080)]);
+    let service = serve(&fabric, Protocol::Tcp, [at(b.ip(), 8080)]);
     let (mut client, mut server) = pair(&a, &listener, address(VIP)).await;
     say(&mut client, &mut server, "question").await;
     say(&mut server, &mut client, "ok").await;
@@ -310,7 +252,7 @@ async fn a_bound_port_is_the_source_of_a_connection_to_a_service() {
     let fabric = fabric();
     let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
     let listener = listen(&b, "0.0.0.0:8080");
-    serve(&fabric, [at(b.ip(), 1), at(b.ip(), 8080)]);
+    serve(&fabric, Protocol::Tcp, [at(b.ip(), 1), at(b.ip(), 8080)]);
     for _ in 0..8 {
         let held = a.reserve_tcp(address("0.0.0.0:40000")).expect("free");
         let client = a.connect(Some(held), address(VIP)).await.expect("listens");
@@ -329,7 +271,7 @@ async fn a_bound_port_is_the_source_of_a_connection_to_a_service() {
 async fn a_rolling_change_of_endpoints_loses_no_connection() {
     const GENERATIONS: usize = 200;
     let fabric = fabric();
-    let service = serve(&fabric, []);
+    let service = serve(&fabric, Protocol::Tcp, []);
     let mut serving = std::collections::VecDeque::new();
     for _ in 0..3 {
         serving.push_back(replica(&fabric));
@@ -406,7 +348,7 @@ async fn a_connection_that_a_dying_listener_did_not_accept_goes_to_another_endpo
     let fabric = fabric();
     let (a, b, c) = (pod(&fabric, "a"), pod(&fabric, "b"), pod(&fabric, "c"));
     let dying = listen(&b, "0.0.0.0:8080");
-    let service = serve(&fabric, [at(b.ip(), 8080)]);
+    let service = serve(&fabric, Protocol::Tcp, [at(b.ip(), 8080)]);
     let mut client = a.connect(None, address(VIP)).await.expect("it listens");
     client.write_all(b"question").await.expect("room");
     let listener = listen(&c, "[::]:8080");

@@ -1,27 +1,10 @@
 //! Datagrams between pods, from and to the host.
 
-use std::future::poll_fn;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 
-use coracle_network::{NetError, Protocol, UdpSocket};
+use coracle_network::{NetError, Protocol};
 
 use crate::fixture::*;
-
-async fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
-    let mut buf = vec![0; 65_536];
-    loop {
-        match socket.try_recv_from(&mut buf) {
-            Ok((length, from)) => return (buf[..length].to_vec(), from),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                poll_fn(|cx| socket.poll_recv_ready(cx))
-                    .await
-                    .expect("attached");
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
 
 #[tokio::test]
 async fn pods_exchange_datagrams_by_address() {

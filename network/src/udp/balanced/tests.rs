@@ -1,0 +1,123 @@
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::publish::Protocol;
+use crate::services::ServicePortName;
+
+fn service(endpoints: &[&Arc<Endpoint>]) -> Arc<ServicePort> {
+    let name = ServicePortName {
+        namespace: String::new(),
+        service: String::new(),
+        port: String::new(),
+        protocol: Protocol::Udp,
+    };
+    let service = Arc::new(ServicePort::new(name, None));
+    route(&service, endpoints);
+    service
+}
+
+fn route(service: &ServicePort, endpoints: &[&Arc<Endpoint>]) {
+    service.set_routes(Routes {
+        cluster: endpoints.iter().map(|one| Arc::clone(one)).collect(),
+        ..Routes::default()
+    });
+}
+
+fn address(number: u32) -> SocketAddr {
+    SocketAddr::from(([10, 96, (number >> 8) as u8, number as u8], 53))
+}
+
+fn endpoint(number: u8) -> Arc<Endpoint> {
+    Endpoint::new(SocketAddr::from(([10, 244, 0, number], 5353)))
+}
+
+fn seconds(from: Instant, seconds: u64) -> Instant {
+    from + Duration::from_secs(seconds)
+}
+
+#[test]
+fn a_flow_lasts_thirty_seconds_and_a_hundred_and_twenty_once_it_was_answered() {
+    let one = endpoint(1);
+    let (service, to, start) = (service(&[&one]), address(1), Instant::now());
+    let mut flows = ServiceFlows::default();
+    flows.begin(to, &service, &one, 8, start);
+    assert!(flows.follow(to, &service, 8, seconds(start, 29)).is_some());
+    assert!(flows.follow(to, &service, 8, seconds(start, 59)).is_none());
+
+    flows.begin(to, &service, &one, 8, start);
+    assert_eq!(flows.shown(one.address(), 4, seconds(start, 29)), to);
+    assert!(flows.follow(to, &service, 8, seconds(start, 148)).is_some());
+    // An answer keeps a flow alive as a question does.
+    assert_eq!(flows.shown(one.address(), 4, seconds(start, 267)), to);
+    let late = seconds(start, 387);
+    assert_eq!(flows.shown(one.address(), 4, late), one.address());
+    assert!(flows.follow(to, &service, 8, late).is_none());
+    // Every flow has told its bytes: two datagrams, then two and two answers.
+    let bytes = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    assert_eq!(bytes(&one.counters().received_bytes), 32);
+    assert_eq!(bytes(&one.counters().sent_bytes), 8);
+}
+
+#[test]
+fn a_flow_ends_when_its_endpoint_leaves_the_routes_and_not_with_any_other_change() {
+    let (one, two) = (endpoint(1), endpoint(2));
+    let (service, to, now) = (service(&[&one]), address(1), Instant::now());
+    let mut flows = ServiceFlows::default();
+    flows.begin(to, &service, &one, 8, now);
+    route(&service, &[&two, &one]);
+    assert!(flows.follow(to, &service, 8, now).is_some());
+    route(&service, &[&two]);
+    assert!(flows.follow(to, &service, 8, now).is_none());
+    assert_eq!(flows.shown(one.address(), 4, now), one.address());
+}
+
+#[test]
+fn a_flow_ends_when_another_service_gets_its_address() {
+    let one = endpoint(1);
+    let (old, new, to) = (service(&[&one]), service(&[&one]), address(1));
+    let mut flows = ServiceFlows::default();
+    flows.begin(to, &old, &one, 8, Instant::now());
+    assert!(flows.follow(to, &new, 8, Instant::now()).is_none());
+}
+
+/// A datagram does not tell which of two Services it answers for.
+#[test]
+fn answers_are_from_what_was_sent_to_last() {
+    let one = endpoint(1);
+    let (service, now) = (service(&[&one]), Instant::now());
+    let mut flows = ServiceFlows::default();
+    flows.begin(address(1), &service, &one, 8, now);
+    assert!(!flows.is_taken(one.address(), address(1)));
+    assert!(flows.is_taken(one.address(), address(2)));
+    flows.begin(address(2), &service, &one, 8, now);
+    assert_eq!(flows.shown(one.address(), 4, now), address(2));
+    flows.follow(address(1), &service, 8, now);
+    assert_eq!(flows.shown(one.address(), 4, now), address(1));
+    flows.sent_directly(one.address());
+    assert_eq!(flows.shown(one.address(), 4, now), one.address());
+    // The other's end leaves this one's answers alone.
+    flows.follow(address(1), &service, 8, now);
+    flows.forget(address(2));
+    assert_eq!(flows.shown(one.address(), 4, now), address(1));
+}
+
+#[test]
+fn one_flow_too_many_takes_the_place_of_the_one_used_least_recently() {
+    let one = endpoint(1);
+    let (service, start) = (service(&[&one]), Instant::now());
+    let mut flows = ServiceFlows::default();
+    let at = |number: u32| start + Duration::from_millis(number.into());
+    for number in 0..=SERVICE_FLOWS_MAX as u32 {
+        flows.begin(address(number), &service, &one, 8, at(number));
+    }
+    assert_eq!(flows.by_service.len(), SERVICE_FLOWS_MAX);
+    let now = at(2_000);
+    assert!(flows.follow(address(0), &service, 8, now).is_none());
+    assert!(flows.follow(address(1), &service, 8, now).is_some());
+    // Those that are over go first, all of them.
+    let late = at(31_500);
+    flows.begin(address(3_000), &service, &one, 8, late);
+    flows.begin(address(3_001), &service, &one, 8, late);
+    assert!(flows.by_service.len() <= 3);
+    assert!(flows.follow(address(1), &service, 8, late).is_some());
+}
