@@ -2,6 +2,10 @@
 
 use super::*;
 use crate::sockets::tests::pods;
+use coracle_network::{
+    Endpoint, Fabric, Front, FrontAddress, FrontKind, Fronts, Protocol, Routes, ServicePort,
+    ServicePortName, ServiceRecords,
+};
 use http_body_util::Empty;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -117,16 +121,55 @@ fn https(versions: Versions, clients: Clients, alpn: &[&str]) -> Server {
     Server::Https(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// Puts the Service `web` before the second pod. Of its endpoints one is gone and one does not listen.
+fn serve(fabric: &Fabric, asking: &PodNetwork, answering: &PodNetwork, port: u16) {
+    let name = ServicePortName {
+        namespace: "default".into(),
+        service: "web".into(),
+        port: String::new(),
+        protocol: Protocol::Tcp,
+    };
+    let service = Arc::new(ServicePort::new(name, None));
+    let endpoints = ["10.244.200.200".parse().expect("address")]
+        .into_iter()
+        .chain([asking.ip(), answering.ip()]);
+    let endpoints = endpoints.map(|ip| Endpoint::new(SocketAddr::from((ip, port))));
+    service.set_routes(Routes {
+        cluster: endpoints.collect(),
+        ..Routes::default()
+    });
+    let ip = IpAddr::from([10, 96, 0, 10]);
+    let address = FrontAddress {
+        ip: Some(ip),
+        port,
+        protocol: Protocol::Tcp,
+    };
+    let front = Front {
+        service,
+        kind: FrontKind::ClusterIp,
+        source_ranges: None,
+    };
+    let mut fronts = Fronts::new(Vec::new(), []);
+    fronts.insert(address, front);
+    fabric.services().set_fronts(fronts);
+    let records = ServiceRecords::Cluster {
+        ips: vec![ip],
+        ports: Vec::new(),
+    };
+    fabric.zone().set("default", "web", records);
+}
+
 /// Sends one request from the first pod to the second, `server`, at the usual port of the scheme.
-/// In `uri`, `POD` is that pod's address and `NAME` its name.
+/// In `uri`, `POD` is that pod's address and `NAME` its name; `web` is a Service before it.
 async fn ask(
     uri: &str,
     server: &Server,
     options: RequestOptions,
     tls: fn() -> TlsConnector,
 ) -> Result<String, Error> {
-    let (_fabric, asking, answering) = pods();
+    let (fabric, asking, answering) = pods();
     let port = if uri.starts_with("https:") { 443 } else { 80 };
+    serve(&fabric, &asking, &answering, port);
     let port = answering
         .reserve_tcp(SocketAddr::from(([0, 0, 0, 0], port)))
         .expect("port");
@@ -174,6 +217,24 @@ async fn a_pod_is_asked_by_its_address() {
     let (server, options) = (Server::Http(HELLO), RequestOptions::default());
     let body = ask("http://POD/path?query", &server, options, trusting_test).await;
     assert_eq!(body.expect("answer"), "hello");
+}
+
+/// Each request has a connection of its own, so none is bound to an endpoint that died.
+#[tokio::test]
+async fn a_service_is_asked_by_its_name_past_endpoints_that_are_gone() {
+    for host in [
+        "web",
+        "web.default",
+        "web.default.svc.cluster.local",
+        "10.96.0.10",
+    ] {
+        for _ in 0..4 {
+            let (server, options) = (Server::Http(HELLO), RequestOptions::default());
+            let uri = format!("http://{host}/path?query");
+            let body = ask(&uri, &server, options, trusting_test).await;
+            assert_eq!(body.expect("answer"), "hello", "{host}");
+        }
+    }
 }
 
 #[tokio::test]
