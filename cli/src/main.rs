@@ -115,11 +115,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// Sends the log to stderr; `CORACLE_LOG` overrides what `-v` asks for.
 fn start_logging(verbose: u8) {
+    // The client's warnings hold whole answers; what follows from them is told by those who asked.
     let default = match verbose {
         0 => "error",
-        1 => "warn,coracle=info,coracle_kubelet_shim=info,coracle_runtime=info",
+        1 => "warn,kube_client=error,coracle=info,coracle_kubelet_shim=info,coracle_runtime=info",
         _ => {
-            "info,coracle=debug,coracle_kubelet_shim=debug,coracle_runtime=debug,coracle_network=debug,\
+            "info,kube_client=error,coracle=debug,coracle_kubelet_shim=debug,coracle_runtime=debug,coracle_network=debug,\
               coracle_registry=debug,coracle_control_plane=debug"
         }
     };

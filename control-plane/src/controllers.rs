@@ -11,8 +11,8 @@ mod namespaces;
 mod pods;
 mod queue;
 mod quotas;
+mod requests;
 mod thin;
-mod watches;
 
 use std::{future::Future, time::Duration};
 

@@ -44,6 +44,7 @@ mod quantity;
 mod schema;
 mod validate;
 
+mod changes;
 mod discovery;
 mod kubelets;
 mod openapi;

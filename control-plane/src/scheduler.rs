@@ -21,17 +21,13 @@ mod view;
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{
-    FutureExt, Stream, StreamExt,
-    future::BoxFuture,
-    stream::{BoxStream, FuturesUnordered},
-};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::{
-    Api, Client, ResourceExt,
+    Client, ResourceExt,
     api::ApiResource,
-    runtime::watcher::{self, Event, watcher},
+    runtime::watcher::{self, Event},
 };
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +39,8 @@ use fit::{Candidate, Unfit};
 use preempt::{Hopeless, Plan, Victim};
 use queue::{Queue, Waiting};
 use view::{NamespaceView, NodeView, PodView};
+
+use crate::changes::changes;
 
 /// The scheduler name of pods that are ours to place.
 const SCHEDULER_NAME: &str = "default-scheduler";
@@ -57,9 +55,6 @@ const TRIES_MAX: usize = 64;
 /// How long a pod that fits nowhere waits for a change before it is tried without one, in case a
 /// change was missed; the stock scheduler's number.
 const PARKED_MAX: Duration = Duration::from_secs(5 * 60);
-
-/// The pause after a watch failed, so that a broken API is not asked in a tight loop.
-const WATCH_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// What came of writing a decision down.
 struct Done {
@@ -108,12 +103,13 @@ impl Scheduler {
     }
 
     async fn run(&mut self) {
+        let all = watcher::Config::default;
         let resource = ApiResource::erase::<Pod>(&());
-        let mut pods = events::<PodView>(Api::all_with(self.client.clone(), &resource));
+        let mut pods = changes::<PodView>(self.client.clone(), &resource, all());
         let resource = ApiResource::erase::<Node>(&());
-        let mut nodes = events::<NodeView>(Api::all_with(self.client.clone(), &resource));
+        let mut nodes = changes::<NodeView>(self.client.clone(), &resource, all());
         let resource = ApiResource::erase::<Namespace>(&());
-        let mut namespaces = events::<NamespaceView>(Api::all_with(self.client.clone(), &resource));
+        let mut namespaces = changes::<NamespaceView>(self.client.clone(), &resource, all());
         let mut look_again = Instant::now() + PARKED_MAX;
         loop {
             let has_more = self.try_some();
@@ -449,31 +445,4 @@ fn target(key: &PodKey, waiting: &Waiting) -> Target {
         uid: Arc::clone(&waiting.uid),
         generation: waiting.generation,
     }
-}
-
-/// Watches all objects of a kind; failures are logged and the watch goes on.
-fn events<K>(api: Api<K>) -> BoxStream<'static, Event<K>>
-where
-    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
-{
-    let config = watcher::Config::default().any_semantic();
-    good(watcher(api, config)).boxed()
-}
-
-fn good<K>(
-    stream: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send,
-) -> impl Stream<Item = Event<K>> + Send
-where
-    K: Send + 'static,
-{
-    stream.filter_map(|event| async {
-        match event {
-            Ok(event) => Some(event),
-            Err(error) => {
-                tracing::warn!(%error, "watch failed, it goes on");
-                tokio::time::sleep(WATCH_RETRY_DELAY).await;
-                None
-            }
-        }
-    })
 }

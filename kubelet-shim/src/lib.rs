@@ -27,6 +27,7 @@ mod logs;
 mod node;
 mod objects;
 mod probes;
+mod readable;
 mod server;
 mod spec;
 mod status;

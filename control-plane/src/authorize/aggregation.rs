@@ -1,16 +1,18 @@
 //! Roles that are put together from other roles, by their labels.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::{
     Api,
-    api::{ListParams, Patch, PatchParams},
-    runtime::{WatchStreamExt, watcher},
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams},
+    runtime::watcher,
 };
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
+
+use crate::changes::changes;
 
 /// The name under which gathered rules are owned: the stock controller's.
 const MANAGER: &str = "clusterrole-aggregation-controller";
@@ -20,9 +22,11 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Keeps aggregated roles up to date until it is stopped.
 pub(crate) async fn gather_roles(client: kube::Client, stop: CancellationToken) {
-    let roles: Api<ClusterRole> = Api::all(client);
-    let events = watcher(roles.clone(), watcher::Config::default()).default_backoff();
-    let mut events = pin!(events);
+    // As they come: a role with something unknown in it can still be gathered.
+    let kind = ApiResource::erase::<ClusterRole>(&());
+    let all = watcher::Config::default();
+    let mut events = changes::<DynamicObject>(client.clone(), &kind, all);
+    let roles: Api<DynamicObject> = Api::all_with(client, &kind);
     let mut retry = None;
     loop {
         let again = async {
@@ -33,14 +37,7 @@ pub(crate) async fn gather_roles(client: kube::Client, stop: CancellationToken) 
         };
         tokio::select! {
             // Cancel-safe: an event only says that something has changed.
-            event = events.next() => match event {
-                Some(Ok(_)) => (),
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "the watch of cluster roles begins again");
-                    continue;
-                }
-                None => return,
-            },
+            event = events.next() => if event.is_none() { return },
             () = again => (),
             () = stop.cancelled() => return,
         }
@@ -53,9 +50,9 @@ pub(crate) async fn gather_roles(client: kube::Client, stop: CancellationToken) 
     }
 }
 
-async fn gather(roles: &Api<ClusterRole>) -> kube::Result<()> {
+async fn gather(roles: &Api<DynamicObject>) -> kube::Result<()> {
     let list = roles.list(&ListParams::default()).await?;
-    let to_json = |role: &ClusterRole| {
+    let to_json = |role: &DynamicObject| {
         serde_json::to_value(role).expect("a role that was read can be written")
     };
     let all: Vec<Value> = list.items.iter().map(to_json).collect();

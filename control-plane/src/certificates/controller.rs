@@ -1,6 +1,6 @@
 //! Signs what is approved.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures::StreamExt;
@@ -9,13 +9,13 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
-    runtime::{WatchStreamExt, watcher},
+    runtime::watcher::{self, Event},
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{CertificateRequest, LIFETIME_SECONDS_MIN, approve, has_condition, signer::Signer};
-use crate::identity::Identity;
+use crate::{changes::changes, identity::Identity};
 
 /// How long a certificate is good for, at most.
 const LIFETIME_SECONDS_MAX: i64 = 365 * 24 * 60 * 60;
@@ -40,17 +40,13 @@ pub(crate) async fn run(client: Client, identity: Arc<Identity>, stop: Cancellat
 
 /// Deals with every request until one cannot be dealt with.
 async fn follow(client: &Client, identity: &Identity) {
-    let requests: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let events = watcher(requests, watcher::Config::default()).default_backoff();
-    let mut touched = pin!(events.applied_objects());
-    while let Some(request) = touched.next().await {
-        let outcome = match request {
-            Ok(request) => settle(client, identity, &request).await,
-            Err(error) => {
-                tracing::debug!(%error, "the watch of certificate requests begins again");
-                continue;
-            }
+    let all = watcher::Config::default();
+    let mut events = changes::<CertificateSigningRequest>(client.clone(), &(), all);
+    while let Some(event) = events.next().await {
+        let (Event::Apply(request) | Event::InitApply(request)) = event else {
+            continue;
         };
+        let outcome = settle(client, identity, &request).await;
         match outcome {
             Ok(()) => (),
             // Someone has changed it, or it is gone: the watch says so.

@@ -13,8 +13,9 @@ use kube::{
 
 use super::{
     queue::{Backoff, Step, Workers},
-    watches::{changes, has_code},
+    requests::{has_code, takes_nothing_in},
 };
+use crate::changes::changes;
 
 /// The name of the service account that pods have if they name none.
 pub(crate) const DEFAULT_ACCOUNT: &str = "default";
@@ -42,9 +43,9 @@ const BACKOFF: Backoff = Backoff {
 pub(super) async fn run(client: Client, root_ca: String) {
     let only = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
     let all = watcher::Config::default();
-    let mut namespaces = changes::<Namespace>(Api::all(client.clone()), all);
-    let mut accounts = changes::<ServiceAccount>(Api::all(client.clone()), only(DEFAULT_ACCOUNT));
-    let mut maps = changes::<ConfigMap>(Api::all(client.clone()), only(ROOT_CA));
+    let mut namespaces = changes::<Namespace>(client.clone(), &(), all);
+    let mut accounts = changes::<ServiceAccount>(client.clone(), &(), only(DEFAULT_ACCOUNT));
+    let mut maps = changes::<ConfigMap>(client.clone(), &(), only(ROOT_CA));
     let mut workers: Workers<String, _> = Workers::new(NAMESPACES_AT_ONCE, BACKOFF);
     loop {
         // Neither streams nor workers lose anything when another branch wins.
@@ -173,16 +174,7 @@ fn named(name: &str) -> ObjectMeta {
 fn settle<K>(created: Result<K, kube::Error>) -> Result<(), kube::Error> {
     match created {
         Ok(_) => Ok(()),
-        Err(error) if has_code(&error, 404) || has_code(&error, 409) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 403 && is_terminating(&status) => Ok(()),
+        Err(error) if has_code(&error, 409) || takes_nothing_in(&error) => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-fn is_terminating(status: &kube::core::Status) -> bool {
-    let details = status.details.as_ref();
-    details.is_some_and(|details| {
-        let mut causes = details.causes.iter();
-        causes.any(|cause| cause.reason == "NamespaceTerminating")
-    })
 }

@@ -13,15 +13,15 @@ use futures::{
     StreamExt,
     stream::{SelectAll, select_all},
 };
-use kube::{Api, Client, runtime::watcher};
+use kube::{Client, runtime::watcher};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::{
     catalogue::{Catalogue, Kind},
     queue::{Backoff, Step, Workers},
     thin::{self, Thin},
-    watches::changes,
 };
+use crate::changes::changes;
 use graph::{Graph, Next, Uid};
 use work::{Done, Failure};
 
@@ -107,8 +107,7 @@ impl Collector {
         let kinds = self.catalogue.preferred.iter().enumerate();
         let kinds = kinds.filter(|(_, kind)| watched(kind));
         select_all(kinds.map(|(index, kind)| {
-            let api: Api<Thin> = Api::all_with(client.clone(), &kind.resource);
-            changes(api, watcher::Config::default())
+            changes::<Thin>(client.clone(), &kind.resource, watcher::Config::default())
                 .map(move |event| (index, event))
                 .boxed()
         }))

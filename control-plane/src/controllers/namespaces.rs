@@ -22,9 +22,10 @@ use serde_json::json;
 use super::{
     catalogue::{Catalogue, Kind},
     queue::{Backoff, Step, Workers},
+    requests::{self, JSON, unless},
     thin::Thin,
-    watches::{self, JSON, changes, unless},
 };
+use crate::changes::changes;
 use conditions::Remains;
 
 /// Several namespaces may wait for their pods without holding up others.
@@ -54,8 +55,7 @@ enum Progress {
 
 /// Runs until it is dropped.
 pub(super) async fn run(client: Client) {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let mut changes = changes(namespaces, watcher::Config::default());
+    let mut changes = changes::<Namespace>(client.clone(), &(), watcher::Config::default());
     let mut workers: Workers<String, _> = Workers::new(NAMESPACES_AT_ONCE, BACKOFF);
     loop {
         // Neither stream nor workers lose anything when the other wins.
@@ -122,7 +122,7 @@ async fn remove(client: &Client, namespace: &Namespace) -> Result<(), kube::Erro
     let name = namespace.metadata.name.as_deref().unwrap_or_default();
     let path = format!("/api/v1/namespaces/{name}");
     let body = json!({"preconditions": {"uid": namespace.metadata.uid}});
-    let deleted = watches::send(client, Method::DELETE, &path, JSON, &body).await;
+    let deleted = requests::send(client, Method::DELETE, &path, JSON, &body).await;
     unless(deleted, 404)
 }
 
@@ -138,7 +138,7 @@ async fn release(client: &Client, mut namespace: Namespace) -> Result<(), kube::
     let name = namespace.metadata.name.as_deref().unwrap_or_default();
     let path = format!("/api/v1/namespaces/{name}/finalize");
     let body = serde_json::to_value(&namespace).map_err(kube::Error::SerdeError)?;
-    let released = watches::send(client, Method::PUT, &path, JSON, &body).await;
+    let released = requests::send(client, Method::PUT, &path, JSON, &body).await;
     unless(released, 404)
 }
 
@@ -184,7 +184,7 @@ async fn try_delete_kind(
         "propagationPolicy": "Background"});
     let delete = |name: String| {
         let (path, body) = (kind.path(namespace, &name), background.clone());
-        async move { watches::send(client, Method::DELETE, &path, JSON, &body).await }
+        async move { requests::send(client, Method::DELETE, &path, JSON, &body).await }
     };
     if kind.offers(verbs::DELETE_COLLECTION) {
         delete(String::new()).await?;

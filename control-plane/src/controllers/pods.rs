@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{
+    requests::{JSON, STRATEGIC_PATCH, send, unless},
     thin::{self, Thin},
-    watches::{JSON, STRATEGIC_PATCH, send, unless},
 };
 
 /// How often all pods are looked through, as by the stock controller.

@@ -15,18 +15,19 @@ use futures::{
 };
 use http::{Method, Request};
 use k8s_openapi::api::core::v1::ResourceQuota;
-use kube::{Api, Client, ResourceExt, runtime::watcher};
+use kube::{Client, ResourceExt, runtime::watcher};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::{
     catalogue::{Catalogue, Kind},
     queue::{Backoff, Step, Workers},
+    requests::{JSON, send, unless},
     thin::{self, Thin},
-    watches::{JSON, changes, send, unless},
 };
 use crate::{
     admission::{Charge, quota::Quota},
+    changes::changes,
     kinds,
 };
 
@@ -48,8 +49,7 @@ const PAGE_OBJECTS: usize = 500;
 
 /// Runs until it is dropped.
 pub(super) async fn run(client: Client) {
-    let all = Api::<ResourceQuota>::all(client.clone());
-    let mut quotas = changes(all, watcher::Config::default());
+    let mut quotas = changes::<ResourceQuota>(client.clone(), &(), watcher::Config::default());
     let mut known = Known::default();
     let mut content: Option<SelectAll<BoxStream<'static, watcher::Event<Thin>>>> = None;
     let mut workers: Workers<String, _> = Workers::new(NAMESPACES_AT_ONCE, BACKOFF);
@@ -155,8 +155,7 @@ async fn watch(client: &Client) -> Option<SelectAll<BoxStream<'static, watcher::
     let client = thin::client(client);
     let kinds = catalogue.preferred.iter().filter(|kind| is_counted(kind));
     Some(select_all(kinds.map(|kind| {
-        let api: Api<Thin> = Api::all_with(client.clone(), &kind.resource);
-        changes(api, watcher::Config::default())
+        changes::<Thin>(client.clone(), &kind.resource, watcher::Config::default())
     })))
 }
 

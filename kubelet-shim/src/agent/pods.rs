@@ -2,14 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
@@ -17,6 +15,7 @@ use tokio::task::{self, JoinError, JoinSet};
 use super::{rejection, sweep};
 use crate::images::blocking;
 use crate::lifecycle::{EndCause, Ending, Intent};
+use crate::readable::{self, News};
 use crate::spec::{FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, check_pod};
 use crate::worker::{Desired, Node, Remains, Worker, log_dir, remove};
 
@@ -91,9 +90,8 @@ impl Pods {
     pub(super) async fn run(mut self, node_name: String, mut stopping: watch::Receiver<Shutdown>) {
         let data_dir = self.node.site.data_dir.clone();
         self.leftovers = blocking(move || sweep::find(&data_dir)).await;
-        let api = Api::<Pod>::all(self.node.site.client.clone());
         let config = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
-        let mut events = pin!(watcher::watcher(api, config).default_backoff());
+        let mut events = readable::watch::<Pod>(self.node.site.client.clone(), config);
         let deadline = loop {
             tokio::select! {
                 // Safe to cancel: the value stays readable.
@@ -107,7 +105,8 @@ impl Pods {
                 }
                 // Safe to cancel: a stream gives an event only when it returns.
                 event = events.next() => match event {
-                    Some(Ok(event)) => self.observe(event),
+                    Some(Ok(News::Event(event))) => self.observe(event),
+                    Some(Ok(News::Unread(metadata))) => self.note_unread(metadata.uid.as_deref()),
                     Some(Err(error)) => tracing::warn!(%error, "failed to watch pods"),
                     None => break Duration::ZERO,
                 },
@@ -178,6 +177,13 @@ impl Pods {
                     self.vanish(uid);
                 }
             }
+        }
+    }
+
+    /// A pod that cannot be read is there: if it is known, it goes on as it was.
+    fn note_unread(&mut self, uid: Option<&str>) {
+        if let (Some(listed), Some(uid)) = (&mut self.listed, uid) {
+            listed.insert(uid.into());
         }
     }
 

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Service;
-use kube::Api;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::readable::{self, News};
 use crate::spec::ServiceLinks;
 
 /// Where the Service of the API is, and its name.
@@ -84,22 +83,27 @@ impl Services {
 
     /// Follows the Services for as long as it is polled.
     pub(super) async fn follow(self, client: kube::Client) {
-        let api = Api::<Service>::all(client);
-        let mut events = watcher(api, watcher::Config::default())
-            .default_backoff()
-            .boxed();
+        let mut events = readable::watch::<Service>(client, watcher::Config::default());
         let mut listed = Known::new();
         while let Some(event) = events.next().await {
+            let event = match event {
+                Ok(News::Event(event)) => event,
+                // Nothing can be told of it; it must not hold up what can be told of others.
+                Ok(News::Unread(_)) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "failed to watch services");
+                    continue;
+                }
+            };
             match event {
-                Ok(Event::Init) => listed = Known::new(),
-                Ok(Event::InitApply(service)) => note(&mut listed, service),
-                Ok(Event::InitDone) => {
+                Event::Init => listed = Known::new(),
+                Event::InitApply(service) => note(&mut listed, service),
+                Event::InitDone => {
                     *self.0.known.lock() = std::mem::take(&mut listed);
                     self.0.synced.send_replace(true);
                 }
-                Ok(Event::Apply(service)) => note(&mut self.0.known.lock(), service),
-                Ok(Event::Delete(service)) => forget(&mut self.0.known.lock(), &service),
-                Err(error) => tracing::warn!(%error, "failed to watch services"),
+                Event::Apply(service) => note(&mut self.0.known.lock(), service),
+                Event::Delete(service) => forget(&mut self.0.known.lock(), &service),
             }
         }
     }

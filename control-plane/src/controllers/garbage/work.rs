@@ -11,8 +11,8 @@ use thiserror::Error;
 use super::{
     super::{
         catalogue::{Catalogue, Kind},
+        requests::{JSON, MERGE_PATCH, send, unless},
         thin::Thin,
-        watches::{JSON, MERGE_PATCH, send, unless},
     },
     graph::{FOREGROUND, ORPHAN, Uid},
 };
