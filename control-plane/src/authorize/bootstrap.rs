@@ -239,6 +239,7 @@ const PARTS: &[(&str, &[Seed])] = &[
                     "services/status",
                 ],
             ),
+            Resources(READ, "events.k8s.io", &["events"]),
             Resources(READ, "discovery.k8s.io", &["endpointslices"]),
             Resources(
                 READ,
@@ -326,6 +327,7 @@ const PARTS: &[(&str, &[Seed])] = &[
                     "services/proxy",
                 ],
             ),
+            Resources(WRITE, "events.k8s.io", &["events"]),
             Resources(
                 WRITE,
                 "apps",
