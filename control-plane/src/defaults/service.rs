@@ -75,6 +75,7 @@ fn same_addresses(spec: &mut Value) {
 
 /// Keeps in a change what is allocated and left out, and drops what the new type has no use for.
 pub(crate) fn keep_service(old: &Value, new: &mut Value) {
+    forget_balancer(old, new);
     let (old, new) = (&old["spec"], object_at(new, "spec"));
     replace_empty(new, "type", json!("ClusterIP"));
     follow_one_address(old, new);
@@ -94,6 +95,18 @@ pub(crate) fn keep_service(old: &Value, new: &mut Value) {
         keep(old, new, "loadBalancerClass");
     }
     drop_unused(old, new, [&was, &is]);
+}
+
+/// Who is no load balancer any more has none, also before anyone has taken it down.
+fn forget_balancer(old: &Value, new: &mut Value) {
+    let (was, is) = (
+        &old["status"]["loadBalancer"],
+        &new["status"]["loadBalancer"],
+    );
+    let told = is.as_object().is_some_and(|status| !status.is_empty());
+    if new["spec"]["type"] != "LoadBalancer" && told && was == is {
+        new["status"]["loadBalancer"] = json!({});
+    }
 }
 
 fn kind(spec: &Value) -> String {
@@ -241,6 +254,22 @@ mod tests {
             json!({"type": "ClusterIP", "ports": [{"port": 1, "nodePort": 30001}]}),
             json!({"type": "ClusterIP", "ports": [{"port": 1}]}),
         );
+    }
+
+    #[test]
+    fn the_status_of_a_balancer_goes_with_the_type() {
+        let old = json!({"spec": {"type": "LoadBalancer"},
+            "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}});
+        for (kind, kept) in [
+            ("LoadBalancer", true),
+            ("ClusterIP", false),
+            ("NodePort", false),
+        ] {
+            let mut new = old.clone();
+            new["spec"]["type"] = json!(kind);
+            keep_service(&old, &mut new);
+            assert_eq!(new["status"] == old["status"], kept, "{kind}");
+        }
     }
 
     #[test]
