@@ -1,6 +1,6 @@
 //! The composition root of `run` and `up`: every part is built here, in the order of their start.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,11 @@ use crate::toolbox::toolbox;
 
 /// The name of the one node.
 pub(crate) const NODE_NAME: &str = "coracle";
+/// Where pods find the node: the first address of the fabric's default range.
+const NODE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1));
+/// Where the node serves pods the API, and names.
+const API_PORT: u16 = 6443;
+const DNS_PORT: u16 = 53;
 /// What the process itself needs beside its guests, in bytes.
 const OWN_MEMORY: u64 = 256 * 1024 * 1024;
 /// The agent, API and proxy need little of the machine; guests have threads of their own.
@@ -170,6 +175,8 @@ impl System {
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
         let config = ControlPlaneConfig {
             identity: Arc::clone(&settings.identity),
+            api_endpoint: Some(SocketAddr::new(NODE_ADDRESS, API_PORT)),
+            dns_endpoint: Some(SocketAddr::new(NODE_ADDRESS, DNS_PORT)),
             ..ControlPlaneConfig::default()
         };
         // What is kept runs again at the next start.

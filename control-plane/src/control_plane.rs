@@ -1,8 +1,9 @@
 //! The parts of the control plane, wired together.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use coracle_store::{JournalLimits, Limits, OpenError, StoreConfig};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::task::JoinHandle;
@@ -43,6 +44,15 @@ pub struct ControlPlaneConfig {
     pub history: Limits,
     /// The cluster's keys.
     pub identity: Arc<Identity>,
+    /// The addresses that Services of the type LoadBalancer are given of. Without any, nothing is
+    /// given, and whoever else looks after such Services is not disturbed.
+    pub load_balancer_pool: Vec<IpNet>,
+    /// Where pods reach the API: what stands behind the Service `kubernetes`. Without it, that has no
+    /// endpoints.
+    pub api_endpoint: Option<SocketAddr>,
+    /// Where pods reach the cluster's DNS: what stands behind the Service `kube-dns` in `kube-system`.
+    /// Without it, there is no such Service.
+    pub dns_endpoint: Option<SocketAddr>,
 }
 
 /// Why a manifest cannot be applied, as the API would say it.
@@ -93,6 +103,9 @@ impl Default for ControlPlaneConfig {
             build,
             history: Limits::default(),
             identity: Arc::new(identity),
+            load_balancer_pool: Vec::new(),
+            api_endpoint: None,
+            dns_endpoint: None,
         }
     }
 }
@@ -131,6 +144,12 @@ impl ControlPlane {
     async fn over(store: ObjectStore, config: ControlPlaneConfig) -> ControlPlane {
         let clock = jiff::Timestamp::now;
         let root_ca = config.identity.authority_pem().to_owned();
+        let books = controllers::Config {
+            root_ca: root_ca.clone(),
+            load_balancer_pool: config.load_balancer_pool.clone(),
+            api_endpoint: config.api_endpoint,
+            dns_endpoint: config.dns_endpoint,
+        };
         let machine = Arc::new(Machine::new(store, config, clock));
         for name in FIRST_NAMESPACES {
             let namespace = json!({"metadata": {"name": name}});
@@ -157,7 +176,6 @@ impl ControlPlane {
         let signing = certificates::run(manager.clone(), identity, stop.clone());
         let signer = tokio::spawn(signing);
         let scheduler = tokio::spawn(scheduler::run(scheduling, stop.clone()));
-        let books = controllers::Config { root_ca };
         let controllers = tokio::spawn(controllers::run(manager, books, stop.clone()));
         let events = verbs::expire_events(Arc::clone(&machine), stop.clone());
         let events = tokio::spawn(events);

@@ -1,10 +1,12 @@
-//! Keeps the cluster's books: collects garbage, empties namespaces, furnishes new ones.
+//! Keeps the cluster's books: collects garbage, empties namespaces, furnishes new ones, tells which
+//! pods stand behind which Services.
 //!
 //! Every controller is an ordinary client of the API: it would run unchanged beside a real API
 //! server. A wake-up carries no information; it puts a key in line, and who works on the key looks
 //! at what is there by then.
 
 mod catalogue;
+mod events;
 mod furnish;
 mod garbage;
 mod namespaces;
@@ -12,14 +14,21 @@ mod pods;
 mod queue;
 mod quotas;
 mod requests;
+mod services;
 mod thin;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use futures::future::BoxFuture;
+use ipnet::IpNet;
 use kube::Client;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
+
+use services::{
+    balancers,
+    fixed::{self, Places},
+};
 
 pub(crate) use furnish::{DEFAULT_ACCOUNT, ROOT_CA, ROOT_CA_FILE, first_root_ca};
 
@@ -31,6 +40,12 @@ const RESTART_DELAY: Duration = Duration::from_secs(1);
 pub(crate) struct Config {
     /// The certificates in PEM by which pods know the API.
     pub(crate) root_ca: String,
+    /// The addresses that load balancers are given of; without any, none is given.
+    pub(crate) load_balancer_pool: Vec<IpNet>,
+    /// Where pods reach the API, if they do.
+    pub(crate) api_endpoint: Option<SocketAddr>,
+    /// Where pods reach the cluster's DNS, if they do.
+    pub(crate) dns_endpoint: Option<SocketAddr>,
 }
 
 /// One controller: its name, and what makes it run.
@@ -83,7 +98,13 @@ pub(crate) async fn run(client: Client, config: Config, stop: CancellationToken)
 
 fn controllers(client: Client, config: Config) -> Vec<Controller> {
     let root_ca = config.root_ca;
-    vec![
+    let pool = config.load_balancer_pool;
+    let places = Places {
+        api: config.api_endpoint,
+        dns: config.dns_endpoint,
+    };
+    let mut controllers = vec![
+        controller("services", &client, services::run),
         controller("namespaces", &client, namespaces::run),
         controller("garbage", &client, garbage::run),
         controller("pods", &client, pods::run),
@@ -91,7 +112,16 @@ fn controllers(client: Client, config: Config) -> Vec<Controller> {
         controller("furnish", &client, move |client| {
             furnish::run(client, root_ca.clone())
         }),
-    ]
+    ];
+    if places.are_known() {
+        let run = move |client| fixed::run(client, places);
+        controllers.push(controller("fixed services", &client, run));
+    }
+    if !pool.is_empty() {
+        let run = move |client| balancers::run(client, pool.clone());
+        controllers.push(controller("load balancers", &client, run));
+    }
+    controllers
 }
 
 fn controller<F>(

@@ -4,7 +4,8 @@
 //! a folder; [`ApiServer`] takes connections. Long-running tasks, ordinary clients of the API all:
 //! * the scheduler: input: watches of pods and nodes; output: bindings, conditions, preemptions;
 //! * the controllers: input: watches of what they look after; output: deletions of what has no owner,
-//!   emptied namespaces, first accounts, quotas' statuses;
+//!   emptied namespaces, first accounts, quotas' statuses, endpoints and load-balancer addresses of
+//!   Services;
 //! * the signer: input: a watch of requests for certificates; output: certificates;
 //! * the gatherer of roles: input: a watch of cluster roles; output: aggregated rules.
 //!

@@ -48,6 +48,10 @@ const SINGLE_STACK: &str = "SingleStack";
 /// The address of the API itself inside of the cluster: the first of the range.
 pub(crate) const API_ADDRESS: Ipv4Addr = Ipv4Addr::from_bits(RANGE.first);
 
+/// The address of the cluster's DNS, as clusters of today have it: the tenth of the range. It is one of
+/// those that are given out last.
+pub(crate) const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::from_bits(RANGE_START + 10);
+
 /// Numbers to give out. Those that clients choose themselves are best among the first `fixed`,
 /// from which others are given only when the rest is used up.
 struct Band<N> {

@@ -2,6 +2,7 @@
 
 use http::{Method, Request, header};
 use kube::Client;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub(super) const JSON: &str = "application/json";
@@ -43,6 +44,16 @@ pub(super) async fn send(
 ) -> Result<(), kube::Error> {
     let request = request(method, path, media, body)?;
     client.request_text(request).await.map(drop)
+}
+
+/// Sends JSON and returns what the answer says.
+pub(super) async fn ask<T: DeserializeOwned>(
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: &Value,
+) -> Result<T, kube::Error> {
+    client.request(request(method, path, JSON, body)?).await
 }
 
 fn request(

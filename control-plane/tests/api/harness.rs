@@ -33,10 +33,15 @@ impl Harness {
             history_events,
             ..Limits::default()
         };
-        let config = ControlPlaneConfig {
+        Harness::with(ControlPlaneConfig {
             history,
             ..ControlPlaneConfig::default()
-        };
+        })
+        .await
+    }
+
+    /// Starts one with a configuration.
+    pub(crate) async fn with(config: ControlPlaneConfig) -> Harness {
         Harness {
             plane: ControlPlane::start(config).await,
         }

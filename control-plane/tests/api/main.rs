@@ -26,5 +26,6 @@ mod rbac;
 mod requests;
 mod reviews;
 mod scheduling;
+mod services;
 mod views;
 mod watch;
