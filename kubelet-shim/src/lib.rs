@@ -48,9 +48,10 @@ pub use spec::{
     EnvVar, ExitCodes, FieldRefusal, FilesSource, FilesVolume, Hook, Hooks, HostAlias,
     HostPathCheck, HostPathPolicy, HostPort, HttpGet, InstanceReuse, KeyItem, LogFallback,
     ObjectKind, ObjectRef, PodField, PodKey, PodSpecPlan, Port, Probe, ProbeKind, Probes,
-    PullPolicy, ResourceAmount, Resources, RestartPolicy, Restarts, Role, Scheme, Security,
-    ServiceLinks, ShownName, SizeLimit, StdinPlan, StreamPlan, SubPath, TargetPort, TcpTarget,
-    TerminationMessage, TokenPlan, Transport, VolumeMount, VolumePlan, VolumeSource, check_pod,
+    PullPolicy, ResourceAmount, Resources, RestartAction, RestartPolicy, RestartRule, Restarts,
+    Role, Scheme, Security, ServiceLinks, ShownName, SizeLimit, StdinPlan, StreamPlan, SubPath,
+    TargetPort, TcpTarget, TerminationMessage, TokenPlan, Transport, VolumeMount, VolumePlan,
+    VolumeSource, check_pod,
 };
 pub use status::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
 pub use time::{Clock, Hand, Moment};

@@ -18,13 +18,15 @@
 //!
 //! A container without a `postStart` hook goes from Starting to Running. Where the plan's image is no longer
 //! the one a container was made from, a living instance is stopped and started again whatever its policy,
-//! and whatever waits, waits no longer: both back-offs begin afresh.
+//! and whatever waits, waits no longer: both back-offs begin afresh. Where the end of one container starts all
+//! again, everything that lives is killed, and then every container stands at Waiting, as at first.
 
 mod apply;
 mod backoff;
 mod health;
 mod plan;
 mod recover;
+mod start_over;
 mod stopping;
 
 #[cfg(test)]
@@ -35,12 +37,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub(crate) use apply::{Launched, Outcome, Probed};
+pub(crate) use apply::{Launched, MESSAGE_STARTS_OVER, Outcome, Probed, REASON_STARTS_OVER};
 pub(crate) use backoff::{CrashBackoff, PullBackoff};
 pub use health::Verdict;
 pub(crate) use health::{Health, is_probed};
 use plan::may_restart;
 pub(crate) use plan::{Step, StopReason, is_complete, plan};
+pub(crate) use start_over::{StartOver, takes_part};
 pub(crate) use stopping::{Ask, PreStop};
 
 use crate::spec::{ContainerPlan, PodSpecPlan, RestartPolicy};
@@ -98,6 +101,10 @@ pub(crate) struct PodFacts {
     pub(crate) evicted: Option<Arc<str>>,
     /// Set once something other than the containers ends the pod; never unset.
     pub(crate) ending: Option<(Ending, Moment)>,
+    /// Set while all containers are brought to their end to start again.
+    pub(crate) starting_over: Option<StartOver>,
+    /// It was initialised before its containers started again, and so it stays.
+    pub(crate) was_initialised: bool,
 }
 
 /// What a pod's containers stand on: mounted volumes, an address, published ports.
@@ -135,7 +142,7 @@ pub(crate) struct ContainerFacts {
     pub(crate) image: Option<Arc<str>>,
     /// The image its latest instance came from.
     pub(crate) image_id: Option<Arc<str>>,
-    /// Its instance was ended since its definition had changed, so it starts again whatever its policy.
+    /// Its definition has changed, or all containers start again: so does it, whatever its policy.
     pub(crate) anew: bool,
     /// Delay between restarts.
     pub(crate) crash: CrashBackoff,
@@ -304,6 +311,8 @@ impl PodFacts {
             rejected: None,
             evicted: None,
             ending: None,
+            starting_over: None,
+            was_initialised: false,
         }
     }
 

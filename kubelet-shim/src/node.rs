@@ -44,6 +44,9 @@ const PODS_MAX: u64 = 100_000;
 /// The kubelet API takes `v5.channel.k8s.io` itself, so an API server need not translate it.
 const WEB_SOCKETS: &str = "ExtendWebSocketsToKubelet";
 
+/// Says that a rule of a container may start all containers again.
+const RESTART_ALL: &str = "RestartAllContainersOnContainerExits";
+
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
 /// This node as it shows itself.
@@ -290,7 +293,8 @@ fn status(name: &str, settings: &NodeSettings, amounts: Amounts) -> NodeStatus {
             kubelet_version: format!("v1.36.0+coracle-{version}"),
             ..NodeSystemInfo::default()
         }),
-        declared_features: Some(vec![WEB_SOCKETS.to_owned()]),
+        // In order.
+        declared_features: Some(vec![WEB_SOCKETS.to_owned(), RESTART_ALL.to_owned()]),
         daemon_endpoints: settings.kubelet_port.map(|port| NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: port.into() }),
         }),

@@ -33,7 +33,7 @@ pub use probe::{
     Check, Hook, Hooks, HttpGet, Probe, ProbeKind, Probes, Scheme, TargetPort, TcpTarget,
 };
 pub(crate) use renew::Renewal;
-pub use restart::{ExitCodes, Restarts};
+pub use restart::{ExitCodes, RestartAction, RestartRule, Restarts};
 
 /// Whether pods may mount folders of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

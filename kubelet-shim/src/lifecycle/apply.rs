@@ -24,6 +24,13 @@ const SETUP_RETRY_MAX: Duration = Duration::from_secs(122);
 /// Beyond this the delay has reached its maximum; bounds the shift.
 const SETUP_DOUBLINGS_MAX: u32 = 10;
 
+/// Why a container has ended, or waits, that starts again with all others, as the kubelet says it.
+pub(crate) const REASON_STARTS_OVER: &str = "RestartingAllContainers";
+
+/// What the kubelet says with it.
+pub(crate) const MESSAGE_STARTS_OVER: &str =
+    "The container is removed because RestartAllContainers in place";
+
 /// How a step came out, or what an instance did.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
@@ -76,6 +83,7 @@ impl PodFacts {
             Step::BeginEnding(ending) => {
                 let since = self.ending.map_or(now, |(_, since)| since);
                 self.ending = Some((*ending, since));
+                self.starting_over = None;
             }
             Step::SetUp => self.ground = Ground::Laying,
             Step::TearDown => self.ground = Ground::Clearing,
@@ -104,6 +112,7 @@ impl PodFacts {
                     *shown = PullShown::BackOff;
                 }
             }
+            Step::StartOver => self.start_over(spec, now),
             Step::HoldBack(index, delay, until) => {
                 let life = &mut self.containers[*index].life;
                 if let Life::Ended { end, at } = &*life {
@@ -140,11 +149,19 @@ impl PodFacts {
             Outcome::TornDown => self.ground = Ground::Cleared,
             Outcome::Fetched(index, result) => self.containers[index].fetched(result, now),
             Outcome::Started(index, launched) => {
-                self.containers[index].launched(launched, &spec.containers[index], now);
+                let code = match &launched {
+                    Launched::Dead(end) => Some(end.code),
+                    Launched::Alive(_) | Launched::Refused(_) => None,
+                };
+                self.note_end(spec, index, code, now, |container| {
+                    container.launched(launched, &spec.containers[index], now);
+                });
             }
             Outcome::Exited(index, end) => {
                 let role = spec.containers[index].role;
-                self.containers[index].ended(end, role, now);
+                self.note_end(spec, index, Some(end.code), now, |container| {
+                    container.ended(end, role, now);
+                });
             }
             Outcome::PostStarted(index, result) => {
                 let health = Health::new(&spec.containers[index].probes);
@@ -165,6 +182,26 @@ impl PodFacts {
                     None => Life::Waiting,
                 };
             }
+        }
+    }
+}
+
+impl PodFacts {
+    /// Notes what may be an end, with its code if it is one, and what that means for all containers.
+    fn note_end(
+        &mut self,
+        spec: &PodSpecPlan,
+        index: usize,
+        code: Option<i32>,
+        now: Moment,
+        note: impl FnOnce(&mut ContainerFacts),
+    ) {
+        let starts_over = code.is_some_and(|code| self.asks_to_start_over(spec, index, code));
+        note(&mut self.containers[index]);
+        if starts_over {
+            self.begin_to_start_over(spec, index, now);
+        } else if code.is_some() {
+            self.keep_starting_over(spec, index);
         }
     }
 }
@@ -298,7 +335,15 @@ impl ContainerFacts {
         }
     }
 
-    fn ended(&mut self, end: Termination, role: Role, now: Moment) {
+    fn ended(&mut self, mut end: Termination, role: Role, now: Moment) {
+        if let Life::Stopping {
+            reason: StopReason::StartsOver,
+            ..
+        } = self.life
+        {
+            end.reason = REASON_STARTS_OVER;
+            end.message = Some(MESSAGE_STARTS_OVER.to_owned());
+        }
         self.completed |= role == Role::Init && end.code == 0;
         self.anew = matches!(
             self.life,

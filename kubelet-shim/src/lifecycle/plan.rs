@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::start_over::{plan_start_over, takes_part};
 use super::stopping::{Order, Patience, ask, go_on, stop_alive};
 use super::{
     Ask, ContainerFacts, EndCause, Ending, Ground, Intent, Life, PodFacts, PullShown, Termination,
@@ -54,6 +55,8 @@ pub(crate) enum Step {
     ShowPullBackOff(usize),
     /// Show `CrashLoopBackOff` for this long, until then.
     HoldBack(usize, Duration, Moment),
+    /// Forget the last run of all containers.
+    StartOver,
 }
 
 /// Why a container is brought to its end.
@@ -67,6 +70,8 @@ pub(crate) enum StopReason {
     Unhealthy(ProbeKind),
     /// The plan has another image for it.
     Redefined,
+    /// All containers of its pod start again.
+    StartsOver,
     /// Its `postStart` hook failed, for this reason.
     PostStartFailed(std::sync::Arc<str>),
 }
@@ -245,7 +250,12 @@ fn advance(spec: &PodSpecPlan, pod: &PodFacts, now: Moment, plan: &mut Plan) {
         Ground::Bare => plan.steps.push(Step::SetUp),
         Ground::Failed { retry_at, .. } if now.reached(*retry_at) => plan.steps.push(Step::SetUp),
         Ground::Failed { retry_at, .. } => plan.wake_at(*retry_at),
-        Ground::Laid => advance_containers(spec, pod, now, plan),
+        Ground::Laid => {
+            if let Some(over) = pod.starting_over {
+                plan_start_over(spec, over, pod, now, plan);
+            }
+            advance_containers(spec, pod, now, plan);
+        }
         Ground::Laying | Ground::Clearing | Ground::Cleared => {}
     }
 }
@@ -254,6 +264,9 @@ fn advance(spec: &PodSpecPlan, pod: &PodFacts, now: Moment, plan: &mut Plan) {
 fn advance_containers(spec: &PodSpecPlan, pod: &PodFacts, now: Moment, plan: &mut Plan) {
     let mut held = false;
     for (index, (container, facts)) in spec.containers.iter().zip(&pod.containers).enumerate() {
+        if pod.starting_over.is_some() && takes_part(container.role) {
+            continue;
+        }
         let is_free = container.role == Role::Ephemeral;
         let turn = Turn {
             index,
@@ -305,6 +318,7 @@ fn end_unfit(
             StopReason::PodEnds
             | StopReason::WorkDone
             | StopReason::Redefined
+            | StopReason::StartsOver
             | StopReason::PostStartFailed(_) => None,
         };
         let grace = probe.and_then(|probe| probe.grace).unwrap_or(spec.grace);

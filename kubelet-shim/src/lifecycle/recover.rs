@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, PodStatus};
 
-use super::{ContainerFacts, Life, PodFacts, Termination};
+use super::{
+    ContainerFacts, Life, PodFacts, REASON_STARTS_OVER, StartOver, Termination, takes_part,
+};
 use crate::spec::{PodSpecPlan, Role};
 use crate::time::Moment;
 
@@ -19,6 +21,10 @@ impl PodFacts {
         pod.start_time = start_time.0;
         let age = now.wall().duration_since(start_time.0);
         pod.accepted = now.before(Duration::try_from(age).unwrap_or_default());
+        let mut conditions = status.conditions.iter().flatten();
+        if conditions.any(|c| c.type_ == "AllContainersRestarting" && c.status == "True") {
+            pod.starting_over = Some(StartOver::recovered(now));
+        }
         let inits = status.init_container_statuses.iter().flatten();
         let all: Vec<&ContainerStatus> = inits
             .chain(status.container_statuses.iter().flatten())
@@ -28,6 +34,7 @@ impl PodFacts {
             if let Some(status) = all.iter().find(|s| s.name == *container.name) {
                 facts.take_over(container.role, status, now);
             }
+            facts.anew |= pod.starting_over.is_some() && takes_part(container.role);
         }
         pod
     }
@@ -57,6 +64,8 @@ impl ContainerFacts {
         self.attempts = u32::try_from(status.restart_count)
             .unwrap_or(0)
             .saturating_add(1);
+        // One that waits after an end was about to start again, whatever its policy says of that end.
+        self.anew = takes_part(role) && state.is_some_and(|state| state.waiting.is_some());
         self.was_started = role == Role::Sidecar && status.started == Some(true);
         let end = Arc::new(end);
         match role {
@@ -72,6 +81,7 @@ fn recorded(ended: &ContainerStateTerminated) -> Termination {
         Some("Completed") => "Completed",
         Some("OOMKilled") => "OOMKilled",
         Some("StartError") => "StartError",
+        Some(REASON_STARTS_OVER) => REASON_STARTS_OVER,
         Some("ContainerStatusUnknown") => "ContainerStatusUnknown",
         Some(_) | None => "Error",
     };

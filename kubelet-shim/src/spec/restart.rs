@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{
     ContainerRestartRule, ContainerRestartRuleOnExitCodes as WireCodes,
 };
 
-use super::check::{Field, UNSUPPORTED};
+use super::check::Field;
 use super::{RestartPolicy, Role};
 
 /// Most rules of one container, and most exit codes of one rule (the API's bounds).
@@ -18,8 +18,26 @@ const CODES_MAX: usize = 255;
 pub struct Restarts {
     /// Goes before the pod's policy.
     pub policy: Option<RestartPolicy>,
-    /// Go before both: the container is started again after these exit codes.
-    pub rules: Vec<ExitCodes>,
+    /// Go before both, the first that fits.
+    pub rules: Vec<RestartRule>,
+}
+
+/// What follows when a container has ended with certain codes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartRule {
+    /// What follows.
+    pub action: RestartAction,
+    /// After which codes.
+    pub codes: ExitCodes,
+}
+
+/// What a rule asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartAction {
+    /// The container is started again.
+    Restart,
+    /// All containers of the pod are, from the first init container on.
+    RestartAllContainers,
 }
 
 /// Exit codes that one rule is about.
@@ -34,7 +52,7 @@ pub enum ExitCodes {
 impl Restarts {
     /// Whether a container that ended with `code` is started again.
     pub(crate) fn decide(&self, pod: RestartPolicy, code: i32) -> bool {
-        if self.rules.iter().any(|rule| rule.contain(code)) {
+        if self.rule_for(code).is_some() {
             return true;
         }
         match self.policy.unwrap_or(pod) {
@@ -42,6 +60,25 @@ impl Restarts {
             RestartPolicy::OnFailure => code != 0,
             RestartPolicy::Never => false,
         }
+    }
+
+    /// Whether an end with `code` starts all containers of the pod again.
+    pub(crate) fn restart_all(&self, code: i32) -> bool {
+        match self.rule_for(code) {
+            Some(RestartAction::RestartAllContainers) => true,
+            Some(RestartAction::Restart) | None => false,
+        }
+    }
+
+    /// Whether some end starts all containers of the pod again.
+    pub(crate) fn may_restart_all(&self) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|rule| rule.action == RestartAction::RestartAllContainers)
+    }
+
+    fn rule_for(&self, code: i32) -> Option<RestartAction> {
+        let rule = self.rules.iter().find(|rule| rule.codes.contain(code))?;
+        Some(rule.action)
     }
 }
 
@@ -63,7 +100,6 @@ pub(super) fn convert(
 ) -> (Role, Restarts) {
     let own = match policy {
         None | Some("") => None,
-        Some("Always") if role == Role::Init => return (sidecar(rules, at), Restarts::default()),
         Some("Always") => Some(RestartPolicy::Always),
         Some("OnFailure") => Some(RestartPolicy::OnFailure),
         Some("Never") => Some(RestartPolicy::Never),
@@ -88,23 +124,23 @@ pub(super) fn convert(
         policy: own,
         rules: rules.collect(),
     };
-    (role, restarts)
-}
-
-fn sidecar(rules: &[ContainerRestartRule], at: &Field<'_>) -> Role {
-    if !rules.is_empty() {
-        at.field("restartPolicyRules")
-            .refuse("must not be set on a sidecar, which is always started again");
+    match (role, own) {
+        (Role::Init, Some(RestartPolicy::Always)) => (Role::Sidecar, restarts),
+        (Role::Init | Role::Sidecar | Role::App | Role::Ephemeral, _) => (role, restarts),
     }
-    Role::Sidecar
 }
 
-fn convert_rule(rule: &ContainerRestartRule, at: &Field<'_>) -> Option<ExitCodes> {
+fn convert_rule(rule: &ContainerRestartRule, at: &Field<'_>) -> Option<RestartRule> {
     let ContainerRestartRule { action, exit_codes } = rule;
-    if action != "Restart" {
-        at.field("action")
-            .refuse(format!("`{action}` {UNSUPPORTED}"));
-    }
+    let action = match action.as_str() {
+        "Restart" => Some(RestartAction::Restart),
+        "RestartAllContainers" => Some(RestartAction::RestartAllContainers),
+        other => {
+            at.field("action")
+                .refuse(format!("has the unknown value `{other}`"));
+            None
+        }
+    };
     let at = at.field("exitCodes");
     let Some(WireCodes { operator, values }) = exit_codes else {
         at.refuse("is missing");
@@ -115,13 +151,17 @@ fn convert_rule(rule: &ContainerRestartRule, at: &Field<'_>) -> Option<ExitCodes
         at.field("values")
             .refuse(format!("has more than {CODES_MAX} entries"));
     }
-    match operator.as_str() {
-        "In" => Some(ExitCodes::In(codes)),
-        "NotIn" => Some(ExitCodes::NotIn(codes)),
+    let codes = match operator.as_str() {
+        "In" => ExitCodes::In(codes),
+        "NotIn" => ExitCodes::NotIn(codes),
         other => {
             at.field("operator")
                 .refuse(format!("has the unknown value `{other}`"));
-            None
+            return None;
         }
-    }
+    };
+    Some(RestartRule {
+        action: action?,
+        codes,
+    })
 }

@@ -134,7 +134,7 @@ fn container_fields_that_are_not_honoured_are_refused_by_name() {
         ),
         (
             json!({"restartPolicy": "Never", "restartPolicyRules": [{
-                "action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}}]}),
+                "action": "RestartPod", "exitCodes": {"operator": "In", "values": [1]}}]}),
             "restartPolicyRules[0].action",
         ),
         (

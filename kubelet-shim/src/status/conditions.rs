@@ -63,9 +63,34 @@ pub(super) fn conditions(input: &Input<'_>) -> Vec<PodCondition> {
             },
         ));
     }
+    let mut containers = input.spec.containers.iter();
+    if containers.any(|container| container.restarts.may_restart_all()) {
+        owned.push(("AllContainersRestarting", all_restarting(input)));
+    }
     let own = owned.into_iter();
     own.map(|(name, verdict)| verdict.into_condition(name, input))
         .collect()
+}
+
+/// Only of a pod with a rule that may start all containers again.
+fn all_restarting(input: &Input<'_>) -> Verdict {
+    let reason = match input.phase {
+        Phase::Succeeded => Some("PodCompleted"),
+        Phase::Failed => Some("PodFailed"),
+        Phase::Pending | Phase::Running => None,
+    };
+    if reason.is_some() || input.pod.starting_over.is_none() {
+        return Verdict {
+            holds: false,
+            reason,
+            message: None,
+        };
+    }
+    Verdict {
+        holds: true,
+        reason: Some("RestartAllContainersStarted"),
+        message: Some("container exited with restart policy rule".to_owned()),
+    }
 }
 
 /// Ready is more than its containers where the pod names readiness gates.
@@ -100,6 +125,9 @@ fn initialized(input: &Input<'_>) -> Verdict {
             reason: Some("PodCompleted"),
             message: None,
         };
+    }
+    if input.pod.was_initialised {
+        return Verdict::plain(true);
     }
     let names = names(input, |role, facts, _| match role {
         Role::Init => !facts.completed,

@@ -10,7 +10,8 @@ use super::phase::Phase;
 use super::whole_seconds;
 use crate::ground::is_image_problem;
 use crate::lifecycle::{
-    ContainerFacts, Ground, Health, Life, PodFacts, Problem, PullShown, StopReason, Termination,
+    ContainerFacts, Ground, Health, Life, MESSAGE_STARTS_OVER, PodFacts, Problem, PullShown,
+    REASON_STARTS_OVER, StopReason, Termination, takes_part,
 };
 use crate::spec::{ContainerPlan, PodSpecPlan, Role};
 
@@ -57,12 +58,20 @@ fn status(
     let is_over = phase.is_terminal() && pod.ending.is_some();
     let shown = if is_over {
         final_state(facts, &id)
+    } else if starts_over(container, facts, pod) {
+        Some(waiting(
+            REASON_STARTS_OVER,
+            Some(MESSAGE_STARTS_OVER.to_owned()),
+        ))
     } else {
         None
     };
     let state = shown.unwrap_or_else(|| state(spec, container, facts, default_reason, &id));
     let earlier = if state.terminated.is_some() && !matches!(facts.life, Life::Ended { .. }) {
         None
+    } else if starts_over(container, facts, pod) {
+        let end = facts.latest_end();
+        end.map(|end| terminated(end, id(facts.attempts)))
     } else {
         previous(facts, &id)
     };
@@ -91,6 +100,11 @@ fn status(
         volume_mounts: mounts(container),
         ..ContainerStatus::default()
     }
+}
+
+/// Whether a container is gone and waits until all start again.
+fn starts_over(container: &ContainerPlan, facts: &ContainerFacts, pod: &PodFacts) -> bool {
+    pod.starting_over.is_some() && takes_part(container.role) && !facts.life.is_alive()
 }
 
 fn mounts(container: &ContainerPlan) -> Option<Vec<VolumeMountStatus>> {

@@ -74,7 +74,7 @@ fn by_rules(spec: &PodSpecPlan, pod: &PodFacts) -> Phase {
     }
     // 2: initialising. A pod that ended meanwhile never ran, which is a failure.
     let initialised = inits.all(|(_, f)| f.completed)
-        && pairs().all(|(c, f)| c.role != Role::Sidecar || f.was_started);
+        && pairs().all(|(c, f)| c.role != Role::Sidecar || f.was_started || pod.was_initialised);
     if !initialised {
         return if is_over {
             Phase::Failed

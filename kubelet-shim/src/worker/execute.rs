@@ -74,6 +74,9 @@ impl Worker {
             Step::Fetch(index) => self.fetch(*index),
             Step::Start(index) => self.start(*index),
             Step::ShowPullBackOff(index) => self.show_pull_back_off(*index),
+            Step::StartOver => {
+                tracing::info!(pod = %self.spec.key, "all containers start again");
+            }
             Step::HoldBack(index, _, _) => {
                 let message = format!(
                     "Back-off restarting failed container {} in pod {}",
@@ -477,6 +480,9 @@ fn killing(reason: &StopReason, container: &ContainerPlan, pod: RestartPolicy) -
     let name = &container.name;
     match reason {
         StopReason::PodEnds | StopReason::WorkDone => format!("Stopping container {name}"),
+        StopReason::StartsOver => {
+            format!("Container {name} will be restarted with all containers of its pod")
+        }
         StopReason::PostStartFailed(_) => "FailedPostStartHook".to_owned(),
         StopReason::Redefined => match container.role {
             Role::App | Role::Ephemeral => {
