@@ -28,7 +28,7 @@ const TOLD_MAX: usize = 1024;
 pub(crate) enum News<K> {
     Event(Event<K>),
     /// There is such an object, new, changed or listed, and nothing else is known of it.
-    Unread(ObjectMeta),
+    Unread(Box<ObjectMeta>),
 }
 
 type Events<K> = BoxStream<'static, Result<Event<K>, watcher::Error>>;
@@ -129,7 +129,7 @@ impl Told {
             }
             Err(invalid) => {
                 self.tell(&K::kind(&()), &invalid);
-                Some(News::Unread(invalid.metadata))
+                Some(News::Unread(Box::new(invalid.metadata)))
             }
         }
     }
