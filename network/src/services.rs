@@ -337,6 +337,11 @@ impl ServicePort {
         self.routes.store(Arc::new(routes));
     }
 
+    /// Tells whether these are the routes of this moment.
+    pub(crate) fn has_routes(&self, routes: &Arc<Routes>) -> bool {
+        Arc::ptr_eq(&self.routes.load(), routes)
+    }
+
     /// Returns the routes of this moment.
     pub fn routes(&self) -> Arc<Routes> {
         self.routes.load_full()

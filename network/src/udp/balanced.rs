@@ -158,12 +158,11 @@ impl ServiceFlow {
         if self.is_idle(now) {
             return false;
         }
-        let current = self.service.routes();
         // The routes change seldom, so the search through them is seldom too.
-        if Arc::ptr_eq(&current, &self.routes) {
+        if self.service.has_routes(&self.routes) {
             return true;
         }
-        self.routes = current;
+        self.routes = self.service.routes();
         self.routes.serves(self.endpoint.address())
     }
 

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use coracle_network::{
     Fabric, FabricConfig, HostAddress, Listener, PodIdentity, PodNetwork, Protocol, PublishPlan,
@@ -16,6 +17,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 mod services;
 
 pub(crate) use services::*;
+
+/// How long a busy machine may take for what is to happen at once.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A fabric that publishes nothing by itself, for tests that stay in memory.
 pub(crate) fn fabric() -> Fabric {
@@ -63,11 +67,21 @@ pub(crate) async fn pair(
     listener: &Listener,
     to: SocketAddr,
 ) -> (Stream, Stream) {
-    let dialled = client.connect(None, to).await.expect("a listener is there");
-    (
-        dialled,
-        listener.accept().await.expect("a connection waits"),
-    )
+    let dialled = soon(client.connect(None, to)).await;
+    let dialled = dialled.expect("a listener is there");
+    (dialled, accept(listener).await)
+}
+
+/// Accepts one connection.
+pub(crate) async fn accept(listener: &Listener) -> Stream {
+    let accepted = soon(listener.accept()).await;
+    accepted.expect("a connection waits")
+}
+
+/// Waits for what is to happen at once, so that a test that fails does not hang.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    let happened = tokio::time::timeout(DEADLINE, what).await;
+    happened.expect("it happens before the deadline")
 }
 
 /// Sends `text` from one end and checks that the other receives it.
@@ -76,7 +90,9 @@ pub(crate) async fn say(from: &mut Stream, to: &mut Stream, text: &str) {
         .await
         .expect("the connection is open");
     let mut heard = vec![0; text.len()];
-    to.read_exact(&mut heard).await.expect("the bytes arrive");
+    soon(to.read_exact(&mut heard))
+        .await
+        .expect("the bytes arrive");
     assert_eq!(heard, text.as_bytes());
 }
 
@@ -112,7 +128,7 @@ pub(crate) async fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
         match socket.try_recv_from(&mut buf) {
             Ok((length, from)) => return (buf[..length].to_vec(), from),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                poll_fn(|cx| socket.poll_recv_ready(cx))
+                soon(poll_fn(|cx| socket.poll_recv_ready(cx)))
                     .await
                     .expect("attached");
             }

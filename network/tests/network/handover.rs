@@ -48,7 +48,7 @@ async fn an_accepted_stream_is_the_pods_own_and_shows_its_address() {
     fabric
         .hand_over(at(a.ip(), 8080), handed)
         .expect("it listens");
-    let mut server = accepting.await.expect("it was handed over");
+    let mut server = soon(accepting).await.expect("it was handed over");
     assert!(server.is_kernel());
     assert_eq!(server.local_addr(), at(a.ip(), 8080));
     // Programs of the host appear as the node.
@@ -72,7 +72,7 @@ async fn the_node_takes_streams_too() {
     let (_client, handed) = accepted(None, &never()).await;
     let to = at(fabric.node_ip(), 6443);
     fabric.hand_over(to, handed).expect("it listens");
-    assert_eq!(listener.accept().await.expect("waits").local_addr(), to);
+    assert_eq!(accept(&listener).await.local_addr(), to);
 }
 
 #[tokio::test]
@@ -96,10 +96,10 @@ async fn a_stream_that_nothing_takes_comes_back_with_the_reason() {
     let (mut second, handed) = accepted(None, &back).await;
     let error = fabric.hand_over(to, handed).expect_err("it is full");
     assert_eq!(error.reason, HandOverRefusal::Full);
-    drop(listener.accept().await.expect("it waits"));
+    drop(accept(&listener).await);
     fabric.hand_over(to, error.handed).expect("a place again");
     second.write_all(b"x").await.expect("open");
-    let mut server = listener.accept().await.expect("it waits");
+    let mut server = accept(&listener).await;
     server.read_exact(&mut [0; 1]).await.expect("it is whole");
 }
 
@@ -128,7 +128,7 @@ async fn a_stream_not_accepted_by_a_dying_listener_is_given_back() {
     let last = listen(&c, "0.0.0.0:8080");
     hand_over(&c, returned.try_recv().expect("given back"));
     client.write_all(b"still here").await.expect("open");
-    let mut server = last.accept().await.expect("it waits");
+    let mut server = accept(&last).await;
     let mut heard = [0; 10];
     server.read_exact(&mut heard).await.expect("it is whole");
     assert_eq!(&heard, b"still here");
