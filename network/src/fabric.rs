@@ -108,7 +108,7 @@ pub(crate) struct Shared {
     pods: [RwLock<HashMap<Ipv4Addr, Arc<Pod>>>; SHARDS],
     directory: RwLock<Directory>,
     plan: PublishPlan,
-    block: Option<LoopbackBlock>,
+    block: Option<Arc<LoopbackBlock>>,
     outside: Arc<OutsidePorts>,
     services: Arc<ServiceTable>,
     host_budget: Arc<Budget>,
@@ -140,7 +140,7 @@ impl Fabric {
         };
         let size = 1 << (32 - u32::from(cidr.prefix_len()));
         let block = match publish {
-            PublishPlan::Loopback => LoopbackBlock::claim(),
+            PublishPlan::Loopback => LoopbackBlock::claim().map(Arc::new),
             PublishPlan::Nowhere => None,
         };
         let node = Ipv4Addr::from(u32::from(cidr.network()) + 1);
@@ -309,6 +309,16 @@ impl Fabric {
     /// resolver files. Only the first call counts.
     pub fn set_name_client(&self, client: Arc<dyn NameClient>) {
         let _ = self.shared.name_client.set(client);
+    }
+
+    /// Returns the range pods have their addresses from.
+    pub fn pod_cidr(&self) -> Ipv4Net {
+        self.shared.territory.pod_cidr
+    }
+
+    /// Returns the block of loopback addresses that pods are published on, nothing if there is none.
+    pub fn loopback_block(&self) -> Option<Arc<LoopbackBlock>> {
+        self.shared.block.clone()
     }
 
     /// Returns the node's address inside the pod CIDR.

@@ -29,7 +29,9 @@ pub use fabric::{Fabric, FabricConfig, PodIdentity};
 pub use handover::{GiveBack, HandOverError, HandOverRefusal, HandedStream};
 pub use listener::Listener;
 pub use names::{Asking, LookUp, NameClient, NameSource, ResolverConfig, SEARCHES_MAX, Upstream};
+pub use platform::is_exhausted;
 pub use pod::{PodNetwork, TcpPort};
+pub use publish::block::LoopbackBlock;
 pub use publish::outside::Announced;
 pub use publish::{HostAddress, Protocol, PublishPlan, PublishPort, Published};
 pub use services::{

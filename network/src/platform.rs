@@ -15,7 +15,8 @@ mod system;
 #[path = "platform/unix.rs"]
 mod system;
 
-pub(crate) use system::{LOOPBACK_BLOCKS, is_exhausted, is_temporary_lookup_failure};
+pub use system::is_exhausted;
+pub(crate) use system::{LOOPBACK_BLOCKS, is_temporary_lookup_failure};
 
 /// Binds `address` for TCP without listening: connections are refused, and no other socket gets the
 /// port.

@@ -42,7 +42,7 @@ pub(super) fn stop_listening(socket: Socket, _address: SocketAddr) -> io::Result
 }
 
 /// Tells whether the process or the system has no room for another socket.
-pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+pub fn is_exhausted(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(ENOMEM | ENFILE | EMFILE | ENOBUFS)

@@ -30,7 +30,7 @@ pub(super) fn stop_listening(socket: Socket, address: SocketAddr) -> io::Result<
 }
 
 /// Tells whether the process or the system has no room for another socket.
-pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+pub fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(WSAEMFILE | WSAENOBUFS))
 }
 

@@ -24,17 +24,20 @@ const BLOCKS: u32 = 1 << 8;
 /// machines where something holds the first on every address.
 const CLAIM_PORTS: [u16; 2] = [64_127, 62_127];
 
-/// A claimed block and the addresses taken of it.
+/// A block of loopback addresses that only this process uses, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct LoopbackBlock {
+pub struct LoopbackBlock {
     first: u32,
     taken: Mutex<AddressPool>,
     _claim: Socket,
 }
 
 impl LoopbackBlock {
+    /// How many addresses a block has.
+    pub const ADDRESSES: u32 = BLOCK_ADDRESSES;
+
     /// Claims the first free block, nothing if there is none or the system has no such addresses.
-    pub(crate) fn claim() -> Option<LoopbackBlock> {
+    pub fn claim() -> Option<LoopbackBlock> {
         if !platform::LOOPBACK_BLOCKS {
             return None;
         }
@@ -55,14 +58,15 @@ impl LoopbackBlock {
         })
     }
 
-    /// Takes the address at `offset` of the block if it is free, else another.
-    pub(crate) fn take(&self, offset: u32) -> Option<Ipv4Addr> {
+    /// Takes the address at `offset` of the block if it is free, else another; nothing if all are
+    /// taken.
+    pub fn take(&self, offset: u32) -> Option<Ipv4Addr> {
         let index = self.taken.lock().take_preferring(offset)?;
         Some(Ipv4Addr::from(self.first + index))
     }
 
     /// Gives an address back.
-    pub(crate) fn give_back(&self, ip: Ipv4Addr) {
+    pub fn give_back(&self, ip: Ipv4Addr) {
         self.taken
             .lock()
             .give_back(u32::from(ip).wrapping_sub(self.first));
