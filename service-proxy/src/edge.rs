@@ -1,0 +1,267 @@
+//! How the world outside the fabric reaches Services: a listening socket for each published address
+//! and port that has endpoints, each connection given to an endpoint.
+//!
+//! Entry point: [`Edge::start`], then [`Edge::apply`] whenever the table of Services or the endpoints of
+//! one of them change. Tasks: one that keeps the sockets as the table says, one for each core that
+//! watches them, one for each relayed connection.
+//!
+//! A pod of this node is given the accepted stream itself, and then the edge has no part in the
+//! connection any more. An endpoint elsewhere is connected to and relayed. What the fabric would drop is
+//! reset here, since the kernel has accepted it already; what it would refuse is reset too, or refused
+//! by the kernel where the Service has no endpoint at all.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_network::{Fabric, Fronts};
+use ipnet::IpNet;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+mod addresses;
+mod counters;
+mod dispatch;
+mod doors;
+mod keeper;
+mod limits;
+mod published;
+mod relay;
+mod sockets;
+mod udp;
+
+#[cfg(target_os = "linux")]
+pub use addresses::routes::RouteError;
+pub use counters::EdgeCounters;
+pub use published::{ListenFailure, Published, PublishedAt};
+
+use addresses::Addresses;
+use dispatch::{Dispatcher, Neighbourhood};
+use doors::Doors;
+use keeper::Keeper;
+use limits::Connections;
+use relay::Relays;
+use relay::bulk::{PIPES_MAX, Pipes};
+
+/// How long to wait for connections that were told to end.
+const ABORT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Where Services are reached outside the fabric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EdgePlan {
+    /// By every user: each address of a Service stands for one of this process' block of
+    /// `127.64.0.0/10`, with the same port if it can be had; node ports on `127.0.0.1`. Where only
+    /// `127.0.0.1` exists (macOS), on free ports of it.
+    #[default]
+    Loopback,
+    /// On Linux with privilege: the ranges of Services are made local by a route, and their addresses
+    /// are the true ones; node ports on the node's addresses and `127.0.0.1`.
+    Host,
+    /// Not at all.
+    Nowhere,
+}
+
+/// How an edge is laid out.
+#[derive(Debug, Clone)]
+pub struct EdgeConfig {
+    /// Where Services are reached.
+    pub plan: EdgePlan,
+    /// The ranges of cluster IPs and load-balancer addresses that [`EdgePlan::Host`] makes local.
+    pub ranges: Vec<IpNet>,
+    /// The node's addresses. Who comes from one of them, or from loopback, is the node itself. The first
+    /// of each family is the source of what the node sends into the ranges.
+    pub node_addresses: Vec<IpAddr>,
+    /// Where node ports are served; if empty, as the plan says.
+    pub node_port_addresses: Vec<IpAddr>,
+    /// The ranges of pods, of this node and others. Who comes from one of them is a pod.
+    pub pod_ranges: Vec<IpNet>,
+    /// Connections relayed at once, two descriptors each. What is handed over to pods is not counted.
+    pub connections_max: usize,
+    /// Those of one client address.
+    pub connections_per_client_max: usize,
+    /// UDP flows at once, a descriptor each when the endpoint is elsewhere.
+    pub udp_flows_max: usize,
+    /// Those of one client address.
+    pub udp_flows_per_client_max: usize,
+}
+
+/// Why an edge could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    /// The ranges of Services could not be made local.
+    #[cfg(target_os = "linux")]
+    #[error("failed to make the addresses of Services local")]
+    Routes(#[source] RouteError),
+    /// This system has no such routes.
+    #[cfg(not(target_os = "linux"))]
+    #[error("the addresses of Services can be made local on Linux only")]
+    HostPlanUnsupported,
+}
+
+/// The listeners and relays of a node. Dropping it closes the listeners; relayed connections go on.
+pub struct Edge {
+    fronts: watch::Sender<Arc<Fronts>>,
+    published: watch::Receiver<Arc<Published>>,
+    dispatcher: Arc<Dispatcher>,
+    flows: Arc<Connections>,
+    keeper: JoinHandle<()>,
+    /// Dropping it tells the keeper to stop.
+    stop: DropGuard,
+    #[cfg(target_os = "linux")]
+    _routes: Option<addresses::routes::Routes>,
+}
+
+impl Default for EdgeConfig {
+    fn default() -> EdgeConfig {
+        EdgeConfig {
+            plan: EdgePlan::default(),
+            ranges: Vec::new(),
+            node_addresses: Vec::new(),
+            node_port_addresses: Vec::new(),
+            pod_ranges: Vec::new(),
+            connections_max: 16_384,
+            // Half, so that one client alone never keeps the others out.
+            connections_per_client_max: 8_192,
+            udp_flows_max: 16_384,
+            udp_flows_per_client_max: 8_192,
+        }
+    }
+}
+
+impl EdgeConfig {
+    fn node_ports(&self) -> Vec<IpAddr> {
+        let localhost = IpAddr::from(Ipv4Addr::LOCALHOST);
+        match (self.node_port_addresses.as_slice(), self.plan) {
+            ([], EdgePlan::Host) => {
+                let mut all = self.node_addresses.clone();
+                all.push(localhost);
+                all
+            }
+            ([], _) => vec![localhost],
+            (given, _) => given.to_vec(),
+        }
+    }
+}
+
+impl Edge {
+    /// Starts an edge that serves nothing yet. Endpoints in `fabric` are given streams, all others are
+    /// connected to. Needs a tokio runtime, on which it runs.
+    ///
+    /// # Errors
+    ///
+    /// Only [`EdgePlan::Host`] can fail: without privilege, off Linux, or where a range overlaps a route
+    /// of this machine.
+    pub fn start(config: EdgeConfig, fabric: Option<Fabric>) -> Result<Edge, EdgeError> {
+        #[cfg(target_os = "linux")]
+        let routes = match config.plan {
+            EdgePlan::Host => Some(
+                addresses::routes::Routes::claim(&config.ranges, &config.node_addresses)
+                    .map_err(EdgeError::Routes)?,
+            ),
+            EdgePlan::Loopback | EdgePlan::Nowhere => None,
+        };
+        #[cfg(not(target_os = "linux"))]
+        if config.plan == EdgePlan::Host {
+            return Err(EdgeError::HostPlanUnsupported);
+        }
+        let block = fabric.as_ref().and_then(Fabric::loopback_block);
+        let addresses = Addresses::new(&config, block);
+        let (fronts, fronts_seen) = watch::channel(Arc::new(Fronts::default()));
+        let (published_here, published) = watch::channel(Arc::default());
+        let stop = CancellationToken::new();
+        let flows = Connections::new(config.udp_flows_max, config.udp_flows_per_client_max);
+        let dispatcher = dispatcher(&config, fabric);
+        let keeper = Keeper {
+            addresses,
+            dispatcher: Arc::clone(&dispatcher),
+            flows: Arc::clone(&flows),
+            doors: Doors::start(),
+            fronts: fronts_seen,
+            published: published_here,
+            stop: stop.clone(),
+            sockets: HashMap::new(),
+            ports: HashMap::new(),
+        };
+        Ok(Edge {
+            fronts,
+            published,
+            dispatcher,
+            flows,
+            keeper: tokio::spawn(keeper.run()),
+            stop: stop.drop_guard(),
+            #[cfg(target_os = "linux")]
+            _routes: routes,
+        })
+    }
+
+    /// Serves these fronts from now on. Called when they change, and when the endpoints of one of their
+    /// Services do: a Service without any has no listener, and UDP flows to one that is gone end.
+    /// Established connections stay. Returns at once; [`Edge::published`] tells what came of it.
+    pub fn apply(&self, fronts: Arc<Fronts>) {
+        self.fronts.send_replace(fronts);
+    }
+
+    /// Follows where fronts are reached.
+    pub fn published(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.clone()
+    }
+
+    /// Returns what the edge did so far.
+    pub fn counters(&self) -> &EdgeCounters {
+        &self.dispatcher.counters
+    }
+
+    /// Returns how many connections are relayed now.
+    pub fn relayed_now(&self) -> usize {
+        self.dispatcher.connections.count()
+    }
+
+    /// Returns how many UDP flows there are now.
+    pub fn udp_flows_now(&self) -> usize {
+        self.flows.count()
+    }
+
+    /// Closes all listeners, lets relayed connections end within `grace` and resets those that have
+    /// not. What pods were given is theirs.
+    pub async fn stop(self, grace: Duration) {
+        drop(self.stop);
+        // It ends by itself; were it to panic, its sockets are closed as well.
+        drop(self.keeper.await);
+        let connections = &self.dispatcher.connections;
+        let mut patience = grace;
+        // Again until nothing is left: one that was connecting may have become a relay meanwhile.
+        while tokio::time::timeout(patience, connections.emptied())
+            .await
+            .is_err()
+        {
+            connections.abort_all();
+            patience = ABORT_INTERVAL;
+        }
+    }
+}
+
+fn dispatcher(config: &EdgeConfig, fabric: Option<Fabric>) -> Arc<Dispatcher> {
+    let mut pods = config.pod_ranges.clone();
+    pods.extend(fabric.iter().map(|fabric| IpNet::V4(fabric.pod_cidr())));
+    let counters = Arc::default();
+    let relays = Relays {
+        pipes: Pipes::new(PIPES_MAX),
+        counters: Arc::clone(&counters),
+    };
+    Arc::new(Dispatcher {
+        fabric,
+        neighbourhood: Neighbourhood {
+            node: config.node_addresses.clone(),
+            pods,
+        },
+        connections: Connections::new(config.connections_max, config.connections_per_client_max),
+        relays: Arc::new(relays),
+        counters,
+        runtime: tokio::runtime::Handle::current(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,313 @@
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream as StdTcpStream};
+
+use futures::poll;
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::edge::limits::Connections;
+
+/// A relay and the far ends of its two connections.
+struct Joined {
+    relay: Relay,
+    client: StdTcpStream,
+    server: StdTcpStream,
+    endpoint: Arc<Endpoint>,
+    relays: Arc<Relays>,
+}
+
+fn join() -> Joined {
+    let (client, near_client) = connection();
+    let (server, near_server) = connection();
+    let endpoint = Endpoint::new(server.local_addr().unwrap());
+    let relays = relays();
+    let relay = Relay::new(
+        near_client,
+        near_server,
+        Arc::clone(&endpoint),
+        Arc::clone(&relays),
+        Connections::new(1, 1).enter([127, 0, 0, 1].into()).unwrap(),
+    );
+    Joined {
+        relay,
+        client,
+        server,
+        endpoint,
+        relays,
+    }
+}
+
+fn relays() -> Arc<Relays> {
+    Arc::new(Relays {
+        pipes: Pipes::new(4),
+        counters: Arc::default(),
+    })
+}
+
+/// Returns a far end, blocking, and the near one.
+fn connection() -> (StdTcpStream, Side) {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listener = TcpListener::bind(any).unwrap();
+    let far = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    far.set_nodelay(true).unwrap();
+    let (near, _) = listener.accept().unwrap();
+    near.set_nonblocking(true).unwrap();
+    (far, Side::new(TcpStream::from_std(near).unwrap()))
+}
+
+/// Runs blocking work beside the runtime.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at % 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn bytes_and_the_end_of_each_stream_are_passed_on() {
+    let Joined {
+        relay,
+        mut client,
+        mut server,
+        endpoint,
+        relays,
+    } = join();
+    let relay = tokio::spawn(relay);
+    beside(move || {
+        client.write_all(b"question").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut question = String::new();
+        server.read_to_string(&mut question).unwrap();
+        assert_eq!(question, "question");
+        // The other direction goes on after the first has ended.
+        server.write_all(b"long answer").unwrap();
+        drop(server);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "long answer");
+    })
+    .await;
+    relay.await.unwrap();
+    assert_eq!(relays.counters.reset.load(Ordering::Relaxed), 0);
+    let counters = endpoint.counters();
+    assert_eq!(counters.received_bytes.load(Ordering::Relaxed), 8);
+    assert_eq!(counters.sent_bytes.load(Ordering::Relaxed), 11);
+}
+
+#[tokio::test]
+async fn a_reset_is_passed_on_as_a_reset() {
+    for from_client in [true, false] {
+        let Joined {
+            relay,
+            client,
+            server,
+            relays,
+            ..
+        } = join();
+        let relay = tokio::spawn(relay);
+        let (breaks, mut meets) = match from_client {
+            true => (client, server),
+            false => (server, client),
+        };
+        beside(move || {
+            (&breaks).write_all(b"x").unwrap();
+            assert_eq!(meets.read(&mut [0; 8]).unwrap(), 1);
+            socket2::SockRef::from(&breaks)
+                .set_linger(Some(std::time::Duration::ZERO))
+                .unwrap();
+            drop(breaks);
+            let met = meets.read(&mut [0; 8]).unwrap_err();
+            assert_eq!(met.kind(), io::ErrorKind::ConnectionReset);
+        })
+        .await;
+        relay.await.unwrap();
+        assert_eq!(relays.counters.reset.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_relay_resets_both_sides() {
+    let Joined {
+        relay,
+        mut client,
+        mut server,
+        ..
+    } = join();
+    drop(relay);
+    beside(move || {
+        for side in [&mut client, &mut server] {
+            let met = side.read(&mut [0; 8]).unwrap_err();
+            assert_eq!(met.kind(), io::ErrorKind::ConnectionReset);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_costs_no_more_than_the_bound_and_loses_nothing() {
+    let Joined {
+        mut relay,
+        client,
+        mut server,
+        ..
+    } = join();
+    client.set_nonblocking(true).unwrap();
+    // Until neither the kernel nor the relay takes more: the reader reads nothing meanwhile.
+    let bytes = pattern(16 * 1024);
+    let mut sent = Vec::new();
+    let mut stalls = 0;
+    while stalls < 100 {
+        assert!(poll!(&mut relay).is_pending());
+        match (&client).write(&bytes[sent.len() % 251..]) {
+            Ok(written) => {
+                sent.extend_from_slice(&bytes[sent.len() % 251..][..written]);
+                stalls = 0;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                stalls += 1;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    match &relay.up {
+        Direction::Held(held) => assert!(held.bytes.capacity() <= SCRATCH_BYTES),
+        Direction::Bulk(_) => {}
+        Direction::Open(_) | Direction::Ended => panic!("the reader has not read"),
+    }
+    let relay = tokio::spawn(relay);
+    beside(move || {
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut received = Vec::new();
+        server.read_to_end(&mut received).unwrap();
+        assert!(received == sent, "{} of {}", received.len(), sent.len());
+        drop((client, server));
+    })
+    .await;
+    relay.await.unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn bulk_goes_through_a_pipe_that_is_given_back_when_it_ends() {
+    let Joined {
+        mut relay,
+        client,
+        mut server,
+        relays,
+        endpoint,
+    } = join();
+    const BYTES: usize = 32 * 1024 * 1024;
+    let sends = std::thread::spawn(move || {
+        (&client).write_all(&pattern(BYTES)).unwrap();
+        client
+    });
+    let reads = std::thread::spawn(move || {
+        let mut received = vec![0; BYTES];
+        server.read_exact(&mut received).unwrap();
+        assert!(received == pattern(BYTES));
+        server
+    });
+    let counted = || endpoint.counters().received_bytes.load(Ordering::Relaxed);
+    // Bytes are counted when read, and written before the next wait for more.
+    std::future::poll_fn(|cx| match relay.poll_both(cx) {
+        Poll::Pending if counted() < BYTES as u64 => Poll::Pending,
+        Poll::Pending => Poll::Ready(()),
+        Poll::Ready(_) => panic!("nobody has ended"),
+    })
+    .await;
+    let ends = tokio::task::spawn_blocking(|| (sends.join().unwrap(), reads.join().unwrap()));
+    // What the last turn left in a pipe goes out as the reader reads.
+    let (client, server) = tokio::select! {
+        ends = ends => ends.unwrap(),
+        _ = &mut relay => panic!("nobody has ended"),
+    };
+    assert!(relays.pipes.made() > 0, "no pipe was made");
+    assert!(matches!(relay.up, Direction::Open(_)), "the pipe is kept");
+    // Small pieces are copied again.
+    (&client).write_all(b"x").unwrap();
+    let reads = tokio::task::spawn_blocking(move || {
+        let mut byte = [0];
+        (&server).read_exact(&mut byte).unwrap();
+        byte
+    });
+    tokio::select! {
+        byte = reads => assert_eq!(byte.unwrap(), *b"x"),
+        _ = &mut relay => panic!("nobody has ended"),
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_pool_makes_no_more_pipes_than_it_may_and_counts_those_given_up() {
+    let pipes = Pipes::new(2);
+    let first = pipes.take().expect("free");
+    let second = pipes.take().expect("free");
+    assert!(pipes.take().is_none());
+    drop(first);
+    let third = pipes.take().expect("given back");
+    assert_eq!(pipes.made(), 2);
+    drop((second, third));
+    assert!(pipes.take().is_some());
+}
+
+/// The bound for all user memory of an idle relayed connection, by the growth of the process.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_idle_relayed_connection_costs_at_most_a_kilobyte_and_a_half() {
+    const BOUND_BYTES: usize = 1_536;
+    // With it a task is two cache lines' pairs, 256 bytes; one word more and it is 384.
+    assert!(size_of::<Relay>() <= 128, "{}", size_of::<Relay>());
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    // Four descriptors each: this process holds the far ends, too.
+    let connections = ((limit.maximum.unwrap_or(u64::MAX).min(20_000) - 200) / 4) as usize;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let places = Connections::new(connections, connections);
+    let relays = relays();
+    let endpoint = Endpoint::new(SocketAddr::from(([192, 0, 2, 1], 80)));
+    let relay = |far: &mut Vec<StdTcpStream>| {
+        let _guard = runtime.enter();
+        let ((client, near_client), (server, near_server)) = (connection(), connection());
+        // One exchange, so that nothing is left to be set up.
+        let permit = places.enter([127, 0, 0, 1].into()).unwrap();
+        let relay = Relay::new(
+            near_client,
+            near_server,
+            Arc::clone(&endpoint),
+            Arc::clone(&relays),
+            permit,
+        );
+        runtime.spawn(relay);
+        (&client).write_all(b"x").unwrap();
+        (&server).read_exact(&mut [0]).unwrap();
+        far.extend([client, server]);
+    };
+    let mut far = Vec::with_capacity(2 * connections);
+    (0..connections / 10).for_each(|_| relay(&mut far));
+    let before = resident_bytes();
+    (connections / 10..connections).for_each(|_| relay(&mut far));
+    let grown = resident_bytes().saturating_sub(before);
+    let each = grown / (connections - connections / 10);
+    println!(
+        "{each} bytes each, {connections} connections, {} of them the relay",
+        size_of::<Relay>()
+    );
+    assert!(each <= BOUND_BYTES, "{each}");
+}
+
+#[cfg(target_os = "linux")]
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * rustix::param::page_size()
+}

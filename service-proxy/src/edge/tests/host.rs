@@ -1,0 +1,188 @@
+//! The plan for a machine that is ours, each test in a network namespace of its own: it runs itself
+//! again under `unshare`.
+
+use std::process::Command;
+
+use tokio::net::UdpSocket;
+
+use super::*;
+
+/// Set in the second run.
+const INSIDE: &str = "CORACLE_TEST_NAMESPACE";
+
+const NODE: &str = "192.0.2.1";
+
+/// Runs the test of this name again in a namespace of its own, where loopback is up and the node has
+/// an address. True in that second run.
+fn is_inside(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let prepare = "ip link set lo up && ip address add 192.0.2.1/32 dev lo && exec \"$@\"";
+    let mut unshare = Command::new("unshare");
+    // Root in a namespace of users of our own, where this user is not root.
+    if !rustix::process::geteuid().is_root() {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    let output = unshare
+        .args(["--net", "sh", "-c", prepare, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            &format!("edge::tests::host::{test}"),
+            "--nocapture",
+        ])
+        .env(INSIDE, "1")
+        .output()
+        .expect("`unshare` of util-linux is there");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && told.contains("1 passed"),
+        "{told}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    false
+}
+
+fn config(range: &str) -> EdgeConfig {
+    EdgeConfig {
+        plan: EdgePlan::Host,
+        ranges: vec![range.parse().unwrap()],
+        node_addresses: vec![NODE.parse().unwrap()],
+        ..EdgeConfig::default()
+    }
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip")
+        .args(arguments.split(' '))
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn tagged_routes() -> String {
+    ip("route show table local proto 201")
+}
+
+#[tokio::test]
+async fn services_are_reached_at_their_true_addresses() {
+    if !is_inside("services_are_reached_at_their_true_addresses") {
+        return;
+    }
+    let fabric = fabric();
+    let pod = pod(&fabric, "a");
+    let (listener, at) = listen(&pod, 8);
+    let web = service("web");
+    route(&web, &[at]);
+    let edge = Edge::start(config("10.96.0.0/16"), Some(fabric)).unwrap();
+    let node_port = tcp(None, 30_080);
+    let privileged = tcp(Some("10.96.0.1"), 443);
+    edge.apply(fronts(&[
+        (privileged, front(&web, FrontKind::ClusterIp)),
+        (node_port, front(&web, FrontKind::NodePort)),
+    ]));
+    let outside = published(&edge, privileged).await;
+    assert_eq!(outside, "10.96.0.1:443".parse().unwrap());
+    let client = TcpStream::connect(outside).await.unwrap();
+    // The source is the node: without it a client could connect to itself.
+    assert_eq!(client.local_addr().unwrap().ip().to_string(), NODE);
+    assert_eq!(
+        listener
+            .accept()
+            .await
+            .unwrap()
+            .peer_addr()
+            .ip()
+            .to_string(),
+        NODE
+    );
+    published(&edge, node_port).await;
+    for address in ["192.0.2.1:30080", "127.0.0.1:30080"] {
+        let _client = TcpStream::connect(address).await.unwrap();
+        listener.accept().await.unwrap();
+    }
+    let refused = TcpStream::connect("10.96.0.1:444").await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    let refused = TcpStream::connect("10.96.77.7:443").await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(
+        tagged_routes(),
+        "local 10.96.0.0/16 dev lo scope host src 192.0.2.1 \n"
+    );
+    edge.stop(Duration::ZERO).await;
+    assert_eq!(tagged_routes(), "");
+}
+
+#[tokio::test]
+async fn answers_over_udp_come_from_the_true_address() {
+    if !is_inside("answers_over_udp_come_from_the_true_address") {
+        return;
+    }
+    let endpoint = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let dns = service("dns");
+    route(&dns, &[endpoint.local_addr().unwrap()]);
+    let edge = Edge::start(config("10.96.0.0/16"), None).unwrap();
+    let address = FrontAddress {
+        protocol: Protocol::Udp,
+        ..tcp(Some("10.96.0.10"), 53)
+    };
+    edge.apply(fronts(&[(address, front(&dns, FrontKind::ClusterIp))]));
+    let outside = published(&edge, address).await;
+    let client = UdpSocket::bind("192.0.2.1:0").await.unwrap();
+    client.send_to(b"question", outside).await.unwrap();
+    let mut buffer = [0; 64];
+    let (_, flow) = endpoint.recv_from(&mut buffer).await.unwrap();
+    endpoint.send_to(b"answer", flow).await.unwrap();
+    let (_, from) = client.recv_from(&mut buffer).await.unwrap();
+    assert_eq!(from, outside);
+}
+
+#[tokio::test]
+async fn an_address_of_ipv6_is_made_local_too() {
+    if !is_inside("an_address_of_ipv6_is_made_local_too") {
+        return;
+    }
+    ip("address add 2001:db8::1/128 dev lo nodad");
+    let web = service("web");
+    route(&web, &[elsewhere("a").await]);
+    let mut config = config("fd00:10:96::/108");
+    config.node_addresses.push("2001:db8::1".parse().unwrap());
+    let edge = Edge::start(config, None).unwrap();
+    let address = tcp(Some("fd00:10:96::1"), 80);
+    edge.apply(fronts(&[(address, front(&web, FrontKind::ClusterIp))]));
+    let outside = published(&edge, address).await;
+    let (client, _) = connect(outside).await.expect("served");
+    assert_eq!(client.local_addr().unwrap().ip().to_string(), "2001:db8::1");
+}
+
+#[tokio::test]
+async fn a_stale_route_is_removed_and_a_foreign_one_refused() {
+    if !is_inside("a_stale_route_is_removed_and_a_foreign_one_refused") {
+        return;
+    }
+    // What a killed process left: one of the range we take, one of another.
+    ip("route add local 10.96.0.0/16 dev lo proto 201 table local");
+    ip("route add local 10.99.0.0/16 dev lo proto 201 table local");
+    ip("route add blackhole 10.97.5.0/24");
+    let refused = Edge::start(config("10.97.0.0/16"), None)
+        .err()
+        .expect("refused");
+    let EdgeError::Routes(refused) = refused;
+    assert_eq!(
+        refused.to_string(),
+        "the range 10.97.0.0/16 overlaps the route 10.97.5.0/24"
+    );
+    let edge = Edge::start(config("10.96.0.0/16"), None).unwrap();
+    assert_eq!(
+        tagged_routes(),
+        "local 10.96.0.0/16 dev lo scope host src 192.0.2.1 \n"
+    );
+    let claimed = Edge::start(config("10.96.0.0/16"), None)
+        .err()
+        .expect("refused");
+    let EdgeError::Routes(claimed) = claimed;
+    assert!(matches!(claimed, RouteError::Claimed { .. }), "{claimed}");
+    drop(edge);
+    assert_eq!(tagged_routes(), "");
+}

@@ -1,0 +1,202 @@
+use coracle_network::TrafficPolicy;
+
+use super::*;
+
+#[tokio::test]
+async fn a_pod_of_this_node_gets_the_accepted_stream_itself() {
+    let fabric = fabric();
+    let pod = pod(&fabric, "a");
+    let (listener, at) = listen(&pod, 8);
+    let web = service("web");
+    route(&web, &[at]);
+    let edge = start(Some(fabric));
+    edge.apply(fronts(&[(cluster_ip(), front(&web, FrontKind::ClusterIp))]));
+    let outside = published(&edge, cluster_ip()).await;
+    let client = TcpStream::connect(outside).await.unwrap();
+    let stream = listener.accept().await.unwrap();
+    assert!(stream.is_kernel());
+    assert_eq!(stream.local_addr(), at);
+    assert_eq!(
+        stream.peer_addr().port(),
+        client.local_addr().unwrap().port()
+    );
+    assert_eq!(edge.relayed_now(), 0);
+    assert_eq!(read(&edge.counters().handed_over), 1);
+    let endpoint = &web.routes().cluster[0];
+    assert_eq!(read(&endpoint.counters().connections), 1);
+}
+
+#[tokio::test]
+async fn an_endpoint_elsewhere_is_relayed_to_and_its_bytes_are_counted() {
+    let at = elsewhere("a").await;
+    let web = service("web");
+    route(&web, &[at]);
+    let edge = start(None);
+    edge.apply(fronts(&[(cluster_ip(), front(&web, FrontKind::ClusterIp))]));
+    let outside = published(&edge, cluster_ip()).await;
+    let (mut client, name) = connect(outside).await.expect("served");
+    assert_eq!(name, "a");
+    echo(&mut client, b"hello").await;
+    assert_eq!(edge.relayed_now(), 1);
+    drop(client);
+    until("the relay ends with its client", || edge.relayed_now() == 0).await;
+    let endpoint = &web.routes().cluster[0];
+    assert_eq!(read(&endpoint.counters().received_bytes), 5);
+    assert_eq!(read(&endpoint.counters().sent_bytes), 6);
+}
+
+#[tokio::test]
+async fn a_service_may_mix_pods_of_this_node_and_endpoints_elsewhere() {
+    let fabric = fabric();
+    let pod = pod(&fabric, "a");
+    let (listener, here) = listen(&pod, 8);
+    serve(listener, "h");
+    let web = service("web");
+    route(&web, &[here, elsewhere("e").await]);
+    let edge = start(Some(fabric));
+    edge.apply(fronts(&[(cluster_ip(), front(&web, FrontKind::ClusterIp))]));
+    let outside = published(&edge, cluster_ip()).await;
+    let mut seen = std::collections::HashSet::new();
+    while seen.len() < 2 {
+        seen.insert(connect(outside).await.expect("served").1);
+    }
+}
+
+#[tokio::test]
+async fn a_service_without_endpoints_has_no_listener_and_comes_back_where_it_was() {
+    let web = service("web");
+    let edge = start(None);
+    let table = fronts(&[(cluster_ip(), front(&web, FrontKind::ClusterIp))]);
+    let at = elsewhere("a").await;
+    let mut before = None;
+    for _ in 0..2 {
+        route(&web, &[at]);
+        edge.apply(Arc::clone(&table));
+        let outside = published(&edge, cluster_ip()).await;
+        assert_eq!(*before.get_or_insert(outside), outside);
+        connect(outside).await.expect("served");
+        route(&web, &[]);
+        edge.apply(Arc::clone(&table));
+        unpublished(&edge, cluster_ip()).await;
+        let refused = TcpStream::connect(outside).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+}
+
+#[tokio::test]
+async fn removing_a_service_lets_its_connections_go_on() {
+    let web = service("web");
+    route(&web, &[elsewhere("a").await]);
+    let edge = start(None);
+    edge.apply(fronts(&[(cluster_ip(), front(&web, FrontKind::ClusterIp))]));
+    let outside = published(&edge, cluster_ip()).await;
+    let (mut client, _) = connect(outside).await.expect("served");
+    edge.apply(fronts(&[]));
+    unpublished(&edge, cluster_ip()).await;
+    assert!(TcpStream::connect(outside).await.is_err());
+    echo(&mut client, b"still here").await;
+}
+
+#[tokio::test]
+async fn a_listener_follows_a_service_that_is_made_anew() {
+    let edge = start(None);
+    let mut before = None;
+    for name in ["a", "b"] {
+        let web = service("web");
+        route(&web, &[elsewhere(name).await]);
+        edge.apply(fronts(&[(cluster_ip(), front(&web, FrontKind::ClusterIp))]));
+        let outside = published(&edge, cluster_ip()).await;
+        assert_eq!(*before.get_or_insert(outside), outside);
+        // The table is applied in the background: until it is, the old Service answers.
+        while connect(outside).await.expect("served").1 != name {}
+    }
+}
+
+#[tokio::test]
+async fn a_client_outside_of_the_source_ranges_is_reset_and_the_node_is_not() {
+    let web = service("web");
+    route(&web, &[elsewhere("a").await]);
+    let ranged = |range: &str| Front {
+        source_ranges: Some(Arc::new([range.parse().unwrap()])),
+        ..front(&web, FrontKind::LoadBalancer)
+    };
+    // Clients here come from loopback, which is the node: it may always come.
+    let edge = start(None);
+    edge.apply(fronts(&[(cluster_ip(), ranged("192.0.2.0/24"))]));
+    let outside = published(&edge, cluster_ip()).await;
+    connect(outside).await.expect("the node may come");
+    let front = Arc::new(arc_swap::ArcSwap::from_pointee(ranged("192.0.2.0/24")));
+    let dispatcher = &edge.dispatcher;
+    for (peer, comes) in [("192.0.2.7:9", true), ("198.51.100.7:9", false)] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let give_back = dispatcher.take_back(&front);
+        dispatcher.accept(accepted, peer.parse().unwrap(), &front, &give_back);
+        let read = tokio::time::timeout(PATIENCE, client.read_exact(&mut [0])).await;
+        assert_eq!(read.expect("in time").is_ok(), comes, "{peer}");
+    }
+    assert_eq!(read(&edge.counters().dropped), 1);
+}
+
+#[tokio::test]
+async fn where_a_policy_leaves_no_endpoint_the_connection_is_reset() {
+    let web = service("web");
+    web.set_routes(Routes {
+        cluster: Arc::new([Endpoint::new(elsewhere("a").await)]),
+        internal: TrafficPolicy::Local,
+        ..Routes::default()
+    });
+    let edge = start(None);
+    edge.apply(fronts(&[(cluster_ip(), front(&web, FrontKind::ClusterIp))]));
+    let outside = published(&edge, cluster_ip()).await;
+    assert!(connect(outside).await.is_none());
+    assert_eq!(read(&edge.counters().dropped), 1);
+}
+
+#[tokio::test]
+async fn clients_of_a_pod_that_send_nothing_cost_no_task_of_ours() {
+    let fabric = fabric();
+    let pod = pod(&fabric, "a");
+    let (listener, at) = listen(&pod, 4_096);
+    let web = service("web");
+    route(&web, &[at]);
+    let edge = start(Some(fabric));
+    edge.apply(fronts(&[(cluster_ip(), front(&web, FrontKind::ClusterIp))]));
+    let outside = published(&edge, cluster_ip()).await;
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let before = tasks();
+    let mut clients = Vec::new();
+    for _ in 0..200 {
+        clients.push(TcpStream::connect(outside).await.unwrap());
+        clients.push(TcpStream::connect(outside).await.unwrap());
+        drop(listener.accept().await.unwrap());
+    }
+    assert_eq!(tasks(), before);
+}
+
+#[tokio::test]
+async fn stopping_waits_for_connections_as_long_as_it_is_told_to() {
+    let web = service("web");
+    route(&web, &[elsewhere("a").await]);
+    let edge = start(None);
+    edge.apply(fronts(&[(cluster_ip(), front(&web, FrontKind::ClusterIp))]));
+    let outside = published(&edge, cluster_ip()).await;
+    let (mut stays, _) = connect(outside).await.expect("served");
+    let (ends, _) = connect(outside).await.expect("served");
+    drop(ends);
+    let stopping = edge.stop(Duration::from_millis(20));
+    tokio::time::timeout(PATIENCE, stopping)
+        .await
+        .expect("in time");
+    assert!(TcpStream::connect(outside).await.is_err());
+    let met = stays.read(&mut [0; 8]).await.unwrap_err();
+    assert_eq!(met.kind(), std::io::ErrorKind::ConnectionReset);
+}
