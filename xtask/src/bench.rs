@@ -13,6 +13,10 @@ const BENCHES: &[(&str, &str)] = &[
         "up",
         "`coracle up` from outside: start, memory, durable creates over HTTPS",
     ),
+    (
+        "edge",
+        "Services from outside, beside haproxy, nginx and DNAT",
+    ),
     ("fabric", "connections and streams between pods"),
     ("neighbour", "what a hostile pod costs a handler beside it"),
     (

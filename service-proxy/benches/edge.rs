@@ -1,0 +1,54 @@
+//! Holds the edge beside direct connections, haproxy, nginx and the kernel's DNAT, in one run.
+//!
+//! All contenders are up at once, in a network namespace of their own where the user may make one, and
+//! are measured in turn within each round; ratios are of one round. The first figure is processor time
+//! for a million operations, of the contender alone and of everything that took part (contender,
+//! backend, client), for it is steady where rates are not. A contender that is not on the path is named
+//! as missing.
+//!
+//! `CORACLE_BENCH_ROUNDS` (7), `CORACLE_BENCH_SECONDS` (1) for a sample, `CORACLE_BENCH_THREADS` (1) for
+//! each contender, `CORACLE_BENCH_IDLE` (2,000) idle connections for the memory of one.
+
+#[cfg(target_os = "linux")]
+mod edge {
+    pub(super) mod contenders;
+    pub(super) mod load;
+    pub(super) mod machine;
+    pub(super) mod report;
+    pub(super) mod serve;
+}
+
+#[cfg(target_os = "linux")]
+fn main() {
+    use edge::{contenders::Contenders, load, machine, report::Report, serve};
+
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some("serve-backend") => return serve::backend(arguments),
+        Some("serve-pod") => return serve::pod(arguments),
+        Some("serve-relay") => return serve::relay(arguments),
+        _ => {}
+    }
+    machine::enter_namespace();
+    machine::raise_descriptors();
+    let contenders = Contenders::start();
+    let mut report = Report::default();
+    for round in 0..machine::setting("ROUNDS", 7) {
+        for test in load::Test::ALL {
+            for contender in contenders.all() {
+                if let Some(sample) = load::measure(contender, test) {
+                    report.add(round, test, contender.name, sample);
+                }
+            }
+        }
+    }
+    report.print();
+    for contender in contenders.all() {
+        load::idle_memory(contender);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    println!("what the kernel accounts to each process is read on Linux only");
+}

@@ -1,0 +1,183 @@
+//! The load, by wrk: requests on connections that are kept, a connection for each request, long
+//! answers. And idle connections, for what one costs.
+
+use std::fmt;
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::contenders::Contender;
+use super::machine::{self, setting};
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Test {
+    /// Requests on 32 connections that are kept.
+    Requests,
+    /// A connection for each request, 32 at once.
+    Connections,
+    /// 64 MiB for each request, 2 at once; counted in gigabytes.
+    Bulk,
+}
+
+/// One sample.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sample {
+    /// Operations, or gigabytes.
+    pub(crate) operations: f64,
+    pub(crate) seconds: f64,
+    /// Processor time of the contender alone.
+    pub(crate) own_seconds: f64,
+    /// Of all who took part.
+    pub(crate) whole_seconds: f64,
+    /// Processors that others kept busy meanwhile.
+    pub(crate) foreign: f64,
+    /// Of the longest of a hundred answers, in microseconds.
+    pub(crate) p99: f64,
+}
+
+impl Test {
+    pub(crate) const ALL: [Test; 3] = [Test::Requests, Test::Connections, Test::Bulk];
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Test::Requests => "requests on kept connections",
+            Test::Connections => "a connection for each request",
+            Test::Bulk => "bulk, in GB",
+        })
+    }
+}
+
+/// Takes one sample; nothing where the client failed, which is said.
+pub(crate) fn measure(contender: &Contender, test: Test) -> Option<Sample> {
+    let seconds = setting("SECONDS", 1);
+    let mut client = match contender.namespace {
+        None => Command::new("wrk"),
+        Some(pid) => {
+            let mut enter = Command::new("nsenter");
+            enter.args([&format!("--net=/proc/{pid}/ns/net"), "wrk"]);
+            enter
+        }
+    };
+    let url = format!("http://{}/", contender.at);
+    client.args(["-t1", "--latency", &format!("-d{seconds}s")]);
+    match test {
+        Test::Requests => client.args(["-c32", &url]),
+        Test::Connections => client.args(["-c32", "-H", "Connection: close", &url]),
+        Test::Bulk => client.args(["-c2", "--timeout", "30s", &format!("{url}bulk")]),
+    };
+    let own = || machine::cpu_nanoseconds(&contender.own);
+    let backend = || machine::cpu_nanoseconds(&contender.backend);
+    let before = (own(), backend(), machine::ended_children_nanoseconds());
+    let (start, busy) = (Instant::now(), machine::busy_nanoseconds());
+    let output = match client.output() {
+        Ok(output) => output,
+        Err(error) => {
+            println!("missing: wrk ({error})");
+            return None;
+        }
+    };
+    let took = start.elapsed().as_secs_f64();
+    let busy = machine::busy_nanoseconds() - busy;
+    let own = own() - before.0;
+    let others = backend() - before.1 + machine::ended_children_nanoseconds() - before.2;
+    let told = String::from_utf8_lossy(&output.stdout);
+    let Some(told) = Told::read(&told) else {
+        println!("{}: wrk says {told}", contender.name);
+        return None;
+    };
+    if told.errors > 0 {
+        println!("{}, {test}: {} errors", contender.name, told.errors);
+    }
+    let whole = (own + others) as f64 / 1e9;
+    Some(Sample {
+        operations: match test {
+            Test::Bulk => told.bytes / 1e9,
+            Test::Requests | Test::Connections => told.requests,
+        },
+        seconds: told.seconds,
+        own_seconds: own as f64 / 1e9,
+        whole_seconds: whole,
+        foreign: (busy as f64 / 1e9 - whole).max(0.0) / took,
+        p99: told.p99,
+    })
+}
+
+/// What wrk says.
+struct Told {
+    requests: f64,
+    bytes: f64,
+    seconds: f64,
+    p99: f64,
+    errors: u64,
+}
+
+impl Told {
+    fn read(text: &str) -> Option<Told> {
+        let line = text.lines().find(|line| line.contains(" requests in "))?;
+        let mut words = line.split_whitespace();
+        let requests = words.next()?.parse().ok()?;
+        let seconds = quantity(words.nth(2)?.trim_end_matches(','))?;
+        let bytes = quantity(words.next()?)?;
+        let p99 = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("99%"));
+        let errors = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Socket errors:"));
+        let errors = errors.into_iter().flat_map(|line| line.split([' ', ',']));
+        Some(Told {
+            requests,
+            bytes,
+            seconds,
+            p99: quantity(p99?.trim())? * 1e6,
+            errors: errors.filter_map(|word| word.parse::<u64>().ok()).sum(),
+        })
+    }
+}
+
+/// Reads a number with wrk's unit, in bytes or seconds.
+fn quantity(text: &str) -> Option<f64> {
+    let split = text.find(|letter: char| letter.is_ascii_alphabetic())?;
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "B" | "s" => 1.0,
+        "KB" => 1024.0,
+        "MB" => 1024.0 * 1024.0,
+        "GB" => 1024.0 * 1024.0 * 1024.0,
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "m" => 60.0,
+        _ => return None,
+    };
+    Some(number.parse::<f64>().ok()? * factor)
+}
+
+/// Prints what an idle connection costs a contender in user memory.
+pub(crate) fn idle_memory(contender: &Contender) {
+    if contender.own.is_empty() {
+        return;
+    }
+    let count = setting("IDLE", 2_000);
+    let before = machine::memory_bytes(&contender.own);
+    let connections = (0..count).map(|_| TcpStream::connect(contender.at));
+    let connections = connections.filter_map(Result::ok).collect::<Vec<_>>();
+    // Nothing tells when the last is accepted; memory stands still when it is.
+    let mut now = machine::memory_bytes(&contender.own);
+    loop {
+        std::thread::sleep(Duration::from_millis(200));
+        let next = machine::memory_bytes(&contender.own);
+        if next == now {
+            break;
+        }
+        now = next;
+    }
+    let each = now.saturating_sub(before) / connections.len().max(1) as u64;
+    println!(
+        "{}: {each} bytes of user memory for each of {} idle connections",
+        contender.name,
+        connections.len()
+    );
+}
