@@ -227,7 +227,7 @@ mod tests {
         let config = json!({"nameservers": ["1.1.1.1", "1.1.1.1"], "searches": ["lan", "more"],
             "options": [{"name": "ndots", "value": "2"}, {"name": "trust-ad"}]});
         for (spec, expected) in [
-            (json!({}), format!("{cluster}options ndots:5\n")),
+            (json!({}), format!("{cluster}{server}options ndots:5\n")),
             (
                 json!({"dnsPolicy": "ClusterFirstWithHostNet"}),
                 format!("{cluster}{server}options ndots:5\n"),
