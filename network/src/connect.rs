@@ -15,6 +15,7 @@ use crate::fabric::Shared;
 use crate::pod::live::Held;
 use crate::pod::ports::{EPHEMERAL_PORTS, Slots};
 use crate::pod::{Membership, Pod, TcpPort};
+use crate::policy::Verdict;
 use crate::publish::Protocol;
 use crate::services::{Decision, Endpoint};
 use crate::stream::kernel::{Holder, KernelSocket, Traffic};
@@ -154,13 +155,27 @@ impl Way {
         }
     }
 
-    /// Establishes the connection, from a port that the pod holds. Cancel safe.
+    /// Asks the policies of both sides.
+    fn judge(&self, pod: &Pod) -> Verdict {
+        let (target, at) = match self {
+            Way::Within { target, at, .. } => (Some(&**target), *at),
+            Way::Outwards(at) => (None, *at),
+        };
+        pod.judge_sent(Protocol::Tcp, self.source(pod), target, at)
+    }
+
+    /// Establishes the connection, from a port that the pod holds; if a policy forbids it, it waits as
+    /// one whose packets are dropped. Cancel safe.
     async fn follow(
         self,
         pod: &Arc<Pod>,
         port: &TcpPort,
         balanced: Option<(Balanced, Arc<Endpoint>)>,
     ) -> Result<Link, NetError> {
+        if self.judge(pod) == Verdict::Drop {
+            service::be_dropped().await;
+            return Err(NetError::TimedOut);
+        }
         match self {
             Way::Within {
                 target,

@@ -20,6 +20,7 @@ use crate::error::{AttachError, FabricError, NetError, PublishError};
 use crate::handover::{self, HandOverError, HandedStream};
 use crate::names::{self, NameClient, Upstream};
 use crate::pod::{Pod, PodNetwork};
+use crate::policy::PolicyTable;
 use crate::publish::block::LoopbackBlock;
 use crate::publish::outside::{Announced, OutsidePorts};
 use crate::publish::{Protocol, PublishPlan};
@@ -104,6 +105,7 @@ pub(crate) struct Shared {
     zone: Arc<Zone>,
     upstream: ArcSwap<Upstream>,
     name_client: OnceLock<Arc<dyn NameClient>>,
+    policies: Arc<PolicyTable>,
     addresses: Mutex<AddressPool>,
     pods: [RwLock<HashMap<Ipv4Addr, Arc<Pod>>>; SHARDS],
     directory: RwLock<Directory>,
@@ -156,6 +158,7 @@ impl Fabric {
             zone: Arc::new(zone),
             upstream: ArcSwap::default(),
             name_client: OnceLock::new(),
+            policies: Arc::new(PolicyTable::new(node.into())),
             addresses: Mutex::new(AddressPool::new(size, &[0, 1, size - 1])),
             pods: array::from_fn(|_| RwLock::default()),
             directory: RwLock::default(),
@@ -299,10 +302,20 @@ impl Fabric {
         &self.shared.zone
     }
 
+    /// Returns who may reach whom.
+    pub fn policies(&self) -> &Arc<PolicyTable> {
+        &self.shared.policies
+    }
+
     /// Sets who answers the names of pods that lie outside of the zone. Name servers are asked by the
     /// client of [`Fabric::set_name_client`]; without one the host's resolver answers.
     pub fn set_upstream(&self, upstream: Upstream) {
         self.shared.upstream.store(Arc::new(upstream));
+    }
+
+    /// Returns who answers names that lie outside of the zone.
+    pub fn upstream(&self) -> Arc<Upstream> {
+        self.shared.upstream()
     }
 
     /// Sets who speaks DNS to name servers: to those upstream, and to those that pods name in their
@@ -336,6 +349,11 @@ impl Shared {
     /// Returns the names of the cluster.
     pub(crate) fn zone(&self) -> &Zone {
         &self.zone
+    }
+
+    /// Returns who may reach whom.
+    pub(crate) fn policies(&self) -> &PolicyTable {
+        &self.policies
     }
 
     /// Returns who answers names outside of the zone.
@@ -406,6 +424,8 @@ impl Shared {
         }
         let mut directory = self.directory.write();
         directory.by_uid.remove(&pod.identity().uid);
+        // Before the UID is free for a pod that comes back.
+        self.policies.detach(&pod.identity().uid);
         drop(directory);
         self.zone.forget_pod(ip, pod.identity());
         drop(gone);

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use crate::fabric::Shared;
 use crate::listener::{Handed, Queued, Refusal};
 use crate::pod::ports::Slots;
+use crate::policy::{self, Verdict};
+use crate::publish::Protocol;
 use crate::services::Endpoint;
 
 /// Takes a stream back whose listener ended before it accepted it. Called on the thread that ends the
@@ -55,7 +57,8 @@ pub enum HandOverRefusal {
     Full,
 }
 
-/// Puts a stream into the backlog of what listens at `to`.
+/// Puts a stream into the backlog of what listens at `to`. One that a policy of the pod forbids is
+/// reset, which counts as done: no other endpoint is meant to take it.
 pub(crate) fn hand_over(
     fabric: &Shared,
     to: SocketAddr,
@@ -69,6 +72,10 @@ pub(crate) fn hand_over(
     let Some(target) = target else {
         return refused(handed, HandOverRefusal::NoPod);
     };
+    if target.judge_received(Protocol::Tcp, handed.peer, to.port()) == Verdict::Drop {
+        policy::reset_at_end((&handed.tcp).into());
+        return Ok(());
+    }
     let Some(backlog) = target.listening(Slots::POD, to.port()) else {
         return refused(handed, HandOverRefusal::NotListening);
     };

@@ -17,8 +17,10 @@ mod names;
 mod pipe;
 mod platform;
 mod pod;
+mod policy;
 mod publish;
 mod services;
+mod store;
 mod stream;
 mod udp;
 mod zone;
@@ -28,9 +30,12 @@ pub use error::{AttachError, FabricError, NetError, PublishError};
 pub use fabric::{Fabric, FabricConfig, PodIdentity};
 pub use handover::{GiveBack, HandOverError, HandOverRefusal, HandedStream};
 pub use listener::Listener;
-pub use names::{Asking, LookUp, NameClient, NameSource, ResolverConfig, SEARCHES_MAX, Upstream};
+pub use names::{LookUp, NameClient, NameSource, ResolverConfig, SEARCHES_MAX, Upstream};
 pub use platform::is_exhausted;
 pub use pod::{PodNetwork, TcpPort};
+pub use policy::{
+    AddressBlock, AddressSet, NamedPorts, Peers, PodRules, PolicyTable, PortMatch, Rule,
+};
 pub use publish::block::LoopbackBlock;
 pub use publish::outside::Announced;
 pub use publish::{HostAddress, Protocol, PublishPlan, PublishPort, Published};

@@ -25,7 +25,8 @@ use crate::error::NetError;
 use crate::handover::HandedStream;
 use crate::platform;
 use crate::pod::{Pod, TcpPort};
-use crate::publish::{KernelListener, Publication};
+use crate::policy::{self, Verdict};
+use crate::publish::{KernelListener, Protocol, Publication};
 use crate::stream::Stream;
 use crate::stream::kernel::Place;
 
@@ -204,6 +205,13 @@ impl Listener {
                 Poll::Pending => {}
                 Poll::Ready(Ok((tcp, peer))) => {
                     let local = self.backlog.local;
+                    let verdict = pod.judge_received(Protocol::Tcp, peer, local.port());
+                    if verdict == Verdict::Drop {
+                        policy::reset_at_end((&tcp).into());
+                        // Others may wait behind it.
+                        cx.waker().wake_by_ref();
+                        continue;
+                    }
                     return Some(pod.take_kernel_stream(tcp, peer, place, local, None));
                 }
                 Poll::Ready(Err(error)) if platform::is_exhausted(&error) => {

@@ -70,25 +70,16 @@ pub enum Upstream {
     Servers(Vec<IpAddr>),
 }
 
-/// Who asks a name server.
-#[derive(Debug, Clone, Copy)]
-pub enum Asking<'a> {
-    /// The node.
-    Node,
-    /// A pod, by its own network.
-    Pod(&'a PodNetwork),
-}
-
 /// A look-up under way.
 pub type LookUp<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, NetError>> + Send + 'a>>;
 
 /// Speaks DNS to name servers. The wire format is none of this crate's.
 pub trait NameClient: Send + Sync {
-    /// Asks the servers, in order until one answers, for all addresses of a full name. Gives up within
-    /// a bounded time.
+    /// Asks the servers, in order until one answers, for all addresses of a full name, on behalf of
+    /// `from`: a pod, or the node. Gives up within a bounded time.
     fn look_up<'a>(
         &'a self,
-        asking: Asking<'a>,
+        from: &'a PodNetwork,
         servers: &'a [IpAddr],
         name: &'a str,
     ) -> LookUp<'a>;
@@ -223,7 +214,9 @@ async fn upstream(pod: &Arc<Pod>, asked: &Upstream, name: &str) -> Result<Found,
     let client = fabric.name_client();
     let answer = match (asked, client) {
         (Upstream::Servers(servers), Some(client)) => {
-            client.look_up(Asking::Node, servers, name).await
+            let node = fabric.find(fabric.territory().node);
+            let node = PodNetwork::lent(node.ok_or(NetError::ResolverUnavailable)?);
+            client.look_up(&node, servers, name).await
         }
         // Without a client there is nobody but the host to ask.
         (Upstream::Host, _) | (Upstream::Servers(_), None) => {
@@ -244,7 +237,7 @@ async fn by_servers(
     let Some(client) = pod.fabric().name_client() else {
         return Err(NetError::ResolverUnavailable);
     };
-    let answer = client.look_up(Asking::Pod(network), servers, name).await;
+    let answer = client.look_up(network, servers, name).await;
     drop(permits);
     found(answer)
 }

@@ -16,6 +16,7 @@ use crate::error::{NetError, PublishError};
 use crate::fabric::{PodIdentity, Shared};
 use crate::listener::{Backlog, Listener};
 use crate::names::{self, ResolverConfig};
+use crate::policy::PodPolicy;
 use crate::publish::{Protocol, PublishPort, Published};
 use crate::services::{Client, Endpoint};
 use crate::stream::kernel::{Holder, KernelCount, KernelSocket, Place, Traffic};
@@ -43,6 +44,15 @@ pub struct PodNetwork {
 /// Detaches when the last handle is gone.
 struct Attachment {
     pod: Arc<Pod>,
+    end: End,
+}
+
+/// What the end of the last handle means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Detaches,
+    /// Others hold the attachment.
+    Nothing,
 }
 
 /// What sockets and the fabric share of one pod.
@@ -59,6 +69,7 @@ pub(crate) struct Pod {
     lookups: Arc<Semaphore>,
     aliases: OnceLock<Vec<(String, IpAddr)>>,
     resolver: OnceLock<Arc<ResolverConfig>>,
+    policy: Arc<PodPolicy>,
     closed: AtomicBool,
 }
 
@@ -89,7 +100,20 @@ impl PodNetwork {
     /// Wraps a pod that was just attached.
     pub(crate) fn new(pod: Arc<Pod>) -> PodNetwork {
         PodNetwork {
-            attachment: Arc::new(Attachment { pod }),
+            attachment: Arc::new(Attachment {
+                pod,
+                end: End::Detaches,
+            }),
+        }
+    }
+
+    /// Returns a handle that others' attachment outlives.
+    pub(crate) fn lent(pod: Arc<Pod>) -> PodNetwork {
+        PodNetwork {
+            attachment: Arc::new(Attachment {
+                pod,
+                end: End::Nothing,
+            }),
         }
     }
 
@@ -199,17 +223,21 @@ impl PodNetwork {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.pod.close();
+        if self.end == End::Detaches {
+            self.pod.close();
+        }
     }
 }
 
 impl Pod {
     /// Returns a pod with nothing on it.
     pub(crate) fn new(fabric: Arc<Shared>, ip: Ipv4Addr, identity: PodIdentity) -> Pod {
+        let policy = fabric.policies().attach(&identity.uid);
         Pod {
             fabric,
             ip,
             identity,
+            policy,
             tcp: Mutex::new(PortTable::new()),
             udp: Mutex::new(PortTable::new()),
             live: Mutex::new(Live::new()),
@@ -291,6 +319,11 @@ impl Pod {
         let aliases = self.aliases.get().into_iter().flatten();
         let named = aliases.filter(|(alias, _)| alias.eq_ignore_ascii_case(name));
         named.map(|(_, ip)| *ip).collect()
+    }
+
+    /// Returns what is admitted to and from the pod.
+    pub(crate) fn policy(&self) -> &PodPolicy {
+        &self.policy
     }
 
     /// Returns how the pod's names are completed.

@@ -19,6 +19,7 @@ use crate::egress::Destination;
 use crate::error::NetError;
 use crate::pod::Pod;
 use crate::pod::ports::Slots;
+use crate::policy::Verdict;
 use crate::publish::Protocol;
 use crate::stream::in_family;
 
@@ -28,6 +29,7 @@ pub(crate) mod flows;
 pub(crate) mod front;
 pub(crate) mod inbox;
 mod outward;
+mod replies;
 
 use balanced::ServiceFlows;
 use inbox::{Inbox, View};
@@ -86,6 +88,12 @@ impl UdpSocket {
     pub fn try_recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let view = View {
             shown: &|peer| self.pod.fabric().shown(peer),
+            admitted: &|peer| {
+                let verdict = self
+                    .pod
+                    .judge_received(Protocol::Udp, peer, self.local.port());
+                verdict == Verdict::Admit
+            },
             named: &|from, length| self.services.lock().shown(from, length, Instant::now()),
         };
         let (length, from) = self.inbox.try_recv(buf, self.peer_addr(), &view)?;
@@ -193,12 +201,29 @@ impl UdpSocket {
         if !self.slots.meets(slot) {
             return Err(NetError::InvalidArgument.into());
         }
+        let source = self.source_for(destination);
+        if !self.is_admitted(source, Some(&target), to) {
+            return Ok(Sent::Taken);
+        }
         let inbox = target.udp_ports().lock().find(slot, to.port()).cloned();
         let Some(inbox) = inbox else {
             return Ok(Sent::Nobody);
         };
-        inbox.deliver(data, self.source_for(destination));
+        if target.policy().is_selected() {
+            inbox.expect_replies_to(source);
+        }
+        inbox.deliver(data, source);
         Ok(Sent::Taken)
+    }
+
+    /// Asks the policies of both sides about a datagram, unless it is a reply.
+    fn is_admitted(&self, source: SocketAddr, target: Option<&Pod>, to: SocketAddr) -> bool {
+        let is_selected = |pod: &Pod| pod.policy().is_selected();
+        if !is_selected(&self.pod) && !target.is_some_and(is_selected) {
+            return true;
+        }
+        self.inbox.is_reply(to)
+            || self.pod.judge_sent(Protocol::Udp, source.ip(), target, to) == Verdict::Admit
     }
 
     /// Sends by a kernel socket of its own.
@@ -208,6 +233,10 @@ impl UdpSocket {
         }
         if !self.slots.meets(Slots::POD) {
             return Err(NetError::InvalidArgument.into());
+        }
+        let source = SocketAddr::new(self.pod.ip().into(), self.local.port());
+        if !self.is_admitted(source, None, to) {
+            return Ok(Sent::Taken);
         }
         self.inbox.try_send_out(data, to, self.pod.kernel_count())?;
         Ok(Sent::Taken)

@@ -15,17 +15,16 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use crate::names::inside_zone;
+use crate::store::Store;
 
 mod pods;
 mod records;
 mod reverse;
-mod store;
 
 use pods::Pods;
 use records::{Entry, Found};
 pub use records::{HeadlessEndpoint, ServiceRecords, ZonePort, ZoneProtocol};
 use reverse::Reverse;
-use store::Store;
 
 /// For how many seconds an answer may be kept: names follow the readiness of pods.
 pub const TTL_SECONDS: u32 = 5;

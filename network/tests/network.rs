@@ -8,6 +8,8 @@ mod handover;
 mod lifecycle;
 #[path = "network/names.rs"]
 mod names;
+#[path = "network/policies.rs"]
+mod policies;
 #[path = "network/publishing.rs"]
 mod publishing;
 #[path = "network/service_udp.rs"]

@@ -19,6 +19,7 @@ use crate::listener::Queued;
 use crate::pod::live::Held;
 use crate::pod::ports::Slots;
 use crate::pod::{Pod, TcpPort};
+use crate::policy::Verdict;
 use crate::publish::Protocol;
 use crate::services::{Decision, Endpoint};
 use crate::stream::memory::End;
@@ -50,6 +51,11 @@ pub(super) const PATIENCE: Patience = Patience {
 /// Endpoints tried for one connection. When half of all are dead and not yet known to be, all of
 /// these are in one case of 65,536.
 const ENDPOINTS_TRIED_MAX: usize = 16;
+
+/// Waits until a connection whose packets are dropped is given up.
+pub(super) async fn be_dropped() {
+    tokio::time::sleep(DROPPED_CONNECT_TIMEOUT).await;
+}
 
 /// Connects to the Service that `decision` was made for.
 pub(super) async fn connect(
@@ -176,7 +182,10 @@ impl Waiting {
     fn offer_to(self, endpoint: &Arc<Endpoint>) -> Result<(), Waiting> {
         let at = endpoint.address();
         let way = Way::to_endpoint(&self.balanced.client, at);
-        let Ok(Way::Within { target, slot, .. }) = way else {
+        let way = way
+            .ok()
+            .filter(|way| way.judge(&self.balanced.client) == Verdict::Admit);
+        let Some(Way::Within { target, slot, .. }) = way else {
             return Err(self);
         };
         let held = Held::memory(self.end.connection());

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::NetError;
 use crate::fabric::Shared;
 use crate::pod::ports::Slots;
+use crate::policy::Verdict;
+use crate::publish::Protocol;
 
 /// A flow from outside, kept by whoever received it for as long as it lasts. Sockets of pods know it
 /// weakly: once it is dropped, nothing goes back.
@@ -68,6 +70,9 @@ pub(crate) fn deliver(
     // Pods do not come from outside: who says so there made the address up.
     if !fabric.territory().may_be_service(shown.ip()) {
         return Err(NetError::AccessDenied);
+    }
+    if target.judge_received(Protocol::Udp, shown, to.port()) == Verdict::Drop {
+        return Ok(());
     }
     let inbox = target
         .udp_ports()

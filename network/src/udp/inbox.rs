@@ -11,12 +11,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use super::flows::{Flow, Flows};
 use super::front::UdpFlow;
 use super::outward::Outward;
+use super::replies::Replies;
 use crate::budget::Budget;
 use crate::error::NetError;
 use crate::publish::Publication;
@@ -33,6 +35,7 @@ pub(crate) struct Inbox {
     queue: Mutex<Queue>,
     outward: Mutex<Outward>,
     peers: Mutex<Flows>,
+    replies: Mutex<Replies>,
     budget: Arc<Budget>,
 }
 
@@ -40,6 +43,8 @@ pub(crate) struct Inbox {
 pub(super) struct View<'a> {
     /// A peer of a publication.
     pub(super) shown: &'a dyn Fn(SocketAddr) -> SocketAddr,
+    /// Whether such a peer may send here.
+    pub(super) admitted: &'a dyn Fn(SocketAddr) -> bool,
     /// Whoever sent a datagram of this length: an endpoint shows the address of its Service.
     pub(super) named: &'a dyn Fn(SocketAddr, usize) -> SocketAddr,
 }
@@ -81,6 +86,7 @@ impl Inbox {
             queue: Mutex::new(queue),
             outward: Mutex::new(Outward::new()),
             peers: Mutex::new(Flows::new()),
+            replies: Mutex::default(),
             budget,
         })
     }
@@ -103,6 +109,16 @@ impl Inbox {
         if let Some(reader) = reader {
             reader.wake();
         }
+    }
+
+    /// Remembers that `peer` was admitted to send here, so that it is answered whatever policies say.
+    pub(super) fn expect_replies_to(&self, peer: SocketAddr) {
+        self.replies.lock().expect(peer, Instant::now());
+    }
+
+    /// Tells whether a datagram to `peer` is a reply.
+    pub(super) fn is_reply(&self, peer: SocketAddr) -> bool {
+        self.replies.lock().is_expected(peer, Instant::now())
     }
 
     /// Puts a datagram in that came in through a Service, from the address that is shown for it.

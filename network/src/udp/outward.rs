@@ -97,8 +97,12 @@ impl Outward {
             for _ in 0..UNWANTED_PER_CALL_MAX {
                 match socket.try_recv_from(buf) {
                     Ok((length, real)) => {
+                        let shown = (view.shown)(real);
+                        if !(view.admitted)(shown) {
+                            continue;
+                        }
                         let flow = Flow::Published { number, real };
-                        let from = peers.lock().enter(flow, (view.shown)(real));
+                        let from = peers.lock().enter(flow, shown);
                         if wanted(from) {
                             return Ok((length, from));
                         }

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::store::Store;
 use crate::PodIdentity;
+use crate::store::Store;
 
 #[derive(Debug)]
 pub(super) struct Pods {

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use coracle_network::{
-    Asking, Fabric, HeadlessEndpoint, LookUp, NameClient, NameSource, NetError, PodIdentity,
-    PodNetwork, ResolverConfig, ServiceRecords, Upstream,
+    Fabric, HeadlessEndpoint, LookUp, NameClient, NameSource, NetError, PodIdentity, PodNetwork,
+    ResolverConfig, ServiceRecords, Upstream,
 };
 
 use crate::fixture::*;
@@ -99,14 +99,11 @@ struct Listed {
 impl NameClient for Listed {
     fn look_up<'a>(
         &'a self,
-        asking: Asking<'a>,
+        from: &'a PodNetwork,
         servers: &'a [IpAddr],
         name: &'a str,
     ) -> LookUp<'a> {
-        let who = match asking {
-            Asking::Node => "node".to_owned(),
-            Asking::Pod(pod) => pod.hostname().to_owned(),
-        };
+        let who = from.hostname();
         let servers = servers.iter().map(IpAddr::to_string).collect::<Vec<_>>();
         let line = format!("{who} {} {name}", servers.join("+"));
         self.asked.lock().expect("no holder panics").push(line);
@@ -221,7 +218,7 @@ async fn an_external_name_leads_back_into_the_zone_or_upstream() {
     check(&a, "inside", &[ip("10.96.0.7")]).await;
     assert_eq!(asked(&client), [""; 0]);
     check(&a, "outside", &[ip("192.0.2.1")]).await;
-    assert_eq!(asked(&client), ["node 10.96.0.10 example.com"]);
+    assert_eq!(asked(&client), ["localhost 10.96.0.10 example.com"]);
     let round = a.resolve("round.default.svc.cluster.local").await;
     assert!(matches!(round, Err(NetError::NameNotFound)), "{round:?}");
 }
@@ -233,7 +230,10 @@ async fn names_of_others_go_to_the_clusters_servers_and_those_of_the_zone_do_not
     let client = listed(&fabric);
     fabric.set_upstream(Upstream::Servers(vec![ip("10.96.0.10"), ip("10.96.0.11")]));
     check(&a, "example.com", &[ip("192.0.2.1")]).await;
-    assert_eq!(asked(&client), ["node 10.96.0.10+10.96.0.11 example.com"]);
+    assert_eq!(
+        asked(&client),
+        ["localhost 10.96.0.10+10.96.0.11 example.com"]
+    );
     let unknown = a.resolve("x.default.svc.cluster.local.").await;
     assert!(matches!(unknown, Err(NetError::NameNotFound)));
     assert_eq!(asked(&client), [""; 0]);

@@ -13,27 +13,27 @@ use parking_lot::RwLock;
 /// More than there are threads that read at once.
 const SHARDS: usize = 64;
 
-pub(super) struct Store<K, V> {
+pub(crate) struct Store<K, V> {
     shards: [RwLock<HashMap<K, Arc<V>>>; SHARDS],
     hasher: RandomState,
 }
 
 impl<K: Hash + Eq, V> Store<K, V> {
-    pub(super) fn new() -> Store<K, V> {
+    pub(crate) fn new() -> Store<K, V> {
         Store {
             shards: array::from_fn(|_| RwLock::default()),
             hasher: RandomState::new(),
         }
     }
 
-    pub(super) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<Arc<V>>
+    pub(crate) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<Arc<V>>
     where
         K: Borrow<Q>,
     {
         self.shard(key).read().get(key).cloned()
     }
 
-    pub(super) fn contains<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
+    pub(crate) fn contains<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
     {
@@ -41,11 +41,11 @@ impl<K: Hash + Eq, V> Store<K, V> {
     }
 
     /// Puts a value in and returns the one it replaces.
-    pub(super) fn insert(&self, key: K, value: V) -> Option<Arc<V>> {
+    pub(crate) fn insert(&self, key: K, value: V) -> Option<Arc<V>> {
         self.shard(&key).write().insert(key, Arc::new(value))
     }
 
-    pub(super) fn remove<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<Arc<V>>
+    pub(crate) fn remove<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<Arc<V>>
     where
         K: Borrow<Q>,
     {
@@ -53,7 +53,7 @@ impl<K: Hash + Eq, V> Store<K, V> {
     }
 
     /// Changes a value, made anew where there is none; `change` tells whether to keep it.
-    pub(super) fn update(&self, key: K, change: impl FnOnce(&mut V) -> bool)
+    pub(crate) fn update(&self, key: K, change: impl FnOnce(&mut V) -> bool)
     where
         V: Default + Clone,
     {
