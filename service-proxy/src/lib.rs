@@ -6,3 +6,8 @@
 //! real cluster, and by itself beside any cluster.
 
 pub mod edge;
+mod dns;
+
+pub use dns::{DnsConfig, DnsError, DnsServer};
+
+pub mod fuzzing;
