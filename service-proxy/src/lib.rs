@@ -7,7 +7,9 @@
 
 pub mod edge;
 mod dns;
+mod policy;
 
 pub use dns::{DnsConfig, DnsError, DnsServer};
+pub use policy::{Policies, PoliciesConfig};
 
 pub mod fuzzing;

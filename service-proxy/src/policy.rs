@@ -1,0 +1,60 @@
+//! Enforces NetworkPolicies: follows them, and while there are any, pods and namespaces, and compiles
+//! them into the rules of the fabric's pods.
+//!
+//! One long-running task: input: watches of NetworkPolicies, pods (labels, ports, addresses) and
+//! namespaces (labels); output: the table of policies of the fabric. A pod has its rules by its UID
+//! before it is attached; peers are known as soon as the API tells their addresses.
+
+use coracle_network::Fabric;
+use kube::Client;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+mod follow;
+mod read;
+mod selector;
+mod state;
+mod world;
+
+use state::State;
+
+/// What policies are enforced for.
+#[derive(Clone)]
+pub struct PoliciesConfig {
+    /// The API that has them.
+    pub client: Client,
+    /// Whose pods.
+    pub fabric: Fabric,
+    /// The node, so that rules are kept for its own pods only; nothing where all pods are here.
+    pub node_name: Option<String>,
+}
+
+/// The enforcement of policies.
+#[derive(Debug)]
+pub struct Policies {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Policies {
+    /// Starts to follow policies. Until the first ones are known all pods are open.
+    pub fn start(config: PoliciesConfig) -> Policies {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let state = State::new(Arc::clone(config.fabric.policies()), config.node_name);
+        let (client, stopped) = (config.client, stop.clone());
+        tasks.spawn(async move {
+            // Safe to cancel: the table is whole after every turn.
+            let following = follow::follow(client, state);
+            stopped.run_until_cancelled(following).await;
+        });
+        tasks.close();
+        Policies { tasks, stop }
+    }
+
+    /// Stops. The rules of now stay in force.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
