@@ -91,64 +91,33 @@ pub(super) fn plan(observed: &Observed<'_>) -> Plan {
 }
 
 fn plan_family(observed: &Observed<'_>, family: Family, slices: Vec<&Slice>, plan: &mut Plan) {
-    let labels = labels(observed.name, observed.service);
     let mut groups = groups(observed, family);
-    let mut unwanted = Vec::new();
-    for slice in &slices {
+    let mut deletes = Vec::new();
+    for slice in slices {
         match groups.get_mut(&slice.ports) {
             Some(group) => group.slices.push(slice),
-            None => unwanted.push(*slice),
+            None => deletes.push(slice),
         }
     }
     if groups.is_empty() {
-        // Without endpoints there is still one slice, which says that somebody has looked.
-        let empty = |slice: &&Slice| slice.ports.is_empty() && slice.endpoints.is_empty();
-        let placeholder = unwanted.iter().position(empty);
-        let group = Group {
-            ports: Vec::new(),
-            endpoints: Vec::new(),
-            slices: placeholder
-                .map(|place| unwanted.remove(place))
-                .into_iter()
-                .collect(),
-        };
-        groups.insert(Vec::new(), group);
+        groups.insert(Vec::new(), placeholder(&mut deletes));
     }
-    let (mut creates, mut deletes) = (Vec::new(), unwanted);
+    let template = Slice {
+        name: None,
+        version: Version::default(),
+        labels: labels(observed.name, observed.service),
+        extras: Extras {
+            owner_references: vec![observed.service.owner(observed.name)],
+            ..Extras::default()
+        },
+        family: Some(family),
+        ports: Vec::new(),
+        endpoints: Vec::new(),
+        deleting: false,
+    };
+    let mut creates = Vec::new();
     for group in groups.into_values() {
-        let draft = |endpoints: Vec<Endpoint>| Slice {
-            name: None,
-            version: Version::default(),
-            labels: labels.clone(),
-            extras: Extras {
-                owner_references: vec![observed.service.owner(observed.name)],
-                ..Extras::default()
-            },
-            family: Some(family),
-            ports: group.ports.clone(),
-            endpoints,
-            deleting: false,
-        };
-        if group.endpoints.is_empty() && group.slices.is_empty() {
-            creates.push(draft(Vec::new()));
-            continue;
-        }
-        let (filled, empty, rest) = fill(&group, &labels);
-        let pick = |places: &[usize]| {
-            places
-                .iter()
-                .map(|&at| group.endpoints[at].clone())
-                .collect()
-        };
-        deletes.extend(empty);
-        creates.extend(rest.chunks(ENDPOINTS_MAX).map(|places| draft(pick(places))));
-        let changed = filled.iter().filter(|one| one.changed);
-        plan.updates.extend(changed.map(|one| Slice {
-            name: one.slice.name.clone(),
-            version: one.slice.version.clone(),
-            extras: one.slice.extras.clone(),
-            ..draft(pick(&one.endpoints))
-        }));
+        plan_group(&group, &template, (&mut creates, &mut deletes), plan);
     }
     // A slice that would go is written anew rather than deleted beside a new one.
     while !deletes.is_empty()
@@ -163,8 +132,48 @@ fn plan_family(observed: &Observed<'_>, family: Family, slices: Vec<&Slice>, pla
     if !observed.service.deleting {
         plan.creates.extend(creates);
     }
-    plan.deletes
-        .extend(deletes.iter().filter_map(|slice| slice.name.clone()));
+    let names = deletes.iter().filter_map(|slice| slice.name.clone());
+    plan.deletes.extend(names);
+}
+
+/// Without endpoints there is still one slice, which says that somebody has looked.
+fn placeholder<'a>(unwanted: &mut Vec<&'a Slice>) -> Group<'a> {
+    let empty = |slice: &&Slice| slice.ports.is_empty() && slice.endpoints.is_empty();
+    let known = unwanted.iter().position(empty);
+    Group {
+        ports: Vec::new(),
+        endpoints: Vec::new(),
+        slices: known.map(|at| unwanted.remove(at)).into_iter().collect(),
+    }
+}
+
+fn plan_group<'a>(
+    group: &Group<'a>,
+    template: &Slice,
+    (creates, deletes): (&mut Vec<Slice>, &mut Vec<&'a Slice>),
+    plan: &mut Plan,
+) {
+    let draft = |places: &[usize]| Slice {
+        ports: group.ports.clone(),
+        endpoints: places
+            .iter()
+            .map(|&at| group.endpoints[at].clone())
+            .collect(),
+        ..template.clone()
+    };
+    if group.endpoints.is_empty() && group.slices.is_empty() {
+        return creates.push(draft(&[]));
+    }
+    let (filled, empty, rest) = fill(group, &template.labels);
+    deletes.extend(empty);
+    creates.extend(rest.chunks(ENDPOINTS_MAX).map(draft));
+    let changed = filled.iter().filter(|one| one.changed);
+    plan.updates.extend(changed.map(|one| Slice {
+        name: one.slice.name.clone(),
+        version: one.slice.version.clone(),
+        extras: one.slice.extras.clone(),
+        ..draft(&one.endpoints)
+    }));
 }
 
 /// Puts endpoints into slices. Returns the slices, those that nothing is left in, and what has no
