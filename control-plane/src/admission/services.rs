@@ -43,6 +43,8 @@ const NODE_PORTS: Band<u32> = Band {
     fixed: 86,
 };
 
+const ALLOCATED: &str = "provided port is already allocated";
+
 const SINGLE_STACK: &str = "SingleStack";
 
 /// The address of the API itself inside of the cluster: the first of the range.
@@ -58,6 +60,14 @@ struct Band<N> {
     first: N,
     last: N,
     fixed: N,
+}
+
+/// Whether a service is being made or changed: one node port for two ports is refused to both, in other
+/// words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    New,
+    Known,
 }
 
 /// The addresses and ports of one service.
@@ -136,7 +146,8 @@ pub(super) fn allocate<'a>(
         .unwrap_or_default();
     let spec = &mut object["spec"];
     address(spec, &taken.addresses.into_iter().collect(), &own.addresses)?.map_err(invalid)?;
-    ports(spec, &mut taken.ports.into_iter().collect())?.map_err(invalid)?;
+    let sort = request.old.map_or(Sort::New, |_| Sort::Known);
+    ports(spec, &mut taken.ports.into_iter().collect(), sort)?.map_err(invalid)?;
     let charge = Charge::of(info, object);
     pending.claim(entries, (info, request.namespace(), &uid), charge, claims);
     Ok(())
@@ -277,7 +288,7 @@ fn address(spec: &mut Value, taken: &BTreeSet<u32>, own: &[u32]) -> Outcome {
     if wanted.is_empty() {
         let Some(address) = RANGE.draw(taken) else {
             let why = "failed to allocate a serviceIP: range is full";
-            return Err(ApiError::internal(why));
+            return Err(failure(why));
         };
         let address = Ipv4Addr::from_bits(address).to_string();
         spec["clusterIP"] = json!(address);
@@ -302,56 +313,105 @@ fn address(spec: &mut Value, taken: &BTreeSet<u32>, own: &[u32]) -> Outcome {
     Ok(Err(causes))
 }
 
-fn ports(spec: &mut Value, taken: &mut BTreeSet<u32>) -> Outcome {
+fn ports(spec: &mut Value, taken: &mut BTreeSet<u32>, sort: Sort) -> Outcome {
     let kind = spec["type"].as_str().unwrap_or_default();
     let given = spec["allocateLoadBalancerNodePorts"] != false;
     let needed = kind == "NodePort" || (kind == "LoadBalancer" && given);
+    let has_ports = matches!(kind, "NodePort" | "LoadBalancer");
     let health = needs_health_check(spec);
     let mut causes = Causes::default();
-    // Ports of different protocols share a node port, as DNS servers want it.
-    let mut shared: BTreeMap<i64, i64> = BTreeMap::new();
-    let number = |port: &Value, field: &str| port[field].as_i64().unwrap_or(0);
-    for port in elements(&spec["ports"]).filter(|port| number(port, "nodePort") != 0) {
-        shared
-            .entry(number(port, "port"))
-            .or_insert(number(port, "nodePort"));
-    }
-    let has_ports = matches!(kind, "NodePort" | "LoadBalancer");
     let mut list = spec["ports"].take();
-    for (index, port) in list.as_array_mut().into_iter().flatten().enumerate() {
-        let field = format!("spec.ports[{index}].nodePort");
-        match number(port, "nodePort") {
-            0 if needed => {
-                let known = shared.get(&number(port, "port")).copied();
-                let drawn = known.or_else(|| NODE_PORTS.draw(taken).map(i64::from));
-                let Some(drawn) = drawn else {
-                    let why = "failed to allocate a nodePort: range is full";
-                    return Err(ApiError::internal(why));
-                };
-                shared.insert(number(port, "port"), drawn);
-                taken.extend(u32::try_from(drawn));
-                port["nodePort"] = json!(drawn);
-            }
-            wanted if wanted != 0 && has_ports => {
-                if let Some(why) = unavailable(wanted, taken) {
-                    causes.invalid(field, &port["nodePort"], &why);
-                }
-            }
-            _ => (),
-        }
+    // What is asked for comes first, so that nothing else of the service is given the same port.
+    let shared = match has_ports {
+        true => asked(&list, taken, sort, &mut causes),
+        false => BTreeMap::new(),
+    };
+    if needed {
+        draw_ports(&mut list, taken, shared)?;
     }
     spec["ports"] = list;
     if spec["ports"].is_null() {
         spec.as_object_mut().map(|spec| spec.remove("ports"));
     }
     if health {
-        health_port(spec, taken, &mut causes)?;
+        health_port(spec, taken)?;
     }
     Ok(if causes.is_empty() {
         Ok(())
     } else {
         Err(causes)
     })
+}
+
+fn failure(why: &str) -> ApiError {
+    ApiError::internal(format!("Internal error occurred: {why}"))
+}
+
+fn number(port: &Value, field: &str) -> i64 {
+    port[field].as_i64().unwrap_or(0)
+}
+
+/// Takes the node ports that a service asks for; returns them by port.
+fn asked(
+    list: &Value,
+    taken: &mut BTreeSet<u32>,
+    sort: Sort,
+    causes: &mut Causes,
+) -> BTreeMap<i64, i64> {
+    let mut shared = BTreeMap::new();
+    // Which port of the service a node port leads to.
+    let mut leads: BTreeMap<i64, i64> = BTreeMap::new();
+    for (index, port) in elements(list).enumerate() {
+        let (port, wanted) = (number(port, "port"), number(port, "nodePort"));
+        if wanted == 0 {
+            continue;
+        }
+        shared.entry(port).or_insert(wanted);
+        let other = leads
+            .insert(wanted, port)
+            .is_some_and(|other| other != port);
+        let why = match other && sort == Sort::New {
+            true => Some(ALLOCATED.to_owned()),
+            false => unavailable(wanted, taken),
+        };
+        if let Some(why) = why {
+            causes.invalid(
+                format!("spec.ports[{index}].nodePort"),
+                &json!(wanted),
+                &why,
+            );
+        }
+    }
+    taken.extend(
+        leads
+            .into_keys()
+            .filter_map(|wanted| u32::try_from(wanted).ok()),
+    );
+    shared
+}
+
+/// Gives node ports to the ports that have none. Ports of different protocols share a node port, as DNS
+/// servers want it.
+fn draw_ports(
+    list: &mut Value,
+    taken: &mut BTreeSet<u32>,
+    mut shared: BTreeMap<i64, i64>,
+) -> Result<(), ApiError> {
+    for port in list.as_array_mut().into_iter().flatten() {
+        if number(port, "nodePort") != 0 {
+            continue;
+        }
+        let known = shared.get(&number(port, "port")).copied();
+        let drawn = known.or_else(|| NODE_PORTS.draw(taken).map(i64::from));
+        let Some(drawn) = drawn else {
+            let why = "failed to allocate a nodePort: range is full";
+            return Err(failure(why));
+        };
+        shared.insert(number(port, "port"), drawn);
+        taken.extend(u32::try_from(drawn));
+        port["nodePort"] = json!(drawn);
+    }
+    Ok(())
 }
 
 /// Gives a service that needs one a port for its health, of which only the form counts.
@@ -372,24 +432,21 @@ fn list_address(spec: &mut Value) {
     }
 }
 
-fn health_port(
-    spec: &mut Value,
-    taken: &BTreeSet<u32>,
-    causes: &mut Causes,
-) -> Result<(), ApiError> {
+fn health_port(spec: &mut Value, taken: &BTreeSet<u32>) -> Result<(), ApiError> {
     match spec["healthCheckNodePort"].as_i64().unwrap_or(0) {
         0 => {
             let Some(port) = NODE_PORTS.draw(taken) else {
                 let why = "failed to allocate a HealthCheck NodePort: range is full";
-                return Err(ApiError::internal(why));
+                return Err(failure(why));
             };
             spec["healthCheckNodePort"] = json!(port);
         }
         wanted => {
             if let Some(why) = unavailable(wanted, taken) {
-                let why =
-                    format!("failed to allocate requested HealthCheckNodePort {wanted}: {why}");
-                causes.invalid("spec.healthCheckNodePort", &json!(wanted), &why);
+                // The stock server, too, takes this for a failure of its own.
+                return Err(failure(&format!(
+                    "failed to allocate requested HealthCheck NodePort {wanted}: {why}"
+                )));
             }
         }
     }
@@ -405,9 +462,7 @@ fn unavailable(wanted: i64, taken: &BTreeSet<u32>) -> Option<String> {
             "provided port is not in the valid range. The range of valid ports is {first}-{last}"
         ));
     }
-    taken
-        .contains(&number)
-        .then(|| "provided port is already allocated".to_owned())
+    taken.contains(&number).then(|| ALLOCATED.to_owned())
 }
 
 #[cfg(test)]
@@ -477,7 +532,7 @@ mod tests {
             {"port": 53, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"},
             {"port": 80, "nodePort": 30080}]});
         let mut taken = BTreeSet::new();
-        ports(&mut spec, &mut taken)
+        ports(&mut spec, &mut taken, Sort::New)
             .expect("not full")
             .expect("in order");
         let port = |index: usize| spec["ports"][index]["nodePort"].as_i64().expect("a port");
@@ -485,13 +540,44 @@ mod tests {
         assert_ne!(port(0), 30080);
         assert!(spec["healthCheckNodePort"].is_i64());
         let mut taken = BTreeSet::from([30080]);
-        let causes = ports(&mut spec, &mut taken)
+        let causes = ports(&mut spec, &mut taken, Sort::New)
             .expect("not full")
             .expect_err("taken");
         assert_eq!(
             causes.into_vec()[0].sentence(),
             "spec.ports[2].nodePort: Invalid value: 30080: provided port is already allocated"
         );
+    }
+
+    #[test]
+    fn a_node_port_leads_to_one_port_of_a_service() {
+        let mut spec = json!({"type": "NodePort", "ports": [
+            {"port": 80, "nodePort": 30080}, {"port": 80, "protocol": "UDP", "nodePort": 30080},
+            {"port": 81, "nodePort": 30080}]});
+        let causes = ports(&mut spec, &mut BTreeSet::new(), Sort::New)
+            .expect("not full")
+            .expect_err("two ports");
+        assert_eq!(
+            causes.into_vec()[0].sentence(),
+            "spec.ports[2].nodePort: Invalid value: 30080: provided port is already allocated"
+        );
+    }
+
+    #[test]
+    fn what_is_given_is_not_what_the_service_asks_for_elsewhere() {
+        // Two ports are left, and the service asks for one of them.
+        let mut taken: BTreeSet<u32> = (NODE_PORTS.first..=NODE_PORTS.last).collect();
+        taken.remove(&30_080);
+        taken.remove(&30_090);
+        let mut spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "ports": [{"port": 80}, {"port": 81, "nodePort": 30080}]});
+        let full = ports(&mut spec, &mut taken.clone(), Sort::New).expect_err("none is left");
+        assert!(
+            full.message.contains("HealthCheck NodePort"),
+            "{}",
+            full.message
+        );
+        assert_eq!(spec["ports"][0]["nodePort"], 30090);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a service begins with, and what it keeps.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::{default, each, object_at, remove, replace_empty};
@@ -83,8 +85,7 @@ pub(crate) fn keep_service(old: &Value, new: &mut Value) {
     if was != "ExternalName" && is != "ExternalName" {
         keep_addresses(old, new);
     }
-    let has_node_ports = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
-    if has_node_ports(&was) && has_node_ports(&is) {
+    if is_given_node_ports(old) && is_given_node_ports(new) {
         keep_node_ports(old, new);
     }
     if needs_health_check(old) && needs_health_check(new) {
@@ -118,7 +119,7 @@ fn follow_one_address(old: &Value, new: &mut Value) {
     if new["clusterIPs"] == old["clusterIPs"] && new["clusterIP"] != old["clusterIP"] {
         match new["clusterIP"].as_str().unwrap_or_default() {
             "" => remove(new, "clusterIPs"),
-            _ => new["clusterIPs"][0] = new["clusterIP"].clone(),
+            _ => new["clusterIPs"] = json!([new["clusterIP"]]),
         }
     }
 }
@@ -139,22 +140,36 @@ fn keep_addresses(old: &Value, new: &mut Value) {
     }
 }
 
-/// A port that a client names without its node port keeps the one it has.
+/// Says whether a service is given node ports that it does not ask for.
+fn is_given_node_ports(spec: &Value) -> bool {
+    match spec["type"].as_str() {
+        Some("NodePort") => true,
+        Some("LoadBalancer") => spec["allocateLoadBalancerNodePorts"] != false,
+        _ => false,
+    }
+}
+
+fn node_port(port: &Value) -> Option<i64> {
+    port["nodePort"].as_i64().filter(|number| *number != 0)
+}
+
+fn node_ports(spec: &Value) -> BTreeSet<i64> {
+    elements(&spec["ports"]).filter_map(node_port).collect()
+}
+
+/// A port that a client names without its node port keeps the one that the port of its name had.
 fn keep_node_ports(old: &Value, new: &mut Value) {
-    let given = |port: &Value| port["nodePort"].as_i64().filter(|number| *number != 0);
-    let taken: Vec<_> = elements(&new["ports"]).filter_map(given).collect();
-    let same = |a: &Value, b: &Value| {
-        let protocol = |port: &Value| port["protocol"].as_str().unwrap_or("TCP").to_owned();
-        a["port"] == b["port"] && protocol(a) == protocol(b)
-    };
+    let used = &node_ports(old) & &node_ports(new);
+    let name = |port: &Value| port["name"].as_str().unwrap_or_default().to_owned();
     each(new, "ports", |port| {
-        if given(port).is_some() {
+        if node_port(port).is_some() {
             return;
         }
-        let known = elements(&old["ports"]).find(|known| same(known, port));
+        let mut known = elements(&old["ports"]);
+        let known = known.find(|known| name(known) == name(port));
         if let Some(number) = known
-            .and_then(given)
-            .filter(|number| !taken.contains(number))
+            .and_then(node_port)
+            .filter(|number| !used.contains(number))
         {
             port["nodePort"] = json!(number);
         }
@@ -170,15 +185,9 @@ fn keep(old: &Value, new: &mut Value, field: &str) {
 
 /// A change of the type alone takes what belongs to the old type with it.
 fn drop_unused(old: &Value, new: &mut Value, [was, is]: [&str; 2]) {
-    let needs_ports = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
-    if needs_ports(was) && !needs_ports(is) {
-        let same = |a: &Value, b: &Value| a["nodePort"] == b["nodePort"];
-        let before: Vec<_> = elements(&old["ports"]).collect();
-        let unchanged =
-            elements(&new["ports"]).all(|port| before.iter().any(|known| same(known, port)));
-        if unchanged {
-            each(new, "ports", |port| remove(port, "nodePort"));
-        }
+    let has_node_ports = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
+    if has_node_ports(was) && !has_node_ports(is) && node_ports(new).is_subset(&node_ports(old)) {
+        each(new, "ports", |port| remove(port, "nodePort"));
     }
     let external_name = is == "ExternalName";
     for field in [
@@ -190,12 +199,6 @@ fn drop_unused(old: &Value, new: &mut Value, [was, is]: [&str; 2]) {
     ] {
         drop_same(old, new, field, external_name && was != "ExternalName");
     }
-    drop_same(
-        old,
-        new,
-        "externalName",
-        was == "ExternalName" && !external_name,
-    );
     let unbalanced = was == "LoadBalancer" && is != "LoadBalancer";
     drop_same(old, new, "allocateLoadBalancerNodePorts", unbalanced);
     drop_same(old, new, "loadBalancerClass", unbalanced);
@@ -239,21 +242,41 @@ mod tests {
             json!({"type": "ClusterIP", "clusterIP": "10.0.0.8", "clusterIPs": ["10.0.0.8"],
                 "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "ports": []}),
         );
+        // One that had none may ask for one when it gets a use for it; the name outside stays.
+        check_kept(
+            json!({"type": "ExternalName", "externalName": "a"}),
+            json!({"type": "ClusterIP", "externalName": "a", "clusterIP": "10.0.0.8"}),
+            json!({"type": "ClusterIP", "externalName": "a", "clusterIP": "10.0.0.8",
+                "clusterIPs": ["10.0.0.8"]}),
+        );
     }
 
     #[test]
     fn node_ports_stay_as_long_as_there_is_a_use_for_them() {
         let old = json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30001}]});
+        // Ports are known by their names.
         check_kept(
             old.clone(),
-            json!({"type": "NodePort", "ports": [{"port": 1}, {"port": 2}]}),
-            json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30001}, {"port": 2}]}),
+            json!({"type": "NodePort", "ports": [{"port": 3}, {"port": 1, "name": "a"}]}),
+            json!({"type": "NodePort",
+                "ports": [{"port": 3, "nodePort": 30001}, {"port": 1, "name": "a"}]}),
         );
+        let taken = json!({"type": "NodePort",
+            "ports": [{"port": 1}, {"port": 2, "name": "a", "nodePort": 30001}]});
+        check_kept(old.clone(), taken.clone(), taken);
         check_kept(
-            old,
-            json!({"type": "ClusterIP", "ports": [{"port": 1, "nodePort": 30001}]}),
-            json!({"type": "ClusterIP", "ports": [{"port": 1}]}),
+            old.clone(),
+            json!({"type": "ClusterIP", "ports": [{"port": 1, "nodePort": 30001}, {"port": 2}]}),
+            json!({"type": "ClusterIP", "ports": [{"port": 1}, {"port": 2}]}),
         );
+        let asked = json!({"type": "ClusterIP", "ports": [{"port": 1, "nodePort": 30002}]});
+        check_kept(old, asked.clone(), asked);
+        // Who wants none gives back those that he does not name.
+        let none = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
+            "ports": [{"port": 1}]});
+        let mut had = none.clone();
+        had["ports"][0]["nodePort"] = json!(30001);
+        check_kept(had, none.clone(), none);
     }
 
     #[test]
