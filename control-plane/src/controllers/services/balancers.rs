@@ -567,6 +567,19 @@ mod tests {
     }
 
     #[test]
+    fn a_service_that_is_going_keeps_its_address_until_it_is_gone() {
+        let mut leaving = balancer(1, json!([{"ip": "10.9.0.1"}]));
+        leaving.need = Need::HandsOff;
+        let none = || json!([]);
+        check(
+            "10.9.0.0/30",
+            vec![leaving, balancer(2, none()), balancer(3, none())],
+            &[(1, "10.9.0.2")],
+            &[2],
+        );
+    }
+
+    #[test]
     fn addresses_are_of_the_services_family() {
         let spec = json!({"type": "LoadBalancer", "ipFamilies": ["IPv6"]});
         check(

@@ -337,6 +337,18 @@ mod tests {
     }
 
     #[test]
+    fn who_is_not_ready_for_a_port_is_not_whatever_else_is_said() {
+        let port = json!([{"port": 80, "protocol": "TCP"}]);
+        let object = endpoints(&json!([
+            {"notReadyAddresses": [{"ip": "10.0.0.1"}], "ports": port},
+            {"addresses": [{"ip": "10.0.0.1"}], "ports": port}]));
+        let plan = plan(Some(&object), &[]);
+        let endpoint = &plan.creates[0]["endpoints"];
+        let expected = json!([{"addresses": ["10.0.0.1"], "conditions": {"ready": false}}]);
+        assert_eq!(*endpoint, expected);
+    }
+
+    #[test]
     fn more_than_a_thousand_addresses_are_not_mirrored() {
         let addresses = (0..=ADDRESSES_MAX).map(|number| {
             let ip = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number as u32);
