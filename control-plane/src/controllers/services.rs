@@ -35,10 +35,7 @@ use self::{
     slice::Slice,
     write::Written,
 };
-use super::{
-    queue::{Backoff, Step, Workers},
-    requests::has_code,
-};
+use super::queue::{Backoff, Step, Workers};
 use crate::changes::changes;
 
 /// Enough to share one durable write of the store, few enough to leave the API to others.
@@ -112,8 +109,12 @@ impl Controller {
                 if plan.is_empty() {
                     return self.workers.done(&task);
                 }
+                let uid = self.picture.uid(&key);
                 self.workers.start(task, async move {
                     let written = write::slices(&client, &key, plan, trigger).await;
+                    if let Some(error) = &written.failure {
+                        write::complain(&client, &key, uid, duty, error).await;
+                    }
                     Outcome::Slices(written, trigger)
                 });
             }
@@ -121,9 +122,12 @@ impl Controller {
                 let Some(step) = self.picture.plan_endpoints(&key) else {
                     return self.workers.done(&task);
                 };
-                let trigger = step.trigger();
+                let (uid, trigger) = (self.picture.uid(&key), step.trigger());
                 self.workers.start(task, async move {
                     let written = write::endpoints(&client, &key, step).await;
+                    if let Some(error) = &written.failure {
+                        write::complain(&client, &key, uid, duty, error).await;
+                    }
                     Outcome::Endpoints(written, trigger)
                 });
             }
@@ -163,8 +167,7 @@ impl Controller {
             return self.workers.done(task);
         };
         let (duty, (namespace, service)) = task;
-        // Somebody else has written; the watch tells what.
-        if has_code(&error, 409) || has_code(&error, 404) {
+        if write::is_outrun(&error) {
             tracing::debug!(?duty, %namespace, %service, %error, "has changed meanwhile");
         } else {
             tracing::warn!(?duty, %namespace, %service, %error, "not written, tried again");

@@ -246,6 +246,26 @@ async fn a_service_that_looks_after_itself_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_service_is_told_why_it_has_no_slices() {
+    let api = Harness::start().await;
+    let quota = json!({"metadata": {"name": "none"},
+        "spec": {"hard": {"count/endpointslices.discovery.k8s.io": "0"}}});
+    create(&api, "/api/v1/namespaces/default/resourcequotas", quota).await;
+    web(&api).await;
+    let events = "/api/v1/namespaces/default/events\
+                  ?fieldSelector=reason=FailedToUpdateEndpointSlices";
+    let events = until(&api, events, |_, list| list["items"][0].is_object()).await;
+    let event = &events["items"][0];
+    assert_eq!(event["involvedObject"]["name"], "web");
+    let text = event["message"].as_str().unwrap_or_default();
+    assert!(text.contains("exceeded quota"), "{text}");
+    // It gets them once it may.
+    delete(&api, "/api/v1/namespaces/default/resourcequotas/none").await;
+    until_shown(&api, &[]).await;
+    api.plane.stop().await;
+}
+
+#[tokio::test]
 async fn endpoints_that_a_person_wrote_become_slices() {
     let api = Harness::start().await;
     let service = json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}});

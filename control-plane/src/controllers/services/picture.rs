@@ -268,6 +268,12 @@ impl Picture {
         }
     }
 
+    /// Returns the UID of a Service, if there is one.
+    pub(super) fn uid(&self, (namespace, name): &Key) -> Option<Arc<str>> {
+        let entry = self.namespaces.get(namespace)?.services.get(name)?;
+        Some(Arc::clone(&entry.facts.uid))
+    }
+
     /// Says whether the Endpoints that a person may have written are to be mirrored.
     pub(super) fn is_mirrored(&self, (namespace, name): &Key) -> bool {
         let space = self.namespaces.get(namespace);

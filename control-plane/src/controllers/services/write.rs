@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     endpoints::EndpointsFacts,
     mirror,
-    picture::EndpointsStep,
+    picture::{Duty, EndpointsStep},
     seen::{Key, Seen},
     slice::{MANAGED_BY, MIRROR, SERVICE_NAME, Slice},
     slices::Plan,
@@ -26,6 +26,10 @@ const WRITES_AT_ONCE: usize = 8;
 
 /// What the mirroring is called in events.
 const MIRRORING: &str = "endpoint-slice-mirroring-controller";
+
+/// The stock controllers' names in events, and what they say there when they fail.
+const SLICES_FAILED: [&str; 2] = ["endpoint-slice-controller", "FailedToUpdateEndpointSlices"];
+const ENDPOINTS_FAILED: [&str; 2] = ["endpoint-controller", "FailedToUpdateEndpoint"];
 
 /// What came of a plan: what is known now, as far as it is known, and what failed.
 #[derive(Debug)]
@@ -176,6 +180,36 @@ pub(super) async fn endpoints(
         }
     }
     written
+}
+
+/// Says whether somebody else has written meanwhile; the watch tells what.
+pub(super) fn is_outrun(error: &kube::Error) -> bool {
+    has_code(error, 409) || has_code(error, 404)
+}
+
+/// Tells a Service that its endpoints cannot be written, as when a quota forbids it.
+pub(super) async fn complain(
+    client: &Client,
+    (namespace, name): &Key,
+    uid: Option<Arc<str>>,
+    duty: Duty,
+    error: &kube::Error,
+) {
+    let Some(uid) = uid.filter(|_| !is_outrun(error)) else {
+        return;
+    };
+    let about = About {
+        kind: "Service",
+        namespace,
+        name,
+        uid: &uid,
+    };
+    let ([component, reason], what) = match duty {
+        Duty::Slices => (SLICES_FAILED, "Endpoint Slices"),
+        Duty::Endpoints | Duty::Mirror => (ENDPOINTS_FAILED, "Endpoints"),
+    };
+    let text = format!("Error updating {what} for Service {namespace}/{name}: {error}");
+    warn(client, component, about, (reason, &text)).await;
 }
 
 /// Makes the slices of Endpoints that a person wrote, or removes them.
