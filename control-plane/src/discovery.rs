@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use crate::{
     identity,
     kinds::{self, KindInfo},
-    openapi,
+    openapi::{self, v2},
     request::Discovery,
-    service::ApiBody,
+    service::{ApiBody, gzip, pretty},
     status::ApiError,
     verbs::Machine,
 };
@@ -24,6 +24,9 @@ use page::{Caching, Page};
 /// The Kubernetes version whose API this is.
 const MAJOR: &str = "1";
 const MINOR: &str = "36";
+
+/// The same as one word.
+pub(crate) const VERSION: &str = "1.36";
 
 /// The version before, which is as far back as clients may be.
 const MINOR_BEFORE: &str = "35";
@@ -63,6 +66,7 @@ const OTHER_PATHS: &[&str] = &[
     "/healthz/ping",
     "/livez",
     "/livez/ping",
+    "/openapi/v2",
     "/openapi/v3",
     "/openid/v1/jwks",
     "/readyz",
@@ -80,7 +84,7 @@ pub(crate) struct GroupVersion {
 }
 
 /// Answers for one of the documents.
-pub(crate) fn answer(
+pub(crate) async fn answer(
     document: &Discovery,
     machine: &Machine,
     head: &Parts,
@@ -111,6 +115,7 @@ pub(crate) fn answer(
         }
         Discovery::TokenIssuer => Page::json(&identity::configuration()),
         Discovery::TokenKeys => Page::key_set(&machine.identity().tokens().key_set()),
+        Discovery::OpenApiV2 => openapi_v2(head).await?,
         Discovery::OpenApi => {
             page::form(head, page::Aggregation::Absent)?;
             let index = openapi::index();
@@ -127,6 +132,21 @@ pub(crate) fn answer(
         }
     };
     Ok(page.respond(head))
+}
+
+/// Sends the document of all versions; it is written and unpacked beside the requests.
+async fn openapi_v2(head: &Parts) -> Result<Page, ApiError> {
+    let form = page::openapi_form(&head.headers)?;
+    // The text is laid out for people before it could be compressed.
+    let coding = match gzip::is_accepted(&head.headers) {
+        true if !pretty::is_wanted(&head.headers, &head.uri) => v2::Coding::Gzip,
+        _ => v2::Coding::Plain,
+    };
+    let document = tokio::task::spawn_blocking(move || v2::document(form, coding)).await;
+    let document = document.map_err(|error| {
+        ApiError::internal(format!("unable to write the OpenAPI document: {error}"))
+    })?;
+    Ok(Page::coded(document, form, coding))
 }
 
 /// Sends one version's document, or where it is found under the hash of its content.

@@ -1,11 +1,13 @@
-//! The OpenAPI v3 documents of the served kinds, written from the tables.
+//! The OpenAPI documents of the served kinds, written from the tables.
 //!
-//! A document is a megabyte of text that a client asks for once and keeps: it is written anew for
-//! each request, piece by piece, and only its hash is remembered.
+//! A document of v3 is a megabyte of text that a client asks for once and keeps: it is written anew
+//! for each request, piece by piece, and only its hash is remembered. The one of v2 is the same told
+//! in another way, see [`v2`].
 
 mod parameters;
 mod paths;
 mod types;
+pub(crate) mod v2;
 
 use std::{
     collections::BTreeSet,
@@ -98,24 +100,36 @@ fn write(found: &GroupVersion, out: &mut impl Write) -> io::Result<()> {
             .inspect(|(_, item)| references(item, &mut open)),
     )?;
     out.write_all(br#"},"components":{"schemas":{"#)?;
-    let mut written = BTreeSet::new();
-    let mut next = || {
-        let name = open.pop_first()?;
-        written.insert(name.clone());
-        let schema = types::describe(&name, found);
-        let mut named = BTreeSet::new();
-        references(&schema, &mut named);
-        open.extend(named.into_iter().filter(|name| !written.contains(name)));
-        Some((name, schema))
-    };
-    entries(out, std::iter::from_fn(&mut next))?;
-    let token = json!({
+    entries(out, schemas(open, std::slice::from_ref(found)))?;
+    let token = token();
+    write!(out, r#"}},"securitySchemes":{{"BearerToken":{token}}}}}}}"#)
+}
+
+/// Describes how a caller names itself.
+fn token() -> Value {
+    json!({
         "type": "apiKey",
         "description": "Bearer Token authentication",
         "name": "authorization",
         "in": "header",
-    });
-    write!(out, r#"}},"securitySchemes":{{"BearerToken":{token}}}}}}}"#)
+    })
+}
+
+/// Describes these types and all that they name, as the document of these versions does.
+fn schemas(
+    mut open: BTreeSet<String>,
+    within: &[GroupVersion],
+) -> impl Iterator<Item = (String, Value)> {
+    let mut written = BTreeSet::new();
+    std::iter::from_fn(move || {
+        let name = open.pop_first()?;
+        written.insert(name.clone());
+        let schema = types::describe(&name, within);
+        let mut named = BTreeSet::new();
+        references(&schema, &mut named);
+        open.extend(named.into_iter().filter(|name| !written.contains(name)));
+        Some((name, schema))
+    })
 }
 
 fn entries(out: &mut impl Write, entries: impl Iterator<Item = (String, Value)>) -> io::Result<()> {

@@ -4,7 +4,7 @@
 //! `{typeMeta {apiVersion, kind}, raw, contentEncoding, contentType}`.
 
 mod read;
-mod wire;
+pub(crate) mod wire;
 mod write;
 
 use bytes::Bytes;

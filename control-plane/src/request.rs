@@ -49,6 +49,8 @@ pub(crate) enum Discovery {
     TokenIssuer,
     /// The keys by which tokens are checked.
     TokenKeys,
+    /// The OpenAPI document of all versions, in the older form.
+    OpenApiV2,
     /// The list of OpenAPI documents.
     OpenApi,
     /// The OpenAPI document of `api/v1`, `apis/apps/v1` and so on.
@@ -170,6 +172,7 @@ impl Target {
             ["readyz", rest @ ..] => health(HealthEndpoint::Readyz, rest)?,
             [".well-known", "openid-configuration"] => Discovery::TokenIssuer,
             ["openid", "v1", "jwks"] => Discovery::TokenKeys,
+            ["openapi", "v2"] => Discovery::OpenApiV2,
             ["openapi", "v3"] => Discovery::OpenApi,
             ["openapi", "v3", rest @ ..] => Discovery::OpenApiVersion {
                 path: rest.join("/"),

@@ -1,9 +1,9 @@
 //! The API as a tower service: reads the body within its limit, asks the machine, writes answers.
 
 mod body;
-mod gzip;
+pub(crate) mod gzip;
 mod metrics;
-mod pretty;
+pub(crate) mod pretty;
 
 use std::{
     convert::Infallible,
@@ -187,7 +187,7 @@ where
         Target::Discovery(_) if head.method != Method::GET => {
             return Err(ApiError::method_not_allowed());
         }
-        Target::Discovery(document) => discovery::answer(&document, machine, &head)?,
+        Target::Discovery(document) => discovery::answer(&document, machine, &head).await?,
         Target::Objects(objects) if objects.is_connected() => {
             labels.concern(&objects);
             let asked = Asked::of(&head);
@@ -409,8 +409,11 @@ fn indented(response: Response<ApiBody>) -> Response<ApiBody> {
     Response::from_parts(head, body)
 }
 
-/// Compresses an answer if it is large enough.
+/// Compresses an answer if it is large enough, and not compressed yet.
 fn compressed(response: Response<ApiBody>) -> Response<ApiBody> {
+    if response.headers().contains_key(header::CONTENT_ENCODING) {
+        return response;
+    }
     let (mut head, body) = response.into_parts();
     let (body, compressed) = body.compressed(gzip::COMPRESSED_BYTES_MIN);
     if compressed {

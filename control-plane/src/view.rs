@@ -5,7 +5,7 @@
 //! protobuf.
 
 mod accept;
-mod yaml;
+pub(crate) mod yaml;
 
 use bytes::Bytes;
 use jiff::Timestamp;

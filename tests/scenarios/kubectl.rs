@@ -340,6 +340,69 @@ fn objects_live_through_every_command() {
     });
 }
 
+/// What `get -o yaml` prints of several objects. kubectl checks it itself, with OpenAPI v2.
+const LIST: &str = "\
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: ConfigMap
+  metadata: {name: first}
+  data: {colour: red}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: second}
+  spec:
+    selector: {app: hello}
+    ports: [{port: 80, targetPort: http}]
+- apiVersion: rbac.authorization.k8s.io/v1
+  kind: Role
+  metadata: {name: third}
+  rules: [{apiGroups: [''], resources: [pods], verbs: [get]}]
+";
+
+/// Objects that stand in a list are created, applied, replaced and deleted like any others.
+#[test]
+fn lists_of_objects_are_taken() {
+    with_each_kubectl(|coracle, _, kubectl| {
+        let role = "role.rbac.authorization.k8s.io/third";
+        let each =
+            |said: &str| format!("configmap/first {said}\nservice/second {said}\n{role} {said}");
+        let with = |line: &str, input: &str| kubectl.ok_with(line, input).trim().to_owned();
+        assert_eq!(with("create -f -", LIST), each("created"));
+        // What was created without a note of it is given one.
+        kubectl.tell(&["apply", "-f", "-"], LIST);
+        assert_eq!(with("apply -f -", LIST), each("unchanged"));
+        let blue = LIST.replace("red", "blue");
+        let diff = kubectl.tell(&["diff", "-f", "-"], &blue);
+        assert_eq!(diff.code, 1, "{diff:?}");
+        contains(&diff.stdout, &["-  colour: red", "+  colour: blue"]);
+        contains(&with("apply -f -", &blue), &["configmap/first configured"]);
+        assert_eq!(with("replace -f -", LIST), each("replaced"));
+
+        let wrong = LIST.replace("targetPort", "targetProt");
+        for verb in ["create", "apply", "replace"] {
+            let refused = kubectl.tell(&[verb, "-f", "-"], &wrong);
+            assert_eq!(refused.code, 1, "{refused:?}");
+            contains(&refused.stderr, &["unknown field", "targetProt"]);
+        }
+        contains(&with("delete -f -", LIST), &["configmap \"first\" deleted"]);
+        contains(&kubectl.fails("get configmap first"), &["NotFound"]);
+
+        build_images(coracle);
+        kubectl.ok_with("apply -f -", HELLO);
+        kubectl.ok("wait pod/hello --for=condition=Ready --timeout=60s");
+        let printed = kubectl.ok("get pods -o yaml");
+        contains(&printed, &["kind: List", "name: hello"]);
+        contains(&with("apply -f -", &printed), &["pod/hello "]);
+        let printed = kubectl
+            .ok("get pods -o yaml")
+            .replace("app: hello", "app: hallo");
+        assert_eq!(with("replace -f -", &printed), "pod/hello replaced");
+        contains(&kubectl.ok("get pods -l app=hallo"), &["hello", "Running"]);
+    });
+}
+
 /// A pod is followed from its creation to its end.
 #[test]
 fn a_pod_is_followed_to_its_end() {

@@ -91,7 +91,8 @@ const ROOTS: &[(&str, &str)] = &[
 /// What to read.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// The folder with `openapi-v3` and `discovery` of one Kubernetes version
+    /// The folder with `openapi-v3` and `discovery` of one Kubernetes version; to check a server also
+    /// with `swagger.json`
     documents: PathBuf,
     /// The folder with the Go sources `api` and `apimachinery` of the same version
     sources: PathBuf,

@@ -6,6 +6,7 @@ use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use serde_json::Value;
 
 use crate::{
+    openapi::v2,
     service::ApiBody,
     status::ApiError,
     view::{Clause, accepted},
@@ -19,6 +20,7 @@ pub(super) struct Page {
     media: &'static str,
     caching: Caching,
     hash: Option<String>,
+    coding: v2::Coding,
 }
 
 /// What a client may do with a copy.
@@ -67,6 +69,26 @@ pub(super) fn form(head: &Parts, aggregation: Aggregation) -> Result<Form, ApiEr
     })
 }
 
+/// Chooses the form of the OpenAPI document of all versions; parameters say nothing here.
+pub(super) fn openapi_form(headers: &HeaderMap) -> Result<v2::Form, ApiError> {
+    let clauses = accepted(headers);
+    if clauses.is_empty() {
+        return Ok(v2::Form::Json);
+    }
+    let known = |clause: &Clause<'_>| v2::NAMES.iter().find(|(name, _)| clause.covers(name));
+    let form = clauses.iter().find_map(known).map(|(_, form)| *form);
+    form.ok_or_else(|| {
+        let names: Vec<_> = v2::NAMES
+            .iter()
+            .map(|(name, _)| format!("application/{name}"))
+            .collect();
+        let names = names.join(", ");
+        ApiError::not_acceptable(format!(
+            "only the following media types are accepted: {names}"
+        ))
+    })
+}
+
 fn form_of(clause: &Clause<'_>, aggregation: Aggregation) -> Option<Form> {
     if !clause.covers("json") {
         return None;
@@ -95,6 +117,7 @@ impl Page {
             media: "application/json",
             caching: Caching::Never,
             hash: None,
+            coding: v2::Coding::Plain,
         }
     }
 
@@ -114,6 +137,7 @@ impl Page {
             media: "text/plain; charset=utf-8",
             caching: Caching::Never,
             hash: None,
+            coding: v2::Coding::Plain,
         }
     }
 
@@ -130,6 +154,17 @@ impl Page {
             media,
             caching,
             hash: Some(hash),
+            coding: v2::Coding::Plain,
+        }
+    }
+
+    /// The OpenAPI document of all versions in one of its forms.
+    pub(super) fn coded(document: v2::Document, form: v2::Form, coding: v2::Coding) -> Page {
+        let hash = document.hash.to_owned();
+        let media = form.media_type();
+        Page {
+            coding,
+            ..Page::tagged(document.bytes, hash, media, Caching::Never)
         }
     }
 
@@ -157,6 +192,12 @@ impl Page {
         if let Some(hash) = &self.hash {
             set(header::ETAG, &format!("\"{hash}\""));
             set(header::VARY, "Accept");
+        }
+        if self.coding == v2::Coding::Gzip {
+            set(header::VARY, "Accept, Accept-Encoding");
+            if !known {
+                set(header::CONTENT_ENCODING, "gzip");
+            }
         }
         match self.caching {
             Caching::Never => set(header::CACHE_CONTROL, "no-cache, private"),

@@ -303,7 +303,13 @@ fn item(own: Vec<Value>, operations: Vec<Operation>) -> Value {
     };
     let queries = shared.iter().map(|key| parameters::query(key));
     let mut common: Vec<_> = own.into_iter().chain(queries).collect();
-    common.push(parameters::query("pretty"));
+    // A connection is no answer that could be laid out.
+    if operations
+        .iter()
+        .any(|operation| operation.described["x-kubernetes-action"] != "connect")
+    {
+        common.push(parameters::query("pretty"));
+    }
     common.sort_by_key(|parameter| parameter["name"].to_string());
     let mut item = json!({"parameters": common});
     for Operation {

@@ -17,28 +17,36 @@ pub(super) fn reference(name: &str) -> Value {
     json!({"$ref": format!("{PLACE}{}", full(name))})
 }
 
-/// Describes a type by its full name, as one version's document does.
-pub(super) fn describe(full_name: &str, within: &GroupVersion) -> Value {
+/// Describes a type by its full name, as the document of these versions does.
+pub(super) fn describe(full_name: &str, within: &[GroupVersion]) -> Value {
     let name = short(full_name);
     let about = About::of(name);
     let mut described = match schema().find(name) {
         Some(id) => object(schema().get(id), &about),
         None => scalar(name),
     };
-    // The options of a deletion are sent in the name of every version.
-    if name == "meta.v1.DeleteOptions" && !within.group.is_empty() {
-        let kind = json!({
-            "group": within.group,
-            "version": within.version,
-            "kind": "DeleteOptions",
-        });
+    if name == "meta.v1.DeleteOptions" {
         let kinds = described["x-kubernetes-group-version-kind"].as_array_mut();
-        kinds.into_iter().for_each(|kinds| kinds.push(kind.clone()));
+        kinds
+            .into_iter()
+            .for_each(|kinds| kinds.extend(deletions(within)));
     }
     if let Some(text) = about.text() {
         described["description"] = Value::from(text);
     }
     described
+}
+
+/// Returns the other names of the options of a deletion: they are sent in the name of every version.
+fn deletions(within: &[GroupVersion]) -> impl Iterator<Item = Value> {
+    let mut others: Vec<_> = within
+        .iter()
+        .filter(|found| !found.group.is_empty())
+        .collect();
+    others.sort_by_key(|found| (found.group, found.version));
+    others.into_iter().map(
+        |found| json!({"group": found.group, "version": found.version, "kind": "DeleteOptions"}),
+    )
 }
 
 fn object(found: &Type, about: &About) -> Value {

@@ -123,13 +123,13 @@ pub(super) fn key(out: &mut Vec<u8>, number: u32, wire: u8) {
 }
 
 /// Writes a field that is a number.
-pub(super) fn number(out: &mut Vec<u8>, field: u32, value: u64) {
+pub(crate) fn number(out: &mut Vec<u8>, field: u32, value: u64) {
     key(out, field, VARINT);
     varint(out, value);
 }
 
 /// Writes a field that is text, bytes or a message.
-pub(super) fn delimited(out: &mut Vec<u8>, field: u32, value: &[u8]) {
+pub(crate) fn delimited(out: &mut Vec<u8>, field: u32, value: &[u8]) {
     key(out, field, DELIMITED);
     varint(out, value.len() as u64);
     out.extend(value);

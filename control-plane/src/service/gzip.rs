@@ -33,7 +33,7 @@ pub(super) enum Source {
 }
 
 /// Says whether the client takes gzip.
-pub(super) fn is_accepted(headers: &HeaderMap) -> bool {
+pub(crate) fn is_accepted(headers: &HeaderMap) -> bool {
     let offers = headers.get_all(header::ACCEPT_ENCODING).iter();
     let offers = offers.filter_map(|offer| offer.to_str().ok());
     offers.flat_map(|offer| offer.split(',')).any(|offer| {

@@ -28,7 +28,7 @@ struct Layout {
 }
 
 /// Says whether the answer shall be laid out: the query decides, or else who asks.
-pub(super) fn is_wanted(headers: &HeaderMap, uri: &Uri) -> bool {
+pub(crate) fn is_wanted(headers: &HeaderMap, uri: &Uri) -> bool {
     let query = uri.query().unwrap_or_default();
     let asked = form_urlencoded::parse(query.as_bytes())
         .find(|(name, value)| name == "pretty" && !value.is_empty());

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 /// Writes a whole document.
-pub(super) fn document(value: &Value) -> Bytes {
+pub(crate) fn document(value: &Value) -> Bytes {
     Bytes::from(write(value))
 }
 

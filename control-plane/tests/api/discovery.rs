@@ -1,5 +1,7 @@
 //! What the API tells about itself, beside what a stock server tells of the same resources.
 
+use std::io::Read as _;
+
 use coracle_control_plane::ApiBody;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Empty};
@@ -252,7 +254,65 @@ async fn an_openapi_document_is_kept_under_its_hash() {
         get(&api, "/openapi/v3/apis/nowhere/v1", &[]).await.code,
         404
     );
-    assert_eq!(get(&api, "/openapi/v2", &[]).await.code, 404);
+}
+
+/// What kubectl asks for, with a sign in it that no media type may have.
+const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+#[tokio::test]
+async fn the_older_openapi_document_comes_as_json_and_as_protobuf() {
+    let api = Harness::start().await;
+    let page = get(&api, "/openapi/v2", &[]).await;
+    assert_eq!(page.header("content-type"), "application/json");
+    assert_eq!(page.header("cache-control"), "no-cache, private");
+    let document = page.json();
+    assert_eq!(document["swagger"], "2.0");
+    let pod = json!({"group": "", "version": "v1", "kind": "Pod"});
+    let definition = &document["definitions"]["io.k8s.api.core.v1.Pod"];
+    assert_eq!(definition["x-kubernetes-group-version-kind"], json!([pod]));
+    // Clients up to 1.27 see from this that the server does dry runs and checks fields.
+    let patch = &document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
+    assert_eq!(patch["x-kubernetes-group-version-kind"], pod);
+    let parameters = patch["parameters"].as_array().unwrap();
+    for name in ["dryRun", "fieldValidation"] {
+        assert!(parameters.iter().any(|one| one["name"] == name), "{name}");
+    }
+
+    let newer = GNOSTIC.replace('@', ".");
+    for accept in [GNOSTIC, &newer] {
+        let (headers, bytes, code) = fetch(&api, "/openapi/v2", &[("accept", accept)]).await;
+        assert_eq!(
+            (code, headers["content-type"].to_str().unwrap()),
+            (200, &*newer)
+        );
+        assert!(bytes.starts_with(b"\x0a\x032.0"));
+        assert_eq!(headers["etag"], page.headers["etag"]);
+        let packed = [("accept", accept), ("accept-encoding", "gzip")];
+        let (headers, packed, _) = fetch(&api, "/openapi/v2", &packed).await;
+        assert_eq!(headers["content-encoding"], "gzip");
+        assert_eq!(headers["vary"], "Accept, Accept-Encoding");
+        assert!(packed.len() * 5 < bytes.len());
+        let mut unpacked = Vec::new();
+        let read = flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked);
+        assert!(read.is_ok() && unpacked == bytes);
+    }
+    let known = [
+        ("if-none-match", page.header("etag")),
+        ("accept-encoding", "gzip"),
+    ];
+    let again = get(&api, "/openapi/v2", &known).await;
+    assert_eq!((again.code, again.text.as_str()), (304, ""));
+    assert!(!again.headers.contains_key("content-encoding"));
+    // For people it is laid out, whatever they take.
+    let person = [("user-agent", "curl/8"), ("accept-encoding", "gzip")];
+    assert!(
+        get(&api, "/openapi/v2", &person)
+            .await
+            .text
+            .starts_with("{\n")
+    );
+    let other = get(&api, "/openapi/v2", &[("accept", "application/yaml")]).await;
+    assert_eq!(other.code, 406);
 }
 
 #[tokio::test]
