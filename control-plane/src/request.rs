@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     caller::Caller,
     invalid::Causes,
-    kinds::{KindInfo, Scope, Subresource, Verb, by_plural},
+    kinds::{self, KindInfo, Scope, Subresource, Verb, by_plural},
     kubelets::{CONNECT_PARAMETERS, PARAMETERS},
     selector::Selector,
     status::ApiError,
@@ -200,6 +200,26 @@ impl Target {
     }
 }
 
+/// Names a resource in a version that is not served at all; others are unknown to a stock server.
+fn missing_resource(group: &str, version: &str, plural: &str) -> ApiError {
+    let known = |info: &KindInfo| (info.group, info.version) == (group, version);
+    match group {
+        "" => ApiError::no_such_path(),
+        _ if kinds::all().any(known) => ApiError::no_such_path(),
+        _ => ApiError::not_served(&format!("`{plural}` of `{group}/{version}`")),
+    }
+}
+
+/// Names a part that a stock server has; others it does not know either.
+fn missing_part(plural: &str, part: &str) -> ApiError {
+    match (plural, part) {
+        ("nodes" | "pods" | "services", "proxy") | ("pods", "resize") => {
+            ApiError::not_served(&format!("`{plural}/{part}`"))
+        }
+        _ => ApiError::no_such_path(),
+    }
+}
+
 fn health(endpoint: HealthEndpoint, rest: &[&str]) -> Result<Discovery, ApiError> {
     let check = match rest {
         [] => None,
@@ -224,9 +244,11 @@ impl Objects {
             [plural] => (plural, None, None),
             [plural, name] => (plural, Some(*name), None),
             [plural, name, part] => (plural, Some(*name), Some(*part)),
+            [plural, _, "proxy", ..] => return Err(missing_part(plural, "proxy")),
             _ => return Err(ApiError::no_such_path()),
         };
-        let info = by_plural(group, version, plural).ok_or_else(ApiError::no_such_path)?;
+        let info = by_plural(group, version, plural);
+        let info = info.ok_or_else(|| missing_resource(group, version, plural))?;
         let fits = match info.scope {
             Scope::Namespaced => namespace.is_some() || name.is_none(),
             Scope::Cluster => namespace.is_none(),
@@ -238,7 +260,7 @@ impl Objects {
                     .iter()
                     .copied()
                     .find(|subresource| subresource.as_str() == part)
-                    .ok_or_else(ApiError::no_such_path)?,
+                    .ok_or_else(|| missing_part(plural, part))?,
             ),
         };
         if !fits || namespace == Some("") || name == Some("") {

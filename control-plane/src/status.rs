@@ -73,6 +73,15 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "NotFound", message)
     }
 
+    /// The path leads to something that a stock server has and this one has not.
+    ///
+    /// The text begins as that of any other path, since clients look for it.
+    pub(crate) fn not_served(what: &str) -> ApiError {
+        let message =
+            format!("the server could not find the requested resource: {what} is not served here");
+        ApiError::new(StatusCode::NOT_FOUND, "NotFound", message)
+    }
+
     pub(crate) fn method_not_allowed() -> ApiError {
         let message = "the server does not allow this method on the requested resource";
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)

@@ -60,7 +60,10 @@ pub(super) fn resources(group: &str, version: &str) -> Result<Value, ApiError> {
     let found = found
         .iter()
         .find(|found| (found.group, found.version) == (group, version));
-    let found = found.ok_or_else(ApiError::no_such_path)?;
+    let found = found.ok_or_else(|| match group {
+        "" => ApiError::no_such_path(),
+        group => ApiError::not_served(&format!("`{group}/{version}`")),
+    })?;
     let resources: Vec<_> = found.kinds.iter().flat_map(|info| entries(info)).collect();
     let mut list = json!({
         "kind": "APIResourceList",

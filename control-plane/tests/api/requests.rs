@@ -94,6 +94,50 @@ async fn failures_are_statuses_in_kubernetes_words() {
             ),
         ),
         (
+            "POST",
+            "/apis/apps/v1/namespaces/default/deployments".to_owned(),
+            json!({}),
+            failure(
+                404,
+                "NotFound",
+                "the server could not find the requested resource: `deployments` of `apps/v1` is \
+                not served here",
+            ),
+        ),
+        (
+            "GET",
+            "/apis/metrics.k8s.io/v1beta1".to_owned(),
+            Value::Null,
+            failure(
+                404,
+                "NotFound",
+                "the server could not find the requested resource: `metrics.k8s.io/v1beta1` is \
+                not served here",
+            ),
+        ),
+        (
+            "PATCH",
+            format!("{PODS}/web/resize"),
+            json!({}),
+            failure(
+                404,
+                "NotFound",
+                "the server could not find the requested resource: `pods/resize` is not served \
+                here",
+            ),
+        ),
+        (
+            "GET",
+            format!("{PODS}/web/proxy/index.html"),
+            Value::Null,
+            failure(
+                404,
+                "NotFound",
+                "the server could not find the requested resource: `pods/proxy` is not served \
+                here",
+            ),
+        ),
+        (
             "DELETE",
             "/api/v1/namespaces".to_owned(),
             Value::Null,
