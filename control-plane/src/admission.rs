@@ -115,6 +115,11 @@ impl Request<'_> {
         objects.info.group.is_empty() && objects.info.kind == kind && objects.subresource.is_none()
     }
 
+    /// Says whether the request changes what a pod's containers request and may use.
+    fn resizes(&self) -> bool {
+        self.call.objects.subresource == Some(Subresource::Resize)
+    }
+
     /// Says whether a new object comes into being.
     fn creates(&self) -> bool {
         self.old.is_none()

@@ -118,6 +118,8 @@ pub enum Subresource {
     Log,
     /// `…/portforward`: connections to ports of a pod.
     PortForward,
+    /// `…/resize`: reads the object, writes only what its containers request and may use.
+    Resize,
     /// `…/status`: reads the object, writes only its status.
     Status,
     /// `…/token`: a token for a service account.
@@ -318,6 +320,7 @@ impl Subresource {
             Subresource::Finalize => "finalize",
             Subresource::Log => "log",
             Subresource::PortForward => "portforward",
+            Subresource::Resize => "resize",
             Subresource::Status => "status",
             Subresource::Token => "token",
         }
@@ -326,9 +329,10 @@ impl Subresource {
     /// Returns what can be done with it.
     pub fn verbs(self) -> &'static [Verb] {
         match self {
-            Subresource::Approval | Subresource::EphemeralContainers | Subresource::Status => {
-                &[Get, Patch, Update]
-            }
+            Subresource::Approval
+            | Subresource::EphemeralContainers
+            | Subresource::Resize
+            | Subresource::Status => &[Get, Patch, Update],
             Subresource::Binding | Subresource::Eviction | Subresource::Token => &[Create],
             Subresource::Attach | Subresource::Exec | Subresource::PortForward => &[Create, Get],
             Subresource::Finalize => &[Update],
@@ -349,6 +353,7 @@ impl Subresource {
             | Subresource::Finalize
             | Subresource::Log
             | Subresource::PortForward
+            | Subresource::Resize
             | Subresource::Status => None,
         }
     }
@@ -365,6 +370,7 @@ impl Subresource {
             | Subresource::Eviction
             | Subresource::Finalize
             | Subresource::Log
+            | Subresource::Resize
             | Subresource::Status
             | Subresource::Token => None,
         }

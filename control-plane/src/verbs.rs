@@ -196,7 +196,10 @@ impl Machine {
                 Verb::Get,
                 None
                 | Some(
-                    Subresource::Status | Subresource::Approval | Subresource::EphemeralContainers,
+                    Subresource::Status
+                    | Subresource::Approval
+                    | Subresource::EphemeralContainers
+                    | Subresource::Resize,
                 ),
             ) => self.get(call),
             (Verb::Get, Some(Subresource::Log)) => self.log(call).await,
@@ -207,14 +210,18 @@ impl Machine {
                     Subresource::Status
                     | Subresource::Approval
                     | Subresource::EphemeralContainers
-                    | Subresource::Finalize,
+                    | Subresource::Finalize
+                    | Subresource::Resize,
                 ),
             ) => self.update(call, &content).await,
             (
                 Verb::Patch,
                 None
                 | Some(
-                    Subresource::Status | Subresource::Approval | Subresource::EphemeralContainers,
+                    Subresource::Status
+                    | Subresource::Approval
+                    | Subresource::EphemeralContainers
+                    | Subresource::Resize,
                 ),
             ) => self.patch(call, &content).await,
             (Verb::List, _) => self.list(call),

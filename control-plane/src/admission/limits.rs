@@ -34,7 +34,8 @@ pub(super) fn defaults(request: &Request<'_>, pod: &mut Value) -> Result<(), Api
 
 /// Refuses a pod that is outside of the namespace's ranges.
 pub(super) fn check(request: &Request<'_>, pod: &Value) -> Result<(), ApiError> {
-    if !request.is_for("Pod") || !request.creates() {
+    let is_new = request.is_for("Pod") && request.creates();
+    if !is_new && !request.resizes() {
         return Ok(());
     }
     for range in ranges(request) {

@@ -278,9 +278,10 @@ pub(super) fn enforce<'a>(
         // Events come and go by themselves; Kubernetes leaves them out.
         (_, "Event") => false,
         ("", "Service") => true,
-        _ => request.creates(),
+        _ => request.creates() || request.resizes(),
     };
-    if !counted || request.call.objects.subresource.is_some() || request.namespace().is_empty() {
+    let is_part = request.call.objects.subresource.is_some() && !request.resizes();
+    if !counted || is_part || request.namespace().is_empty() {
         return Ok(());
     }
     let quotas = request.records(known("v1", "ResourceQuota"));

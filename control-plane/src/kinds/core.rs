@@ -98,6 +98,7 @@ pub(super) static KINDS: &[KindInfo] = &[
             Subresource::Exec,
             Subresource::Log,
             Subresource::PortForward,
+            Subresource::Resize,
             Subresource::Status,
         ],
         fields: POD_FIELDS,

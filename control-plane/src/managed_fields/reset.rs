@@ -40,7 +40,7 @@ pub(crate) fn kept(info: &KindInfo, subresource: Option<Subresource>) -> &'stati
     match (subresource, info.kind) {
         (Some(Subresource::Status), "Pod") => METADATA_OF_PODS,
         (Some(Subresource::Approval), _) => &[&["spec"], &["status", "certificate"]],
-        (Some(Subresource::EphemeralContainers), _) => &[&["status"]],
+        (Some(Subresource::EphemeralContainers | Subresource::Resize), _) => &[&["status"]],
         (Some(Subresource::Finalize), _) => &[&["status"]],
         (Some(_), _) => &[&["spec"]],
         (None, "Namespace") => &[&["status"], &["spec", "finalizers"]],

@@ -98,6 +98,7 @@ pub(super) fn of_connection(part: Subresource) -> Option<&'static [&'static str]
         | Subresource::Eviction
         | Subresource::Finalize
         | Subresource::Log
+        | Subresource::Resize
         | Subresource::Status
         | Subresource::Token => None,
     }

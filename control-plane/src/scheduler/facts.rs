@@ -9,7 +9,10 @@ use kube::ResourceExt;
 
 use super::{
     terms::{Labels, NodeTerm, PodTerm, Selector},
-    view::{Amounts, ContainerView, NodeView, PodSpecView, PodView, Taint, Toleration},
+    view::{
+        Amounts, Condition, ContainerStatusView, ContainerView, NodeView, PodSpecView,
+        PodStatusView, PodView, Taint, Toleration,
+    },
 };
 use crate::quantity::Quantity;
 
@@ -99,6 +102,7 @@ pub(super) struct NodeFacts {
 impl PodFacts {
     pub(super) fn of(pod: &PodView) -> PodFacts {
         let (spec, labels) = (&pod.spec, pod.labels());
+        let no_status = PodStatusView::default();
         let never = spec.preemption_policy.as_deref() == Some("Never");
         let spread = spec.topology_spread_constraints.iter();
         let mut facts = PodFacts {
@@ -108,7 +112,7 @@ impl PodFacts {
                 true => Preempts::Never,
                 false => Preempts::LowerPriority,
             },
-            demand: Demand::of(spec),
+            demand: Demand::of(spec, pod.status.as_ref().unwrap_or(&no_status)),
             tolerations: spec.tolerations.clone(),
             node_selector: spec.node_selector.clone(),
             spread: spread.map(|one| Spread::of(one, labels)).collect(),
@@ -209,9 +213,10 @@ impl Spread {
 }
 
 impl Demand {
-    /// Sums up what a pod's containers request.
-    fn of(spec: &PodSpecView) -> Demand {
-        let requested = |container: &ContainerView| thousandths(&container.resources.requests);
+    /// Sums up what a pod's containers request, or have from their node while a resize is under way.
+    fn of(spec: &PodSpecView, status: &PodStatusView) -> Demand {
+        let given = Given::of(status);
+        let requested = |container: &ContainerView| given.or_requested(container);
         let mut amounts = requests(spec, requested);
         for (name, amount) in thousandths(&spec.resources.requests) {
             if matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-") {
@@ -241,6 +246,51 @@ impl Demand {
             weights,
             host_ports: host_ports(spec),
         }
+    }
+}
+
+/// What a node has given a pod's containers, by their names.
+struct Given<'s> {
+    statuses: HashMap<&'s str, &'s ContainerStatusView>,
+    /// Its node will never give it what it requests now.
+    is_infeasible: bool,
+}
+
+impl<'s> Given<'s> {
+    fn of(status: &'s PodStatusView) -> Given<'s> {
+        let lists = [&status.container_statuses, &status.init_container_statuses];
+        let statuses = lists.into_iter().flatten();
+        let infeasible = |condition: &Condition| {
+            condition.kind == "PodResizePending"
+                && condition.reason.as_deref() == Some("Infeasible")
+        };
+        Given {
+            statuses: statuses.map(|one| (one.name.as_str(), one)).collect(),
+            is_infeasible: status.conditions.iter().any(infeasible),
+        }
+    }
+
+    /// Whichever is most of what a container requests, was promised and has.
+    fn or_requested(&self, container: &ContainerView) -> BTreeMap<String, i64> {
+        let mut amounts = thousandths(&container.resources.requests);
+        let Some(status) = self.statuses.get(container.name.as_str()) else {
+            return amounts;
+        };
+        let has = |list: &Amounts, name| thousandths(list).get(name).copied().unwrap_or(0);
+        for name in ["cpu", "memory"] {
+            let promised = has(&status.allocated_resources, name);
+            let given = promised.max(has(&status.resources.requests, name));
+            if given == 0 {
+                continue;
+            }
+            let amount = amounts.entry(name.to_owned()).or_default();
+            *amount = if self.is_infeasible {
+                given
+            } else {
+                given.max(*amount)
+            };
+        }
+        amounts
     }
 }
 
@@ -399,7 +449,8 @@ mod tests {
 
     fn check(spec: Value, expected: Value) {
         let spec: PodSpecView = serde_json::from_value(spec).expect("a spec");
-        let found = serde_json::to_value(&Demand::of(&spec).amounts).expect("numbers");
+        let found = serde_json::to_value(&Demand::of(&spec, &PodStatusView::default()).amounts)
+            .expect("numbers");
         assert_eq!(found, expected);
     }
 

@@ -43,6 +43,17 @@ pub(super) struct PodStatusView {
     pub(super) nominated_node_name: Option<String>,
     pub(super) start_time: Option<Timestamp>,
     pub(super) conditions: Vec<Condition>,
+    pub(super) container_statuses: Vec<ContainerStatusView>,
+    pub(super) init_container_statuses: Vec<ContainerStatusView>,
+}
+
+/// What a node has given a container, which a resize has not reached yet.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ContainerStatusView {
+    pub(super) name: String,
+    pub(super) allocated_resources: Amounts,
+    pub(super) resources: ResourcesView,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -54,6 +65,7 @@ pub(super) struct Gate {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct ContainerView {
+    pub(super) name: String,
     pub(super) restart_policy: Option<String>,
     pub(super) resources: ResourcesView,
     pub(super) ports: Vec<PortView>,

@@ -6,6 +6,7 @@ mod containers;
 mod environment;
 mod ephemeral;
 mod probes;
+mod resize;
 pub(super) mod resources;
 mod security;
 mod status;
@@ -18,6 +19,7 @@ use super::{Field, NameRule, elements, node, walk};
 use crate::invalid::Causes;
 
 pub(crate) use ephemeral::ephemeral_containers;
+pub(crate) use resize::{carry_resources, resize};
 pub(crate) use status::status;
 pub(crate) use warnings::warnings;
 

@@ -379,6 +379,9 @@ fn carry(objects: &Objects, old: &Value, new: &mut Value) {
     if objects.subresource == Some(Subresource::EphemeralContainers) {
         carry_all_but_ephemeral(old, new);
     }
+    if objects.subresource == Some(Subresource::Resize) {
+        validate::pod::carry_resources(old, new);
+    }
     for path in managed_fields::kept(objects.info, objects.subresource) {
         restore(old, new, path);
     }
@@ -448,6 +451,7 @@ fn check_change(
         Some(Subresource::EphemeralContainers) => {
             validate::pod::ephemeral_containers(new, old, &mut causes);
         }
+        Some(Subresource::Resize) => validate::pod::resize(new, old, &mut causes),
         Some(Subresource::Finalize) => check_finalizers(new, &mut causes),
         Some(_) => (),
     }

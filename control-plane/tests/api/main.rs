@@ -24,6 +24,7 @@ mod protobuf;
 mod quota;
 mod rbac;
 mod requests;
+mod resize;
 mod reviews;
 mod scheduling;
 mod services;
