@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::Taint;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::allocation::Ledger;
 use crate::events;
 use crate::exec::{ExecBook, Toolbox, Tools};
 use crate::ground::Site;
@@ -28,6 +29,7 @@ use crate::probes::Prober;
 use crate::server::{KubeletService, Whereabouts};
 use crate::spec::HostPathPolicy;
 use crate::status::STATUS_WRITES_MAX;
+use crate::storage::{self, StorageMonitor};
 use crate::time::Clock;
 use crate::worker::Node;
 
@@ -141,6 +143,7 @@ pub struct Agent {
     pods: JoinHandle<()>,
     heartbeat: JoinHandle<()>,
     prober: JoinHandle<()>,
+    storage: JoinHandle<()>,
     events: JoinHandle<()>,
     objects: JoinHandle<()>,
 }
@@ -195,6 +198,7 @@ impl Agent {
                 fabric: config.fabric.clone(),
             },
         );
+        let storage = StorageMonitor::default();
         let (prober, probe) = Prober::new(config.fabric.clone());
         let node = Node {
             clock: settings.clock.clone(),
@@ -219,6 +223,8 @@ impl Agent {
             host_ip: settings.ip,
             at_stop: settings.at_stop,
             prober,
+            ledger: Ledger::new(amounts),
+            storage: storage.clone(),
         };
         let (shutdown, stopping) = watch::channel(Shutdown::No);
         let runtime = config.runtime;
@@ -232,6 +238,7 @@ impl Agent {
             pods: tokio::spawn(pods.run(config.node_name, stopping)),
             heartbeat: tokio::spawn(registration.keep_alive()),
             prober: tokio::spawn(probe),
+            storage: tokio::spawn(storage::run(storage)),
             events: tokio::spawn(write_events),
             objects: tokio::spawn(objects::run(objects)),
         })
@@ -260,6 +267,7 @@ impl Agent {
         }
         self.heartbeat.abort();
         self.prober.abort();
+        self.storage.abort();
         self.objects.abort();
         // The sinks are gone with the pods, so the writer ends when it has written what is queued.
         if tokio::time::timeout(STOP_SLACK, &mut self.events)
@@ -302,6 +310,7 @@ impl Drop for Agent {
         self.pods.abort();
         self.heartbeat.abort();
         self.prober.abort();
+        self.storage.abort();
         self.events.abort();
         self.objects.abort();
     }

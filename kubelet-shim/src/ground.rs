@@ -1,7 +1,5 @@
 //! What a pod's containers stand on: mounted volumes, an address, published ports.
 
-mod scratch;
-
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -13,12 +11,12 @@ use bytes::Bytes;
 use coracle_network::{
     Fabric, HostAddress, PodIdentity, PodNetwork, Protocol, PublishError, PublishPort, Published,
 };
+use coracle_runtime::PodAccount;
 use coracle_runtime::fs::{
-    Access, FileSource, FileSystem, FileSystemSpec, Mount, MountSource, Tree, Upper,
+    Access, FileSource, FileSystem, FileSystemSpec, MemoryVolume, Mount, MountSource, Tree, Upper,
 };
 
 use crate::agent::DeclaredPorts;
-pub(crate) use scratch::{ScratchLimit, exceeded};
 
 use crate::environment;
 use crate::identity_files::{self, Identity, Surroundings};
@@ -27,23 +25,28 @@ use crate::lifecycle::{Outlook, Problem};
 use crate::node::Amounts;
 use crate::objects::{ObjectSource, PodFiles};
 use crate::spec::{
-    ContainerPlan, HostPathCheck, HostPort, PodSpecPlan, Port, SubPath, Transport, VolumeSource,
+    ContainerPlan, HostPathCheck, HostPort, Medium, PodSpecPlan, Port, SubPath, Transport,
+    VolumeSource,
 };
+use crate::storage::PodStorage;
 use crate::time::Clock;
+use crate::worker::log_dir;
 
 /// The largest file that variables are read from.
 const ENV_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Everything a pod's containers stand on. Dropping it closes ports and gives the address back.
 pub(crate) struct GroundKit {
+    /// What the pod uses and may use above its containers.
+    pub(crate) account: PodAccount,
     /// The pod's address and port space.
     pub(crate) network: PodNetwork,
     /// Ports that can be reached from outside, with the container that declares each.
     pub(crate) published: Vec<PublishedPort>,
     /// Each volume's content by name.
     pub(crate) volumes: HashMap<String, MountSource>,
-    /// Volumes that may not grow beyond a size.
-    pub(crate) limits: Arc<[ScratchLimit]>,
+    /// What it keeps on the disk, if that has a limit.
+    pub(crate) storage: Option<Arc<PodStorage>>,
     /// Keeps the volumes in memory as their objects are.
     pub(crate) files: Arc<PodFiles>,
     /// Keeps the files of the volumes that are images in the store.
@@ -91,11 +94,12 @@ pub(crate) async fn lay(
     images: &Images,
     keys: &PullKeys,
     pod: &Arc<PodSpecPlan>,
+    account: PodAccount,
 ) -> Result<GroundKit, Problem> {
     let followed = site.objects.follow(pod, site.amounts, site.clock.now());
     let (files, machine) = tokio::join!(followed, blocking(identity_files::machine_resolver));
     let files = files.map_err(|error| mount_problem(&error.volume, &error.source))?;
-    let mut volumes = mount_volumes(site, pod, &files).await?;
+    let mut volumes = mount_volumes(site, pod, &files, &account).await?;
     let images = mount_images(images, keys, pod, &mut volumes).await?;
     let network = attach(site, pod)?;
     let published = publish(site, pod, &network)?;
@@ -108,11 +112,17 @@ pub(crate) async fn lay(
         .map_err(|error| sandbox_problem(&error))?;
     network.set_resolver(identity.resolver.clone());
     network.name_hosts(identity_files::aliases(pod));
+    let storage = PodStorage::of(
+        pod,
+        |volume| volume_dir(site, pod).join(volume),
+        |container| log_dir(&site.data_dir, &pod.key).join(container),
+    );
     Ok(GroundKit {
+        account,
         network,
         published,
         volumes,
-        limits: scratch_limits(site, pod),
+        storage,
         files,
         _images: images,
         identity,
@@ -146,6 +156,7 @@ async fn mount_volumes(
     site: &Site,
     pod: &PodSpecPlan,
     files: &PodFiles,
+    account: &PodAccount,
 ) -> Result<HashMap<String, MountSource>, Problem> {
     let mut mounted: HashMap<_, _> = files
         .trees()
@@ -155,7 +166,18 @@ async fn mount_volumes(
     for volume in &pod.volumes {
         let source = match &volume.source {
             VolumeSource::Files(_) | VolumeSource::Image { .. } => continue,
-            VolumeSource::EmptyDir { .. } => {
+            VolumeSource::EmptyDir {
+                medium: Medium::Memory,
+                limit,
+            } => {
+                let limit = limit.as_ref().map(|limit| limit.bytes);
+                let volume = MemoryVolume::new(account.clone(), limit);
+                Ok(MountSource::Memory(volume))
+            }
+            VolumeSource::EmptyDir {
+                medium: Medium::Disk,
+                limit: _,
+            } => {
                 let path = volume_dir(site, pod).join(&volume.name);
                 blocking(move || empty_dir(path)).await
             }
@@ -219,25 +241,6 @@ fn mount_problem(volume: &str, error: &dyn std::error::Error) -> Problem {
         message: message.into(),
         outlook: Outlook::MayMend,
     }
-}
-
-fn scratch_limits(site: &Site, pod: &PodSpecPlan) -> Arc<[ScratchLimit]> {
-    let limited = pod
-        .volumes
-        .iter()
-        .filter_map(|volume| match &volume.source {
-            VolumeSource::EmptyDir { limit } => Some((&volume.name, limit.clone()?)),
-            VolumeSource::HostPath { .. } | VolumeSource::Files(_) | VolumeSource::Image { .. } => {
-                None
-            }
-        });
-    limited
-        .map(|(name, limit)| ScratchLimit {
-            volume: name.clone(),
-            folder: volume_dir(site, pod).join(name),
-            limit,
-        })
-        .collect()
 }
 
 fn empty_dir(path: PathBuf) -> Result<MountSource, VolumeError> {
@@ -449,7 +452,8 @@ fn read_inside(source: MountSource, path: &str) -> Option<Bytes> {
     let files = FileSystem::new(spec).ok()?;
     let path = format!("/volume/{path}");
     match files.open_extent(&path).ok()? {
-        FileSource::Bytes(bytes) => Some(bytes),
+        FileSource::Bytes(bytes) if bytes.len() as u64 <= ENV_FILE_BYTES_MAX => Some(bytes),
+        FileSource::Bytes(_) => None,
         FileSource::Extent(extent) if extent.len <= ENV_FILE_BYTES_MAX => {
             files.read_file(&path).ok()
         }

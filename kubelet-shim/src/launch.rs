@@ -6,8 +6,8 @@ use std::sync::Arc;
 use coracle_network::PodNetwork;
 use coracle_runtime::fs::{FileSource, FileSystem, FileSystemSpec, Mount, Upper};
 use coracle_runtime::{
-    ContainerId, Exit, ExitCause, HandlerOptions, Instance, Instances, Limits, PrepareError,
-    Program, RunAs, Runtime, SandboxSpec, StartError, Terminal, WorkloadKind,
+    ContainerId, Exit, ExitCause, HandlerOptions, Instance, Instances, Limits, PodAccount,
+    PrepareError, Program, RunAs, Runtime, SandboxSpec, StartError, Terminal, WorkloadKind,
 };
 use jiff::Timestamp;
 
@@ -16,9 +16,10 @@ use crate::exec::{Console, Discipline, ExecGround, ExecTarget, Tools};
 use crate::images::{SharedImage, blocking, describe};
 use crate::lifecycle::{Outlook, Problem, Termination};
 use crate::logs::{ContainerLog, StdStream};
-use crate::spec::{ContainerPlan, InstanceReuse, LogFallback, PodSpecPlan, Role};
+use crate::spec::{ContainerPlan, InstanceReuse, LogFallback, PodSpecPlan, Resources, Role};
 
-/// Bytes a container's writable layer may take. A constant until `ephemeral-storage` limits are honoured.
+/// Bytes a container's writable layer may take at once, unless it may keep more: between two looks at its limit
+/// it must not fill the disk.
 const LAYER_BYTES_MAX: u64 = 10 << 30;
 
 /// Longest termination message (contract B.10).
@@ -35,6 +36,7 @@ pub(crate) struct Launch {
     pub(crate) index: usize,
     pub(crate) image: Arc<SharedImage>,
     pub(crate) network: PodNetwork,
+    pub(crate) account: PodAccount,
     pub(crate) layer: PathBuf,
     pub(crate) facts: Facts,
     pub(crate) log: ContainerLog,
@@ -161,6 +163,7 @@ impl Launch {
             working_dir: ground.working_dir.clone(),
             files: ground.files.clone(),
             network: self.network.clone(),
+            pod: self.account.clone(),
             stdin: match kind {
                 // Its instances come and go with requests; none of them is the one that was typed to.
                 WorkloadKind::Handler => None,
@@ -170,12 +173,7 @@ impl Launch {
             stderr,
             terminal: container.streams.terminal,
             on_stop: container.on_stop,
-            limits: Limits {
-                memory: container.resources.memory_limit,
-                memory_request: container.resources.memory_request.unwrap_or(0),
-                cpu_milli: container.resources.cpu_limit_milli,
-                cpu_request_milli: container.resources.cpu_request_milli.unwrap_or(0),
-            },
+            limits: limits(container.resources),
             handler: HandlerOptions {
                 instances: match container.instances {
                     InstanceReuse::Fresh => Instances::Fresh,
@@ -196,7 +194,7 @@ impl Launch {
         } else {
             Upper::Writable {
                 dir: self.layer.clone(),
-                limit: LAYER_BYTES_MAX,
+                limit: LAYER_BYTES_MAX.max(container.resources.storage_limit.unwrap_or(0)),
             }
         };
         let spec = FileSystemSpec {
@@ -277,6 +275,16 @@ fn prepare_failure(error: PrepareError) -> LaunchFailure {
 
 fn start_failure(error: &StartError) -> LaunchFailure {
     LaunchFailure::Dead(start_error(describe(error)))
+}
+
+/// What a container with these resources may use.
+pub(crate) fn limits(resources: Resources) -> Limits {
+    Limits {
+        memory: resources.memory_limit,
+        memory_request: resources.memory_request.unwrap_or(0),
+        cpu_milli: resources.cpu_limit_milli,
+        cpu_request_milli: resources.cpu_request_milli.unwrap_or(0),
+    }
 }
 
 fn start_error(message: String) -> Termination {

@@ -7,6 +7,7 @@
 //! Long-running tasks:
 //! * the pod source: input: a watch of this node's pods; output: one worker per pod, told what is wanted;
 //! * one worker per pod: input: what is wanted, results, timers; output: steps, status, events;
+//! * the storage monitor: input: the pods that have a limit of storage; output: word to the workers of those over it;
 //! * the prober: input: the probes that workers want watched; output: news to the workers;
 //! * the event writer: input: events of all workers; output: Event objects;
 //! * the heartbeat: output: Lease and Node status;
@@ -14,6 +15,7 @@
 //!   volumes' new content, and tokens renewed in time.
 
 mod agent;
+mod allocation;
 mod environment;
 mod events;
 mod exec;
@@ -31,6 +33,7 @@ mod readable;
 mod server;
 mod spec;
 mod status;
+mod storage;
 mod time;
 mod worker;
 
@@ -46,12 +49,12 @@ pub use server::{
 pub use spec::{
     Check, ContainerPlan, DnsPlan, DnsPolicy, DownwardFile, DownwardValue, EnvFrom, EnvValue,
     EnvVar, ExitCodes, FieldRefusal, FilesSource, FilesVolume, Hook, Hooks, HostAlias,
-    HostPathCheck, HostPathPolicy, HostPort, HttpGet, InstanceReuse, KeyItem, LogFallback,
-    ObjectKind, ObjectRef, PodField, PodKey, PodSpecPlan, Port, Probe, ProbeKind, Probes,
-    PullPolicy, ResourceAmount, Resources, RestartAction, RestartPolicy, RestartRule, Restarts,
-    Role, Scheme, Security, ServiceLinks, ShownName, SizeLimit, StdinPlan, StreamPlan, SubPath,
-    TargetPort, TcpTarget, TerminationMessage, TokenPlan, Transport, VolumeMount, VolumePlan,
-    VolumeSource, check_pod,
+    HostPathCheck, HostPathPolicy, HostPort, HttpGet, InstanceReuse, KeyItem, LogFallback, Medium,
+    ObjectKind, ObjectRef, OnResize, PodField, PodKey, PodSpecPlan, Port, Probe, ProbeKind, Probes,
+    PullPolicy, ResizePolicy, ResourceAmount, Resources, RestartAction, RestartPolicy, RestartRule,
+    Restarts, Role, Scheme, Security, ServiceLinks, ShownName, SizeLimit, StdinPlan, StreamPlan,
+    SubPath, TargetPort, TcpTarget, TerminationMessage, TokenPlan, Transport, VolumeMount,
+    VolumePlan, VolumeSource, check_pod,
 };
 pub use status::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
 pub use time::{Clock, Hand, Moment};

@@ -20,12 +20,15 @@
 //! the one a container was made from, a living instance is stopped and started again whatever its policy,
 //! and whatever waits, waits no longer: both back-offs begin afresh. Where the end of one container starts all
 //! again, everything that lives is killed, and then every container stands at Waiting, as at first.
+//! A change of resources that needs a restart restarts its container alone and leaves the back-offs alone; any
+//! other changes a living instance as it runs.
 
 mod apply;
 mod backoff;
 mod health;
 mod plan;
 mod recover;
+mod resizing;
 mod start_over;
 mod stopping;
 
@@ -42,11 +45,12 @@ pub(crate) use backoff::{CrashBackoff, PullBackoff};
 pub use health::Verdict;
 pub(crate) use health::{Health, is_probed};
 use plan::may_restart;
-pub(crate) use plan::{Step, StopReason, is_complete, plan};
+pub(crate) use plan::{Plan, Step, StopReason, is_complete, plan};
+pub(crate) use resizing::{PendingResize, ResizeFailure, ResizeOutlook};
 pub(crate) use start_over::{StartOver, takes_part};
 pub(crate) use stopping::{Ask, PreStop};
 
-use crate::spec::{ContainerPlan, PodSpecPlan, RestartPolicy};
+use crate::spec::{ContainerPlan, PodSpecPlan, Resources, RestartPolicy};
 use crate::time::Moment;
 
 /// What the pod's owner wants of it.
@@ -99,6 +103,8 @@ pub(crate) struct PodFacts {
     pub(crate) rejected: Option<Problem>,
     /// Set when the pod uses more of something than it may; never unset.
     pub(crate) evicted: Option<Arc<str>>,
+    /// Other resources were wished for than the plan has; the node does not grant them.
+    pub(crate) pending_resize: Option<PendingResize>,
     /// Set once something other than the containers ends the pod; never unset.
     pub(crate) ending: Option<(Ending, Moment)>,
     /// Set while all containers are brought to their end to start again.
@@ -144,6 +150,12 @@ pub(crate) struct ContainerFacts {
     pub(crate) image_id: Option<Arc<str>>,
     /// Its definition has changed, or all containers start again: so does it, whatever its policy.
     pub(crate) anew: bool,
+    /// It was ended to get other resources, so no back-off holds its next start.
+    pub(crate) resized: bool,
+    /// What its living instance may use, or the one that is being made.
+    pub(crate) given: Option<Resources>,
+    /// Set when that could not be changed.
+    pub(crate) resize_failure: Option<ResizeFailure>,
     /// Delay between restarts.
     pub(crate) crash: CrashBackoff,
     /// Delay between pulls.
@@ -310,6 +322,7 @@ impl PodFacts {
                 .collect(),
             rejected: None,
             evicted: None,
+            pending_resize: None,
             ending: None,
             starting_over: None,
             was_initialised: false,
@@ -347,7 +360,10 @@ impl ContainerFacts {
             last: None,
             image: None,
             image_id: None,
+            given: None,
+            resize_failure: None,
             anew: false,
+            resized: false,
             crash: CrashBackoff::default(),
             pull: PullBackoff::default(),
             completed: false,

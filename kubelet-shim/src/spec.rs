@@ -13,6 +13,7 @@ mod identity;
 mod probe;
 pub(crate) mod quantity;
 mod renew;
+mod resources;
 mod restart;
 mod security;
 mod variables;
@@ -24,7 +25,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_runtime::{OnStop, Terminal};
+use coracle_runtime::{OnStop, QosClass, Terminal};
 
 pub use check::check_pod;
 pub use files::{DownwardFile, DownwardValue, FilesSource, FilesVolume, KeyItem, TokenPlan};
@@ -33,6 +34,7 @@ pub use probe::{
     Check, Hook, Hooks, HttpGet, Probe, ProbeKind, Probes, Scheme, TargetPort, TcpTarget,
 };
 pub(crate) use renew::Renewal;
+pub(crate) use resources::bytes_text;
 pub use restart::{ExitCodes, RestartAction, RestartRule, Restarts};
 
 /// Whether pods may mount folders of the machine.
@@ -109,6 +111,12 @@ pub struct PodSpecPlan {
     pub left_out: Vec<FieldRefusal>,
     /// Volumes by declaration.
     pub volumes: Vec<VolumePlan>,
+    /// `spec.resources`: what it requests and may use as a whole.
+    pub whole: Option<Resources>,
+    /// `spec.overhead`: what it costs beside its containers; only requests.
+    pub overhead: Resources,
+    /// Its quality of service, by what its containers request and may use.
+    pub class: QosClass,
 }
 
 /// `spec.restartPolicy`.
@@ -171,6 +179,8 @@ pub struct ContainerPlan {
     pub mounts: Vec<VolumeMount>,
     /// Requests and limits.
     pub resources: Resources,
+    /// How it follows when they change.
+    pub resize: ResizePolicy,
     /// What the file system may be written to and who the guest claims to be.
     pub security: Security,
     /// Where the guest leaves its last words.
@@ -390,6 +400,25 @@ pub struct Resources {
     pub storage_limit: Option<u64>,
 }
 
+/// `resizePolicy`: what a change of a resource means for a running container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResizePolicy {
+    /// A change of processor time.
+    pub cpu: OnResize,
+    /// A change of memory.
+    pub memory: OnResize,
+}
+
+/// How a running container follows a change of a resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnResize {
+    /// Its limits change, and it goes on.
+    #[default]
+    InPlace,
+    /// It is started again.
+    Restart,
+}
+
 /// What remains of security contexts inside a sandbox without processes or capabilities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Security {
@@ -457,6 +486,8 @@ pub struct VolumePlan {
 pub enum VolumeSource {
     /// A folder of its own, removed with the pod.
     EmptyDir {
+        /// Where its content is.
+        medium: Medium,
         /// `sizeLimit`: who exceeds it is evicted.
         limit: Option<SizeLimit>,
     },
@@ -476,6 +507,15 @@ pub enum VolumeSource {
         /// When the registry is asked.
         policy: PullPolicy,
     },
+}
+
+/// `emptyDir.medium`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// The node's disk.
+    Disk,
+    /// The pod's memory.
+    Memory,
 }
 
 /// `emptyDir.sizeLimit`.

@@ -7,6 +7,7 @@
 mod care;
 mod execute;
 mod hold;
+mod resize;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,15 +27,17 @@ pub(crate) use execute::{Report, log_dir, log_path};
 use hold::Hold;
 
 use crate::agent::AtStop;
+use crate::allocation::Ledger;
 use crate::events::{EventSink, PodEvents, Severity};
 use crate::exec::{ExecBook, Tools};
-use crate::ground::{self, GroundKit, Site};
-use crate::images::{Images, blocking};
+use crate::ground::{GroundKit, Site};
+use crate::images::Images;
 use crate::lifecycle::{EndCause, Intent, PodFacts, plan};
 use crate::logs::{LogBook, OutputLine};
 use crate::probes::{NEWS_MAX, News, Prober};
 use crate::spec::{FieldRefusal, PodKey, PodSpecPlan, Renewal};
 use crate::status::{self, Reporter, Surroundings, Written, is_gone};
+use crate::storage::StorageMonitor;
 use crate::time::{Clock, Moment};
 
 /// Plans in a row without waiting. A plan comes to rest within a handful; more is a broken promise.
@@ -42,9 +45,6 @@ const ROUNDS_MAX: usize = 64;
 
 /// A stopping agent gives up on a server that took none of this many writes in a row.
 const LAST_WRITES_MAX: u32 = 5;
-
-/// How often volumes with a limit are measured, as a kubelet's eviction monitor does.
-const MEASURE_EVERY: Duration = Duration::from_secs(10);
 
 /// Delay before a failed deletion of a pod's object is tried again.
 const REMOVAL_RETRY: Duration = Duration::from_secs(1);
@@ -67,6 +67,10 @@ pub(crate) struct Node {
     pub(crate) host_ip: IpAddr,
     pub(crate) at_stop: AtStop,
     pub(crate) prober: Prober,
+    /// What is promised to which pod.
+    pub(crate) ledger: Ledger,
+    /// Measures what pods keep on the disk.
+    pub(crate) storage: StorageMonitor,
 }
 
 /// What is wanted of a pod now.
@@ -177,8 +181,12 @@ pub(crate) struct Worker {
     object: Object,
     /// What probes say, and the way to say it; only of a pod that has probes.
     news: Option<(mpsc::Sender<News>, mpsc::Receiver<News>)>,
-    /// When the volumes that may not grow beyond a size are looked at again.
-    measure_at: Option<Moment>,
+    /// Told when the node has more room for others.
+    room: watch::Receiver<u64>,
+    /// A resize was begun and is not followed by all that lives.
+    is_resizing: bool,
+    /// Told when the pod keeps more on the disk than it may; only of one that has a limit.
+    excess: Option<watch::Receiver<Option<Arc<str>>>>,
 }
 
 /// Whether what was taken in may change the plan.
@@ -208,7 +216,16 @@ impl Worker {
         desired: watch::Receiver<Desired>,
     ) -> Worker {
         let now = node.clock.now();
-        let turn = desired.borrow().renewal.turn;
+        let wanted = desired.borrow().renewal.clone();
+        let spec = match status {
+            Some(status) => spec.as_allocated(status).into(),
+            None => spec,
+        };
+        // What is wished for beyond that is asked for like any later wish.
+        let turn = match spec.is_resized(&wanted.spec) {
+            true => wanted.turn.wrapping_sub(1),
+            false => wanted.turn,
+        };
         let facts = match status {
             Some(status) => PodFacts::recover(&spec, status, now),
             None => PodFacts::new(&spec, now),
@@ -220,6 +237,7 @@ impl Worker {
         let reporter = Reporter::new(spec.key.clone(), client, node.writes.clone(), conditions);
         let events = Arc::new(PodEvents::new(node.events.clone(), spec.key.clone()));
         let holds = spec.containers.iter().map(|_| Hold::default()).collect();
+        let room = node.ledger.room();
         let is_probed = spec.containers.iter().any(care::has_probes);
         Worker {
             node,
@@ -235,7 +253,9 @@ impl Worker {
             under_way: FuturesUnordered::new(),
             object: Object::There,
             news: is_probed.then(|| mpsc::channel(NEWS_MAX)),
-            measure_at: None,
+            room,
+            is_resizing: false,
+            excess: None,
         }
     }
 
@@ -243,7 +263,6 @@ impl Worker {
     pub(crate) async fn run(mut self) -> Remains {
         self.take_up_containers(&[]);
         loop {
-            self.measure();
             let (wake, is_finished) = self.advance();
             self.care();
             self.report();
@@ -271,6 +290,7 @@ impl Worker {
             let now = self.node.clock.now();
             let plan = plan(&self.spec, intent, &self.facts, now);
             if plan.steps.is_empty() {
+                self.tell_of_completion();
                 return (plan.wake, plan.finished);
             }
             for step in &plan.steps {
@@ -309,11 +329,23 @@ impl Worker {
             }
             self.objection = renewal.objection;
         }
-        if self.turn != renewal.turn {
-            tracing::info!(pod = %self.spec.key, "the pod's specification has changed");
-            let known = std::mem::replace(&mut self.spec, renewal.spec);
+        let has_room = self.waits_for_room() && self.room.has_changed().unwrap_or(false);
+        if self.turn != renewal.turn || has_room {
+            if !has_room {
+                tracing::info!(pod = %self.spec.key, "the pod's specification has changed");
+            }
+            // What is given back from here on is looked at again.
+            self.room.mark_unchanged();
+            let spec = self.allot(&renewal.spec);
+            let known = std::mem::replace(&mut self.spec, spec);
             self.turn = renewal.turn;
             self.take_up_containers(&known.left_out);
+            if known.is_resized(&self.spec) {
+                self.tell_of_start();
+            }
+            if let Some(kit) = &self.kit {
+                kit.files.describe(&self.spec);
+            }
         }
     }
 
@@ -333,30 +365,11 @@ impl Worker {
         }
     }
 
-    /// Looks whether a volume has outgrown its limit, when it is time for that.
-    fn measure(&mut self) {
-        let now = self.node.clock.now();
-        if self.measure_at.is_none_or(|at| !now.reached(at)) {
-            return;
-        }
-        self.measure_at = None;
-        let Some(kit) = &self.kit else { return };
-        let limits = kit.limits.clone();
-        self.under_way.push(Box::pin(async move {
-            Report::Measured(blocking(move || ground::exceeded(&limits)).await)
-        }));
-    }
-
-    /// Plans the next look; a pod that exceeds a limit is ended.
-    fn measured(&mut self, excess: Option<String>) {
-        match excess {
-            None => self.measure_at = Some(self.node.clock.now().after(MEASURE_EVERY)),
-            Some(message) => {
-                if self.facts.evict(&self.spec, message.as_str().into()) {
-                    self.events
-                        .emit(Severity::Warning, "Evicted", message, None);
-                }
-            }
+    /// Ends a pod that keeps more on the disk than it may.
+    fn evict_for(&mut self, excess: &Arc<str>) {
+        if self.facts.evict(&self.spec, excess.clone()) {
+            self.events
+                .emit(Severity::Warning, "Evicted", excess.to_string(), None);
         }
     }
 
@@ -419,7 +432,7 @@ impl Worker {
     /// Waits for whatever comes first; false when nobody wants the pod any more.
     async fn wait(&mut self, wake: Option<Moment>) -> bool {
         let retry = self.reporter.retry().map(|(at, _)| at);
-        let times = [wake, retry, self.measure_at].into_iter().flatten();
+        let times = [wake, retry].into_iter().flatten();
         let wake = times.reduce(Moment::min);
         let timer = async {
             match wake {
@@ -428,10 +441,17 @@ impl Worker {
             }
         };
         let mut timer = std::pin::pin!(timer);
+        let waits_for_room = self.waits_for_room();
         loop {
             let news = async {
                 match &mut self.news {
                     Some((_, news)) => news.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let excess = async {
+                match &mut self.excess {
+                    Some(excess) => excess.changed().await.map(|()| excess.borrow().clone()),
                     None => std::future::pending().await,
                 }
             };
@@ -448,6 +468,16 @@ impl Worker {
                     Taken::Change => return true,
                     Taken::NoChange => {}
                 },
+                // Safe to cancel: the worker holds the sender, and what it says is told once.
+                Ok(Some(excess)) = excess => {
+                    self.evict_for(&excess);
+                    return true;
+                }
+                // Safe to cancel: a change stays marked until the plan is adopted again.
+                Ok(()) = self.room.changed(), if waits_for_room => {
+                    self.room.mark_changed();
+                    return true;
+                }
                 // Safe to cancel: the plan is asked again and names its timer anew.
                 () = timer.as_mut() => return true,
             }

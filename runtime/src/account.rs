@@ -1,54 +1,37 @@
 //! What one container uses and may use: memory over all its stores, processor time over all its tasks.
 //!
-//! Memory is charged to the container's limit and to the node's budget at once, or to neither. When the
-//! node's is used up, containers are ended until there is room, before the kernel would end us all.
-//! Processor time moves two things: the container's virtual time, which orders those who wait, and
-//! its token bucket, which parks a container that has used up its quota.
+//! Memory is charged to the container's limit, to its pod's and to the node's budget at once, or to none
+//! of them. When the node's is used up, containers are ended until there is room, before the kernel would
+//! end us all. Processor time moves two things: the container's virtual time, which orders those who wait,
+//! and the token buckets of container and pod, which park a container that has used up a quota.
 
-use crate::spec::{ContainerId, Limits};
+use crate::spec::{BelowUse, ContainerId, Limits};
 use parking_lot::Mutex;
+use quota::Quota;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use tokio::sync::Notify;
-use victim::{Class, Standing};
+use victim::Standing;
 
+mod budget;
+mod pod;
+mod quota;
 mod victim;
+
+pub(crate) use budget::NodeBudget;
+pub use pod::PodAccount;
 
 /// How long a guest runs before it is asked to let others run: one tick of the engine's clock.
 pub(crate) const SLICE: Duration = Duration::from_millis(1);
-/// The period of quotas, as in the kernel's bandwidth control: a bucket holds one period's worth.
-const QUOTA_PERIOD: Duration = Duration::from_millis(100);
-/// What may be owed beyond one period's worth. A stall of the machine in the middle of a poll is
-/// charged like work; without this bound it could park a small container for minutes.
-const DEBT_MAX: Duration = Duration::from_millis(10);
 /// How long a growth waits for the memory of those that were ended for it. A guest is gone within a slice;
 /// what takes longer is a machine that stalls.
 const ROOM_DEADLINE: Duration = Duration::from_secs(10);
-/// Accounts that are known before the list of them is first cleared of those that are gone.
-const SWEEP_MIN: usize = 64;
 /// The weight of containers that request nothing, in thousandths of a processor.
 const WEIGHT_MIN: u64 = 10;
 /// The weight at which virtual time passes like real time.
 const WEIGHT_UNIT: u64 = 1_000;
-
-/// The bytes that all containers of the node may use together.
-pub(crate) struct NodeBudget {
-    limit: u64,
-    used: AtomicU64,
-    /// Told at every giving back.
-    freed: Notify,
-    accounts: Mutex<Known>,
-}
-
-/// Accounts of containers that can be ended; swept when it has grown to twice its live size.
-#[derive(Default)]
-struct Known {
-    all: Vec<Weak<Account>>,
-    sweep_at: usize,
-}
 
 /// Memory that was asked for is not to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -56,6 +39,9 @@ pub(crate) enum MemoryRefused {
     /// The container would pass its own limit.
     #[error("the container's memory limit is reached")]
     Container,
+    /// The containers of the pod together would pass the pod's limit.
+    #[error("the pod's memory limit is reached")]
+    Pod,
     /// All containers together would pass the node's budget.
     #[error("the node's memory is used up")]
     Node,
@@ -64,150 +50,102 @@ pub(crate) enum MemoryRefused {
 /// The meter of one container, shared by its stores and tasks.
 pub(crate) struct Account {
     id: ContainerId,
-    budget: Arc<NodeBudget>,
-    memory_limit: u64,
-    memory_request: u64,
-    class: Class,
+    pod: PodAccount,
     memory: Mutex<Memory>,
     /// Ends the container for want of memory.
     end: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Whether it was chosen to end; its memory is on its way back.
     doomed: AtomicBool,
-    weight: u64,
+    weight: AtomicU64,
     cpu_nanos: AtomicU64,
     virtual_nanos: AtomicU64,
-    quota: Option<Mutex<Bucket>>,
+    quota: Quota,
 }
 
-#[derive(Default)]
 struct Memory {
     used: u64,
     peak: u64,
+    limit: u64,
+    request: u64,
 }
 
-/// A token bucket whose tokens are nanoseconds of processor time; it may be in debt.
-struct Bucket {
-    milli: u64,
-    capacity: i64,
-    tokens: i64,
-    filled_at: Instant,
-}
-
-impl NodeBudget {
-    pub(crate) fn new(bytes: u64) -> Self {
-        Self {
-            limit: bytes,
-            used: AtomicU64::new(0),
-            freed: Notify::new(),
-            accounts: Mutex::default(),
-        }
-    }
-
-    /// Chooses who ends so that `asking` can have `bytes`, and ends them; tells whether there will be room.
-    ///
-    /// Whoever asks stands for what it would have then, so that one container cannot end the others by
-    /// asking for more than any of them has.
-    fn make_room(&self, asking: &Account, bytes: u64) -> bool {
-        if bytes > self.limit {
-            return false;
-        }
-        let used = self.used.load(Ordering::Relaxed);
-        let missing = used.saturating_add(bytes).saturating_sub(self.limit);
-        let (victims, enough) = {
-            let known = self.accounts.lock();
-            let accounts: Vec<_> = known.all.iter().filter_map(Weak::upgrade).collect();
-            doom(&accounts, asking, bytes, missing)
-        };
-        for victim in victims {
-            tracing::warn!(container = %victim.id, asking = %asking.id, "the node's memory is used up");
-            if let Some(end) = victim.end.get() {
-                end();
-            }
-        }
-        enough
-    }
-
-    fn take(&self, bytes: u64) -> Result<(), MemoryRefused> {
-        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit);
-        let taken = self
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
-        taken.map(|_| ()).map_err(|_| MemoryRefused::Node)
-    }
-
-    fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-        self.freed.notify_waiters();
-    }
-}
-
-impl Known {
-    fn add(&mut self, account: &Arc<Account>) {
-        if self.all.len() >= self.sweep_at.max(SWEEP_MIN) {
-            self.all.retain(|account| account.strong_count() > 0);
-            self.sweep_at = self.all.len() * 2;
-        }
-        self.all.push(Arc::downgrade(account));
-    }
-}
-
-/// Dooms accounts until what the doomed have is at least `missing`, or the one that asks is among them.
-/// Returns the newly doomed, and whether that is enough.
-fn doom(
-    accounts: &[Arc<Account>],
-    asking: &Account,
+/// Bytes that we hold for a container's program; given back when dropped.
+pub(crate) struct Held {
+    account: Arc<Account>,
     bytes: u64,
-    missing: u64,
-) -> (Vec<Arc<Account>>, bool) {
-    let is_doomed = |account: &Account| account.doomed.load(Ordering::Relaxed);
-    let (mut coming, mut living) = (0_u64, Vec::new());
-    for account in accounts {
-        if is_doomed(account) {
-            coming = coming.saturating_add(account.memory());
-        } else {
-            living.push(account.clone());
+}
+
+impl Held {
+    /// Charges `bytes`, or ends the container.
+    pub(crate) fn new(account: &Arc<Account>, bytes: u64) -> Option<Self> {
+        account.hold(bytes).ok()?;
+        Some(Self {
+            account: account.clone(),
+            bytes,
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.account.shrink(self.bytes);
+    }
+}
+
+impl Memory {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            used: 0,
+            peak: 0,
+            limit: limits.memory.unwrap_or(u64::MAX),
+            request: limits.memory_request,
         }
     }
-    let mut victims = Vec::new();
-    while coming < missing && !is_doomed(asking) {
-        let standing = |account: &Arc<Account>| account.standing(asking, bytes);
-        let standings: Vec<_> = living.iter().map(standing).collect();
-        let Some(chosen) = victim::choose(&standings) else {
-            return (victims, false);
-        };
-        let victim = living.swap_remove(chosen);
-        victim.doomed.store(true, Ordering::Relaxed);
-        coming = coming.saturating_add(victim.memory());
-        victims.push(victim);
-    }
-    (victims, true)
 }
 
 impl Account {
-    pub(crate) fn new(id: &ContainerId, limits: &Limits, budget: Arc<NodeBudget>) -> Self {
+    pub(crate) fn new(id: &ContainerId, limits: &Limits, pod: PodAccount) -> Self {
         Self {
             id: id.clone(),
-            budget,
-            memory_limit: limits.memory.unwrap_or(u64::MAX),
-            memory_request: limits.memory_request,
-            class: Class::of(limits),
-            memory: Mutex::default(),
+            pod,
+            memory: Mutex::new(Memory::of(limits)),
             end: OnceLock::new(),
             doomed: AtomicBool::new(false),
-            weight: limits.cpu_request_milli.max(WEIGHT_MIN),
+            weight: AtomicU64::new(weight(limits)),
             cpu_nanos: AtomicU64::new(0),
             virtual_nanos: AtomicU64::new(0),
-            quota: limits
-                .cpu_milli
-                .map(|milli| Mutex::new(Bucket::full(milli, Instant::now()))),
+            quota: Quota::new(limits.cpu_milli),
         }
+    }
+
+    /// Returns the account of its pod.
+    pub(crate) fn pod(&self) -> &PodAccount {
+        &self.pod
+    }
+
+    /// Changes what the container may use, from now on; or nothing, if it uses more memory already.
+    pub(crate) fn resize(&self, limits: &Limits) -> Result<(), BelowUse> {
+        let wanted = Memory::of(limits);
+        {
+            let mut memory = self.memory.lock();
+            if memory.used > wanted.limit && wanted.limit < memory.limit {
+                return Err(BelowUse {
+                    limit: wanted.limit,
+                    used: memory.used,
+                });
+            }
+            (memory.limit, memory.request) = (wanted.limit, wanted.request);
+        }
+        self.weight.store(weight(limits), Ordering::Relaxed);
+        self.quota.set(limits.cpu_milli);
+        Ok(())
     }
 
     /// Says how the container is ended when the node's memory is used up and it is chosen. The first call
     /// counts: later ones are of programs that run in the container.
     pub(crate) fn end_by(self: &Arc<Self>, end: impl Fn() + Send + Sync + 'static) {
         if self.end.set(Box::new(end)).is_ok() {
-            self.budget.accounts.lock().add(self);
+            self.pod.budget().enrol(self);
         }
     }
 
@@ -220,39 +158,42 @@ impl Account {
         }
         let deadline = tokio::time::Instant::now() + ROOM_DEADLINE;
         loop {
-            let mut freed = pin!(self.budget.freed.notified());
+            let mut freed = pin!(self.pod.budget().freed());
             // What comes back from here on is not missed.
             freed.as_mut().enable();
             match self.grow(bytes) {
                 Err(MemoryRefused::Node) => {}
                 settled => return settled,
             }
-            let will_fit = self.budget.make_room(self, bytes);
+            let will_fit = self.pod.budget().make_room(self, bytes);
             if !will_fit || tokio::time::timeout_at(deadline, freed).await.is_err() {
                 return Err(MemoryRefused::Node);
             }
         }
     }
 
-    /// What it has, with `bytes` more if it is the one that asks.
+    /// What it has, with `bytes` more if it is the one that asks. What its pod's volumes hold in memory is
+    /// held against each of its containers.
     fn standing(&self, asking: &Account, bytes: u64) -> Standing {
         let more = if std::ptr::eq(self, asking) { bytes } else { 0 };
+        let memory = self.memory.lock();
         Standing {
-            class: self.class,
-            used: self.memory().saturating_add(more),
-            request: self.memory_request,
+            class: self.pod.class(),
+            own: memory.used.saturating_add(more),
+            shared: self.pod.held(),
+            request: memory.request,
         }
     }
 
-    /// Charges `bytes` to the container and the node, or to neither.
+    /// Charges `bytes` to the container, its pod and the node, or to none of them.
     pub(crate) fn grow(&self, bytes: u64) -> Result<(), MemoryRefused> {
         let mut memory = self.memory.lock();
         let within = memory
             .used
             .checked_add(bytes)
-            .filter(|used| *used <= self.memory_limit);
+            .filter(|used| *used <= memory.limit);
         let grown = match within {
-            Some(used) => self.budget.take(bytes).map(|()| used),
+            Some(used) => self.pod.grow(bytes).map(|()| used),
             None => Err(MemoryRefused::Container),
         };
         match grown {
@@ -269,13 +210,25 @@ impl Account {
         }
     }
 
+    /// Charges `bytes` that we hold for the container's program. A container for which there is no room ends,
+    /// as one does that the kernel has no memory for.
+    pub(crate) fn hold(&self, bytes: u64) -> Result<(), MemoryRefused> {
+        let held = self.grow(bytes);
+        if held.is_err()
+            && let Some(end) = self.end.get()
+        {
+            end();
+        }
+        held
+    }
+
     /// Gives back `bytes` that were charged before.
     pub(crate) fn shrink(&self, bytes: u64) {
         let mut memory = self.memory.lock();
         // Invariant: nobody gives back more than was charged; a mistake here must not wrap around.
         let bytes = bytes.min(memory.used);
         memory.used -= bytes;
-        self.budget.give_back(bytes);
+        self.pod.shrink(bytes);
     }
 
     /// Returns the bytes charged now.
@@ -297,11 +250,10 @@ impl Account {
     pub(crate) fn charge(&self, used: Duration, now: Instant) {
         let nanos = nanos(used);
         self.cpu_nanos.fetch_add(nanos, Ordering::Relaxed);
-        let weighted = nanos.saturating_mul(WEIGHT_UNIT) / self.weight;
+        let weighted = nanos.saturating_mul(WEIGHT_UNIT) / self.weight.load(Ordering::Relaxed);
         self.virtual_nanos.fetch_add(weighted, Ordering::Relaxed);
-        if let Some(bucket) = &self.quota {
-            bucket.lock().take(nanos, now);
-        }
+        self.quota.take(nanos, now);
+        self.pod.quota().take(nanos, now);
     }
 
     /// Returns the processor time used so far, divided by the container's weight.
@@ -309,59 +261,27 @@ impl Account {
         self.virtual_nanos.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the container's processor time is bounded.
+    /// Returns whether the container's processor time is bounded, or its pod's.
     pub(crate) fn has_quota(&self) -> bool {
-        self.quota.is_some()
+        self.quota.is_set() || self.pod.quota().is_set()
     }
 
-    /// Returns when the container may run again, if it has used up its quota at `now`.
+    /// Returns when the container may run again, if it or its pod has used up a quota at `now`.
     pub(crate) fn parked_until(&self, now: Instant) -> Option<Instant> {
-        self.quota.as_ref()?.lock().empty_until(now)
+        self.quota
+            .empty_until(now)
+            .max(self.pod.quota().empty_until(now))
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.budget.give_back(self.memory.get_mut().used);
+        self.pod.shrink(self.memory.get_mut().used);
     }
 }
 
-impl Bucket {
-    fn full(milli: u64, now: Instant) -> Self {
-        let milli = milli.max(1);
-        let period = nanos(QUOTA_PERIOD).saturating_mul(milli) / 1_000;
-        let capacity = i64::try_from(period.max(nanos(SLICE))).unwrap_or(i64::MAX / 2);
-        Self {
-            milli,
-            capacity,
-            tokens: capacity,
-            filled_at: now,
-        }
-    }
-
-    fn fill(&mut self, now: Instant) {
-        let elapsed = nanos(now.saturating_duration_since(self.filled_at));
-        let filled = elapsed.saturating_mul(self.milli) / 1_000;
-        let filled = i64::try_from(filled).unwrap_or(i64::MAX);
-        self.tokens = self.tokens.saturating_add(filled).min(self.capacity);
-        self.filled_at = self.filled_at.max(now);
-    }
-
-    fn take(&mut self, used: u64, now: Instant) {
-        self.fill(now);
-        let owed_max = self.capacity.saturating_add_unsigned(nanos(DEBT_MAX));
-        self.tokens = self.tokens.saturating_sub_unsigned(used).max(-owed_max);
-    }
-
-    /// Returns when there will be tokens for a whole slice, if there are none at `now`.
-    fn empty_until(&mut self, now: Instant) -> Option<Instant> {
-        self.fill(now);
-        if self.tokens > 0 {
-            return None;
-        }
-        let missing = self.tokens.unsigned_abs() + nanos(SLICE);
-        Some(now + Duration::from_nanos(missing.saturating_mul(1_000) / self.milli))
-    }
+fn weight(limits: &Limits) -> u64 {
+    limits.cpu_request_milli.max(WEIGHT_MIN)
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -371,7 +291,16 @@ fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::{PodLimits, QosClass};
     use futures_util::FutureExt as _;
+
+    fn pod(budget: &Arc<NodeBudget>, class: QosClass) -> PodAccount {
+        let limits = PodLimits {
+            class,
+            ..PodLimits::default()
+        };
+        PodAccount::new(limits, budget.clone())
+    }
 
     fn account(limits: Limits, budget: &Arc<NodeBudget>) -> Account {
         let id = ContainerId {
@@ -379,7 +308,11 @@ mod tests {
             pod: "pod".into(),
             container: "main".into(),
         };
-        Account::new(&id, &limits, budget.clone())
+        let class = match limits.memory_request {
+            0 => QosClass::BestEffort,
+            _ => QosClass::Burstable,
+        };
+        Account::new(&id, &limits, pod(budget, class))
     }
 
     #[test]
@@ -439,6 +372,35 @@ mod tests {
             })
             .collect();
         Crowd { accounts, ended }
+    }
+
+    #[tokio::test]
+    async fn the_class_is_the_pods() {
+        let budget = Arc::new(NodeBudget::new(100));
+        let ended = Arc::new(Mutex::new(Vec::new()));
+        let member = |name: &'static str, class, used| {
+            let id = ContainerId {
+                namespace: "default".into(),
+                pod: name.into(),
+                container: "main".into(),
+            };
+            // By themselves all of them ask for nothing.
+            let account = Account::new(&id, &Limits::default(), pod(&budget, class));
+            let account = Arc::new(account);
+            account.grow(used).expect("it fits");
+            let (ended, dying) = (ended.clone(), Arc::downgrade(&account));
+            account.end_by(move || {
+                ended.lock().push(name);
+                let dying = dying.upgrade().expect("it is alive");
+                dying.shrink(dying.memory());
+            });
+            account
+        };
+        let large = member("burstable", QosClass::Burstable, 60);
+        let small = member("best-effort", QosClass::BestEffort, 5);
+        assert_eq!(large.grow_or_make_room(40).await, Ok(()));
+        assert_eq!(*ended.lock(), ["best-effort"]);
+        assert_eq!(small.memory(), 0);
     }
 
     fn requests(memory_request: u64) -> Limits {
@@ -505,48 +467,36 @@ mod tests {
         );
     }
 
-    /// Runs a spinner in whole slices against a clock of its own for ten seconds.
-    fn share_of_a_spinner(milli: u64) -> f64 {
-        let start = Instant::now();
-        let mut bucket = Bucket::full(milli, start);
-        let (mut now, mut used) = (start, Duration::ZERO);
-        let end = start + Duration::from_secs(10);
-        while now < end {
-            match bucket.empty_until(now) {
-                Some(until) => now = until,
-                None => {
-                    now += SLICE;
-                    used += SLICE;
-                    bucket.take(nanos(SLICE), now);
-                }
-            }
-        }
-        used.as_secs_f64() / 10.0
-    }
-
     #[test]
-    fn a_spinner_gets_its_quota_and_no_more() {
-        for milli in [10, 50, 100, 250, 500, 900] {
-            let (share, quota) = (share_of_a_spinner(milli), milli as f64 / 1_000.0);
-            // One bucket of burst over ten seconds, and a slice of debt.
-            let tolerance = quota * 0.01 + 0.000_2;
-            assert!(
-                (share - quota).abs() <= tolerance,
-                "{milli}m: used {share:.4}"
-            );
-        }
-        assert!(
-            share_of_a_spinner(2_000) > 0.999,
-            "one task cannot use two processors"
+    fn a_resize_holds_from_then_on() {
+        let budget = Arc::new(NodeBudget::new(1_000));
+        let limits = |memory, cpu_request_milli| Limits {
+            memory: Some(memory),
+            cpu_request_milli,
+            ..Limits::default()
+        };
+        let account = account(limits(60, 1_000), &budget);
+        assert_eq!(account.grow(60), Ok(()));
+        assert_eq!(account.resize(&limits(100, 2_000)), Ok(()));
+        assert_eq!(account.grow(40), Ok(()));
+        account.charge(SLICE, Instant::now());
+        assert_eq!(account.virtual_nanos(), 500_000, "the new weight");
+        let refused = account.resize(&limits(99, 1_000));
+        assert_eq!(
+            refused,
+            Err(BelowUse {
+                limit: 99,
+                used: 100
+            })
         );
-    }
-
-    #[test]
-    fn a_stall_is_not_owed_for_ever() {
-        let start = Instant::now();
-        let mut bucket = Bucket::full(10, start);
-        bucket.take(nanos(Duration::from_secs(60)), start);
-        let until = bucket.empty_until(start).expect("the bucket is in debt");
-        assert!(until - start < Duration::from_secs(2));
+        account.charge(SLICE, Instant::now());
+        assert_eq!(
+            account.virtual_nanos(),
+            1_000_000,
+            "a refused resize changes nothing"
+        );
+        account.shrink(50);
+        assert_eq!(account.resize(&limits(50, 0)), Ok(()));
+        assert_eq!(account.grow(1), Err(MemoryRefused::Container));
     }
 }

@@ -41,10 +41,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use self::mounts::Mounts;
-use self::node::{Mode, NodeRef};
+use self::node::{Layer, Mode, NodeRef};
 use self::operations::{How, Opening};
 use self::overlay::Overlay;
 use self::resolve::{Last, Walk};
+
+use crate::account::{Account, PodAccount};
 
 pub use live::LiveTree;
 pub use tree::{FileExtent, FileSource, Meta, Tree, TreeBuilder};
@@ -113,6 +115,39 @@ pub enum MountSource {
     Live(LiveTree),
     /// A tree that never changes, such as an image's; never writable for the container.
     Tree(Arc<Tree>),
+    /// A volume that is held in memory.
+    Memory(MemoryVolume),
+}
+
+/// An empty volume that is held in memory: shared by whoever mounts it, and gone with the last of them and
+/// of its clones. Its files and names are charged to a pod.
+#[derive(Clone)]
+pub struct MemoryVolume(Arc<Overlay>);
+
+impl MemoryVolume {
+    /// Makes a volume that is charged to `pod` and holds at most `limit` bytes, in whole
+    /// pages. Beyond either a write fails
+    /// with `insufficient-space`.
+    pub fn new(pod: PodAccount, limit: Option<u64>) -> MemoryVolume {
+        MemoryVolume(Arc::new(Overlay::in_memory(pod, limit.unwrap_or(u64::MAX))))
+    }
+
+    /// Returns the bytes it holds, in whole pages.
+    pub fn used_bytes(&self) -> u64 {
+        self.0.writable().map_or(0, |store| store.used())
+    }
+
+    fn overlay(&self) -> &Arc<Overlay> {
+        &self.0
+    }
+}
+
+impl fmt::Debug for MemoryVolume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryVolume")
+            .field("used_bytes", &self.used_bytes())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Mount {
@@ -120,7 +155,7 @@ impl Mount {
     pub fn may_block(&self) -> bool {
         match self.source {
             MountSource::HostDir(_) | MountSource::HostFile(_) => true,
-            MountSource::Live(_) | MountSource::Tree(_) => false,
+            MountSource::Live(_) | MountSource::Tree(_) | MountSource::Memory(_) => false,
         }
     }
 }
@@ -247,6 +282,20 @@ impl FileSystem {
     /// The bytes the container's changes take of the limit of its writable layer.
     pub fn used_bytes(&self) -> u64 {
         self.overlay.writable().map_or(0, |store| store.used())
+    }
+
+    /// Says whose memory the names of the container's changes take.
+    pub(crate) fn charge_to(&self, account: &Arc<Account>) {
+        if let Ok(store) = self.overlay.writable() {
+            store.charge_names_to(account);
+        }
+    }
+
+    fn overlay(&self, layer: Layer) -> &Arc<Overlay> {
+        match layer {
+            Layer::Own => &self.overlay,
+            Layer::Mounted(mount) => self.mounts.memory(mount),
+        }
     }
 
     /// The folder a container's paths begin at.

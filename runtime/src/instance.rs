@@ -14,7 +14,7 @@
 use crate::account::Account;
 use crate::fs::FileSystem;
 use crate::pools::{GuestTask, Pools};
-use crate::spec::{ContainerId, Exit, ExitCause, Usage};
+use crate::spec::{BelowUse, ContainerId, Exit, ExitCause, Limits, Usage};
 use crate::store::Container;
 use crate::termination::Closing;
 use coracle_network::PodNetwork;
@@ -68,6 +68,14 @@ impl Instance {
     /// Ends the container at once, also in a tight loop or a blocked host call: 137.
     pub fn kill(&self) {
         self.life.kill();
+    }
+
+    /// Changes what the container may use, from now on and without a restart.
+    ///
+    /// # Errors
+    /// It uses more memory already than it then might; nothing has changed.
+    pub fn resize(&self, limits: &Limits) -> Result<(), BelowUse> {
+        self.life.account.resize(limits)
     }
 
     /// Returns when the container was started.
@@ -347,6 +355,10 @@ impl Life {
                 Asked::OutOfMemory => Verdict::out_of_memory(),
                 Asked::Kill | Asked::Stop | Asked::Interrupt => Verdict::killed(),
             },
+            // It failed for what it was ended for.
+            (Some(verdict), Some(Asked::OutOfMemory)) if verdict.code != 0 => {
+                Verdict::out_of_memory()
+            }
             (Some(verdict), _) => verdict,
             (None, Some(Asked::Stop)) => Verdict::stopped(),
             (None, Some(Asked::Interrupt)) => Verdict::interrupted(),

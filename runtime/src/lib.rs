@@ -27,6 +27,7 @@ mod program;
 mod command;
 mod handler;
 mod instance;
+mod random;
 mod stdio;
 mod store;
 mod termination;
@@ -41,6 +42,7 @@ pub mod fs;
 mod outgoing;
 mod sockets;
 
+pub use account::PodAccount;
 pub use compile::{CompileError, CompilerCommand, compile_child};
 pub use engine::{BindingLimit, Capacity};
 pub use instance::Instance;
@@ -50,6 +52,6 @@ pub use runtime::{
     Code, CodeBytes, PrepareError, Runtime, RuntimeConfig, RuntimeError, StartError,
 };
 pub use spec::{
-    Chunk, ContainerId, ExecSpec, Exit, ExitCause, HandlerOptions, Input, Instances, Limits,
-    OnStop, Output, RunAs, SandboxSpec, Terminal, Usage,
+    BelowUse, Chunk, ContainerId, ExecSpec, Exit, ExitCause, HandlerOptions, Input, Instances,
+    Limits, OnStop, Output, PodLimits, QosClass, RunAs, SandboxSpec, Terminal, Usage,
 };

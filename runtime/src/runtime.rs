@@ -1,6 +1,6 @@
 //! The crate's front door: prepare code, start containers, say what the machine can hold.
 
-use crate::account::{Account, NodeBudget};
+use crate::account::{Account, NodeBudget, PodAccount};
 use crate::blocking;
 use crate::cache::{Cache, CodeDigest, Entry};
 use crate::compile::{CompileError, Compiler, CompilerCommand};
@@ -10,7 +10,7 @@ use crate::instance::{Instance, Life};
 use crate::judge::{Refusal, WorkloadKind, examine};
 use crate::pools::{Pools, PoolsConfig};
 use crate::program::{Loaded, Loader, Program};
-use crate::spec::{ExecSpec, HandlerOptions, Limits, OnStop, RunAs, SandboxSpec};
+use crate::spec::{ExecSpec, HandlerOptions, Limits, OnStop, PodLimits, RunAs, SandboxSpec};
 use crate::store::Container;
 use crate::{command, handler};
 use bytes::Bytes;
@@ -268,13 +268,19 @@ impl Runtime {
         flight.await
     }
 
+    /// Makes the account of a pod, which its containers share.
+    pub fn pod(&self, limits: PodLimits) -> PodAccount {
+        PodAccount::new(limits, self.inner.budget.clone())
+    }
+
     /// Starts a container and returns at once; how it goes is told by the instance.
     ///
     /// # Errors
     /// The program lacks the wanted entry point, a handler's port is taken, or the runtime ends.
     pub fn start(&self, spec: SandboxSpec) -> Result<Instance, StartError> {
         let inner = &self.inner;
-        let account = Arc::new(Account::new(&spec.id, &spec.limits, inner.budget.clone()));
+        let account = Arc::new(Account::new(&spec.id, &spec.limits, spec.pod.clone()));
+        spec.files.charge_to(&account);
         let container = Container::new(spec, account);
         if inner.lives.lock().shutting_down {
             return Err(StartError::ShuttingDown);
@@ -316,6 +322,7 @@ impl Runtime {
             stderr: spec.stderr,
             terminal: spec.terminal,
             on_stop: OnStop::AtOnce,
+            pod: lent.account.pod().clone(),
             // The container's account has them already, and a command serves nothing.
             limits: Limits::default(),
             handler: HandlerOptions::on_port(0),

@@ -1,5 +1,6 @@
 //! What a caller says about one container, and what it learns when the container has ended.
 
+use crate::account::PodAccount;
 use crate::fs::FileSystem;
 use crate::program::Program;
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub struct SandboxSpec {
     pub terminal: Terminal,
     /// What a request to end means for a command that cannot be told.
     pub on_stop: OnStop,
+    /// What its pod uses and may use.
+    pub pod: PodAccount,
     /// What the container may use.
     pub limits: Limits,
     /// How requests are served; read only when the program runs as a handler.
@@ -122,6 +125,39 @@ pub struct Limits {
     pub cpu_milli: Option<u64>,
     /// Thousandths of a processor asked for: the weight among those who wait.
     pub cpu_request_milli: u64,
+}
+
+/// What a pod may use above its containers, and who ends first. Absent limits mean the node's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodLimits {
+    /// When the node's memory is used up, containers of the lowest class end first.
+    pub class: QosClass,
+    /// Bytes of memory, over all its containers and what its volumes hold in memory.
+    pub memory: Option<u64>,
+    /// Thousandths of a processor, over all its containers, enforced.
+    pub cpu_milli: Option<u64>,
+}
+
+/// A pod's quality of service; the first ends first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum QosClass {
+    /// It asked for nothing and is not limited.
+    #[default]
+    BestEffort,
+    /// Everything between the two others.
+    Burstable,
+    /// It asked for exactly what it is limited to, of processor time and of memory.
+    Guaranteed,
+}
+
+/// A memory limit was to be set below what is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{used} bytes are in use, and {limit} would be the limit")]
+pub struct BelowUse {
+    /// The limit that was wanted, in bytes.
+    pub limit: u64,
+    /// What is in use, in bytes.
+    pub used: u64,
 }
 
 /// How a handler's requests are served.

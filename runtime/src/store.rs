@@ -1,8 +1,9 @@
 //! What a guest's store holds, and the linker that connects a guest to it.
 
-use crate::account::Account;
+use crate::account::{Account, Held};
 use crate::fs::{FsCtx, FsState, FsView};
 use crate::outgoing::OutgoingHttp;
+use crate::random;
 use crate::sockets::{NetCtx, NetState, NetView};
 use crate::spec::{ContainerId, OnStop, SandboxSpec};
 use crate::stdio::{GuestInput, GuestOutput};
@@ -26,8 +27,8 @@ const MEMORIES_MAX: usize = 128;
 const RESOURCES_MAX: usize = 8_192;
 /// Bytes of the header fields that a guest puts together, as of a request's head that we read.
 const FIELDS_BYTES_MAX: usize = 64 * 1024;
-/// Random bytes for one call. They are made without a pause, and 64 MiB, the engine's own limit, would
-/// keep a guest thread from everybody else for a good part of a second.
+/// Random bytes for one call of the kinds that are made without a pause: 64 MiB, the engine's own limit, would
+/// keep a guest thread from everybody else for a good part of a second. Secure ones come in pieces.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 /// Bytes that one host call copies out of a guest's memory, as a list or a text, before it looks at them;
 /// the engine's own limit is 128 MiB. No interface of ours takes more than a mebibyte at once.
@@ -124,6 +125,16 @@ impl Guest {
             stderr,
             container,
         }
+    }
+
+    /// Returns the bytes of its memories and tables.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory.charged
+    }
+
+    /// Charges `bytes` that we hold for this guest; a container for which there is no room ends.
+    pub(crate) fn hold(&self, bytes: u64) -> Option<Held> {
+        Held::new(&self.container.account, bytes)
     }
 
     /// Returns when this instance was last refused memory.
@@ -245,6 +256,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     crate::fs::add_to_linker(&mut linker)?;
     crate::sockets::add_to_linker(&mut linker)?;
     termination::add_to_linker(&mut linker)?;
+    random::add_to_linker(&mut linker)?;
     linker.allow_shadowing(true);
     environment::add_to_linker::<Guest, Environment>(&mut linker, |guest| EnvironmentView {
         spec: &guest.container.spec,

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
 
 use super::{rejection, sweep};
+use crate::allocation::{Demand, Shortage};
 use crate::images::blocking;
 use crate::lifecycle::{EndCause, Ending, Intent};
 use crate::readable::{self, News};
@@ -245,7 +246,13 @@ impl Pods {
         }
         let refusal = match checked {
             Ok(spec) => match self.mismatched_label(&spec) {
-                None => return self.begin(Arc::new(spec), pod, intent),
+                None => match self.admit(&spec, pod) {
+                    Ok(()) => return self.begin(Arc::new(spec), pod, intent),
+                    Err(shortage) => rejection::Rejection {
+                        reason: shortage.code(),
+                        message: shortage.to_string(),
+                    },
+                },
                 Some(message) => rejection::Rejection {
                     reason: "NodeAffinity",
                     message,
@@ -298,6 +305,23 @@ impl Pods {
         Some(format!(
             "Predicate NodeAffinity failed: node has no label {key}={value}"
         ))
+    }
+
+    /// Takes note of what a pod requests, if the node has room for it. One that ran here before keeps what it
+    /// was promised.
+    fn admit(&self, spec: &PodSpecPlan, pod: &Pod) -> Result<(), Shortage> {
+        let demand = |spec: &PodSpecPlan| {
+            let containers = spec.containers.iter();
+            Demand::of_pod(spec, containers.map(|one| (one.role, one.resources)))
+        };
+        let ledger = &self.node.ledger;
+        match pod.status.as_ref().filter(|s| s.start_time.is_some()) {
+            Some(status) => {
+                ledger.note(&spec.key.uid, demand(&spec.as_allocated(status)));
+                Ok(())
+            }
+            None => ledger.admit(&spec.key.uid, demand(spec)),
+        }
     }
 
     fn begin(&mut self, spec: Arc<PodSpecPlan>, pod: &Pod, intent: Intent) {
@@ -368,6 +392,7 @@ impl Pods {
                 // A deletion may have come when the worker had just ended.
                 let is_unwanted = desired.borrow().intent != Intent::Run;
                 slot.stage = Stage::Over;
+                self.node.ledger.release(&uid);
                 if is_unwanted && remains == Remains::Object {
                     self.leave(&uid);
                 }
@@ -413,6 +438,7 @@ impl Pods {
         };
         self.node.logs.close(&slot.key);
         self.node.execs.sweep(&slot.key);
+        self.node.ledger.release(uid);
         self.node.site.fabric.release(&slot.key.uid);
         let logs = log_dir(&self.node.site.data_dir, &slot.key);
         let is_safe = check_path(&slot.key);

@@ -50,6 +50,8 @@ pub(crate) enum Outcome {
     PostStarted(usize, Result<(), Arc<str>>),
     /// The `preStop` hook came out, well or badly.
     PreStopped(usize),
+    /// A living instance has the resources of the plan, or why it could not have them.
+    Resized(usize, Result<(), Arc<str>>),
     /// A probe of the container's so-manieth instance came to a verdict.
     Probed(usize, Probed),
 }
@@ -106,7 +108,14 @@ impl PodFacts {
                 let image = &spec.containers[*index].image;
                 self.containers[*index].begin_fetch(image, now);
             }
-            Step::Start(index) => self.containers[*index].life = Life::Starting,
+            Step::Start(index) => {
+                let facts = &mut self.containers[*index];
+                facts.life = Life::Starting;
+                facts.given = Some(spec.containers[*index].resources);
+                facts.resize_failure = None;
+            }
+            // It comes out at once.
+            Step::Resize(_) => {}
             Step::ShowPullBackOff(index) => {
                 if let Life::FetchFailed { shown, .. } = &mut self.containers[*index].life {
                     *shown = PullShown::BackOff;
@@ -174,6 +183,9 @@ impl PodFacts {
                     *force = Force::Due;
                 }
             }
+            Outcome::Resized(index, result) => {
+                self.containers[index].resized(result, &spec.containers[index], now);
+            }
             Outcome::Probed(index, probed) => self.containers[index].probed(probed),
             Outcome::Cancelled(index) => {
                 let container = &mut self.containers[index];
@@ -217,7 +229,10 @@ impl ContainerFacts {
             is_first_of_another = self.image.replace(image.into()).is_some();
         }
         if let Life::Ended { end, at } | Life::CrashLoop { end, at, .. } = &self.life {
-            self.crash.restarted(*at, now);
+            // Of a restart that its owner asked for, no fault is held against it.
+            if is_first_of_another || !self.resized {
+                self.crash.restarted(*at, now);
+            }
             self.last = Some(end.clone());
         } else if is_first_of_another && self.last.is_some() {
             self.crash.restarted(now, now);
@@ -312,6 +327,7 @@ impl ContainerFacts {
             Launched::Alive(since) => {
                 self.attempts = self.attempts.saturating_add(1);
                 self.anew = false;
+                self.resized = false;
                 if container.hooks.post_start.is_some() {
                     self.life = Life::Greeting {
                         since,
@@ -324,6 +340,7 @@ impl ContainerFacts {
             Launched::Dead(end) => {
                 self.attempts = self.attempts.saturating_add(1);
                 self.anew = false;
+                self.resized = false;
                 self.ended(end, container.role, now);
             }
             Launched::Refused(problem) => {
@@ -345,10 +362,19 @@ impl ContainerFacts {
             end.message = Some(MESSAGE_STARTS_OVER.to_owned());
         }
         self.completed |= role == Role::Init && end.code == 0;
+        self.given = None;
+        self.resize_failure = None;
+        self.resized = matches!(
+            self.life,
+            Life::Stopping {
+                reason: StopReason::Resized,
+                ..
+            }
+        );
         self.anew = matches!(
             self.life,
             Life::Stopping {
-                reason: StopReason::Redefined,
+                reason: StopReason::Redefined | StopReason::Resized,
                 ..
             }
         );

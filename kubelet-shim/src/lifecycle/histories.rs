@@ -9,6 +9,7 @@ mod edits;
 mod generate;
 mod policy;
 mod promises;
+mod resizes;
 mod rules;
 mod run;
 mod start_over;
@@ -21,7 +22,8 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::spec::{
-    ExitCodes, HostPathPolicy, ProbeKind, RestartAction, RestartRule, Restarts, Role, check_pod,
+    ExitCodes, HostPathPolicy, OnResize, ProbeKind, RestartAction, RestartRule, Restarts, Role,
+    check_pod,
 };
 use crate::status::{Phase, phase};
 use crate::time::{Clock, Hand};
@@ -116,6 +118,8 @@ enum Happening {
     Evict,
     /// A container gets another image.
     Edit(usize),
+    /// A container is granted other resources.
+    Resize { pick: usize, cpu: u64, memory: u64 },
     /// Somebody comes to look around.
     LookAround,
     /// The pod's deadline is brought nearer.

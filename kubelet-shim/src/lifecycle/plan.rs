@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::resizing::{self, Change, change};
 use super::start_over::{plan_start_over, takes_part};
 use super::stopping::{Order, Patience, ask, go_on, stop_alive};
 use super::{
@@ -51,6 +52,8 @@ pub(crate) enum Step {
     Fetch(usize),
     /// Make an instance.
     Start(usize),
+    /// Give a living instance the resources of the plan.
+    Resize(usize),
     /// Show `ImagePullBackOff`.
     ShowPullBackOff(usize),
     /// Show `CrashLoopBackOff` for this long, until then.
@@ -70,6 +73,8 @@ pub(crate) enum StopReason {
     Unhealthy(ProbeKind),
     /// The plan has another image for it.
     Redefined,
+    /// The plan has other resources for it, and it cannot follow while it runs.
+    Resized,
     /// All containers of its pod start again.
     StartsOver,
     /// Its `postStart` hook failed, for this reason.
@@ -295,6 +300,11 @@ fn end_unfit(
     let is_redefined = container.role != Role::Init && facts.is_outdated(container);
     let reason = match &facts.life {
         Life::Running { .. } | Life::Greeting { .. } if is_redefined => Some(StopReason::Redefined),
+        Life::Running { .. } | Life::Greeting { .. }
+            if change(container, facts) == Change::Restart =>
+        {
+            Some(StopReason::Resized)
+        }
         Life::Running { health, .. } => health.failed().map(StopReason::Unhealthy),
         Life::Greeting { failed, .. } => failed.clone().map(StopReason::PostStartFailed),
         Life::Stopping { .. } => {
@@ -318,12 +328,17 @@ fn end_unfit(
             StopReason::PodEnds
             | StopReason::WorkDone
             | StopReason::Redefined
+            | StopReason::Resized
             | StopReason::StartsOver
             | StopReason::PostStartFailed(_) => None,
         };
         let grace = probe.and_then(|probe| probe.grace).unwrap_or(spec.grace);
         let patience = Patience::of_container(grace);
         plan.steps.push(ask(container, index, patience, reason));
+    } else if matches!(facts.life, Life::Running { .. } | Life::Greeting { .. })
+        && change(container, facts) == Change::InPlace
+    {
+        resizing::resize(container, facts, index, now, plan);
     }
 }
 
@@ -453,6 +468,11 @@ fn restart(facts: &ContainerFacts, ended: Moment, turn: Turn, plan: &mut Plan) {
         role: _,
     } = turn;
     match facts.crash.delay_after(ended) {
+        Some(_) if facts.resized => {
+            if !held {
+                plan.steps.push(Step::Fetch(index));
+            }
+        }
         Some(delay) if !now.reached(ended.after(delay)) => {
             plan.steps
                 .push(Step::HoldBack(index, delay, ended.after(delay)));

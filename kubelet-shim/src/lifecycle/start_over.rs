@@ -52,7 +52,7 @@ impl PodFacts {
         let is_ours = matches!(
             facts.life,
             Life::Stopping {
-                reason: StopReason::Redefined,
+                reason: StopReason::Redefined | StopReason::Resized,
                 ..
             }
         );
@@ -120,6 +120,9 @@ impl ContainerFacts {
             self.last = Some(end.clone());
         }
         self.life = Life::Waiting;
+        self.given = None;
+        self.resize_failure = None;
+        self.resized = false;
         self.anew = true;
         self.completed = false;
         self.was_started = false;

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use super::container::{self, PodContext};
 use super::{
     ContainerPlan, FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, RestartPolicy, Role,
-    ServiceLinks, ephemeral, files, identity, security, variables, volume,
+    ServiceLinks, ephemeral, files, identity, resources, security, variables, volume,
 };
 
 /// Grace period of a pod that names none.
@@ -143,6 +143,7 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         security: security::of_pod(spec.security_context.as_ref(), &at),
         volumes: names,
     };
+    let whole = resources::of_pod(spec.resources.as_ref(), &at.field("resources"));
     let mut containers = convert_containers(spec, &context, &at);
     let resources: Vec<_> = containers
         .iter()
@@ -185,6 +186,9 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         .unwrap_or(DEFAULT_GRACE),
         active_deadline: seconds(spec.active_deadline_seconds, "activeDeadlineSeconds", &at),
         readiness_gates: readiness_gates(spec),
+        class: resources::class(whole.as_ref(), &containers),
+        whole,
+        overhead: resources::overhead(spec.overhead.as_ref(), &at),
         containers,
         left_out,
         volumes,
@@ -274,9 +278,9 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
         hostname_override: _,
         image_pull_secrets: _,
         os,
-        overhead,
+        overhead: _,
         resource_claims,
-        resources,
+        resources: _,
         runtime_class_name,
         scheduling_gates,
         scheduling_group,
@@ -291,11 +295,7 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
         at.field("os")
             .refuse("must be unset: a Wasm pod belongs to no operating system");
     }
-    if overhead.as_ref().is_some_and(|o| !o.is_empty()) {
-        at.field("overhead").refuse(NOT_YET);
-    }
     at.empty("resourceClaims", resource_claims);
-    at.absent("resources", resources);
     if let Some(class) = runtime_class_name
         && !RUNTIME_CLASSES.contains(&class.as_str())
     {

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, ResourceRequirements, VolumeMount as WireMount,
-};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, VolumeMount as WireMount};
 
 use coracle_runtime::{OnStop, Terminal};
 
@@ -13,9 +11,9 @@ use super::check::{Field, UNSUPPORTED};
 use super::probe::{self, Own, WireProbes};
 use super::volume::is_inner_path;
 use super::{
-    ContainerPlan, HostPort, InstanceReuse, LogFallback, Port, PullPolicy, Resources, Role,
-    Security, StdinPlan, StreamPlan, SubPath, TerminationMessage, Transport, VolumeMount, quantity,
-    restart, security, variables,
+    ContainerPlan, HostPort, InstanceReuse, LogFallback, Port, PullPolicy, Role, Security,
+    StdinPlan, StreamPlan, SubPath, TerminationMessage, Transport, VolumeMount, resources, restart,
+    security, variables,
 };
 
 /// Annotation that opts a pod's handlers into answering several requests with one instance.
@@ -82,8 +80,7 @@ pub(super) fn convert(
         name,
         ports,
         readiness_probe,
-        // Satisfied: resources are never resized in place.
-        resize_policy: _,
+        resize_policy,
         resources,
         restart_policy,
         restart_policy_rules,
@@ -144,7 +141,8 @@ pub(super) fn convert(
             context,
             &at.field("volumeMounts"),
         ),
-        resources: convert_resources(resources.as_ref(), &at.field("resources")),
+        resources: resources::convert(resources.as_ref(), &at.field("resources")),
+        resize: resources::resize_policy(resize_policy.as_deref(), &at.field("resizePolicy")),
         security: security::of_container(security_context.as_ref(), context.security, at),
         termination_message: termination_message(
             termination_message_path.as_deref(),
@@ -323,45 +321,6 @@ fn convert_mount(
         read_only: read_only.unwrap_or(false),
         sub_path,
     })
-}
-
-fn convert_resources(wire: Option<&ResourceRequirements>, at: &Field<'_>) -> Resources {
-    let Some(ResourceRequirements {
-        claims,
-        limits,
-        requests,
-    }) = wire
-    else {
-        return Resources::default();
-    };
-    at.empty("claims", claims);
-    let mut resources = Resources::default();
-    for (name, amount) in limits.iter().flatten() {
-        let at = at.field("limits").field(name);
-        match name.as_str() {
-            "cpu" => resources.cpu_limit_milli = read(quantity::milli(amount), &at),
-            "memory" => resources.memory_limit = read(quantity::units(amount), &at),
-            _ => at.refuse(UNSUPPORTED),
-        }
-    }
-    for (name, amount) in requests.iter().flatten() {
-        let at = at.field("requests").field(name);
-        match name.as_str() {
-            "cpu" => resources.cpu_request_milli = read(quantity::milli(amount), &at),
-            "memory" => resources.memory_request = read(quantity::units(amount), &at),
-            // A request only weighs in scheduling and shows in `resourceFieldRef`.
-            "ephemeral-storage" => resources.storage_request = read(quantity::units(amount), &at),
-            _ => at.refuse(UNSUPPORTED),
-        }
-    }
-    // The API server's default: what is limited is requested.
-    resources.cpu_request_milli = resources.cpu_request_milli.or(resources.cpu_limit_milli);
-    resources.memory_request = resources.memory_request.or(resources.memory_limit);
-    resources
-}
-
-fn read(value: Result<u64, quantity::QuantityError>, at: &Field<'_>) -> Option<u64> {
-    value.map_err(|error| at.refuse(error.to_string())).ok()
 }
 
 fn termination_message(

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::check::CONTAINERS_PER_POD_MAX;
-use super::{ContainerPlan, FieldRefusal, PodSpecPlan, Role};
+use super::{ContainerPlan, FieldRefusal, PodSpecPlan, Role, resources};
 
 const FIXED: &str = "cannot change while the pod runs";
 
 impl PodSpecPlan {
-    /// Takes over from `newer` what may change in a live pod: images, the deadline, the grace period,
-    /// labels and annotations, and ephemeral containers that came. Those that are known stay as they are
+    /// Takes over from `newer` what may change in a live pod: images, cpu and memory of containers that run
+    /// as long as the pod, the deadline, the grace period, labels and annotations, and ephemeral containers that came. Those that are known stay as they are
     /// and where they are: a patch may bring them in another order.
     ///
     /// # Errors
@@ -17,6 +17,8 @@ impl PodSpecPlan {
     /// Names every other field that differs; the API refuses most such changes already.
     pub(crate) fn renewed(&self, mut newer: PodSpecPlan) -> Result<PodSpecPlan, Vec<FieldRefusal>> {
         self.settle_ephemeral(&mut newer);
+        // It is the pod's for life.
+        newer.class = self.class;
         let fixed = self.fixed_fields(&newer).into_iter();
         let refusals: Vec<_> = fixed
             .map(|field| FieldRefusal {
@@ -62,7 +64,7 @@ impl PodSpecPlan {
         }
         let pairs = places(old).zip(old.iter().zip(new));
         let fields = pairs.filter_map(|(place, (old, new))| {
-            if old.resources != new.resources {
+            if !may_be_resized(old, new) {
                 Some(format!("{place}.resources"))
             } else {
                 (renewed_container(old, new) != *new).then_some(place)
@@ -71,7 +73,7 @@ impl PodSpecPlan {
         let mut fields: Vec<String> = fields.collect();
         if fields.is_empty() {
             let merged = self.around(newer);
-            if merged.volumes != newer.volumes {
+            if !resources::is_same_volumes(&self.volumes, &newer.volumes) {
                 fields.push("spec.volumes".to_owned());
             } else if merged != *newer {
                 fields.push("spec".to_owned());
@@ -90,6 +92,7 @@ impl PodSpecPlan {
             grace: newer.grace,
             active_deadline: newer.active_deadline,
             containers: newer.containers.clone(),
+            volumes: newer.volumes.clone(),
             left_out: newer.left_out.clone(),
             ..self.clone()
         }
@@ -98,6 +101,15 @@ impl PodSpecPlan {
 
 fn is_same_one(old: &ContainerPlan, new: &ContainerPlan) -> bool {
     old.name == new.name && old.role == new.role
+}
+
+/// Whether the resources are the same, or may become what they are now.
+fn may_be_resized(old: &ContainerPlan, new: &ContainerPlan) -> bool {
+    let resized = match old.role {
+        Role::App | Role::Sidecar => old.resources.resized(new.resources),
+        Role::Init | Role::Ephemeral => old.resources,
+    };
+    resized == new.resources
 }
 
 /// The old container with everything of the new one that may change. Annotations of the pod may, so what
@@ -109,6 +121,12 @@ fn renewed_container(old: &ContainerPlan, new: &ContainerPlan) -> ContainerPlan 
         pull_policy: new.pull_policy,
         instances: new.instances,
         on_stop: new.on_stop,
+        resources: new.resources,
+        env: if resources::is_same_env(&old.env, &new.env) {
+            new.env.clone()
+        } else {
+            old.env.clone()
+        },
         ..old.clone()
     }
 }
@@ -228,11 +246,19 @@ mod tests {
             ("/containers/1/image", json!("r/i")),
             ("/initContainers/0/image", json!("r/i:2")),
             ("/activeDeadlineSeconds", json!(10)),
+            (
+                "/containers/1/resources",
+                json!({"requests": {"cpu": "1"}, "limits": {"cpu": "1", "memory": "1Gi"}}),
+            ),
             ("/terminationGracePeriodSeconds", json!(1)),
             ("/tolerations", json!([{"operator": "Exists"}])),
         ] {
             let newer = plan(changed(at, value));
-            assert_eq!(plan(spec()).renewed(newer.clone()), Ok(newer), "{at}");
+            let expected = PodSpecPlan {
+                class: plan(spec()).class,
+                ..newer.clone()
+            };
+            assert_eq!(plan(spec()).renewed(newer), Ok(expected), "{at}");
         }
     }
 
@@ -241,8 +267,13 @@ mod tests {
         for (at, value, field) in [
             (
                 "/containers/1/resources",
-                json!({"limits": {"cpu": "1"}}),
+                json!({"requests": {"ephemeral-storage": "1"}}),
                 "spec.containers[1].resources",
+            ),
+            (
+                "/containers/1/resizePolicy",
+                json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]),
+                "spec.containers[1]",
             ),
             (
                 "/initContainers/0/resources",

@@ -75,14 +75,17 @@ fn pod_fields_that_are_not_honoured_are_refused_by_name() {
             "spec.hostnameOverride",
         ),
         (json!({"os": {"name": "linux"}}), "spec.os"),
-        (json!({"overhead": {"cpu": "1"}}), "spec.overhead"),
+        (
+            json!({"overhead": {"ephemeral-storage": "1"}}),
+            "spec.overhead",
+        ),
         (
             json!({"resourceClaims": [{"name": "x"}]}),
             "spec.resourceClaims",
         ),
         (
-            json!({"resources": {"limits": {"cpu": "1"}}}),
-            "spec.resources",
+            json!({"resources": {"limits": {"hugepages-2Mi": "4Mi"}}}),
+            "spec.resources.limits.hugepages-2Mi",
         ),
         (json!({"runtimeClassName": "kata"}), "spec.runtimeClassName"),
         (
@@ -153,8 +156,8 @@ fn container_fields_that_are_not_honoured_are_refused_by_name() {
             "resources.limits.nvidia.com/gpu",
         ),
         (
-            json!({"resources": {"limits": {"ephemeral-storage": "1Gi"}}}),
-            "resources.limits.ephemeral-storage",
+            json!({"resources": {"limits": {"hugepages-2Mi": "4Mi"}}}),
+            "resources.limits.hugepages-2Mi",
         ),
         (
             json!({"resources": {"limits": {"memory": "much"}}}),
@@ -264,7 +267,10 @@ fn volumes_that_are_not_honoured_are_refused_by_name() {
         (json!({"csi": {"driver": "x"}}), "csi"),
         (json!({"nfs": {"path": "/", "server": "s"}}), "nfs"),
         (json!({"ephemeral": {}}), "ephemeral"),
-        (json!({"emptyDir": {"medium": "Memory"}}), "emptyDir.medium"),
+        (
+            json!({"emptyDir": {"medium": "HugePages"}}),
+            "emptyDir.medium",
+        ),
         (
             json!({"emptyDir": {"sizeLimit": "much"}}),
             "emptyDir.sizeLimit",
@@ -467,5 +473,42 @@ fn every_refusal_is_told_at_once() {
             "spec.containers[0].volumeDevices",
             "spec.containers[0].image"
         ]
+    );
+}
+
+/// What a pod is limited to above its containers follows from them, unless it says so itself.
+#[test]
+fn a_pod_is_bounded_as_a_whole() {
+    let limits = |spec: Value, container: Value| {
+        let plan = accepts(spec, container);
+        let limits = plan.limits(|index| plan.containers[index].resources);
+        (limits.class, limits.memory, limits.cpu_milli)
+    };
+    let limited = json!({"resources": {"limits": {"cpu": "1", "memory": "64"}}});
+    use coracle_runtime::QosClass::{BestEffort, Burstable, Guaranteed};
+    assert_eq!(limits(json!({}), json!({})), (BestEffort, None, None));
+    assert_eq!(
+        limits(json!({}), limited.clone()),
+        (Guaranteed, Some(64), None)
+    );
+    let init = json!([{"name": "i", "image": "i", "resources": {"limits": {"memory": "100"}}}]);
+    assert_eq!(
+        limits(json!({"initContainers": init}), limited.clone()),
+        (Burstable, Some(100), None)
+    );
+    let unlimited = json!([{"name": "i", "image": "i"}]);
+    assert_eq!(
+        limits(json!({"initContainers": unlimited}), limited),
+        (Burstable, None, None)
+    );
+    let whole = json!({"limits": {"cpu": "2", "memory": "200"}});
+    let overhead = json!({"cpu": "500m", "memory": "10"});
+    assert_eq!(
+        limits(json!({"resources": whole}), json!({})),
+        (Guaranteed, Some(200), Some(2_000))
+    );
+    assert_eq!(
+        limits(json!({"resources": whole, "overhead": overhead}), json!({})),
+        (Guaranteed, Some(210), Some(2_500))
     );
 }

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{
 use super::check::{Field, UNSUPPORTED, VOLUMES_PER_POD_MAX};
 use super::files::{self, Surroundings};
 use super::{
-    HostPathCheck, HostPathPolicy, ObjectKind, ObjectRef, SizeLimit, VolumePlan, VolumeSource,
-    quantity,
+    HostPathCheck, HostPathPolicy, Medium, ObjectKind, ObjectRef, SizeLimit, VolumePlan,
+    VolumeSource, quantity,
 };
 
 pub(super) fn convert_all(
@@ -148,14 +148,23 @@ fn source(
     if named.next().is_some() {
         at.refuse("has more than one source");
     }
-    first.unwrap_or(Some(VolumeSource::EmptyDir { limit: None }))
+    first.unwrap_or(Some(VolumeSource::EmptyDir {
+        medium: Medium::Disk,
+        limit: None,
+    }))
 }
 
 fn empty_dir_source(wire: &EmptyDirVolumeSource, at: &Field<'_>) -> Option<VolumeSource> {
     let EmptyDirVolumeSource { medium, size_limit } = wire;
-    if medium.as_deref().is_some_and(|m| !m.is_empty()) {
-        at.field("medium").refuse(UNSUPPORTED);
-    }
+    let medium = match medium.as_deref() {
+        None | Some("") => Medium::Disk,
+        Some("Memory") => Medium::Memory,
+        Some(other) => {
+            at.field("medium")
+                .refuse(format!("`{other}` {UNSUPPORTED}"));
+            return None;
+        }
+    };
     // Zero is no limit, as under a kubelet.
     let limit = size_limit.as_ref().filter(|limit| limit.0 != "0");
     let limit = match limit {
@@ -171,7 +180,7 @@ fn empty_dir_source(wire: &EmptyDirVolumeSource, at: &Field<'_>) -> Option<Volum
             }
         },
     };
-    Some(VolumeSource::EmptyDir { limit })
+    Some(VolumeSource::EmptyDir { medium, limit })
 }
 
 fn image_source(wire: &ImageVolumeSource, at: &Field<'_>) -> Option<VolumeSource> {

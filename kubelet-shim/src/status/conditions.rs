@@ -12,6 +12,13 @@ use crate::spec::{PodSpecPlan, Role};
 /// What a pod is told that ends with its node (contract A.8).
 const SHUTDOWN_MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
 
+/// The node does not grant other resources that were wished for.
+const PENDING: &str = "PodResizePending";
+/// Other resources were granted, and not all that lives has them.
+const IN_PROGRESS: &str = "PodResizeInProgress";
+/// The conditions of a resize, which go when it is over.
+pub(super) const PASSING: [&str; 2] = [PENDING, IN_PROGRESS];
+
 /// What the conditions follow from.
 pub(super) struct Input<'a> {
     pub(super) spec: &'a PodSpecPlan,
@@ -67,6 +74,7 @@ pub(super) fn conditions(input: &Input<'_>) -> Vec<PodCondition> {
     if containers.any(|container| container.restarts.may_restart_all()) {
         owned.push(("AllContainersRestarting", all_restarting(input)));
     }
+    owned.extend(resize(input));
     let own = owned.into_iter();
     own.map(|(name, verdict)| verdict.into_condition(name, input))
         .collect()
@@ -91,6 +99,29 @@ fn all_restarting(input: &Input<'_>) -> Verdict {
         reason: Some("RestartAllContainersStarted"),
         message: Some("container exited with restart policy rule".to_owned()),
     }
+}
+
+/// What became of a wish for other resources, as long as not all of it is fulfilled (B.12).
+fn resize(input: &Input<'_>) -> Vec<(&'static str, Verdict)> {
+    if input.phase.is_terminal() {
+        return Vec::new();
+    }
+    let holds = |reason, message: Option<String>| Verdict {
+        holds: true,
+        reason,
+        message,
+    };
+    let (pod, spec) = (input.pod, input.spec);
+    let pending = pod.pending_resize.as_ref().map(|pending| {
+        let message = pending.message.to_string();
+        let verdict = holds(Some(pending.outlook.reason()), Some(message));
+        (PENDING, verdict)
+    });
+    let failure = pod.resize_failure(spec);
+    let reason = failure.map(|_| "Error");
+    let verdict = holds(reason, failure.map(|message| message.to_string()));
+    let in_progress = pod.is_resizing(spec).then_some((IN_PROGRESS, verdict));
+    pending.into_iter().chain(in_progress).collect()
 }
 
 /// Ready is more than its containers where the pod names readiness gates.

@@ -13,7 +13,7 @@ use crate::lifecycle::{
     ContainerFacts, Ground, Health, Life, MESSAGE_STARTS_OVER, PodFacts, Problem, PullShown,
     REASON_STARTS_OVER, StopReason, Termination, takes_part,
 };
-use crate::spec::{ContainerPlan, PodSpecPlan, Role};
+use crate::spec::{ContainerPlan, PodSpecPlan, Resources, Role};
 
 /// Prefix of container IDs, the one `nodeInfo.containerRuntimeVersion` begins with.
 const ID_PREFIX: &str = "coracle://";
@@ -98,6 +98,14 @@ fn status(
         container_id: (facts.attempts > 0).then(|| id(facts.attempts)),
         state: Some(state),
         volume_mounts: mounts(container),
+        allocated_resources: match container.role {
+            Role::Init | Role::Sidecar | Role::App => container.resources.to_wire().requests,
+            Role::Ephemeral => None,
+        },
+        resources: match container.role {
+            Role::Init | Role::Sidecar | Role::App => Some(given(container, facts).to_wire()),
+            Role::Ephemeral => None,
+        },
         ..ContainerStatus::default()
     }
 }
@@ -105,6 +113,12 @@ fn status(
 /// Whether a container is gone and waits until all start again.
 fn starts_over(container: &ContainerPlan, facts: &ContainerFacts, pod: &PodFacts) -> bool {
     pod.starting_over.is_some() && takes_part(container.role) && !facts.life.is_alive()
+}
+
+/// What a living instance has; what the next one will have.
+fn given(container: &ContainerPlan, facts: &ContainerFacts) -> Resources {
+    let given = facts.given.filter(|_| facts.life.is_alive());
+    given.unwrap_or(container.resources)
 }
 
 fn mounts(container: &ContainerPlan) -> Option<Vec<VolumeMountStatus>> {

@@ -9,6 +9,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
+use super::conditions::PASSING;
 use super::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED, PublishedUrl, Refused};
 use crate::spec::PodKey;
 use crate::time::Moment;
@@ -33,6 +34,8 @@ pub(crate) struct Reporter {
     /// The patch under way.
     pending: Option<Value>,
     conditions: Vec<PodCondition>,
+    /// The server may have conditions that are gone by now.
+    had_passing: bool,
     /// After failures: how many in a row, and when the next try is due.
     failures: u32,
     not_before: Option<Moment>,
@@ -64,6 +67,7 @@ impl Reporter {
             writes,
             accepted: None,
             pending: None,
+            had_passing: has_passing(&conditions),
             conditions,
             failures: 0,
             not_before: None,
@@ -100,6 +104,8 @@ impl Reporter {
             return None;
         }
         self.not_before = None;
+        let conditions = status.conditions.as_deref().unwrap_or_default();
+        self.had_passing |= has_passing(conditions);
         let patch = self.patch(status, published, refused);
         if self.accepted.as_ref() == Some(&patch) {
             return None;
@@ -151,6 +157,15 @@ impl Reporter {
         for field in ["reason", "message", "podIP", "podIPs"] {
             body.entry(field).or_insert(Value::Null);
         }
+        if self.had_passing
+            && let Some(Value::Array(conditions)) = body.get_mut("conditions")
+        {
+            for name in PASSING {
+                if !conditions.iter().any(|known| known["type"] == name) {
+                    conditions.push(json!({"$patch": "delete", "type": name}));
+                }
+            }
+        }
         for field in ["podIPs", "hostIPs"] {
             if let Some(Value::Array(list)) = body.get_mut(field) {
                 list.insert(0, json!({"$patch": "replace"}));
@@ -172,6 +187,11 @@ impl Reporter {
             "status": body,
         })
     }
+}
+
+fn has_passing(conditions: &[PodCondition]) -> bool {
+    let is_passing = |one: &PodCondition| PASSING.contains(&one.type_.as_str());
+    conditions.iter().any(is_passing)
 }
 
 /// Whether the object is gone or another one has its name. A conflict alone does not tell, so it is looked

@@ -36,8 +36,6 @@ pub(crate) enum Report {
     PreStopped(usize, u32, Option<Result<HookDone, HookError>>),
     Written(Written),
     Removed(bool),
-    /// What a volume holds too much of, if one does.
-    Measured(Option<String>),
 }
 
 impl Worker {
@@ -66,13 +64,17 @@ impl Worker {
             Step::SetUp => {
                 let (node, spec) = (self.node.clone(), self.spec.clone());
                 let keys = self.pull_keys();
+                let account = node
+                    .runtime
+                    .pod(spec.limits(|index| spec.containers[index].resources));
                 self.under_way.push(Box::pin(async move {
-                    Report::Laid(ground::lay(&node.site, &node.images, &keys, &spec).await)
+                    Report::Laid(ground::lay(&node.site, &node.images, &keys, &spec, account).await)
                 }));
             }
             Step::TearDown => self.tear_down(),
             Step::Fetch(index) => self.fetch(*index),
             Step::Start(index) => self.start(*index),
+            Step::Resize(index) => self.resize(*index),
             Step::ShowPullBackOff(index) => self.show_pull_back_off(*index),
             Step::StartOver => {
                 tracing::info!(pod = %self.spec.key, "all containers start again");
@@ -113,6 +115,7 @@ impl Worker {
     }
 
     fn tear_down(&mut self) {
+        self.excess = None;
         if let Some(kit) = self.kit.take() {
             kit.network.detach();
         }
@@ -157,6 +160,7 @@ impl Worker {
                 .push(Box::pin(async move { Report::Started(index, None) }));
             return;
         };
+        self.bound_pod();
         let attempt = self.facts.containers[index].attempts;
         let container = &self.spec.containers[index];
         if let Some(old) = attempt.checked_sub(LOGS_KEPT) {
@@ -179,6 +183,7 @@ impl Worker {
             index,
             image,
             network: kit.network.clone(),
+            account: kit.account.clone(),
             layer: layers.join(&*container.name).join(attempt.to_string()),
             facts: Facts {
                 pod_ip: kit.network.ip().into(),
@@ -281,7 +286,6 @@ impl Worker {
             }
             Report::Written(outcome) => return self.written(&outcome),
             Report::Removed(is_gone) => return self.removed(is_gone),
-            Report::Measured(excess) => return self.measured(excess),
         };
         let now = self.node.clock.now();
         self.facts.settle(&self.spec, outcome, now);
@@ -295,10 +299,12 @@ impl Worker {
                 for trimmed in &kit.identity.trimmed {
                     self.events.emit(Warning, "DNSConfigForming", trimmed, None);
                 }
-                if !kit.limits.is_empty() {
-                    self.measured(None);
+                if let Some(storage) = &kit.storage {
+                    self.excess = Some(storage.excess());
+                    self.node.storage.watch(storage);
                 }
                 self.kit = Some(kit.into());
+                self.bound_pod();
                 Ok(())
             }
             Err(problem) => {
@@ -378,6 +384,10 @@ impl Worker {
                 self.tell(index, Normal, "Created", "Container created".to_owned());
                 self.tell(index, Normal, "Started", "Container started".to_owned());
                 let container = self.spec.containers[index].clone();
+                let kit = self.kit.as_ref();
+                if let Some(storage) = kit.and_then(|kit| kit.storage.as_ref()) {
+                    storage.note(&container.name, &files);
+                }
                 let end = launch::ended(instance.clone(), files, log, container);
                 self.under_way
                     .push(Box::pin(async move { Report::Exited(index, end.await) }));
@@ -490,6 +500,7 @@ fn killing(reason: &StopReason, container: &ContainerPlan, pod: RestartPolicy) -
             }
             Role::Init | Role::Sidecar => format!("Init container {name} definition changed"),
         },
+        StopReason::Resized => format!("Container {name} resize requires restart"),
         StopReason::Unhealthy(kind) => {
             let kind = kind.lower();
             let text = format!("Container {name} failed {kind} probe");

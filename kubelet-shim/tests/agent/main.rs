@@ -10,6 +10,7 @@ mod guests;
 mod logs;
 mod pods;
 mod probes;
+mod resources;
 mod streams;
 mod volumes;
 mod world;
@@ -58,6 +59,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         probes::TESTS,
         streams::TESTS,
         volumes::TESTS,
+        resources::TESTS,
         changes::TESTS,
     ];
     all.into_iter().flatten()

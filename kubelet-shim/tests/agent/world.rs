@@ -206,6 +206,22 @@ impl World {
         String::from_utf8_lossy(&line.line).into_owned()
     }
 
+    /// Whether a file of this name is anywhere in the node's folder.
+    pub(crate) fn holds_file(&self, name: &str) -> bool {
+        let mut folders = vec![self.folder.path().join("node")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                if entry.file_name() == *name {
+                    return true;
+                }
+                if entry.path().is_dir() {
+                    folders.push(entry.path());
+                }
+            }
+        }
+        false
+    }
+
     /// Ends everything in order.
     pub(crate) async fn stop(self) {
         self.agent.stop(Duration::from_secs(3)).await;

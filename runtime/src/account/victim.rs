@@ -1,69 +1,45 @@
 //! Which container ends when the node's memory is used up: what each has in, the choice out.
 
-use crate::spec::Limits;
+use crate::spec::QosClass;
 use std::cmp::Reverse;
-
-/// A container's quality of service by its own requests and limits; the first ends first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Class {
-    /// It asked for nothing and is not limited.
-    BestEffort,
-    /// Everything between the two others.
-    Burstable,
-    /// It asked for exactly what it is limited to, of both resources.
-    Guaranteed,
-}
 
 /// What one container has and asked for, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
-    pub(super) class: Class,
-    pub(super) used: u64,
+    /// Its pod's: the lowest ends first.
+    pub(super) class: QosClass,
+    /// What comes back when it ends.
+    pub(super) own: u64,
+    /// What its pod holds beside its containers.
+    pub(super) shared: u64,
     pub(super) request: u64,
-}
-
-impl Class {
-    pub(super) fn of(limits: &Limits) -> Self {
-        let Limits {
-            memory,
-            memory_request,
-            cpu_milli,
-            cpu_request_milli,
-        } = *limits;
-        let asked = memory_request > 0 || cpu_request_milli > 0;
-        if !asked && memory.is_none() && cpu_milli.is_none() {
-            Class::BestEffort
-        } else if memory == Some(memory_request) && cpu_milli == Some(cpu_request_milli) {
-            Class::Guaranteed
-        } else {
-            Class::Burstable
-        }
-    }
 }
 
 /// Chooses the one furthest above its request in the lowest class; of equals the one that has more, then
 /// the first. One that has nothing is never chosen: its end would make no room.
 pub(super) fn choose(standings: &[Standing]) -> Option<usize> {
-    let above = |one: &Standing| i128::from(one.used) - i128::from(one.request);
-    let having = standings.iter().enumerate().filter(|(_, one)| one.used > 0);
+    let used = |one: &Standing| i128::from(one.own) + i128::from(one.shared);
+    let above = |one: &Standing| used(one) - i128::from(one.request);
+    let having = standings.iter().enumerate().filter(|(_, one)| one.own > 0);
     having
-        .min_by_key(|(_, one)| (one.class, Reverse(above(one)), Reverse(one.used)))
+        .min_by_key(|(_, one)| (one.class, Reverse(above(one)), Reverse(one.own)))
         .map(|(index, _)| index)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Class::{BestEffort, Burstable, Guaranteed};
     use super::*;
+    use crate::spec::QosClass::{BestEffort, Burstable, Guaranteed};
 
     #[test]
     fn the_one_furthest_above_its_request_in_the_lowest_class_is_chosen() {
-        let check = |standings: &[(Class, u64, u64)], expected: Option<usize>| {
+        let check = |standings: &[(QosClass, u64, u64)], expected: Option<usize>| {
             let standings: Vec<_> = standings
                 .iter()
                 .map(|&(class, used, request)| Standing {
                     class,
-                    used,
+                    own: used,
+                    shared: 0,
                     request,
                 })
                 .collect();
@@ -87,23 +63,14 @@ mod tests {
     }
 
     #[test]
-    fn a_class_follows_from_requests_and_limits() {
-        let check = |memory, memory_request, cpu_milli, cpu_request_milli, expected| {
-            let limits = Limits {
-                memory,
-                memory_request,
-                cpu_milli,
-                cpu_request_milli,
-            };
-            assert_eq!(Class::of(&limits), expected, "{limits:?}");
+    fn what_a_pod_holds_beside_counts_but_is_not_had_by_an_end() {
+        let standing = |own, shared| Standing {
+            class: Burstable,
+            own,
+            shared,
+            request: 0,
         };
-        check(None, 0, None, 0, BestEffort);
-        check(Some(9), 9, Some(5), 5, Guaranteed);
-        check(Some(9), 9, None, 0, Burstable);
-        check(Some(9), 8, Some(5), 5, Burstable);
-        check(Some(9), 9, Some(5), 4, Burstable);
-        check(None, 9, None, 0, Burstable);
-        check(None, 0, None, 5, Burstable);
-        check(Some(9), 0, None, 0, Burstable);
+        assert_eq!(choose(&[standing(50, 0), standing(10, 100)]), Some(1));
+        assert_eq!(choose(&[standing(50, 0), standing(0, 100)]), Some(0));
     }
 }

@@ -34,10 +34,11 @@ pub(super) enum Opened {
     Host { file: HostFile, access: Access },
 }
 
-/// Holds a file of the container's root open.
+/// Holds a file of the container's root or of a volume in memory open.
 pub(super) struct OverlayOpening {
     overlay: Arc<Overlay>,
     file: Arc<OverlayFile>,
+    access: Access,
 }
 
 /// How much of a file is to reach its disk.
@@ -132,6 +133,10 @@ impl FileHandle {
     /// Sets times; as in POSIX this needs no right to write, but a mount or root that may be changed.
     pub(super) fn set_times(&self, times: NewTimes, mode: Mode) -> Outcome<()> {
         match &*self.opened {
+            Opened::Overlay(OverlayOpening {
+                access: Access::ReadOnly,
+                ..
+            }) => Err(ErrorCode::ReadOnly.into()),
             Opened::Overlay(opening) => Ok(opening.file.set_times(times)?),
             Opened::Live { .. } => Err(ErrorCode::ReadOnly.into()),
             Opened::Host {
@@ -190,10 +195,15 @@ impl FileHandle {
 
 impl OverlayOpening {
     /// Takes over an opening that [`Overlay::open`] or [`Overlay::create`] counted.
-    pub(super) fn new(overlay: &Arc<Overlay>, file: Arc<OverlayFile>) -> OverlayOpening {
+    pub(super) fn new(
+        overlay: &Arc<Overlay>,
+        file: Arc<OverlayFile>,
+        access: Access,
+    ) -> OverlayOpening {
         OverlayOpening {
             overlay: Arc::clone(overlay),
             file,
+            access,
         }
     }
 }

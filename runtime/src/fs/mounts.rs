@@ -8,7 +8,7 @@ use std::sync::Arc;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
 use super::host::HostRoot;
-use super::node::{Kind, Mode, NodeRef, Outcome};
+use super::node::{Kind, Layer, Mode, NodeRef, Outcome};
 use super::overlay::{Overlay, ROOT};
 use super::resolve::{Last, Walk};
 use super::tree::NodeKind;
@@ -41,6 +41,12 @@ pub(super) enum Source {
         index: u32,
     },
     Host(HostRoot),
+    /// A volume in memory, or what a sub-path leads to in one.
+    Memory {
+        volume: Arc<Overlay>,
+        inode: u64,
+        kind: Kind,
+    },
 }
 
 pub(super) struct Place {
@@ -73,8 +79,18 @@ impl Mounts {
     pub(super) fn host(&self, index: usize) -> &HostRoot {
         match &self.mounted[index].source {
             Source::Host(host) => host,
-            Source::Live(_) | Source::Frozen { .. } => {
+            Source::Live(_) | Source::Frozen { .. } | Source::Memory { .. } => {
                 unreachable!("`NodeRef::Host` is made for host mounts only")
+            }
+        }
+    }
+
+    /// The volume in memory behind a mount that a node says is one.
+    pub(super) fn memory(&self, index: usize) -> &Arc<Overlay> {
+        match &self.mounted[index].source {
+            Source::Memory { volume, .. } => volume,
+            Source::Live(_) | Source::Frozen { .. } | Source::Host(_) => {
+                unreachable!("`Layer::Mounted` is made for volumes in memory only")
             }
         }
     }
@@ -112,7 +128,19 @@ impl Mounts {
         };
         match node {
             NodeRef::Made(place) => Some(*place),
-            NodeRef::Overlay(inode) => self.inodes.get(inode).copied(),
+            NodeRef::Overlay(Layer::Own, inode) => self.inodes.get(inode).copied(),
+            NodeRef::Overlay(Layer::Mounted(mount), inode) => {
+                let mounted = &self.mounted[*mount];
+                if self.places[mounted.place].children.is_empty() {
+                    return None;
+                }
+                let names = self.memory(*mount).names_from(mounted.top_inode(), *inode);
+                let names = names.ok()?;
+                below(
+                    *mount,
+                    &names.iter().map(String::as_str).collect::<Vec<_>>(),
+                )
+            }
             NodeRef::Host { mount, path } if path.is_empty() => below(*mount, &[]),
             NodeRef::Host { mount, path } => below(*mount, &path.split('/').collect::<Vec<_>>()),
             NodeRef::Live { mount, tree, index } => {
@@ -155,7 +183,15 @@ impl Mounted {
     pub(super) fn top(&self) -> u32 {
         match &self.source {
             Source::Frozen { index, .. } => *index,
-            Source::Live(_) | Source::Host(_) => 0,
+            Source::Live(_) | Source::Host(_) | Source::Memory { .. } => 0,
+        }
+    }
+
+    /// The inode of a volume in memory that is mounted.
+    pub(super) fn top_inode(&self) -> u64 {
+        match &self.source {
+            Source::Memory { inode, .. } => *inode,
+            Source::Live(_) | Source::Host(_) | Source::Frozen { .. } => ROOT,
         }
     }
 }
@@ -174,6 +210,7 @@ impl Source {
                 Some(sub_path) => frozen(live.load(), sub_path),
             },
             MountSource::Tree(tree) => frozen(tree, sub_path.unwrap_or_default()),
+            MountSource::Memory(volume) => inside(volume.overlay(), sub_path.unwrap_or_default()),
         }
     }
 
@@ -185,6 +222,7 @@ impl Source {
                 NodeKind::File(_) | NodeKind::Symlink(_) => Kind::File,
             },
             Source::Host(host) => host.top().1,
+            Source::Memory { kind, .. } => *kind,
         }
     }
 }
@@ -196,10 +234,10 @@ fn frozen(tree: Arc<Tree>, sub_path: &str) -> io::Result<Source> {
     path::strict(sub_path).map_err(bad)?;
     // A file system of this tree alone resolves the links as a container would, and no further.
     let alone = FileSystem::of_tree(Arc::clone(&tree));
-    let root = NodeRef::Overlay(ROOT);
+    let root = NodeRef::Overlay(Layer::Own, ROOT);
     let found = Walk::new(&alone, Mode::Blocking).to(root, sub_path, Last::Follow);
     match found.map(|found| found.node) {
-        Ok(Some((NodeRef::Overlay(inode), _))) => {
+        Ok(Some((NodeRef::Overlay(_, inode), _))) => {
             let index = u32::try_from(inode).expect("a tree alone has its own nodes only");
             Ok(Source::Frozen { tree, index })
         }
@@ -208,6 +246,40 @@ fn frozen(tree: Arc<Tree>, sub_path: &str) -> io::Result<Source> {
             index: 0,
         }),
     }
+}
+
+/// What a sub-path leads to in a volume in memory, following links inside the volume. Folders that are
+/// missing are made, as in Kubernetes.
+fn inside(volume: &Arc<Overlay>, sub_path: &str) -> io::Result<Source> {
+    let bad = |error: FsError| io::Error::new(io::ErrorKind::InvalidInput, error);
+    let names = path::strict(sub_path).map_err(bad)?;
+    let source = |inode, kind| Source::Memory {
+        volume: Arc::clone(volume),
+        inode,
+        kind,
+    };
+    // A file system of this volume alone resolves the links as a container would, and no further.
+    let alone = FileSystem {
+        overlay: Arc::clone(volume),
+        mounts: Mounts::none(),
+    };
+    let root = NodeRef::Overlay(Layer::Own, ROOT);
+    let found = Walk::new(&alone, Mode::Blocking).to(root, sub_path, Last::Follow);
+    if let Ok(Some((NodeRef::Overlay(_, inode), kind))) = found.map(|found| found.node) {
+        return Ok(source(inode, kind));
+    }
+    let mut at = ROOT;
+    for name in names {
+        match volume.make_dir(at, name) {
+            Ok(()) | Err(ErrorCode::Exist) => {}
+            Err(code) => return Err(io::Error::other(code)),
+        }
+        at = match volume.lookup(at, name).map_err(io::Error::other)? {
+            Some((inode, Kind::Dir)) => inode,
+            Some(_) | None => return Err(io::ErrorKind::NotADirectory.into()),
+        };
+    }
+    Ok(source(at, Kind::Dir))
 }
 
 impl FileSystem {
@@ -254,7 +326,7 @@ impl FileSystem {
             .ok_or_else(|| invalid("the path is not absolute"))?;
         let rest = path::strict(rest.trim_end_matches('/'))
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let mut node = NodeRef::Overlay(ROOT);
+        let mut node = NodeRef::Overlay(Layer::Own, ROOT);
         let mut names = Vec::new();
         for (done, name) in rest.iter().enumerate() {
             let mut walk = Walk::new(self, Mode::Blocking);
@@ -277,7 +349,17 @@ impl FileSystem {
     fn names_of(&self, node: &NodeRef) -> Result<Vec<String>, ErrorCode> {
         let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
         let (place, below) = match node {
-            NodeRef::Overlay(inode) => return self.overlay.names(*inode),
+            NodeRef::Overlay(Layer::Own, inode) => {
+                return self.overlay.names_from(ROOT, *inode);
+            }
+            NodeRef::Overlay(Layer::Mounted(mount), inode) => {
+                let mounted = self.mounts.mount(*mount);
+                let volume = self.mounts.memory(*mount);
+                (
+                    mounted.place,
+                    volume.names_from(mounted.top_inode(), *inode)?,
+                )
+            }
             NodeRef::Made(place) => (*place, Vec::new()),
             NodeRef::Host { mount, path } if path.is_empty() => {
                 (self.mounts.mount(*mount).place, vec![])
@@ -336,8 +418,10 @@ impl FileSystem {
     /// Whether what `node` belongs to may be changed.
     pub(super) fn refuse_read_only(&self, node: &NodeRef) -> Outcome<()> {
         let writable = match node {
-            NodeRef::Overlay(_) => self.overlay.writable().is_ok(),
-            NodeRef::Host { mount, .. } => self.mounts.mount(*mount).access == Access::ReadWrite,
+            NodeRef::Overlay(Layer::Own, _) => self.overlay.writable().is_ok(),
+            NodeRef::Overlay(Layer::Mounted(mount), _) | NodeRef::Host { mount, .. } => {
+                self.mounts.mount(*mount).access == Access::ReadWrite
+            }
             NodeRef::Live { .. } | NodeRef::Made(_) => false,
         };
         if writable {
@@ -359,7 +443,7 @@ impl FileSystem {
 fn name_of(source: &MountSource) -> String {
     match source {
         MountSource::HostDir(path) | MountSource::HostFile(path) => path.display().to_string(),
-        MountSource::Live(_) => "a volume in memory".to_owned(),
+        MountSource::Live(_) | MountSource::Memory(_) => "a volume in memory".to_owned(),
         MountSource::Tree(_) => "an image".to_owned(),
     }
 }

@@ -21,8 +21,8 @@ pub(super) enum Kind {
 /// A place in the container's file system.
 #[derive(Clone, Debug)]
 pub(super) enum NodeRef {
-    /// An inode of the root and its writable layer.
-    Overlay(u64),
+    /// An inode of the root and its writable layer, or of a volume in memory.
+    Overlay(Layer, u64),
     /// A node of one version of a tree in memory.
     Live {
         mount: usize,
@@ -33,6 +33,15 @@ pub(super) enum NodeRef {
     Host { mount: usize, path: String },
     /// A folder that exists only because something is mounted below it.
     Made(usize),
+}
+
+/// Which inodes are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layer {
+    /// Those of the container's root.
+    Own,
+    /// Those of the volume in memory that is mounted as this.
+    Mounted(usize),
 }
 
 /// What an entry looks like from outside.

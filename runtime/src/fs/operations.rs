@@ -6,9 +6,10 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
 use super::handle::{FileHandle, Opened, OverlayOpening, Rights, stat_node, tree_identity};
 use super::host::HostOpen;
-use super::node::{Fault, Kind, Mode, NewTimes, NodeRef, Outcome, Stat, Times};
+use super::node::{Fault, Kind, Layer, Mode, NewTimes, NodeRef, Outcome, Stat, Times};
+use super::overlay::OverlayFile;
 use super::resolve::{Found, Last, Walk, join};
-use super::{FileSystem, path};
+use super::{Access, FileSystem, path};
 
 /// How often a file that appears and vanishes between our look and our creating it is looked up again.
 const RACES_MAX: usize = 16;
@@ -55,7 +56,7 @@ struct Spot {
 
 /// Where two names stand that one operation joins.
 enum Same<'a> {
-    Overlay(u64, u64),
+    Overlay(Layer, u64, u64),
     Host {
         mount: usize,
         from: &'a str,
@@ -118,9 +119,9 @@ impl FileSystem {
             self.refuse_read_only(node)?;
         }
         let opened = match node {
-            NodeRef::Overlay(inode) => {
-                let file = self.overlay.open(*inode)?;
-                let opening = OverlayOpening::new(&self.overlay, Arc::clone(&file));
+            NodeRef::Overlay(layer, inode) => {
+                let file = self.overlay(*layer).open(*inode)?;
+                let opening = self.opening(*layer, Arc::clone(&file));
                 if how.truncate {
                     file.set_len(0, mode)?;
                 }
@@ -153,9 +154,9 @@ impl FileSystem {
     fn create(&self, found: Found, how: How, mode: Mode) -> Outcome<Opening> {
         let Spot { parent, name } = self.spot(found)?;
         let opened = match &parent {
-            NodeRef::Overlay(inode) => {
-                let file = self.overlay.create(*inode, &name)?;
-                Opened::Overlay(OverlayOpening::new(&self.overlay, file))
+            NodeRef::Overlay(layer, inode) => {
+                let file = self.overlay(*layer).create(*inode, &name)?;
+                Opened::Overlay(self.opening(*layer, file))
             }
             NodeRef::Host { mount, path } => {
                 mode.require_blocking()?;
@@ -177,6 +178,14 @@ impl FileSystem {
         Ok(Opening::File(FileHandle::new(opened, how.rights)))
     }
 
+    fn opening(&self, layer: Layer, file: Arc<OverlayFile>) -> OverlayOpening {
+        let access = match layer {
+            Layer::Own => Access::ReadWrite,
+            Layer::Mounted(mount) => self.mounts.mount(mount).access,
+        };
+        OverlayOpening::new(self.overlay(layer), file, access)
+    }
+
     /// The entry a path leads to.
     pub(super) fn find(
         &self,
@@ -192,7 +201,7 @@ impl FileSystem {
 
     pub(super) fn stat(&self, node: &NodeRef, mode: Mode) -> Outcome<Stat> {
         match node {
-            NodeRef::Overlay(inode) => Ok(self.overlay.stat(*inode)?),
+            NodeRef::Overlay(layer, inode) => Ok(self.overlay(*layer).stat(*inode)?),
             NodeRef::Live { tree, index, .. } => Ok(stat_node(tree.node(*index))),
             NodeRef::Host { mount, path } => {
                 mode.require_blocking()?;
@@ -213,7 +222,7 @@ impl FileSystem {
     /// Identifies an entry among all of the process.
     pub(super) fn identity(&self, node: &NodeRef, mode: Mode) -> Outcome<(u64, u64)> {
         match node {
-            NodeRef::Overlay(inode) => Ok(self.overlay.identity(*inode)),
+            NodeRef::Overlay(layer, inode) => Ok(self.overlay(*layer).identity(*inode)),
             NodeRef::Live { tree, index, .. } => Ok(tree_identity(tree, *index)),
             NodeRef::Host { mount, path } => {
                 mode.require_blocking()?;
@@ -226,7 +235,7 @@ impl FileSystem {
     /// The entries of a folder with what is mounted in it, sorted by name.
     pub(super) fn list(&self, node: &NodeRef, mode: Mode) -> Outcome<Vec<(String, Kind)>> {
         let mut list = match node {
-            NodeRef::Overlay(inode) => self.overlay.list(*inode)?,
+            NodeRef::Overlay(layer, inode) => self.overlay(*layer).list(*inode)?,
             NodeRef::Live { mount, tree, index } => {
                 let children = tree.node(*index).children().iter();
                 let entry = |(name, index): &(Box<str>, u32)| {
@@ -257,7 +266,7 @@ impl FileSystem {
     pub(super) fn set_times(&self, node: &NodeRef, times: NewTimes, mode: Mode) -> Outcome<()> {
         self.refuse_read_only(node)?;
         match node {
-            NodeRef::Overlay(inode) => Ok(self.overlay.set_times(*inode, times)?),
+            NodeRef::Overlay(layer, inode) => Ok(self.overlay(*layer).set_times(*inode, times)?),
             NodeRef::Host { mount, path } => {
                 mode.require_blocking()?;
                 self.mounts.host(*mount).set_times(path, times)
@@ -276,7 +285,7 @@ impl FileSystem {
     pub(super) fn make_dir_at(&self, base: &NodeRef, path: &str, mode: Mode) -> Outcome<()> {
         let Spot { parent, name } = self.free_spot(base, path, mode)?;
         match &parent {
-            NodeRef::Overlay(inode) => Ok(self.overlay.make_dir(*inode, &name)?),
+            NodeRef::Overlay(layer, inode) => Ok(self.overlay(*layer).make_dir(*inode, &name)?),
             NodeRef::Host { mount, path } => {
                 mode.require_blocking()?;
                 self.mounts.host(*mount).make_dir(&join(path, &name))
@@ -302,7 +311,9 @@ impl FileSystem {
         }
         let Spot { parent, name } = self.free_spot(base, path, mode)?;
         match &parent {
-            NodeRef::Overlay(inode) => Ok(self.overlay.make_symlink(*inode, &name, target)?),
+            NodeRef::Overlay(layer, inode) => {
+                Ok(self.overlay(*layer).make_symlink(*inode, &name, target)?)
+            }
             NodeRef::Host { mount, path } => {
                 mode.require_blocking()?;
                 self.mounts.host(*mount).symlink(target, &join(path, &name))
@@ -317,7 +328,7 @@ impl FileSystem {
             return Err(ErrorCode::IsDirectory.into());
         }
         match &parent {
-            NodeRef::Overlay(inode) => Ok(self.overlay.unlink(*inode, &name)?),
+            NodeRef::Overlay(layer, inode) => Ok(self.overlay(*layer).unlink(*inode, &name)?),
             NodeRef::Host { mount, path } => {
                 mode.require_blocking()?;
                 self.mounts.host(*mount).unlink(&join(path, &name))
@@ -332,7 +343,7 @@ impl FileSystem {
             return Err(ErrorCode::NotDirectory.into());
         }
         match &parent {
-            NodeRef::Overlay(inode) => Ok(self.overlay.remove_dir(*inode, &name)?),
+            NodeRef::Overlay(layer, inode) => Ok(self.overlay(*layer).remove_dir(*inode, &name)?),
             NodeRef::Host { mount, path } => {
                 mode.require_blocking()?;
                 self.mounts.host(*mount).remove_dir(&join(path, &name))
@@ -357,9 +368,9 @@ impl FileSystem {
         }
         let (from, to) = (self.spot(from)?, self.spot(to)?);
         match same(&from.parent, &to.parent)? {
-            Same::Overlay(old, new) => {
-                Ok(self.overlay.rename((old, &from.name), (new, &to.name))?)
-            }
+            Same::Overlay(layer, old, new) => Ok(self
+                .overlay(layer)
+                .rename((old, &from.name), (new, &to.name))?),
             Same::Host {
                 mount,
                 from: old,
@@ -387,7 +398,7 @@ impl FileSystem {
             return Err(ErrorCode::NoEntry.into());
         }
         match same(&source, &parent)? {
-            Same::Overlay(inode, dir) => Ok(self.overlay.link(inode, dir, &name)?),
+            Same::Overlay(layer, inode, dir) => Ok(self.overlay(layer).link(inode, dir, &name)?),
             Same::Host { mount, from, to } => {
                 mode.require_blocking()?;
                 self.mounts.host(mount).link(from, &join(to, &name))
@@ -430,7 +441,9 @@ impl FileSystem {
 /// Where two nodes stand, if it is the same storage.
 fn same<'a>(from: &'a NodeRef, to: &'a NodeRef) -> Outcome<Same<'a>> {
     match (from, to) {
-        (NodeRef::Overlay(from), NodeRef::Overlay(to)) => Ok(Same::Overlay(*from, *to)),
+        (NodeRef::Overlay(a, from), NodeRef::Overlay(b, to)) if a == b => {
+            Ok(Same::Overlay(*a, *from, *to))
+        }
         (
             NodeRef::Host {
                 mount: a,

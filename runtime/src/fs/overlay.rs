@@ -1,4 +1,5 @@
-//! The container's root: an immutable tree and the changes made to it.
+//! The container's root: an immutable tree and the changes made to it. A volume in memory is the same over an
+//! empty tree, with the data of its files in memory too.
 //!
 //! Entries are inodes. The numbers below the tree's length are the tree's own nodes, the others were made
 //! by the container. The table holds only inodes that differ from the tree or are held open, so a
@@ -10,6 +11,7 @@
 
 mod changes;
 mod file;
+mod pages;
 mod store;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +26,7 @@ pub(super) use self::store::Store;
 use super::node::{Kind, NewTimes, Stat, Times};
 use super::tree::{Node, NodeKind};
 use super::{Tree, Upper};
+use crate::account::PodAccount;
 
 /// The root's inode.
 pub(super) const ROOT: u64 = 0;
@@ -96,6 +99,13 @@ impl Overlay {
         }
     }
 
+    /// A volume that is held in memory and charged to a pod.
+    pub(super) fn in_memory(pod: PodAccount, limit: u64) -> Overlay {
+        let mut overlay = Overlay::new(Arc::new(Tree::empty()), Upper::ReadOnly);
+        overlay.store = Some(Arc::new(Store::in_memory(pod, limit)));
+        overlay
+    }
+
     /// Fails with `read-only` when the root is.
     pub(super) fn writable(&self) -> Result<&Arc<Store>, ErrorCode> {
         self.store.as_ref().ok_or(ErrorCode::ReadOnly)
@@ -115,12 +125,15 @@ impl Overlay {
         self.state.lock().parent(dir)
     }
 
-    /// The names from the root to a folder.
-    pub(super) fn names(&self, dir: u64) -> Result<Vec<String>, ErrorCode> {
+    /// The names from one folder down to another.
+    pub(super) fn names_from(&self, top: u64, dir: u64) -> Result<Vec<String>, ErrorCode> {
         let state = self.state.lock();
         let mut names = Vec::new();
         let mut at = dir;
-        while at != ROOT {
+        while at != top {
+            if at == ROOT {
+                return Err(ErrorCode::NoEntry);
+            }
             let parent = state.parent(at);
             let list = state.list(parent)?;
             let (name, _) = list

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
 use super::mounts::Source;
-use super::node::{Fault, Kind, Mode, NodeRef, Outcome};
+use super::node::{Fault, Kind, Layer, Mode, NodeRef, Outcome};
 use super::overlay::ROOT;
 use super::tree::NodeKind;
 use super::{FileSystem, Tree, path};
@@ -129,7 +129,7 @@ impl<'a> Walk<'a> {
     pub(super) fn root(&mut self) -> NodeRef {
         match self.files.mounts.place(0).mount {
             Some(mount) => self.mount_root(mount).0,
-            None => NodeRef::Overlay(ROOT),
+            None => NodeRef::Overlay(Layer::Own, ROOT),
         }
     }
 
@@ -147,7 +147,7 @@ impl<'a> Walk<'a> {
 
     pub(super) fn read_link(&self, link: &NodeRef) -> Outcome<String> {
         match link {
-            NodeRef::Overlay(inode) => Ok(self.files.overlay.read_link(*inode)?),
+            NodeRef::Overlay(layer, inode) => Ok(self.files.overlay(*layer).read_link(*inode)?),
             NodeRef::Live { tree, index, .. } => match &tree.node(*index).kind {
                 NodeKind::Symlink(target) => Ok(target.to_string()),
                 NodeKind::Dir(_) | NodeKind::File(_) => Err(ErrorCode::Invalid.into()),
@@ -185,6 +185,9 @@ impl<'a> Walk<'a> {
                     kind,
                 );
             }
+            Source::Memory { inode, kind, .. } => {
+                return (NodeRef::Overlay(Layer::Mounted(mount), *inode), *kind);
+            }
             Source::Frozen { tree, index } => (Arc::clone(tree), *index),
             Source::Live(live) => {
                 let seen = self.versions.iter().find(|(seen, _)| *seen == mount);
@@ -203,9 +206,9 @@ impl<'a> Walk<'a> {
     fn below(&mut self, dir: &NodeRef, name: &str) -> Outcome<Option<(NodeRef, Kind)>> {
         match dir {
             NodeRef::Made(_) => Ok(None),
-            NodeRef::Overlay(inode) => {
-                let found = self.files.overlay.lookup(*inode, name)?;
-                Ok(found.map(|(inode, kind)| (NodeRef::Overlay(inode), kind)))
+            NodeRef::Overlay(layer, inode) => {
+                let found = self.files.overlay(*layer).lookup(*inode, name)?;
+                Ok(found.map(|(inode, kind)| (NodeRef::Overlay(*layer, inode), kind)))
             }
             NodeRef::Live { mount, tree, index } => Ok(tree.child(*index, name).map(|index| {
                 let kind = kind_in(tree, index);
@@ -240,8 +243,14 @@ impl<'a> Walk<'a> {
     fn up(&mut self, dir: &NodeRef) -> Outcome<NodeRef> {
         let mounts = &self.files.mounts;
         let place = match dir {
-            NodeRef::Overlay(inode) => {
-                return Ok(NodeRef::Overlay(self.files.overlay.parent(*inode)));
+            NodeRef::Overlay(Layer::Mounted(mount), inode)
+                if [mounts.mount(*mount).top_inode(), ROOT].contains(inode) =>
+            {
+                mounts.mount(*mount).place
+            }
+            NodeRef::Overlay(layer, inode) => {
+                let parent = self.files.overlay(*layer).parent(*inode);
+                return Ok(NodeRef::Overlay(*layer, parent));
             }
             NodeRef::Live { mount, tree, index } if *index != mounts.mount(*mount).top() => {
                 let index = tree.node(*index).parent;

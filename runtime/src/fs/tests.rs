@@ -2,6 +2,7 @@
 
 mod guest;
 mod live;
+mod memory;
 mod model;
 mod mounts;
 mod overlay;

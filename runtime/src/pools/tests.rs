@@ -1,8 +1,8 @@
 //! The pools with real threads. Orders and shares are tested in `queue` and `account`, without any.
 
 use super::*;
-use crate::account::{NodeBudget, SLICE};
-use crate::spec::{ContainerId, Limits};
+use crate::account::{NodeBudget, PodAccount, SLICE};
+use crate::spec::{ContainerId, Limits, PodLimits};
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ fn account(cpu_milli: Option<u64>) -> Arc<Account> {
     Arc::new(Account::new(
         &id,
         &limits,
-        Arc::new(NodeBudget::new(u64::MAX)),
+        PodAccount::new(PodLimits::default(), Arc::new(NodeBudget::new(u64::MAX))),
     ))
 }
 

@@ -3,7 +3,7 @@
 use super::preview1::{module, program};
 use super::{Fate, check, check_with};
 use crate::guests;
-use coracle_runtime::{ExitCause, Limits, SandboxSpec};
+use coracle_runtime::{ExitCause, Limits, QosClass, SandboxSpec};
 
 fn limited(bytes: u64) -> impl FnOnce(&mut SandboxSpec, &super::Neighbourhood) {
     move |spec, _| {
@@ -89,7 +89,10 @@ async fn some_use_up_the_memory_of_the_node() {
     let mut hostile = Vec::new();
     for _ in 0..3 {
         let container = hood.container(&hoards, &layer).await;
-        let container = container.with(|spec| spec.limits = Limits::default());
+        let container = container.with(|spec| {
+            spec.limits = Limits::default();
+            spec.pod = hood.world.pod_account(QosClass::BestEffort);
+        });
         hostile.push(container.start());
     }
     // Of three that together want thrice the node, two have to go.

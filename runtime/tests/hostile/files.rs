@@ -1,7 +1,8 @@
 //! Guests that fill, tangle and churn their file system. Codes are those of preview 1's `errno`.
 
 use super::preview1::program;
-use super::{Fate, check};
+use super::{Fate, check, check_with};
+use coracle_runtime::SandboxSpec;
 
 /// `nospc`.
 const NO_SPACE: i32 = 51;
@@ -45,6 +46,18 @@ async fn one_makes_folders_without_end() {
         "(call $must (call $path_create_directory (i32.const 3) (i32.const 1024) (i32.const 8)))",
     );
     check(&makes, Fate::Exits(NO_SPACE)).await;
+}
+
+/// Names are held in our memory, so they are its own.
+#[tokio::test]
+async fn one_makes_more_folders_than_it_has_memory_for() {
+    let makes = repeats(
+        "(call $must (call $path_create_directory (i32.const 3) (i32.const 1024) (i32.const 8)))",
+    );
+    let limited = |spec: &mut SandboxSpec, _: &super::Neighbourhood| {
+        spec.limits.memory = Some(4 << 20);
+    };
+    check_with(&makes, Fate::OutOfMemory, limited).await;
 }
 
 #[tokio::test]

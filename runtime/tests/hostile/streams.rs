@@ -1,8 +1,8 @@
 //! Guests that flood, wait, and ask for randomness.
 
-use super::preview1::program;
+use super::preview1::{module, program};
 use super::{Fate, check, check_with};
-use coracle_runtime::{Output, SandboxSpec};
+use coracle_runtime::{ExitCause, Output, SandboxSpec};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -105,6 +105,38 @@ async fn one_waits_for_the_longest_time_there_is() {
 async fn one_asks_for_gigabytes_of_randomness() {
     let asks = program("(call $must (call $random_get (i32.const 0) (i32.const 0xfff00000)))");
     check(&asks, Fate::Traps).await;
+}
+
+/// What a program of preview 1 asks for in one call it gets in one call.
+#[tokio::test]
+async fn one_call_for_many_random_bytes_is_served() {
+    let hood = super::Neighbourhood::new().await;
+    let layer = tempfile::tempdir().expect("a folder");
+    // Three mebibytes, of which the last byte is looked at as often as it takes to be another than 0.
+    let asks = module(
+        "(memory (export \"memory\") 64)",
+        "(loop $again
+            (call $must (call $random_get (i32.const 65536) (i32.const 3145728)))
+            (br_if $again (i32.eqz (i32.load8_u (i32.const 3211263)))))",
+    );
+    let descriptors = super::open_descriptors();
+    let instance = hood.container(&asks, &layer).await.start();
+    let exit = instance.exited().await;
+    assert_eq!((exit.code, exit.cause), (0, ExitCause::Exited));
+    hood.unharmed(instance, descriptors).await;
+}
+
+#[tokio::test]
+async fn one_asks_for_more_randomness_than_it_may_have() {
+    let asks = module(
+        "(memory (export \"memory\") 64)",
+        "(call $must (call $random_get (i32.const 65536) (i32.const 3145728)))",
+    );
+    // Its memory fits, and what we would hold for it does not.
+    let limited = |spec: &mut SandboxSpec, _: &super::Neighbourhood| {
+        spec.limits.memory = Some(6 << 20);
+    };
+    check_with(&asks, Fate::OutOfMemory, limited).await;
 }
 
 #[tokio::test]

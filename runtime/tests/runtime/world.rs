@@ -7,8 +7,8 @@ use coracle_network::{
 use coracle_runtime::fs::{FileSystem, FileSystemSpec, Tree, Upper};
 use coracle_runtime::{
     Chunk, Code, CodeBytes, CompilerCommand, ContainerId, HandlerOptions, Input, Instance, Limits,
-    OnStop, Output, PrepareError, Program, RunAs, Runtime, RuntimeConfig, SandboxSpec, StartError,
-    Terminal,
+    OnStop, Output, PodAccount, PodLimits, PrepareError, Program, QosClass, RunAs, Runtime,
+    RuntimeConfig, SandboxSpec, StartError, Terminal,
 };
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
@@ -47,6 +47,14 @@ impl World {
         self.fabric.attach(identity).expect("a free address")
     }
 
+    /// Makes the account of a pod that is bounded by the node alone.
+    pub(crate) fn pod_account(&self, class: QosClass) -> PodAccount {
+        self.runtime.pod(PodLimits {
+            class,
+            ..PodLimits::default()
+        })
+    }
+
     pub(crate) async fn prepare(&self, wasm: &[u8]) -> Program {
         prepare(&self.runtime, wasm)
             .await
@@ -80,6 +88,7 @@ impl World {
             stderr: stderr.clone(),
             terminal: Terminal::Absent,
             on_stop: OnStop::AtOnce,
+            pod: self.pod_account(QosClass::Burstable),
             limits: Limits {
                 memory: None,
                 memory_request: 0,

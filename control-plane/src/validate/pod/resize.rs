@@ -320,6 +320,9 @@ mod tests {
         let mirror = json!({"metadata": {"annotations": {change::MIRROR: "x"}}});
         assert_eq!(said(mirror), [": Forbidden: static pods cannot be resized"]);
         let windows = json!({"spec": {"os": {"name": "windows"}}});
-        assert_eq!(said(windows), [": Forbidden: windows pods cannot be resized"]);
+        assert_eq!(
+            said(windows),
+            [": Forbidden: windows pods cannot be resized"]
+        );
     }
 }

@@ -19,6 +19,8 @@ pub(super) fn happening() -> impl Strategy<Value = Happening> {
         1 => (0u64..5).prop_map(Happening::Shutdown),
         1 => Just(Happening::Evict),
         3 => (0usize..8).prop_map(Happening::Edit),
+        2 => (0usize..8, 1u64..4, 1u64..4)
+            .prop_map(|(pick, cpu, memory)| Happening::Resize { pick, cpu, memory }),
         2 => Just(Happening::LookAround),
         1 => (1u64..400).prop_map(Happening::Shorten),
     ]
@@ -43,7 +45,12 @@ pub(super) fn spec() -> impl Strategy<Value = PodSpecPlan> {
                 .map(|(role, wanted, _)| (role, care_of(role, wanted)))
                 .collect();
             let mut plan = plan_with(&containers, policy, deadline);
-            for (container, own) in plan.containers.iter_mut().zip(own) {
+            let places = plan.containers.iter_mut().enumerate();
+            for ((index, container), own) in places.zip(own) {
+                // Every other one cannot follow a change of memory as it runs.
+                if index % 2 == 1 {
+                    container.resize.memory = OnResize::Restart;
+                }
                 let policy = match container.role {
                     Role::Sidecar => Some(RestartPolicy::Always),
                     Role::Init | Role::App | Role::Ephemeral => own.policy,

@@ -1,6 +1,7 @@
 //! What must hold at every step of every history.
 
 use super::*;
+use crate::lifecycle::resizing::{Change, change};
 
 impl World {
     pub(super) fn check_step(&self, step: &Step) {
@@ -66,6 +67,7 @@ impl World {
             }
             Step::BeginEnding(_)
             | Step::Cancel(_)
+            | Step::Resize(_)
             | Step::ShowPullBackOff(_)
             | Step::HoldBack(..) => {}
         }
@@ -100,7 +102,8 @@ impl World {
         }
     }
 
-    /// While its pod goes on, nothing runs by an image that the plan no longer has, or waits for one.
+    /// While its pod goes on, nothing has other resources than it was granted, and nothing runs by an image that
+    /// the plan no longer has, or waits for one.
     pub(super) fn check_images(&self) {
         let goes_on = self.pod.ending.is_none() && !is_complete(&self.spec, &self.pod);
         for (container, facts) in self.spec.containers.iter().zip(&self.pod.containers) {
@@ -109,6 +112,10 @@ impl World {
             assert!(
                 !(goes_on && is_outdated && lives && container.role != Role::Init),
                 "an old image runs on: {facts:?}"
+            );
+            assert!(
+                !(goes_on && lives) || change(container, facts) == Change::None,
+                "old resources are had on: {facts:?}"
             );
         }
     }
@@ -166,6 +173,9 @@ impl World {
     /// A restart comes exactly when the contract says, never before.
     pub(super) fn check_delay(&self, index: usize) {
         let expected = &self.expected[index];
+        if self.pod.containers[index].resized {
+            return;
+        }
         if expected.image.as_ref() != Some(&self.spec.containers[index].image) {
             return;
         }

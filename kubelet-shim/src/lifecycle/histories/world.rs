@@ -64,12 +64,14 @@ impl World {
                     expected.delay = None;
                     expected.image = Some(image);
                 }
-                if let Some(ended) = expected.ended_at.take() {
+                let is_resized = self.pod.containers[*index].resized;
+                if let Some(ended) = expected.ended_at.take().filter(|_| !is_resized) {
                     expected.delay = Some((expected.doubled(ended), self.second));
                 }
                 self.work.push(Work::Fetch(*index));
             }
             Step::Start(index) => self.work.push(Work::Start(*index)),
+            Step::Resize(index) => self.settle(Outcome::Resized(*index, Ok(()))),
             Step::Cancel(index) => {
                 for work in &mut self.work {
                     if *work == Work::Fetch(*index) || *work == Work::Start(*index) {
@@ -180,6 +182,13 @@ impl World {
                 if container.role != Role::Ephemeral {
                     self.edits += 1;
                     container.image = format!("i{}", self.edits);
+                }
+            }
+            Happening::Resize { pick, cpu, memory } => {
+                let container = &mut self.spec.containers[pick % self.instances.len()];
+                if matches!(container.role, Role::App | Role::Sidecar) {
+                    container.resources.cpu_limit_milli = Some(*cpu);
+                    container.resources.memory_limit = Some(*memory);
                 }
             }
             Happening::LookAround => self.look_around(),

@@ -65,7 +65,7 @@ impl Overlay {
     ) -> Result<(), ErrorCode> {
         let store = self.writable()?;
         let length = target.len() as u64;
-        store.charge(length)?;
+        store.charge_entry(length)?;
         let times = Times::all(SystemTime::now());
         let link = Inode::Symlink(Symlink {
             target: target.into(),
@@ -73,7 +73,7 @@ impl Overlay {
             times,
         });
         let made = self.state.lock().insert_new(store, parent, name, link);
-        made.inspect_err(|_| store.refund(length))
+        made.inspect_err(|_| store.refund_entry(length))
     }
 
     /// Gives a file or link another name.
@@ -207,7 +207,7 @@ impl State {
             if added >= ADDED_ENTRIES_MAX {
                 return Err(ErrorCode::InsufficientSpace);
             }
-            store.charge(charge_of(name))?;
+            store.charge_entry(charge_of(name))?;
         }
         dir.changes.insert(name.into(), Some(inode));
         dir.times.touch();
@@ -227,7 +227,7 @@ impl State {
         dir.times.touch();
         if let Some(Some(_)) = old {
             self.added -= 1;
-            store.refund(charge_of(name));
+            store.refund_entry(charge_of(name));
         }
         Ok(())
     }
@@ -249,7 +249,7 @@ impl State {
                     let length = link.target.len() as u64;
                     self.inodes.remove(&inode);
                     if self.tree.get(inode).is_none() {
-                        store.refund(length);
+                        store.refund_entry(length);
                     }
                 }
             }

@@ -8,13 +8,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
+use super::pages::Pages;
 use super::store::Store;
 use crate::fs::node::{Fault, Kind, Mode, NewTimes, Outcome, Stat, Times};
 use crate::fs::position::{read_vec, write_full};
 use crate::fs::{FileExtent, FileSource, IO_BYTES_MAX};
+
+/// The largest file of a volume in memory that the host reads: it makes a copy, which nobody is charged for.
+const COPIED_BYTES_MAX: usize = 64 << 20;
 
 /// A file and what is known of it.
 ///
@@ -41,6 +45,8 @@ enum Data {
     /// As in the tree, or empty.
     Source(FileSource),
     Numbered(Numbered),
+    /// In memory, as everything of the volume that it belongs to.
+    Pages(Pages),
 }
 
 /// A numbered file; removed, and its bytes given back, when dropped.
@@ -174,11 +180,18 @@ impl OverlayFile {
                 mode.require_blocking()?;
                 Ok(read_vec(numbered.open()?, offset, len)?)
             }
+            Data::Pages(pages) => {
+                let left = self.attributes.lock().len.saturating_sub(offset);
+                Ok(pages.read(offset, len.min(usize::try_from(left).unwrap_or(len))))
+            }
         }
     }
 
     /// Writes all of `bytes`, after copying the file up if this is the first change.
     pub(in crate::fs) fn write(&self, at: WriteAt, bytes: &[u8], mode: Mode) -> Outcome<()> {
+        if let Some(store) = self.memory() {
+            return self.write_in_memory(store, at, bytes, mode);
+        }
         mode.require_blocking()?;
         if bytes.is_empty() {
             return Ok(());
@@ -205,13 +218,52 @@ impl OverlayFile {
         Ok(written.map_err(|(_, error)| error)?)
     }
 
+    /// The store, if what it takes is held in memory.
+    fn memory(&self) -> Option<&Arc<Store>> {
+        self.store.as_ref().filter(|store| store.is_in_memory())
+    }
+
+    fn write_in_memory(
+        &self,
+        store: &Arc<Store>,
+        at: WriteAt,
+        bytes: &[u8],
+        mode: Mode,
+    ) -> Outcome<()> {
+        let mut data = self.lock_data(mode)?;
+        let len = self.attributes.lock().len;
+        let offset = match at {
+            WriteAt::Offset(offset) => offset,
+            WriteAt::End => len,
+        };
+        let end = offset
+            .checked_add(bytes.len() as u64)
+            .ok_or(ErrorCode::FileTooLarge)?;
+        store.refuse_beyond_limit(end)?;
+        if !bytes.is_empty() {
+            pages(&mut data, store).write(offset, bytes)?;
+            self.record(len.max(end));
+        }
+        Ok(())
+    }
+
+    fn lock_data(&self, mode: Mode) -> Outcome<RwLockWriteGuard<'_, Data>> {
+        match mode {
+            Mode::Inline => self.data.try_write().ok_or(Fault::Blocks),
+            Mode::Blocking => Ok(self.data.write()),
+        }
+    }
+
     /// Cuts or extends the file; emptying it needs no copy of what it was.
     pub(in crate::fs) fn set_len(&self, len: u64, mode: Mode) -> Outcome<()> {
         let store = self.store.as_ref().ok_or(ErrorCode::ReadOnly)?;
-        let mut data = match mode {
-            Mode::Inline => self.data.try_write().ok_or(Fault::Blocks)?,
-            Mode::Blocking => self.data.write(),
-        };
+        let mut data = self.lock_data(mode)?;
+        if store.is_in_memory() {
+            store.refuse_beyond_limit(len)?;
+            pages(&mut data, store).cut(len);
+            self.record(len);
+            return Ok(());
+        }
         if len > 0 || matches!(*data, Data::Numbered(_)) {
             mode.require_blocking()?;
         }
@@ -244,6 +296,14 @@ impl OverlayFile {
                     offset: 0,
                     len,
                 }))
+            }
+            Data::Pages(pages) => {
+                let len = self.attributes.lock().len;
+                let len = usize::try_from(len)
+                    .ok()
+                    .filter(|len| *len <= COPIED_BYTES_MAX);
+                let len = len.ok_or(io::ErrorKind::FileTooLarge)?;
+                Ok(FileSource::Bytes(pages.read(0, len)))
             }
         }
     }
@@ -284,7 +344,8 @@ impl OverlayFile {
                 numbered.reopen()?;
                 Ok(numbered)
             }
-            Data::Source(_) => unreachable!("the branch above replaced it"),
+            // The first is replaced above; the second is of files that are written elsewhere.
+            Data::Source(_) | Data::Pages(_) => Err(ErrorCode::Unsupported.into()),
         }
     }
 }
@@ -332,6 +393,17 @@ impl Drop for Numbered {
             Ok(runtime) => drop(runtime.spawn_blocking(remove)),
             Err(_) => remove(),
         }
+    }
+}
+
+/// The pages of a file in memory, which begins as an empty one.
+fn pages<'a>(data: &'a mut Data, store: &Arc<Store>) -> &'a mut Pages {
+    if !matches!(data, Data::Pages(_)) {
+        *data = Data::Pages(Pages::new(store));
+    }
+    match data {
+        Data::Pages(pages) => pages,
+        Data::Source(_) | Data::Numbered(_) => unreachable!("the branch above replaced it"),
     }
 }
 

@@ -1,0 +1,263 @@
+//! What containers may use, what changes of it, and what happens to those that use more.
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::guests;
+use crate::pods::{is_over, is_running, run};
+use crate::world::{World, container, phase};
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("a_running_container_follows_a_resize", || run(in_place())),
+    ("a_container_restarts_for_what_its_policy_names", || {
+        run(by_a_restart())
+    }),
+    ("a_resize_waits_for_room_and_gets_it", || run(deferred())),
+    ("a_pod_for_which_there_is_no_room_is_rejected", || {
+        run(no_room())
+    }),
+    ("a_pod_that_keeps_too_much_on_the_disk_is_evicted", || {
+        run(storage())
+    }),
+    ("a_volume_in_memory_is_shared_and_leaves_no_file", || {
+        run(memory_volume())
+    }),
+];
+
+fn resources(cpu: (u64, u64), memory: (&str, &str)) -> Value {
+    json!({
+        "requests": {"cpu": format!("{}m", cpu.0), "memory": memory.0},
+        "limits": {"cpu": format!("{}m", cpu.1), "memory": memory.1},
+    })
+}
+
+async fn resize(world: &World, pod: &str, resources: Value) {
+    let patch = json!({"spec": {"containers": [{"name": "main", "resources": resources}]}});
+    let params = PatchParams::default();
+    world
+        .api::<Pod>()
+        .patch_subresource("resize", pod, &params, &Patch::Strategic(patch))
+        .await
+        .expect("a resize");
+}
+
+/// Waits until the container has these resources, as the node tells it.
+async fn until_given(world: &World, pod: &str, wanted: &Value) -> Pod {
+    loop {
+        let found = world.until(pod, is_running).await;
+        let given = container(&found).and_then(|one| one.resources.as_ref());
+        if given.is_some_and(|given| serde_json::to_value(given).expect("amounts") == *wanted) {
+            return found;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn until_condition(world: &World, pod: &str, kind: &str) -> PodCondition {
+    loop {
+        let found = world.until(pod, is_running).await;
+        if let Some(condition) = condition(&found, kind) {
+            return condition;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn condition(pod: &Pod, kind: &str) -> Option<PodCondition> {
+    let status = pod.status.as_ref()?;
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.find(|one| one.type_ == kind).cloned()
+}
+
+fn is_resized(pod: &Pod) -> bool {
+    ["PodResizePending", "PodResizeInProgress"]
+        .iter()
+        .all(|kind| condition(pod, kind).is_none())
+}
+
+fn restarts(pod: &Pod) -> Option<i32> {
+    container(pod).map(|one: &ContainerStatus| one.restart_count)
+}
+
+async fn in_place() {
+    let world = World::new().await;
+    let image = world.image("spins", &guests::spins());
+    let first = resources((50, 100), ("32Mi", "64Mi"));
+    let spec = json!({"containers": [{"name": "main", "image": image, "resources": first}]});
+    world.pod("p", spec).await;
+    until_given(&world, "p", &first).await;
+    let second = resources((60, 200), ("64Mi", "128Mi"));
+    resize(&world, "p", second.clone()).await;
+    let pod = until_given(&world, "p", &second).await;
+    assert_eq!(restarts(&pod), Some(0));
+    let allocated = container(&pod).and_then(|one| one.allocated_resources.clone());
+    assert_eq!(
+        serde_json::to_value(allocated).expect("amounts"),
+        second["requests"]
+    );
+    world.until("p", is_resized).await;
+    let reasons = world.events("p", "ResizeCompleted").await;
+    assert!(reasons.contains(&"ResizeStarted".to_owned()), "{reasons:?}");
+    // Its memory is larger than that already.
+    resize(&world, "p", resources((60, 200), ("1Ki", "1Ki"))).await;
+    let condition = until_condition(&world, "p", "PodResizeInProgress").await;
+    assert_eq!(condition.reason.as_deref(), Some("Error"));
+    let message = condition.message.unwrap_or_default();
+    assert!(
+        message.contains("memory limit (1024) below current usage"),
+        "{message}"
+    );
+    assert_eq!(condition.observed_generation, Some(3));
+    world.events("p", "ResizeError").await;
+    resize(&world, "p", resources((60, 200), ("1Ki", "32Mi"))).await;
+    world.until("p", is_resized).await;
+    resize(
+        &world,
+        "p",
+        resources((9_000_000, 9_000_000), ("1Ki", "32Mi")),
+    )
+    .await;
+    let condition = until_condition(&world, "p", "PodResizePending").await;
+    assert_eq!(condition.reason.as_deref(), Some("Infeasible"));
+    let message = condition.message.unwrap_or_default();
+    let expected = "Node didn't have enough capacity: cpu, requested: 9000000, capacity: ";
+    assert!(message.starts_with(expected), "{message}");
+    resize(&world, "p", first.clone()).await;
+    until_given(&world, "p", &first).await;
+    let pod = world.until("p", is_resized).await;
+    assert_eq!(restarts(&pod), Some(0));
+    world.stop().await;
+}
+
+async fn by_a_restart() {
+    let world = World::new().await;
+    let image = world.image("spins", &guests::spins());
+    let first = resources((50, 100), ("32Mi", "64Mi"));
+    let policy = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [
+        {"name": "main", "image": image, "resources": first, "resizePolicy": policy}]});
+    world.pod("p", spec).await;
+    until_given(&world, "p", &first).await;
+    let second = resources((50, 200), ("32Mi", "64Mi"));
+    resize(&world, "p", second.clone()).await;
+    assert_eq!(restarts(&until_given(&world, "p", &second).await), Some(0));
+    let third = resources((50, 200), ("32Mi", "128Mi"));
+    resize(&world, "p", third.clone()).await;
+    world
+        .until("p", |pod| {
+            restarts(pod) == Some(1) && is_running(pod) && is_resized(pod)
+        })
+        .await;
+    until_given(&world, "p", &third).await;
+    world
+        .message("p", "Killing", "Container main resize requires restart")
+        .await;
+    world.stop().await;
+}
+
+/// The node's processors in thousandths.
+fn capacity() -> u64 {
+    let cores = std::thread::available_parallelism().expect("processors");
+    u64::try_from(cores.get()).expect("a number") * 1000
+}
+
+async fn deferred() {
+    let world = World::new().await;
+    let image = world.image("spins", &guests::spins());
+    let all = capacity();
+    let pod = |cpu: u64| {
+        json!({"terminationGracePeriodSeconds": 1, "containers": [{"name": "main", "image": image,
+            "resources": {"requests": {"cpu": format!("{cpu}m")}, "limits": {"cpu": format!("{all}m")}}}]})
+    };
+    world.pod("p", pod(all - 600)).await;
+    world.pod("q", pod(300)).await;
+    world.until("p", is_running).await;
+    world.until("q", is_running).await;
+    let wish = json!({"requests": {"cpu": format!("{}m", all - 200)}});
+    resize(&world, "p", wish).await;
+    let condition = until_condition(&world, "p", "PodResizePending").await;
+    assert_eq!(condition.reason.as_deref(), Some("Deferred"));
+    assert_eq!(
+        condition.message.as_deref(),
+        Some(&*format!(
+            "Node didn't have enough resource: cpu, requested: {}, used: 300, capacity: {all}",
+            all - 200
+        ))
+    );
+    let pods = world.api::<Pod>();
+    pods.delete("q", &DeleteParams::default())
+        .await
+        .expect("a deletion");
+    let pod = world.until("p", is_resized).await;
+    let allocated = container(&pod).and_then(|one| one.allocated_resources.clone());
+    let cpu = allocated.and_then(|amounts| amounts.get("cpu").cloned());
+    assert_eq!(cpu.map(|cpu| cpu.0), Some(format!("{}m", all - 200)));
+    world.events("p", "ResizeDeferred").await;
+    world.stop().await;
+}
+
+async fn no_room() {
+    let world = World::new().await;
+    let image = world.image("spins", &guests::spins());
+    let wanted = capacity() + 1;
+    // As a scheduler does that knows less than the node.
+    let spec = json!({"nodeName": "node-1", "containers": [{"name": "main", "image": image,
+        "resources": {"requests": {"cpu": format!("{wanted}m")}}}]});
+    world.pod("p", spec).await;
+    let pod = world.until("p", is_over).await;
+    let status = pod.status.unwrap_or_default();
+    assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
+    let message = format!(
+        "Pod was rejected: Node didn't have enough resource: cpu, requested: {wanted}, used: 0, \
+         capacity: {}",
+        capacity()
+    );
+    assert_eq!(status.message, Some(message));
+    world.stop().await;
+}
+
+async fn storage() {
+    let world = World::new().await;
+    let content = "x".repeat(2048);
+    let image = world.image("fills", &guests::writes("file", &content, "again"));
+    let spec = json!({
+        "containers": [{"name": "main", "image": image,
+            "resources": {"limits": {"ephemeral-storage": "1Ki"}}}],
+    });
+    world.pod("p", spec).await;
+    let pod = world.until("p", is_over).await;
+    assert_eq!(phase(&pod), "Failed");
+    let status = pod.status.unwrap_or_default();
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    let message = "Pod ephemeral local storage usage exceeds the total limit of containers 1Ki. ";
+    assert_eq!(status.message.as_deref(), Some(message));
+    world.stop().await;
+}
+
+async fn memory_volume() {
+    let mut world = World::new().await;
+    let writer = world.image(
+        "writer",
+        &guests::writes("scratch/env", "K='left behind'", "no"),
+    );
+    let reader = world.image("reader", &guests::shows_environment_and("scratch/env"));
+    let mounts = json!([{"name": "scratch", "mountPath": "/scratch"}]);
+    let spec = json!({
+        "restartPolicy": "Never",
+        "initContainers": [{"name": "first", "image": writer, "volumeMounts": mounts}],
+        "containers": [{"name": "main", "image": reader, "volumeMounts": mounts}],
+        "volumes": [{"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}],
+    });
+    world.pod("p", spec).await;
+    let mut line = world.line().await;
+    while !line.contains("left behind") {
+        line = world.line().await;
+    }
+    world.until("p", is_over).await;
+    assert!(
+        !world.holds_file("env"),
+        "a file of the volume is on the disk"
+    );
+    world.stop().await;
+}
