@@ -5,8 +5,8 @@
 //! The input is the API alone, so it works the same against the embedded API, as part of a node of a
 //! real cluster, and by itself beside any cluster.
 
-pub mod edge;
 mod dns;
+pub mod edge;
 mod policy;
 
 pub use dns::{DnsConfig, DnsError, DnsServer};

@@ -163,11 +163,7 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         annotations,
         subdomain: host,
         node_name: spec.node_name.clone().unwrap_or_default(),
-        service_account: spec
-            .service_account_name
-            .clone()
-            .or_else(|| spec.service_account.clone())
-            .unwrap_or_else(|| "default".to_owned()),
+        service_account: service_account(spec),
         node_selector: spec.node_selector.clone().unwrap_or_default(),
         host_aliases: identity::host_aliases(spec.host_aliases.as_deref(), &at),
         dns: identity::dns(spec, &at),
@@ -193,6 +189,12 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         left_out,
         volumes,
     })
+}
+
+fn service_account(spec: &PodSpec) -> String {
+    let named = spec.service_account_name.as_ref();
+    let named = named.or(spec.service_account.as_ref());
+    named.cloned().unwrap_or_else(|| "default".to_owned())
 }
 
 /// Names that are none are left out, as an account may list what nobody made yet.

@@ -37,6 +37,6 @@ mod tests {
         let expected = ["192.0.2.1", "2001:db8::1", "192.0.2.3"];
         let expected = expected.map(|ip| ip.parse::<IpAddr>().expect("an address"));
         assert_eq!(servers(text), expected);
-        assert_eq!(servers(""), [IpAddr::from([0; 4]); 0]);
+        assert!(servers("").is_empty());
     }
 }
