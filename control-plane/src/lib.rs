@@ -59,7 +59,7 @@ pub use coracle_store::OpenError;
 pub use identity::{Credentials, Identity, IdentityError, Purpose, Subject};
 pub use kinds::{KindInfo, Scope, Subresource, Verb, served};
 pub use kubelets::{DuplexStream, KubeletDialer, KubeletStream, Kubelets};
-pub use server::{ApiServer, ServerConfig, ServerError};
+pub use server::{ApiServer, Entrance, EntrancePlace, ServerConfig, ServerError};
 pub use service::{ApiBody, ApiService};
 
 #[doc(hidden)]

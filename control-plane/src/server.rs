@@ -4,7 +4,8 @@
 //! accept ──► handshake ──► connection (HTTP/1 or 2, as agreed) ──► request: who? ──► ApiService
 //! ```
 //!
-//! - The accepting task takes connections while there are slots for them.
+//! - The accepting task takes connections while there are slots for them. An [`Entrance`] takes those
+//!   that were accepted elsewhere, such as in a network that is not the kernel's.
 //! - A task per connection serves it until its client leaves, is idle for too long or the server
 //!   stops; HTTP/2 adds a task per request. All of them are tracked and awaited by
 //!   [`ApiServer::stop`]: first no new requests and no watches, at the deadline nothing at all.
@@ -13,6 +14,7 @@ mod body;
 mod connection;
 mod relay;
 mod stall;
+mod wire;
 
 use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,21 +22,28 @@ use hyper_util::rt::TokioTimer;
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::services::API_ADDRESS,
     identity::{AnyCertificate, ClientCertificates, Purpose, Serving, Subject},
     service::ApiService,
 };
 
+use wire::Wire;
+
 /// Connections at once. Each costs a descriptor and some 20 KB; a client with thousands of watches
 /// shares few connections over HTTP/2.
 const CONNECTIONS_MAX: usize = 16_384;
+/// Of those that come through an [`Entrance`], which are clients of another kind and must not keep the
+/// first ones out. A pod keeps one or two.
+const ENTRANCE_CONNECTIONS_MAX: usize = 16_384;
 /// Requests whose answer is being made; more of them wait. Times the largest body, this bounds
 /// what bodies can take of the memory. Watches count only until they begin.
 const REQUESTS_MAX: usize = 256;
@@ -62,8 +71,8 @@ const CLUSTER_NAMES: &[&str] = &[
 /// Where an API server listens.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// The address; with port 0 the system chooses one.
-    pub listen: SocketAddr,
+    /// The address; with port 0 the system chooses one. Without one only an [`Entrance`] leads in.
+    pub listen: Option<SocketAddr>,
     /// Names and addresses of this machine that the certificate shall carry, beside the well-known
     /// ones and the address listened on.
     pub names: Vec<String>,
@@ -92,9 +101,16 @@ pub enum ServerError {
 /// An API server at work. Dropping it ends everything at once.
 #[derive(Debug)]
 pub struct ApiServer {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     front: Arc<Front>,
-    accepting: JoinHandle<()>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+/// Takes connections that were accepted elsewhere; clones share the places.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    front: Arc<Front>,
+    places: Arc<Semaphore>,
 }
 
 /// What all connections share.
@@ -119,16 +135,19 @@ impl ApiServer {
     ///
     /// Fails when the address is taken or the certificate cannot be made.
     pub async fn bind(config: ServerConfig, service: ApiService) -> Result<ApiServer, ServerError> {
-        let listener = listen(config.listen).map_err(|source| ServerError::Listen {
-            address: config.listen,
-            source,
-        })?;
-        let address = listener.local_addr().unwrap_or(config.listen);
+        let listening = config.listen.map(|address| {
+            let listener = listen(address);
+            let listener = listener.map_err(|source| ServerError::Listen { address, source })?;
+            let address = listener.local_addr().unwrap_or(address);
+            Ok::<_, ServerError>((listener, address))
+        });
+        let (listener, address) = listening.transpose()?.unzip();
         let (identity, clock) = (Arc::clone(service.identity()), service.clock());
         let names = CLUSTER_NAMES.iter().map(|name| (*name).to_owned());
         let names: BTreeSet<_> = names
             .chain(config.names)
-            .chain([address.ip().to_string()])
+            .chain([API_ADDRESS.to_string()])
+            .chain(address.map(|address| address.ip().to_string()))
             .collect();
         let subject = Subject {
             name: "kubernetes".to_owned(),
@@ -148,7 +167,7 @@ impl ApiServer {
             ended: CancellationToken::new(),
             http1: connection::http1(TokioTimer::new()),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&front)));
+        let accepting = listener.map(|listener| tokio::spawn(accept(listener, Arc::clone(&front))));
         Ok(ApiServer {
             address,
             front,
@@ -156,16 +175,26 @@ impl ApiServer {
         })
     }
 
-    /// Returns the address that the server really listens on.
-    pub fn address(&self) -> SocketAddr {
+    /// Returns the address that the server really listens on, if it listens.
+    pub fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// Returns a way in for connections that were accepted elsewhere.
+    pub fn entrance(&self) -> Entrance {
+        Entrance {
+            front: Arc::clone(&self.front),
+            places: Arc::new(Semaphore::new(ENTRANCE_CONNECTIONS_MAX)),
+        }
     }
 
     /// Takes no more requests, ends the watches, lets the rest be answered until `deadline`, then
     /// closes what is still open. Nothing of the server is left when this returns.
     pub async fn stop(mut self, deadline: Duration) {
         self.front.stopping.cancel();
-        if let Err(error) = (&mut self.accepting).await {
+        if let Some(accepting) = &mut self.accepting
+            && let Err(error) = accepting.await
+        {
             tracing::error!(%error, "accepting connections did not end by itself");
         }
         self.front.tasks.close();
@@ -179,6 +208,38 @@ impl ApiServer {
         }
     }
 }
+
+impl Entrance {
+    /// Waits for a place, so that whoever accepts connections leaves the others in their queue.
+    /// Cancel safe.
+    pub async fn place(&self) -> EntrancePlace {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        EntrancePlace(place.expect("nobody closes the places"))
+    }
+
+    /// Serves a connection in a place; a server that stops closes it.
+    pub fn take(
+        &self,
+        place: EntrancePlace,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) {
+        if self.front.stopping.is_cancelled() {
+            return;
+        }
+        let shared = Arc::clone(&self.front);
+        self.front.tasks.spawn(async move {
+            connection::serve(shared, Wire::Given(Box::new(stream))).await;
+            drop(place);
+        });
+    }
+}
+
+/// A place for one connection.
+#[derive(Debug)]
+pub struct EntrancePlace(
+    #[expect(dead_code, reason = "it is held, and free again when it is dropped")]
+    OwnedSemaphorePermit,
+);
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
@@ -240,7 +301,7 @@ async fn accept(listener: TcpListener, front: Arc<Front>) {
                 failures = 0;
                 let shared = Arc::clone(&front);
                 front.tasks.spawn(async move {
-                    connection::serve(shared, stream).await;
+                    connection::serve(shared, Wire::Kernel(stream)).await;
                     drop(slot);
                 });
             }

@@ -17,7 +17,7 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, sync::watch};
+use tokio::sync::watch;
 use tower::Service;
 
 use super::{
@@ -25,6 +25,7 @@ use super::{
     body::{Busy, ServedBody},
     relay::relay,
     stall::WriteDeadline,
+    wire::Wire,
 };
 use crate::{caller::Caller, identity::Peer, kubelets::Joined, status::ApiError};
 
@@ -100,9 +101,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tracked {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(front: Arc<Front>, stream: TcpStream) {
-    // Answers are written whole; waiting to fill a packet would only delay them.
-    let _ = stream.set_nodelay(true);
+pub(super) async fn serve(front: Arc<Front>, stream: Wire) {
+    stream.send_at_once();
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, front.acceptor.accept(stream));
     let stream = tokio::select! {
         // Cancel-safe: a connection that is given up is closed with what it holds.

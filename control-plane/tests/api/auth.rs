@@ -40,7 +40,7 @@ impl Served {
         let identity = Arc::new(Identity::in_memory(Timestamp::now()).unwrap());
         let api = Harness::with_identity(Arc::clone(&identity)).await;
         let config = ServerConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
+            listen: Some("127.0.0.1:0".parse().unwrap()),
             names: vec!["box.example.dev".to_owned()],
         };
         let server = ApiServer::bind(config, api.plane.service()).await.unwrap();
@@ -52,9 +52,13 @@ impl Served {
         }
     }
 
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        self.server.address().unwrap()
+    }
+
     /// Connects with what a kubeconfig would hold.
     fn client(&self, auth: AuthInfo) -> kube::Client {
-        let address = self.server.address();
+        let address = self.address();
         let mut config = Config::new(format!("https://{address}").parse().unwrap());
         let pem = self.authority.as_bytes();
         let der = rustls::pki_types::pem::PemObject::from_pem_slice(pem);
@@ -238,7 +242,7 @@ async fn watches_run_until_the_server_stops() {
 #[tokio::test]
 async fn silent_and_foolish_clients_do_not_disturb() {
     let served = Served::start().await;
-    let address = served.server.address();
+    let address = served.address();
     let mut silent = Vec::new();
     for _ in 0..200 {
         silent.push(TcpStream::connect(address).await.unwrap());

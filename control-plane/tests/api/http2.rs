@@ -13,6 +13,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -20,6 +21,16 @@ use crate::auth::Served;
 
 /// Opens a connection as the administrator.
 async fn connect(served: &Served) -> http2::SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(served.address()).await.unwrap();
+    speak(served, stream, "127.0.0.1").await
+}
+
+/// Begins TLS and HTTP/2 with a server that must prove this name.
+async fn speak(
+    served: &Served,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    name: &'static str,
+) -> http2::SendRequest<Full<Bytes>> {
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_slice(served.authority.as_bytes()).unwrap();
     roots.add(authority).unwrap();
@@ -31,8 +42,7 @@ async fn connect(served: &Served) -> http2::SendRequest<Full<Bytes>> {
     let config = config.with_root_certificates(roots);
     let mut config = config.with_client_auth_cert(chain, key).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let stream = TcpStream::connect(served.server.address()).await.unwrap();
-    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let name = ServerName::try_from(name).unwrap();
     let connector = TlsConnector::from(Arc::new(config));
     let stream = connector.connect(name, stream).await.unwrap();
     let io = TokioIo::new(stream);
@@ -42,10 +52,7 @@ async fn connect(served: &Served) -> http2::SendRequest<Full<Bytes>> {
 }
 
 fn post(served: &Served, bytes: usize) -> Request<Full<Bytes>> {
-    let (address, path) = (
-        served.server.address(),
-        "/api/v1/namespaces/default/configmaps",
-    );
+    let (address, path) = (served.address(), "/api/v1/namespaces/default/configmaps");
     let body = json!({"metadata": {"name": "large"}, "data": {"k": "x".repeat(bytes)}});
     Request::post(format!("https://{address}{path}"))
         .header("content-type", "application/json")
@@ -89,7 +96,7 @@ async fn what_is_too_large_is_refused_and_the_connection_goes_on() {
 async fn many_requests_share_a_connection() {
     let served = Served::start().await;
     let client = connect(&served).await;
-    let address = served.server.address();
+    let address = served.address();
     let requests = (0..300).map(|_| {
         let mut client = client.clone();
         let request = Request::get(format!("https://{address}/api/v1/namespaces"));
@@ -100,4 +107,34 @@ async fn many_requests_share_a_connection() {
         assert_eq!((code, &list["kind"]), (200, &json!("NamespaceList")));
     }
     served.stop().await;
+}
+
+/// Pods reach the API over a network that is not the kernel's, by the names and addresses of a cluster.
+#[tokio::test]
+async fn connections_that_were_accepted_elsewhere_are_served_like_all_others() {
+    let served = Served::start().await;
+    let entrance = served.server.entrance();
+    for name in ["kubernetes.default.svc", "10.96.0.1"] {
+        let (client, server) = tokio::io::duplex(4096);
+        let place = entrance.place().await;
+        entrance.take(place, server);
+        let mut client = speak(&served, client, name).await;
+        let request = Request::get(format!("https://{name}/api/v1/namespaces"));
+        let request = request.body(Full::new(Bytes::new())).unwrap();
+        let (code, list) = answer(client.send_request(request).await.unwrap()).await;
+        assert_eq!(
+            (code, &list["kind"]),
+            (200, &json!("NamespaceList")),
+            "as {name}"
+        );
+    }
+    served.stop().await;
+    // A server that has stopped closes what comes late.
+    let (mut client, server) = tokio::io::duplex(4096);
+    entrance.take(entrance.place().await, server);
+    let mut end = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut client, &mut end)
+        .await
+        .unwrap();
+    assert!(end.is_empty());
 }
