@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use coracle_tests::{Coracle, Ended, Run, files_with, get, repository};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use kube::api::{Api, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::json;
@@ -114,6 +114,84 @@ fn the_containers_of_sidecar_share_localhost_and_a_folder() {
         run.wait_for(&expected, |line| {
             (line == format!("sidecar/writer | {expected}")).then_some(())
         });
+    }
+    check_end(run);
+}
+
+/// The front end finds its back end by name, and goes on while that is started again.
+#[test]
+fn two_tier_survives_the_restart_of_its_back_end() {
+    let coracle = coracle();
+    let mut run = coracle.start(&["run", &sample("two-tier")], "");
+    let url = "http://127.0.0.1:30080";
+    run.wait_for("the front end's address", |line| {
+        (line == format!("{url}  service/front:http")).then_some(())
+    });
+    let page = |wanted: &str| {
+        let start = std::time::Instant::now();
+        loop {
+            let answer = get(url, "/").expect("the front end answers");
+            if answer.body.contains(wanted) {
+                return;
+            }
+            assert!(
+                start.elapsed() < std::time::Duration::from_secs(60),
+                "{wanted:?} is not shown: {answer:?}"
+            );
+        }
+    };
+    page("This is visit 2.");
+    let told = get(url, "/restart").expect("the front end answers");
+    assert_eq!(told.status, 200, "{told:?}");
+    run.wait_for_progress("a restart", |line| {
+        line.contains("running (restart 1)").then_some(())
+    });
+    page("This is visit 1.");
+    check_end(run);
+}
+
+/// A change of the selector moves traffic from one version to the other.
+#[tokio::test]
+async fn canary_moves_traffic_with_a_change_of_the_selector() {
+    let coracle = coracle();
+    let kubeconfig = coracle.data().join("kubeconfig-of-the-scenario");
+    let file = kubeconfig.to_str().expect("the folder's name is text");
+    let args = [
+        "run",
+        &sample("canary"),
+        "--api",
+        "127.0.0.1:0",
+        "--write-kubeconfig",
+        file,
+    ];
+    let mut run = coracle.start(&args, "");
+    let url = "http://127.0.0.1:30081";
+    run.wait_for("the address", |line| {
+        (line == format!("{url}  service/canary:http")).then_some(())
+    });
+    assert_eq!(get(url, "/").expect("it answers").body, "version one\n");
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let read = Kubeconfig::read_from(&kubeconfig).expect("a kubeconfig");
+    let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default());
+    let client = kube::Client::try_from(config.await.expect("a configuration"));
+    let services = Api::<Service>::default_namespaced(client.expect("a client"));
+    let selector = json!({"spec": {"selector": {"version": "two"}}});
+    services
+        .patch("canary", &PatchParams::default(), &Patch::Merge(&selector))
+        .await
+        .expect("it is taken");
+    let start = std::time::Instant::now();
+    // While endpoints change, connections are served by the one or the other, and never by nobody.
+    loop {
+        let answer = get(url, "/").expect("it answers");
+        match answer.body.as_str() {
+            "version two\n" => break,
+            other => assert_eq!(other, "version one\n"),
+        }
+        assert!(
+            start.elapsed() < std::time::Duration::from_secs(60),
+            "it does not move"
+        );
     }
     check_end(run);
 }

@@ -57,6 +57,13 @@ const GUESTS: &[Guest] = &[
         },
     },
     Guest {
+        sample: "canary",
+        file: "canary.wasm",
+        source: Source::Rust {
+            artifact: "canary.wasm",
+        },
+    },
+    Guest {
         sample: "config-and-secrets",
         file: "config-and-secrets.wasm",
         source: Source::Rust {
@@ -131,6 +138,20 @@ const GUESTS: &[Guest] = &[
         file: "toolbox.wasm",
         source: Source::Rust {
             artifact: "toolbox.wasm",
+        },
+    },
+    Guest {
+        sample: "two-tier",
+        file: "back.wasm",
+        source: Source::Rust {
+            artifact: "two-tier-back.wasm",
+        },
+    },
+    Guest {
+        sample: "two-tier",
+        file: "front.wasm",
+        source: Source::Rust {
+            artifact: "two_tier_front.wasm",
         },
     },
 ];
