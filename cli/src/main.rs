@@ -9,7 +9,9 @@ mod kubeconfig;
 mod kubelet;
 mod manifest;
 mod node;
+mod proxy;
 mod run;
+mod services;
 mod signals;
 mod system;
 mod toolbox;
@@ -47,6 +49,8 @@ enum Command {
     Up(up::UpArgs),
     /// Join a Kubernetes cluster as a node, until Ctrl-C
     Node(Box<node::NodeArgs>),
+    /// Balance connections to the Services of any cluster, until Ctrl-C
+    Proxy(Box<proxy::ProxyArgs>),
     /// Pull, push, build and list images
     Image(image::ImageArgs),
     /// Print a completion script for a shell
@@ -96,6 +100,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let data_dir = data_dir::resolve(cli.data_dir)?;
             Ok(node::run(*args, &data_dir)?.into())
         }
+        Command::Proxy(args) => Ok(proxy::run(*args)?.into()),
         Command::Image(args) => {
             let data_dir = data_dir::resolve(cli.data_dir)?;
             image::run(args, &data_dir)
@@ -118,10 +123,13 @@ fn start_logging(verbose: u8) {
     // The client's warnings hold whole answers; what follows from them is told by those who asked.
     let default = match verbose {
         0 => "error",
-        1 => "warn,kube_client=error,coracle=info,coracle_kubelet_shim=info,coracle_runtime=info",
+        1 => {
+            "warn,kube_client=error,coracle=info,coracle_kubelet_shim=info,coracle_runtime=info,\
+              coracle_service_proxy=info"
+        }
         _ => {
             "info,kube_client=error,coracle=debug,coracle_kubelet_shim=debug,coracle_runtime=debug,coracle_network=debug,\
-              coracle_registry=debug,coracle_control_plane=debug"
+              coracle_service_proxy=debug,coracle_registry=debug,coracle_control_plane=debug"
         }
     };
     let filter = EnvFilter::try_from_env("CORACLE_LOG").unwrap_or_else(|_| EnvFilter::new(default));

@@ -22,6 +22,7 @@ use crate::console::{Console, PullBars};
 use crate::data_dir::Claim;
 use crate::exit::Exit;
 use crate::run::parse_duration;
+use crate::services::{Plan, ServiceSettings, Services};
 use crate::signals::Signals;
 use crate::system;
 use crate::toolbox::toolbox;
@@ -120,6 +121,22 @@ pub(crate) struct NodeArgs {
     /// Let pods reach 169.254.0.0/16, where clouds serve credentials
     #[arg(long)]
     allow_link_local: bool,
+
+    /// Also serve Services on this machine, as kube-proxy does; pods reach them without it
+    #[arg(long, value_enum)]
+    plan: Option<Plan>,
+
+    /// Also answer the names of the cluster here, over UDP and TCP [default: pods only]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    dns_listen: Option<SocketAddr>,
+
+    /// Where the service proxy answers `/healthz` and `/livez` [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    proxy_healthz_bind_address: Option<SocketAddr>,
+
+    /// Where the service proxy answers `/metrics` [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    proxy_metrics_bind_address: Option<SocketAddr>,
 }
 
 /// What ending the node means for its pods.
@@ -129,6 +146,18 @@ enum AtStopArg {
     Wait,
     /// They have ended, and their status says how
     End,
+}
+
+impl NodeArgs {
+    fn service_settings(&self) -> ServiceSettings {
+        ServiceSettings {
+            plan: self.plan,
+            load_balancer_pool: Vec::new(),
+            dns: self.dns_listen,
+            healthz: self.proxy_healthz_bind_address,
+            metrics: self.proxy_metrics_bind_address,
+        }
+    }
 }
 
 /// Works as a node until a signal comes.
@@ -192,6 +221,9 @@ async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
             console: console.clone(),
         },
     )?;
+    let settings = args.service_settings();
+    let fabric = config.fabric.clone();
+    let services = Services::join(client.clone(), &name, ip, fabric, &settings).await?;
     let agent = Agent::start(config)
         .await
         .context("failed to start the node agent")?;
@@ -206,14 +238,21 @@ async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
         AtStopArg::End => "ending the pods; a second signal ends at once",
     });
     signals.exit_on_next(Exit::Interrupted);
-    stop(agent, kubelet, runtime, args.stop_timeout).await;
+    stop(agent, services, kubelet, runtime, args.stop_timeout).await;
     drop(claim);
     Ok(Exit::Success)
 }
 
 /// Ends the parts in the reverse order of their start; logs can be read until the pods are gone.
-async fn stop(agent: Agent, kubelet: KubeletServer, runtime: Runtime, deadline: Duration) {
+async fn stop(
+    agent: Agent,
+    services: Services,
+    kubelet: KubeletServer,
+    runtime: Runtime,
+    deadline: Duration,
+) {
     agent.stop(deadline).await;
+    services.stop().await;
     kubelet.stop(KUBELET_DRAIN).await;
     system::end_wasm_runtime(runtime).await;
 }

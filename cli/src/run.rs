@@ -17,14 +17,15 @@ use crate::console::Console;
 use crate::data_dir::RunDir;
 use crate::exit::Exit;
 use crate::manifest;
+use crate::services::{self, ServiceSettings};
 use crate::signals::Signals;
 use crate::system;
 
 /// Run the pods of Kubernetes manifests until they end or Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-Container output goes to stdout as `pod/container | line`, and so does one line for each port that can
-be reached, beginning with its URL. Progress goes to stderr.
+Container output goes to stdout as `pod/container | line`, and so does one line for each port of a pod or
+Service that can be reached, beginning with its URL. Progress goes to stderr.
 
 Exit codes: 0 when every container ended with 0 or the run was ended by a signal; the code of the first
 container that failed for good (134 after a trap, 137 killed or out of memory, 128 when it could not
@@ -82,6 +83,13 @@ pub(crate) fn run(args: RunArgs, data_dir: &Path) -> anyhow::Result<Exit> {
         state: system::State::Memory,
         identity: Arc::new(Identity::in_memory(jiff::Timestamp::now())?),
         listen: args.api,
+        services: ServiceSettings {
+            plan: None,
+            load_balancer_pool: services::LOAD_BALANCER_POOL.parse().into_iter().collect(),
+            dns: None,
+            healthz: None,
+            metrics: None,
+        },
         link_local: match args.allow_link_local {
             true => coracle_network::LinkLocal::Open,
             false => coracle_network::LinkLocal::Closed,
@@ -126,7 +134,7 @@ impl Session {
         system.apply(&plan.objects).await?;
         let running = system.start().await?;
 
-        let follower = follow::Follower::new(running.client(), console.clone());
+        let follower = follow::Follower::new(running.client(), running.places(), console.clone());
         let verdict = {
             let mut following = std::pin::pin!(follower.until_finished(plan.pods));
             tokio::select! {

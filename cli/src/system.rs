@@ -1,6 +1,6 @@
 //! The composition root of `run` and `up`: every part is built here, in the order of their start.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,21 +14,18 @@ use coracle_kubelet_shim::{Agent, AgentConfig, AtStop, HostPathPolicy, NodeSetti
 use coracle_network::{EgressRules, Fabric, FabricConfig, LinkLocal};
 use coracle_registry::ImageStore;
 use coracle_runtime::{CompilerCommand, Runtime, RuntimeConfig};
-use tokio::sync::mpsc;
+use coracle_service_proxy::ServicePlace;
+use tokio::sync::{mpsc, watch};
 
 use crate::console::{Console, PullBars};
 use crate::kubeconfig::Access;
 use crate::kubelet::InMemoryKubelet;
 use crate::manifest::Object;
+use crate::services::{self, ServiceSettings, Services};
 use crate::toolbox::toolbox;
 
 /// The name of the one node.
 pub(crate) const NODE_NAME: &str = "coracle";
-/// Where pods find the node: the first address of the fabric's default range.
-const NODE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1));
-/// Where the node serves pods the API, and names.
-const API_PORT: u16 = 6443;
-const DNS_PORT: u16 = 53;
 /// What the process itself needs beside its guests, in bytes.
 const OWN_MEMORY: u64 = 256 * 1024 * 1024;
 /// The agent, API and proxy need little of the machine; guests have threads of their own.
@@ -51,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) identity: Arc<Identity>,
     /// Where the API listens, if it is for others than this process.
     pub(crate) listen: Option<SocketAddr>,
+    /// How Services are served.
+    pub(crate) services: ServiceSettings,
     /// Whether pods may reach 169.254.0.0/16.
     pub(crate) link_local: LinkLocal,
     /// The image store in `data_dir`.
@@ -73,15 +72,17 @@ pub(crate) enum State {
 pub(crate) struct System {
     control_plane: ControlPlane,
     identity: Arc<Identity>,
-    api: Option<ApiServer>,
+    api: ApiServer,
+    services: ServiceSettings,
     agent: AgentConfig,
 }
 
 /// The parts at work.
 pub(crate) struct Running {
     control_plane: ControlPlane,
-    api: Option<ApiServer>,
+    api: ApiServer,
     agent: Agent,
+    services: Services,
     kubelet: Arc<InMemoryKubelet>,
     runtime: Runtime,
 }
@@ -173,10 +174,17 @@ impl System {
     ///
     /// Fails when the API's address, the engine, the network or the program's own path is not to be had.
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
+        let fabric = fabric(FabricConfig {
+            egress: EgressRules {
+                link_local: settings.link_local,
+            },
+            ..FabricConfig::default()
+        })?;
         let config = ControlPlaneConfig {
             identity: Arc::clone(&settings.identity),
-            api_endpoint: Some(SocketAddr::new(NODE_ADDRESS, API_PORT)),
-            dns_endpoint: Some(SocketAddr::new(NODE_ADDRESS, DNS_PORT)),
+            load_balancer_pool: settings.services.load_balancer_pool.clone(),
+            api_endpoint: Some(services::api_endpoint(&fabric)),
+            dns_endpoint: Some(services::dns_endpoint(&fabric)),
             ..ControlPlaneConfig::default()
         };
         // What is kept runs again at the next start.
@@ -190,16 +198,7 @@ impl System {
                 .await
                 .context("failed to open the cluster's state")?,
         };
-        let api = match settings.listen {
-            Some(listen) => Some(serve(&control_plane, listen).await?),
-            None => None,
-        };
-        let fabric = fabric(FabricConfig {
-            egress: EgressRules {
-                link_local: settings.link_local,
-            },
-            ..FabricConfig::default()
-        })?;
+        let api = serve(&control_plane, settings.listen, &fabric).await?;
         let runtime = wasm_runtime(&settings.data_dir)?;
         let agent = AgentConfig {
             node_name: NODE_NAME.to_owned(),
@@ -222,6 +221,7 @@ impl System {
             control_plane,
             identity: settings.identity,
             api,
+            services: settings.services,
             agent,
         })
     }
@@ -232,7 +232,7 @@ impl System {
     ///
     /// Fails when no certificate can be made.
     pub(crate) fn access(&self) -> anyhow::Result<Option<Access>> {
-        let Some(api) = &self.api else {
+        let Some(server) = self.api.address() else {
             return Ok(None);
         };
         let admin = Subject {
@@ -241,7 +241,7 @@ impl System {
             purpose: Purpose::Client,
         };
         Ok(Some(Access {
-            server: api.address(),
+            server,
             authority: self.identity.authority_pem().to_owned(),
             admin: self.identity.issue(&admin, jiff::Timestamp::now())?,
         }))
@@ -282,6 +282,14 @@ impl System {
     /// Fails when the node cannot be registered.
     pub(crate) async fn start(self) -> anyhow::Result<Running> {
         let runtime = self.agent.runtime.clone();
+        let services = Services::start(
+            self.control_plane.client("default"),
+            NODE_NAME,
+            self.agent.fabric.clone(),
+            self.api.entrance(),
+            &self.services,
+        )
+        .await?;
         let agent = Agent::start(self.agent)
             .await
             .context("failed to start the node agent")?;
@@ -292,6 +300,7 @@ impl System {
             control_plane: self.control_plane,
             api: self.api,
             agent,
+            services,
             kubelet,
             runtime,
         })
@@ -304,6 +313,11 @@ impl Running {
         self.control_plane.client("default")
     }
 
+    /// Follows where Services are reached on this machine.
+    pub(crate) fn places(&self) -> watch::Receiver<Arc<[ServicePlace]>> {
+        self.services.places()
+    }
+
     /// Compiles what `exec` finds in every container; for a cluster that stays.
     pub(crate) fn prepare_toolbox(&self) -> impl Future<Output = ()> + Send + 'static {
         self.agent.prepare_toolbox()
@@ -313,11 +327,10 @@ impl Running {
     pub(crate) async fn stop(self, deadline: Duration) {
         self.agent.stop(deadline).await;
         tracing::debug!("the pods have ended");
+        self.services.stop().await;
         // Until here, clients could see how they ended.
-        if let Some(api) = self.api {
-            api.stop(API_DRAIN).await;
-            tracing::debug!("the API is closed");
-        }
+        self.api.stop(API_DRAIN).await;
+        tracing::debug!("the API is closed");
         end_wasm_runtime(self.runtime).await;
         let kubelets = self.control_plane.kubelets();
         self.control_plane.stop().await;
@@ -327,11 +340,20 @@ impl Running {
     }
 }
 
-/// Opens the API to other processes, and tells its certificate what this machine is called.
-async fn serve(control_plane: &ControlPlane, listen: SocketAddr) -> anyhow::Result<ApiServer> {
+/// Opens the API to other processes and to pods, and tells its certificate what this machine is called
+/// by both.
+async fn serve(
+    control_plane: &ControlPlane,
+    listen: Option<SocketAddr>,
+    fabric: &Fabric,
+) -> anyhow::Result<ApiServer> {
+    let host = sysinfo::System::host_name();
     let config = ServerConfig {
         listen,
-        names: sysinfo::System::host_name().into_iter().collect(),
+        names: host
+            .into_iter()
+            .chain([fabric.node_ip().to_string()])
+            .collect(),
     };
     ApiServer::bind(config, control_plane.service())
         .await

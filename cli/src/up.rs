@@ -12,6 +12,7 @@ use crate::data_dir::Claim;
 use crate::exit::Exit;
 use crate::kubeconfig;
 use crate::run::parse_duration;
+use crate::services::{LOAD_BALANCER_POOL, Plan, ServiceSettings};
 use crate::signals::Signals;
 use crate::system;
 
@@ -21,6 +22,9 @@ use crate::system;
 Objects are kept in `state` below the data folder: what was acknowledged is there after a crash. The
 API has a certificate authority of its own, in `pki`. The kubeconfig that is written names its
 administrator; only its owner can read it. One process at a time can be up on a data folder.
+
+Services are reached on loopback addresses of this machine; `kubectl describe service` says which. With
+`--plan host`, as root on Linux, they are reached at the addresses that `kubectl get services` shows.
 
 Exit codes: 0 when it was ended by a signal; 125 when Coracle itself refuses, such as a port that is
 taken or a data folder in use; 130 after a second signal; 2 for wrong usage.")]
@@ -41,6 +45,26 @@ pub(crate) struct UpArgs {
     /// Let pods reach 169.254.0.0/16, where clouds serve credentials
     #[arg(long)]
     allow_link_local: bool,
+
+    /// Where Services are reached on this machine
+    #[arg(long, value_enum, default_value = "loopback")]
+    plan: Plan,
+
+    /// Addresses for Services of the type LoadBalancer
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', default_value = LOAD_BALANCER_POOL)]
+    load_balancer_pool: Vec<ipnet::IpNet>,
+
+    /// Also answer the names of the cluster here, over UDP and TCP [default: pods only]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    dns_listen: Option<SocketAddr>,
+
+    /// Where the service proxy answers `/healthz` and `/livez` [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    proxy_healthz_bind_address: Option<SocketAddr>,
+
+    /// Where the service proxy answers `/metrics` [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    proxy_metrics_bind_address: Option<SocketAddr>,
 }
 
 /// Serves until a signal comes.
@@ -60,6 +84,13 @@ pub(crate) fn run(args: UpArgs, data_dir: &Path) -> anyhow::Result<Exit> {
             jiff::Timestamp::now(),
         )?),
         listen: Some(args.listen),
+        services: ServiceSettings {
+            plan: Some(args.plan),
+            load_balancer_pool: args.load_balancer_pool,
+            dns: args.dns_listen,
+            healthz: args.proxy_healthz_bind_address,
+            metrics: args.proxy_metrics_bind_address,
+        },
         link_local: match args.allow_link_local {
             true => coracle_network::LinkLocal::Open,
             false => coracle_network::LinkLocal::Closed,

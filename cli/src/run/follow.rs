@@ -1,15 +1,19 @@
 //! Follows the pods through the API until all are at their end, and tells the user.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use futures::TryStreamExt;
+use coracle_service_proxy::ServicePlace;
+use futures::{Stream, TryStreamExt};
 use k8s_openapi::api::core::v1::{Event as KubeEvent, Pod};
 use kube::Api;
 use kube::runtime::watcher::{self, Event};
+use tokio::sync::watch;
 
 use crate::console::Console;
 use crate::exit::Exit;
+use crate::services::Printed;
 
 use super::tracker::{Note, Standing, Tracker};
 
@@ -40,6 +44,7 @@ impl Verdict {
 pub(super) struct Follower {
     pods: Api<Pod>,
     events: Api<KubeEvent>,
+    places: watch::Receiver<Arc<[ServicePlace]>>,
     console: Console,
 }
 
@@ -51,14 +56,20 @@ pub(super) struct Follower {
 enum News {
     Pod(Event<Pod>),
     Warning(Event<KubeEvent>),
+    Places(Arc<[ServicePlace]>),
 }
 
 impl Follower {
     /// Watches through `client` and prints on `console`.
-    pub(super) fn new(client: kube::Client, console: Console) -> Self {
+    pub(super) fn new(
+        client: kube::Client,
+        places: watch::Receiver<Arc<[ServicePlace]>>,
+        console: Console,
+    ) -> Self {
         Self {
             pods: Api::all(client.clone()),
             events: Api::all(client),
+            places,
             console,
         }
     }
@@ -74,16 +85,21 @@ impl Follower {
         let warnings = watcher::Config::default().fields("type=Warning");
         let warnings = watcher::watcher(self.events.clone(), warnings);
         let pods = pods.map_ok(News::Pod);
-        let mut news = pin!(futures::stream::select(
-            pods,
-            warnings.map_ok(News::Warning)
-        ));
+        let told = futures::stream::select(pods, warnings.map_ok(News::Warning));
+        let mut news = pin!(futures::stream::select(told, changes(self.places.clone())));
+        let mut printed = Printed::default();
         while let Some(news) = news.try_next().await.context("failed to watch the pods")? {
             let notes = match news {
                 News::Pod(Event::Apply(pod) | Event::InitApply(pod)) => tracker.observe(&pod),
                 News::Pod(Event::Delete(pod)) => tracker.forget(&pod),
                 News::Warning(Event::Apply(event) | Event::InitApply(event)) => {
                     tracker.warn(&event)
+                }
+                News::Places(places) => {
+                    let news = printed.news(&places).into_iter();
+                    let notes = news.map(|(url, owner)| Note::Address { url, owner });
+                    self.print(&notes.collect::<Vec<_>>());
+                    continue;
                 }
                 News::Pod(Event::Init | Event::InitDone) | News::Warning(_) => continue,
             };
@@ -101,11 +117,24 @@ impl Follower {
         for note in notes {
             match note {
                 Note::State(line) => self.console.progress(line),
-                Note::Address { url, container } => {
-                    self.console
-                        .output(format!("{url}  {container}\n").as_bytes());
+                Note::Address { url, owner } => {
+                    self.console.output(format!("{url}  {owner}\n").as_bytes());
                 }
             }
         }
     }
+}
+
+/// Returns what a receiver shows, each time it is new. It never ends the stream it is part of: pods are
+/// followed on when the proxy has ended.
+fn changes(
+    places: watch::Receiver<Arc<[ServicePlace]>>,
+) -> impl Stream<Item = Result<News, watcher::Error>> {
+    futures::stream::unfold(places, async |mut places| {
+        if places.changed().await.is_err() {
+            return None;
+        }
+        let now = Arc::clone(&places.borrow_and_update());
+        Some((Ok(News::Places(now)), places))
+    })
 }

@@ -84,7 +84,7 @@ fn refuse_unserved(objects: &[Object]) -> anyhow::Result<()> {
     let unserved: Vec<String> = unserved.into_iter().collect();
     bail!(
         "nothing was started, because `coracle run` does not serve this kind yet: {}; it runs Pods with \
-         their ConfigMaps, Secrets and Namespaces",
+         their ConfigMaps, Secrets, Services, NetworkPolicies and Namespaces",
         unserved.join("; ")
     )
 }
@@ -94,7 +94,13 @@ fn is_runnable(object: &Object) -> bool {
     coracle_control_plane::served(&object.api_version, &object.kind).is_some()
         && matches!(
             object.kind.as_str(),
-            "Pod" | "ConfigMap" | "Secret" | "Namespace"
+            "Pod"
+                | "ConfigMap"
+                | "Secret"
+                | "Namespace"
+                | "Service"
+                | "EndpointSlice"
+                | "NetworkPolicy"
         )
 }
 

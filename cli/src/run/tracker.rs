@@ -16,8 +16,8 @@ use crate::exit::Exit;
 pub(super) enum Note {
     /// A change of state, for stderr.
     State(String),
-    /// A port that can be reached now: its URL, and the container it belongs to; for stdout.
-    Address { url: String, container: String },
+    /// A port that can be reached now: its URL, and the container or Service it belongs to; for stdout.
+    Address { url: String, owner: String },
 }
 
 /// How the pods stand, all together.
@@ -174,10 +174,10 @@ impl Told {
             });
             if running && !self.addresses.contains(&port.url) {
                 self.addresses.push(port.url.clone());
-                let container = format!("{name}/{}", port.container);
+                let owner = format!("{name}/{}", port.container);
                 notes.push(Note::Address {
                     url: port.url,
-                    container,
+                    owner,
                 });
             }
         }
@@ -383,7 +383,7 @@ mod tests {
         );
         let address = Note::Address {
             url: "http://127.0.0.1:8080".to_owned(),
-            container: "a/c".to_owned(),
+            owner: "a/c".to_owned(),
         };
         assert_eq!(
             tracker.observe(&after),

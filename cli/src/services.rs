@@ -1,0 +1,438 @@
+//! Services for the pods of a node: the proxy on their network, and the API as a place in it where it is
+//! in the same process.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use coracle_control_plane::Entrance;
+use coracle_network::{Fabric, Listener, Upstream};
+use coracle_service_proxy::edge::{EdgeConfig, EdgePlan};
+use coracle_service_proxy::{
+    DnsConfig, DnsServer, Policies, PoliciesConfig, Proxy, ProxyConfig, ServicePlace,
+};
+use ipnet::{IpNet, Ipv4Net};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use kube::api::ListParams;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::proxy::cluster_service_cidrs;
+
+/// Where the embedded API has the addresses of Services.
+const SERVICE_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
+/// The port of the node's address in the pods' network where the API is: the endpoint of the Service
+/// `kubernetes`.
+const API_PORT: u16 = 6443;
+/// The port of the same address where names are answered: the endpoint of the Service `kube-dns`.
+const DNS_PORT: u16 = 53;
+/// The Service by which a cluster's DNS is known.
+const CLUSTER_DNS: (&str, &str) = ("kube-system", "kube-dns");
+/// Where Services of the type LoadBalancer have theirs, unless it is said otherwise: beside those of all
+/// Services.
+pub(crate) const LOAD_BALANCER_POOL: &str = "10.97.0.0/24";
+/// Connections to the API that wait to be accepted: the most that a queue of the network takes.
+const API_BACKLOG: usize = 4_096;
+/// Printed addresses that are remembered: several for each of ten thousand Services.
+const PRINTED_MAX: usize = 65_536;
+/// How long relayed connections may go on once the pods have ended: those to endpoints elsewhere.
+const RELAY_GRACE: Duration = Duration::from_millis(200);
+/// How long the start of pods waits for the list of Services.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
+/// The rest after accepting failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where Services are reached on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Plan {
+    /// On loopback addresses of this process; needs no privilege
+    Loopback,
+    /// At their true addresses; needs root on Linux
+    Host,
+}
+
+impl Plan {
+    /// Returns the plan of the listeners.
+    pub(crate) fn edge(self) -> EdgePlan {
+        match self {
+            Self::Loopback => EdgePlan::Loopback,
+            Self::Host => EdgePlan::Host,
+        }
+    }
+}
+
+/// How Services are served, as it was asked for on the command line.
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceSettings {
+    /// Where they are reached on this machine, if it was said.
+    pub(crate) plan: Option<Plan>,
+    /// The addresses that Services of the type LoadBalancer are given of, by an API of this process.
+    pub(crate) load_balancer_pool: Vec<IpNet>,
+    /// Where the names of the cluster are answered on this machine.
+    pub(crate) dns: Option<SocketAddr>,
+    /// Where `/healthz` and `/livez` are answered.
+    pub(crate) healthz: Option<SocketAddr>,
+    /// Where `/metrics` is answered.
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// The addresses of Services that were printed already.
+#[derive(Default)]
+pub(crate) struct Printed {
+    known: HashSet<(String, String)>,
+}
+
+impl Printed {
+    /// Returns URL and Service of the addresses that were not printed before.
+    pub(crate) fn news(&mut self, places: &[ServicePlace]) -> Vec<(String, String)> {
+        if self.known.len() > PRINTED_MAX {
+            self.known.clear();
+        }
+        let all = places.iter().filter(|place| !is_the_clusters_own(place));
+        let all = all.filter_map(|place| Some((place.url()?, service_name(place))));
+        all.filter(|one| self.known.insert(one.clone())).collect()
+    }
+}
+
+/// The Services by which pods know the cluster are nobody's application.
+fn is_the_clusters_own(place: &ServicePlace) -> bool {
+    let name = &place.name;
+    name.namespace == "kube-system" || (name.namespace == "default" && name.service == "kubernetes")
+}
+
+/// Returns how a line names a Service: by its port too, where that has a name.
+fn service_name(place: &ServicePlace) -> String {
+    let name = &place.name;
+    let namespace = match name.namespace.as_str() {
+        "default" => String::new(),
+        other => format!("{other}/"),
+    };
+    let port = match name.port.as_str() {
+        "" => String::new(),
+        port => format!(":{port}"),
+    };
+    format!("{namespace}service/{}{port}", name.service)
+}
+
+/// What makes Services reachable.
+pub(crate) struct Services {
+    policies: Policies,
+    dns: DnsServer,
+    proxy: Proxy,
+    /// What lets pods in to the API of this process.
+    admitting: Option<Admitting>,
+}
+
+struct Admitting {
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Services {
+    /// Opens the API of this process to pods and starts the proxy. When this returns, what the API has
+    /// is routed.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the API's port in the pods' network is taken, and where the settings cannot be met.
+    pub(crate) async fn start(
+        client: kube::Client,
+        node: &str,
+        fabric: Fabric,
+        api: Entrance,
+        settings: &ServiceSettings,
+    ) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
+        let listener = listen(&fabric).context("failed to open the API to pods")?;
+        let admitting = Admitting {
+            task: tokio::spawn(admit(listener, api, stop.clone())),
+            stop,
+        };
+        let plan = settings.plan.unwrap_or(Plan::Loopback);
+        let ground = Ground {
+            client,
+            node,
+            ip: machine_address(),
+            ranges: [IpNet::V4(SERVICE_CIDR)]
+                .into_iter()
+                .chain(settings.load_balancer_pool.iter().copied())
+                .collect(),
+            health_check_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        };
+        let (policies, dns, proxy) = ground.start(fabric, plan.edge(), settings).await?;
+        Ok(Self {
+            policies,
+            dns,
+            proxy,
+            admitting: Some(admitting),
+        })
+    }
+
+    /// Starts the proxy of a node of a cluster that is there already. Without a plan only pods reach
+    /// Services by it. Names that are not the cluster's are asked of its DNS.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the settings cannot be met.
+    pub(crate) async fn join(
+        client: kube::Client,
+        node: &str,
+        ip: IpAddr,
+        fabric: Fabric,
+        settings: &ServiceSettings,
+    ) -> anyhow::Result<Self> {
+        let ranges = match cluster_service_cidrs(&client).await {
+            Ok(ranges) => ranges,
+            // They only tell an unknown Service from an address elsewhere.
+            Err(error) => {
+                tracing::warn!(%error, "failed to ask for the addresses of Services");
+                Vec::new()
+            }
+        };
+        if let Some(dns) = cluster_dns(&client, fabric.node_ip()).await {
+            fabric.set_upstream(Upstream::Servers(vec![dns]));
+        }
+        let ground = Ground {
+            client,
+            node,
+            ip,
+            ranges,
+            health_check_ip: ip,
+        };
+        let plan = settings.plan.map_or(EdgePlan::Nowhere, Plan::edge);
+        let (policies, dns, proxy) = ground.start(fabric, plan, settings).await?;
+        Ok(Self {
+            policies,
+            dns,
+            proxy,
+            admitting: None,
+        })
+    }
+
+    /// Follows where Services are reached on this machine.
+    pub(crate) fn places(&self) -> watch::Receiver<Arc<[ServicePlace]>> {
+        self.proxy.places()
+    }
+
+    /// Ends the parts in the reverse order of their start.
+    pub(crate) async fn stop(self) {
+        self.proxy.stop(RELAY_GRACE).await;
+        self.dns.stop().await;
+        self.policies.stop().await;
+        let Some(admitting) = self.admitting else {
+            return;
+        };
+        admitting.stop.cancel();
+        if let Err(error) = admitting.task.await {
+            tracing::error!(%error, "accepting pods' connections to the API did not end by itself");
+        }
+    }
+}
+
+/// What a node's proxy stands on.
+struct Ground<'a> {
+    client: kube::Client,
+    node: &'a str,
+    ip: IpAddr,
+    ranges: Vec<IpNet>,
+    health_check_ip: IpAddr,
+}
+
+impl Ground<'_> {
+    /// Starts the parts, in the order in which pods may depend on them.
+    async fn start(
+        self,
+        fabric: Fabric,
+        plan: EdgePlan,
+        settings: &ServiceSettings,
+    ) -> anyhow::Result<(Policies, DnsServer, Proxy)> {
+        fabric.policies().add_node_addresses([self.ip]);
+        let policies = Policies::start(PoliciesConfig {
+            client: self.client.clone(),
+            fabric: fabric.clone(),
+            node_name: Some(self.node.to_owned()),
+        });
+        let dns = DnsServer::start(DnsConfig {
+            fabric: fabric.clone(),
+            listen: settings.dns,
+        })
+        .await
+        .context("failed to start the DNS server")?;
+        let proxy = self.proxy(fabric, plan, settings).await?;
+        Ok((policies, dns, proxy))
+    }
+
+    /// Starts the proxy, and returns it when what the API has is routed: the first pods may ask for a
+    /// Service as soon as they run.
+    async fn proxy(
+        self,
+        fabric: Fabric,
+        plan: EdgePlan,
+        settings: &ServiceSettings,
+    ) -> anyhow::Result<Proxy> {
+        let pods = IpNet::V4(fabric.pod_cidr());
+        let inside = IpAddr::V4(fabric.node_ip());
+        let mut zone_ranges = self.ranges.clone();
+        zone_ranges.push(pods);
+        fabric.zone().set_ranges(zone_ranges);
+        let mut node_ips = vec![self.ip, inside];
+        node_ips.dedup();
+        let health_checks = (plan != EdgePlan::Nowhere).then_some(self.health_check_ip);
+        let proxy = Proxy::start(ProxyConfig {
+            client: self.client,
+            node_name: Some(self.node.to_owned()),
+            host: self.node.to_owned(),
+            service_cidrs: self.ranges.clone(),
+            edge: Some(EdgeConfig {
+                plan,
+                ranges: self.ranges,
+                node_addresses: vec![self.ip],
+                pod_ranges: vec![pods],
+                ..EdgeConfig::default()
+            }),
+            node_ips,
+            fabric: Some(fabric),
+            health_check_ips: health_checks.into_iter().collect(),
+            healthz: settings.healthz,
+            metrics: settings.metrics,
+        })
+        .context("failed to start the service proxy")?;
+        let synced = tokio::time::timeout(SYNC_TIMEOUT, proxy.synced()).await;
+        if synced.is_err() {
+            tracing::warn!("the API does not list Services yet; pods start before they reach any");
+        }
+        Ok(proxy)
+    }
+}
+
+/// Returns the address by which this machine reaches others, loopback where it reaches none. Nothing is
+/// sent: the socket only asks for the route, to an address that nobody has.
+pub(crate) fn machine_address() -> IpAddr {
+    let nobody = (Ipv4Addr::new(192, 0, 2, 1), 9);
+    let found = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect(nobody)?;
+        Ok(socket.local_addr()?.ip())
+    });
+    found.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// Returns where pods reach the API of this process.
+pub(crate) fn api_endpoint(fabric: &Fabric) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(fabric.node_ip()), API_PORT)
+}
+
+/// Returns where pods reach the cluster's DNS.
+pub(crate) fn dns_endpoint(fabric: &Fabric) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(fabric.node_ip()), DNS_PORT)
+}
+
+/// Returns the address of a cluster's DNS, where it is customary to be. What is answered here does not
+/// need it; without it the machine's own resolver answers the rest. None where its endpoint is this
+/// node's own address among pods: that would be the DNS here, asking itself.
+async fn cluster_dns(client: &kube::Client, node: Ipv4Addr) -> Option<IpAddr> {
+    let (namespace, name) = CLUSTER_DNS;
+    let asked = async {
+        let services = Api::<Service>::namespaced(client.clone(), namespace);
+        let service = services.get_opt(name).await?;
+        let of_it = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
+        let slices = Api::<EndpointSlice>::namespaced(client.clone(), namespace);
+        Ok::<_, kube::Error>((service, slices.list(&of_it).await?))
+    };
+    let (service, slices) = match asked.await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%error, "failed to ask for the DNS of the cluster");
+            return None;
+        }
+    };
+    let endpoints = slices
+        .iter()
+        .flat_map(|slice| slice.endpoints.iter().flatten());
+    let mut addresses = endpoints.flat_map(|endpoint| &endpoint.addresses);
+    if addresses.any(|address| address.parse() == Ok(node)) {
+        return None;
+    }
+    service?.spec?.cluster_ip?.parse().ok()
+}
+
+fn listen(fabric: &Fabric) -> Result<Listener, coracle_network::NetError> {
+    let host = fabric.host();
+    let port = host.reserve_tcp(api_endpoint(fabric))?;
+    host.listen(port, API_BACKLOG)
+}
+
+/// Lets pods' connections to the API in, as long as it has places for them.
+async fn admit(listener: Listener, api: Entrance, stop: CancellationToken) {
+    loop {
+        let next = async {
+            let place = api.place().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            // Cancel-safe: a connection that is not accepted stays in the queue.
+            next = next => next,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok(stream) => api.take(place, stream),
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a pod's connection to the API");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_network::{FrontAddress, FrontKind, Protocol, ServicePortName};
+
+    use super::*;
+
+    fn place(namespace: &str, service: &str, at: Result<&str, &str>) -> ServicePlace {
+        ServicePlace {
+            name: ServicePortName {
+                namespace: namespace.to_owned(),
+                service: service.to_owned(),
+                port: "http".to_owned(),
+                protocol: Protocol::Tcp,
+            },
+            kind: FrontKind::ClusterIp,
+            front: FrontAddress {
+                ip: None,
+                port: 80,
+                protocol: Protocol::Tcp,
+            },
+            scheme: "http",
+            at: at
+                .map(|at| at.parse().expect("an address"))
+                .map_err(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn an_address_is_printed_when_it_is_new_and_the_clusters_own_never() {
+        let mut printed = Printed::default();
+        let web = place("default", "web", Ok("127.64.0.9:80"));
+        let line = |url: &str, name: &str| vec![(url.to_owned(), name.to_owned())];
+        let all = [
+            web.clone(),
+            place("default", "kubernetes", Ok("127.64.0.8:443")),
+            place("kube-system", "kube-dns", Ok("127.64.0.7:53")),
+            place("default", "lost", Err("in use")),
+        ];
+        let first = line("http://127.64.0.9:80", "service/web:http");
+        assert_eq!(printed.news(&all), first);
+        assert_eq!(printed.news(&all), []);
+        let other = place("shop", "web", Ok("127.64.0.10:80"));
+        let second = line("http://127.64.0.10:80", "shop/service/web:http");
+        assert_eq!(printed.news(&[other]), second);
+        // One that was gone for a while is no news.
+        assert_eq!(printed.news(&[web]), []);
+    }
+}
