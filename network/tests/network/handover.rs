@@ -135,3 +135,56 @@ async fn a_stream_not_accepted_by_a_dying_listener_is_given_back() {
     drop((server, last));
     assert!(returned.try_recv().is_err(), "what was accepted stays");
 }
+
+/// However listeners come and go meanwhile, each stream is accepted once or comes back once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_stream_is_lost_between_listeners_that_come_and_go() {
+    const STREAMS: usize = 300;
+    let fabric = fabric();
+    let a = pod(&fabric, "a");
+    let to = at(a.ip(), 8080);
+    let (sender, returned) = mpsc::channel();
+    let back: GiveBack = Arc::new(move |handed| {
+        let _ = sender.send(handed);
+    });
+    let accepting = tokio::spawn(async move {
+        let mut accepted = 0;
+        while accepted < STREAMS {
+            let listener = listen(&a, "0.0.0.0:8080");
+            for _ in 0..3 {
+                let mut stream = accept(&listener).await;
+                stream.write_all(b"x").await.expect("open");
+                accepted += 1;
+                if accepted == STREAMS {
+                    break;
+                }
+            }
+        }
+    });
+    let mut clients = Vec::new();
+    for _ in 0..STREAMS {
+        let (client, handed) = accepted(None, &back).await;
+        clients.push(client);
+        let mut waiting = Some(handed);
+        while let Some(handed) = waiting.take().or_else(|| returned.try_recv().ok()) {
+            waiting = fabric.hand_over(to, handed).err().map(|error| error.handed);
+            tokio::task::yield_now().await;
+        }
+    }
+    // What came back after the last round goes on until all were accepted.
+    while !accepting.is_finished() {
+        let mut waiting = returned.try_recv().ok();
+        while let Some(handed) = waiting.take() {
+            waiting = fabric.hand_over(to, handed).err().map(|error| error.handed);
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
+    }
+    accepting.await.expect("every stream arrived");
+    for mut client in clients {
+        let mut heard = Vec::new();
+        soon(client.read_to_end(&mut heard)).await.expect("an end");
+        assert_eq!(heard, b"x");
+    }
+    assert!(returned.try_recv().is_err());
+}

@@ -1,5 +1,7 @@
 use std::sync::atomic::Ordering;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::publish::Protocol;
 use crate::services::ServicePortName;
@@ -120,4 +122,76 @@ fn one_flow_too_many_takes_the_place_of_the_one_used_least_recently() {
     flows.begin(address(3_001), &service, &one, 8, late);
     assert!(flows.by_service.len() <= 3);
     assert!(flows.follow(address(1), &service, 8, late).is_some());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Begin { to: u32, endpoint: u8 },
+    Follow { to: u32 },
+    Answer { endpoint: u8 },
+    Directly { endpoint: u8 },
+    Forget { to: u32 },
+    Pass { seconds: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (to, number) = (0..6_u32, 0..4_u8);
+    prop_oneof![
+        (to.clone(), number.clone()).prop_map(|(to, endpoint)| Step::Begin { to, endpoint }),
+        to.clone().prop_map(|to| Step::Follow { to }),
+        number
+            .clone()
+            .prop_map(|endpoint| Step::Answer { endpoint }),
+        number.prop_map(|endpoint| Step::Directly { endpoint }),
+        to.prop_map(|to| Step::Forget { to }),
+        (0..100_u64).prop_map(|seconds| Step::Pass { seconds }),
+    ]
+}
+
+proptest! {
+    /// Whatever a socket sends and hears: an answer shows its own address or that of a Service with a
+    /// flow to just this endpoint, and every datagram of a flow is counted once it is over.
+    #[test]
+    fn answers_and_flows_agree(steps in prop::collection::vec(step(), 0..200)) {
+        let endpoints: Vec<_> = (0..4).map(endpoint).collect();
+        let service = service(&endpoints.iter().collect::<Vec<_>>());
+        let (mut flows, mut now) = (ServiceFlows::default(), Instant::now());
+        let (mut asked, mut answered) = (0, 0);
+        for step in steps {
+            match step {
+                Step::Begin { to, endpoint } => {
+                    let endpoint = &endpoints[usize::from(endpoint)];
+                    flows.begin(address(to), &service, endpoint, 1, now);
+                    asked += 1;
+                }
+                Step::Follow { to } => {
+                    asked += u64::from(flows.follow(address(to), &service, 1, now).is_some());
+                }
+                Step::Answer { endpoint } => {
+                    let from = endpoints[usize::from(endpoint)].address();
+                    let shown = flows.shown(from, 1, now);
+                    let flow = flows.by_service.get(&shown);
+                    prop_assert!(shown == from || flow.is_some_and(|f| f.endpoint.address() == from));
+                    answered += u64::from(shown != from);
+                }
+                Step::Directly { endpoint } => {
+                    let from = endpoints[usize::from(endpoint)].address();
+                    flows.sent_directly(from);
+                    prop_assert_eq!(flows.shown(from, 1, now), from);
+                }
+                Step::Forget { to } => flows.forget(address(to)),
+                Step::Pass { seconds } => now += Duration::from_secs(seconds),
+            }
+            for (endpoint, to) in &flows.by_endpoint {
+                prop_assert_eq!(flows.by_service[to].endpoint.address(), *endpoint);
+            }
+        }
+        drop(flows);
+        let total = |counter: fn(&Endpoint) -> &std::sync::atomic::AtomicU64| {
+            let all = endpoints.iter().map(|one| counter(one).load(Ordering::Relaxed));
+            all.sum::<u64>()
+        };
+        prop_assert_eq!(total(|one| &one.counters().received_bytes), asked);
+        prop_assert_eq!(total(|one| &one.counters().sent_bytes), answered);
+    }
 }
