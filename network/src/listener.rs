@@ -88,6 +88,8 @@ pub(crate) enum Refusal {
 struct State {
     queue: VecDeque<Queued>,
     kernel: Vec<KernelListener>,
+    /// What a look for readiness got from the kernel.
+    found: Option<io::Result<Stream>>,
     acceptor: Option<Waker>,
     turn: Turn,
     pause: Option<Pin<Box<Sleep>>>,
@@ -120,6 +122,9 @@ impl Listener {
         if state.life == Life::Closed {
             return Poll::Ready(Err(NetError::Detached.into()));
         }
+        if let Some(found) = state.found.take() {
+            return Poll::Ready(found);
+        }
         state.turn = match state.turn {
             Turn::Queue => Turn::Kernel,
             Turn::Kernel => Turn::Queue,
@@ -139,6 +144,24 @@ impl Listener {
                 Poll::Pending
             }
         }
+    }
+
+    /// Becomes ready when [`Listener::poll_accept`] may give a connection or an error, which it takes
+    /// nothing for that could go elsewhere: if the listener ends first, whatever came through a Service
+    /// finds another endpoint. Keeps the waker of the last caller, as that does.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.backlog.state.lock();
+        let is_ready = state.life == Life::Closed || state.found.is_some();
+        if is_ready || !state.queue.is_empty() {
+            return Poll::Ready(());
+        }
+        // The kernel does not tell of a connection without giving it.
+        state.found = self.poll_kernel(&mut state, cx);
+        if state.found.is_some() {
+            return Poll::Ready(());
+        }
+        state.acceptor = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Accepts one connection. Cancel safe.
@@ -257,6 +280,7 @@ impl Backlog {
         let state = State {
             queue: VecDeque::new(),
             kernel: Vec::new(),
+            found: None,
             acceptor: None,
             turn: Turn::Kernel,
             pause: None,
@@ -376,11 +400,15 @@ impl Backlog {
         state.life = Life::Closed;
         let queue = std::mem::take(&mut state.queue);
         let kernel = std::mem::take(&mut state.kernel);
+        let found = state.found.take();
         state.pause = None;
         let acceptor = state.acceptor.take();
         drop(state);
         self.room.close();
         queue.into_iter().for_each(Queued::leave);
+        if let Some(Ok(stream)) = found {
+            stream.abort();
+        }
         if let Some(acceptor) = acceptor {
             acceptor.wake();
         }

@@ -116,7 +116,9 @@ async fn a_stream_not_accepted_by_a_dying_listener_is_given_back() {
         let taken = fabric.hand_over(at(pod.ip(), 8080), handed);
         taken.expect("it listens");
     };
+    assert!(poll_once(|cx| dropped.poll_ready(cx)).is_pending());
     hand_over(&a, handed);
+    assert!(poll_once(|cx| dropped.poll_ready(cx)).is_ready());
     drop(dropped);
     let detached = listen(&b, "0.0.0.0:8080");
     hand_over(&b, returned.try_recv().expect("given back"));

@@ -1,5 +1,6 @@
 //! Ports of pods on the host.
 
+use std::future::poll_fn;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
@@ -61,6 +62,33 @@ async fn an_accepted_host_connection_is_the_guests_stream_without_any_task() {
     let (answer, client, _published) = client.join().expect("the client ends");
     assert_eq!((&question, &answer), (b"ping", b"pong"));
     assert_eq!(stream.peer_addr(), at(fabric.node_ip(), client.port()));
+}
+
+#[tokio::test]
+async fn a_host_connection_that_a_look_for_readiness_found_is_accepted_next() {
+    let fabric = publishing_fabric();
+    let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
+    let published = a.publish(on_loopback(Protocol::Tcp, 8080)).expect("free");
+    let listener = listen(&a, "0.0.0.0:8080");
+    let mut looking = Box::pin(poll_fn(|cx| listener.poll_ready(cx)));
+    assert!(poll_once(|cx| looking.as_mut().poll(cx)).is_pending());
+    let first = TcpStream::connect(published.address).expect("a listener is there");
+    soon(looking).await;
+    // It does not count among those that wait for a place, and a pod's connection comes after it.
+    let _second = b.connect(None, at(a.ip(), 8080)).await.expect("a place");
+    let accepted = accept(&listener).await;
+    assert!(accepted.is_kernel() && !accept(&listener).await.is_kernel());
+    assert!(poll_once(|cx| listener.poll_ready(cx)).is_pending());
+    drop(first);
+    let mut last = TcpStream::connect(published.address).expect("a listener is there");
+    soon(poll_fn(|cx| listener.poll_ready(cx))).await;
+    drop(listener);
+    let ended = last.read(&mut [0; 1]).map_err(|error| error.kind());
+    assert_eq!(
+        ended,
+        Err(ErrorKind::ConnectionReset),
+        "as for all that wait"
+    );
 }
 
 #[tokio::test]

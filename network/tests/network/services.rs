@@ -352,6 +352,8 @@ async fn a_connection_that_a_dying_listener_did_not_accept_goes_to_another_endpo
     let mut client = a.connect(None, address(VIP)).await.expect("it listens");
     client.write_all(b"question").await.expect("room");
     let listener = listen(&c, "[::]:8080");
+    // Who looks for connections has not taken one.
+    assert!(poll_once(|cx| dying.poll_ready(cx)).is_ready());
     // The dead one is still in the routes, as when its readiness has not been heard of yet.
     let old = service.routes();
     let both = old.cluster.iter().cloned();

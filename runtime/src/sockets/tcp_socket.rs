@@ -9,7 +9,6 @@ use crate::termination::Closing;
 use coracle_network::{Listener, NetError, Stream, TcpPort};
 use futures_util::future::BoxFuture;
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -52,13 +51,12 @@ enum State {
     Bound(TcpPort),
     /// It listens; the guest has not asked for the result.
     StartingToListen(Listener),
-    /// `accepted` is what somebody who polled has found and nobody has taken. The listener is gone when
-    /// the container was asked to end: whoever waits for connections then waits on.
+    /// The listener is gone when the container was asked to end: whoever waits for connections then
+    /// waits on.
     Listening {
         listener: Option<Listener>,
         local: SocketAddr,
         closing: Option<Arc<Closing>>,
-        accepted: Option<io::Result<Stream>>,
     },
     Connecting(BoxFuture<'static, Result<Stream, NetError>>),
     /// A result that somebody who polled has found and nobody has taken.
@@ -77,7 +75,6 @@ impl Socket {
             }
             State::Listening {
                 listener,
-                accepted: accepted @ None,
                 closing,
                 local: _,
             } => {
@@ -89,7 +86,9 @@ impl Socket {
                 let Some(listener) = listener else {
                     return Poll::Pending;
                 };
-                *accepted = Some(std::task::ready!(listener.poll_accept(cx)));
+                // A connection stays in the backlog until the guest takes it: if the guest ends
+                // before, another endpoint of the Service gets it.
+                std::task::ready!(listener.poll_ready(cx));
             }
             _ => {}
         }
@@ -286,7 +285,6 @@ impl tcp::HostTcpSocket for NetCtx<'_> {
                 local: listener.local_addr(),
                 listener: Some(listener),
                 closing,
-                accepted: None,
             };
         }
         Ok(())
@@ -306,14 +304,19 @@ impl tcp::HostTcpSocket for NetCtx<'_> {
         if !matches!(this.state, State::Listening { .. }) {
             return Err(ErrorCode::InvalidState.into());
         }
+        // Ends the listener if the container was asked to end.
         let _ = this.poll_now();
-        let State::Listening { accepted, .. } = &mut this.state else {
-            return Err(ErrorCode::InvalidState.into());
+        let State::Listening {
+            listener: Some(listener),
+            ..
+        } = &mut this.state
+        else {
+            return Err(ErrorCode::WouldBlock.into());
         };
-        let stream = accepted
-            .take()
-            .ok_or(ErrorCode::WouldBlock)?
-            .map_err(refuse_io)?;
+        let stream = match listener.poll_accept(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(accepted) => accepted.map_err(refuse_io)?,
+            Poll::Pending => return Err(ErrorCode::WouldBlock.into()),
+        };
         let connection = Connection::new(stream);
         let accepted = Socket {
             family: this.family,
