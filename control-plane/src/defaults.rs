@@ -143,6 +143,26 @@ pub(crate) fn endpoint_slice(object: &mut Value) {
     });
 }
 
+/// Fills in which directions a NetworkPolicy is about: in any case what comes in, and what goes out if
+/// there are rules about that. Ports are those of TCP.
+pub(crate) fn network_policy(object: &mut Value) {
+    let spec = object_at(object, "spec");
+    if elements(&spec["policyTypes"]).next().is_none() {
+        let types = match elements(&spec["egress"]).next() {
+            None => json!(["Ingress"]),
+            Some(_) => json!(["Ingress", "Egress"]),
+        };
+        spec["policyTypes"] = types;
+    }
+    for rules in ["ingress", "egress"] {
+        each(spec, rules, |rule| {
+            each(rule, "ports", |port| {
+                default(port, "protocol", json!("TCP"))
+            });
+        });
+    }
+}
+
 /// Fills in the group of the role and of the subjects.
 pub(crate) fn binding(object: &mut Value) {
     const GROUP: &str = "rbac.authorization.k8s.io";

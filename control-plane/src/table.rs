@@ -63,6 +63,7 @@ pub(crate) fn cells(info: &KindInfo, object: &Value, now: Timestamp) -> Value {
         "core.v1.Service" => network::service(shown),
         "core.v1.ServiceAccount" => json!([shown.name(), shown.age()]),
         "discovery.v1.EndpointSlice" => network::endpoint_slice(shown),
+        "networking.v1.NetworkPolicy" => network::policy(shown),
         "node.v1.RuntimeClass" => json!([shown.name(), shown.text("/handler"), shown.age()]),
         "rbac.v1.ClusterRoleBinding" | "rbac.v1.RoleBinding" => config::role_binding(shown),
         "scheduling.v1.PriorityClass" => cluster::priority_class(shown),

@@ -6,6 +6,7 @@ pub(crate) mod config;
 pub(crate) mod endpoints;
 pub(crate) mod event;
 pub(crate) mod limits;
+pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod pod;
 pub(crate) mod rbac;

@@ -77,6 +77,7 @@ const ROOTS: &[(&str, &str)] = &[
     ("apis/coordination.k8s.io/v1", "coordination.v1.Lease"),
     ("apis/discovery.k8s.io/v1", "discovery.v1.EndpointSlice"),
     ("apis/events.k8s.io/v1", "events.v1.Event"),
+    ("apis/networking.k8s.io/v1", "networking.v1.NetworkPolicy"),
     ("apis/node.k8s.io/v1", "node.v1.RuntimeClass"),
     ("apis/rbac.authorization.k8s.io/v1", "rbac.v1.ClusterRole"),
     (

@@ -127,6 +127,20 @@ pub(super) static KINDS: &[KindInfo] = &[
         ..row("events.k8s.io", "Event", "events.v1.Event")
     },
     KindInfo {
+        plural: "networkpolicies",
+        singular: "networkpolicy",
+        short_names: &["netpol"],
+        generation: Generation::Kept,
+        defaults: defaults::network_policy,
+        validate: validate::network::policy,
+        warnings: validate::network::warnings,
+        ..row(
+            "networking.k8s.io",
+            "NetworkPolicy",
+            "networking.v1.NetworkPolicy",
+        )
+    },
+    KindInfo {
         plural: "runtimeclasses",
         singular: "runtimeclass",
         scope: Scope::Cluster,

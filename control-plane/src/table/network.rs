@@ -46,6 +46,34 @@ fn external_ip(service: Shown<'_>) -> String {
     }
 }
 
+pub(super) fn policy(policy: Shown<'_>) -> Value {
+    json!([policy.name(), or(&selector(policy), NONE), policy.age()])
+}
+
+/// Writes the selector of a policy, its requirements in the order of their keys.
+fn selector(policy: Shown<'_>) -> String {
+    let equal = policy.entries("/spec/podSelector/matchLabels");
+    let equal = equal.map(|(key, value)| (key, format!("{key}={value}")));
+    let expressions = policy.list("/spec/podSelector/matchExpressions").iter();
+    let expressions = expressions.map(|expression| {
+        let key = text(expression, "/key");
+        let values = list(expression, "/values").iter().filter_map(Value::as_str);
+        let values = values.collect::<BTreeSet<_>>();
+        let values = values.into_iter().collect::<Vec<_>>().join(",");
+        let written = match text(expression, "/operator") {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.to_owned(),
+        };
+        (key, written)
+    });
+    let mut all = equal.chain(expressions).collect::<Vec<_>>();
+    all.sort_by_key(|(key, _)| *key);
+    let all = all.into_iter().map(|(_, written)| written);
+    all.collect::<Vec<_>>().join(",")
+}
+
 pub(super) fn endpoints(endpoints: Shown<'_>) -> Value {
     let subsets = endpoints.list("/subsets");
     let nothing = if subsets.is_empty() { NONE } else { "" };
@@ -164,6 +192,25 @@ mod tests {
         ] {
             let expected = format!("x|{expected}|60m");
             check("v1", "Endpoints", json!({"subsets": subsets}), &expected);
+        }
+    }
+
+    #[test]
+    fn policies_show_whom_they_select() {
+        for (selector, expected) in [
+            (json!({}), "<none>"),
+            (json!({"matchLabels": {"b": "2", "a": "1"}}), "a=1,b=2"),
+            (
+                json!({"matchLabels": {"m": "1"}, "matchExpressions": [
+                    {"key": "z", "operator": "Exists"}, {"key": "y", "operator": "DoesNotExist"},
+                    {"key": "a", "operator": "In", "values": ["2", "1"]},
+                    {"key": "n", "operator": "NotIn", "values": ["3"]}]}),
+                "a in (1,2),m=1,n notin (3),!y,z",
+            ),
+        ] {
+            let spec = json!({"spec": {"podSelector": selector}});
+            let expected = format!("x|{expected}|60m");
+            check("networking.k8s.io/v1", "NetworkPolicy", spec, &expected);
         }
     }
 

@@ -32,6 +32,13 @@ async fn objects_begin_with_their_defaults() {
             json!({"metadata": {"generation": 1}, "ports": [{"name": "", "protocol": "TCP"}]}),
         ),
         (
+            "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies".to_owned(),
+            json!({"spec": {"egress": [{"ports": [{"port": 53}]}]}}),
+            json!({"metadata": {"generation": 1}, "spec": {"podSelector": {},
+                "policyTypes": ["Ingress", "Egress"],
+                "egress": [{"ports": [{"protocol": "TCP", "port": 53}]}]}}),
+        ),
+        (
             "/apis/scheduling.k8s.io/v1/priorityclasses".to_owned(),
             json!({"value": 1}),
             json!({"metadata": {"generation": 1}, "preemptionPolicy": "PreemptLowerPriority"}),
@@ -114,6 +121,15 @@ async fn objects_that_are_wrong_are_refused_with_causes() {
                 "FieldValueRequired",
                 "endpoints[0].addresses",
                 "Required value: must contain at least 1 address",
+            ),
+        ),
+        (
+            "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies".to_owned(),
+            json!({"spec": {"ingress": [{"from": [{}]}]}}),
+            cause(
+                "FieldValueRequired",
+                "spec.ingress[0].from[0]",
+                "Required value: must specify a peer",
             ),
         ),
         (
