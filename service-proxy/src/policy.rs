@@ -5,9 +5,10 @@
 //! namespaces (labels); output: the table of policies of the fabric. A pod has its rules by its UID
 //! before it is attached; peers are known as soon as the API tells their addresses.
 
+use std::sync::Arc;
+
 use coracle_network::Fabric;
 use kube::Client;
-use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -56,5 +57,12 @@ impl Policies {
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.wait().await;
+    }
+}
+
+impl Drop for Policies {
+    /// Whoever does not wait for the end asks for it all the same.
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }

@@ -40,7 +40,7 @@ enum News {
 /// Follows until it is dropped.
 pub(crate) async fn follow(client: Client, mut state: State) {
     let policies = Api::<DeserializeGuard<NetworkPolicy>>::all(client.clone());
-    let mut policies = watched("NetworkPolicy", policies, ());
+    let mut policies = watched("NetworkPolicy", policies);
     let mut world: Option<World> = None;
     let mut compile_at = None;
     loop {
@@ -124,8 +124,8 @@ impl World {
         let pods = Api::<DeserializeGuard<WirePod>>::all_with(client.clone(), &pod);
         let namespaces = Api::<DeserializeGuard<Namespace>>::all(client.clone());
         World {
-            pods: watched("Pod", pods, pod),
-            namespaces: watched("Namespace", namespaces, ()),
+            pods: watched("Pod", pods),
+            namespaces: watched("Namespace", namespaces),
         }
     }
 }
@@ -134,7 +134,6 @@ impl World {
 fn watched<K>(
     kind: &'static str,
     api: Api<DeserializeGuard<K>>,
-    _of: K::DynamicType,
 ) -> BoxStream<'static, Event<DeserializeGuard<K>>>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
