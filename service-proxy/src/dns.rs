@@ -128,6 +128,13 @@ async fn listen_at(address: SocketAddr) -> Result<(SocketAddr, UdpSocket, TcpLis
     }
 }
 
+impl Drop for DnsServer {
+    /// Whoever does not wait for the end asks for it all the same.
+    fn drop(&mut self) {
+        self.service.begin_to_stop();
+    }
+}
+
 impl std::fmt::Debug for DnsServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DnsServer")

@@ -107,3 +107,19 @@ fn make_zone() -> Arc<Zone> {
     zone.set("shop", "out", ServiceRecords::External { target });
     zone
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            for (_, target) in TARGETS {
+                target(&bytes);
+            }
+        }
+    }
+}

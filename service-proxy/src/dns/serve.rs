@@ -96,9 +96,14 @@ impl Service {
         });
     }
 
+    /// Asks all of it to end.
+    pub(crate) fn begin_to_stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Ends all of it: requests under way are not answered.
     pub(crate) async fn stop(&self) {
-        self.stop.cancel();
+        self.begin_to_stop();
         self.tasks.close();
         self.tasks.wait().await;
     }
