@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use coracle_network::{Fabric, Fronts};
@@ -182,6 +183,7 @@ impl Edge {
             published: published_here,
             stop: stop.clone(),
             sockets: HashMap::new(),
+            failed: HashMap::new(),
             ports: HashMap::new(),
         };
         Ok(Edge {
@@ -260,6 +262,7 @@ fn dispatcher(config: &EdgeConfig, fabric: Option<Fabric>) -> Arc<Dispatcher> {
         relays: Arc::new(relays),
         counters,
         runtime: tokio::runtime::Handle::current(),
+        is_paced: AtomicBool::new(false),
     })
 }
 

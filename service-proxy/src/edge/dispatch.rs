@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -24,6 +25,10 @@ use super::sockets;
 /// second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// While connections come, a timer is always nearer than that of any of them. Setting one then is a note
+/// in the runtime's wheel; the nearest timer of all would wake the reactor, for every connection.
+const PACE: Duration = Duration::from_secs(1);
+
 /// Endpoints tried for one connection.
 const TRIES_MAX: usize = 5;
 
@@ -36,6 +41,8 @@ pub(super) struct Dispatcher {
     pub(super) counters: Arc<EdgeCounters>,
     /// Where relays run; a stream may come back on a thread of a pod.
     pub(super) runtime: Handle,
+    /// Whether a task keeps the [`PACE`].
+    pub(super) is_paced: AtomicBool,
 }
 
 /// Which addresses are the node's and which are pods'.
@@ -196,11 +203,31 @@ impl Dispatcher {
                 return sockets::reset(arrival.tcp);
             }
         };
+        self.keep_pace();
         let id = permit.id();
         let dispatcher = Arc::clone(self);
         let task = async move { dispatcher.connect(arrival, endpoint, permit).await };
         let task = self.runtime.spawn(task);
         self.connections.note_task(id, task.abort_handle());
+    }
+
+    /// Keeps the [`PACE`] until no connection has come for so long.
+    fn keep_pace(self: &Arc<Self>) {
+        if self.is_paced.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let dispatcher = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let accepted = || dispatcher.counters.accepted.load(Ordering::Relaxed);
+            loop {
+                let before = accepted();
+                tokio::time::sleep(PACE).await;
+                if accepted() == before {
+                    break;
+                }
+            }
+            dispatcher.is_paced.store(false, Ordering::Release);
+        });
     }
 
     async fn connect(

@@ -37,6 +37,8 @@ pub(super) struct Keeper {
     pub(super) published: watch::Sender<Arc<Published>>,
     pub(super) stop: CancellationToken,
     pub(super) sockets: HashMap<Key, Open>,
+    /// What could not be opened when it was last tried.
+    pub(super) failed: HashMap<Key, ListenFailure>,
     /// The ports that fronts were given, so that a Service without endpoints comes back where it was.
     pub(super) ports: HashMap<Key, u16>,
 }
@@ -151,6 +153,7 @@ impl Keeper {
         let known = fronts.iter().map(|(address, _)| *address);
         let known = known.collect::<HashSet<_>>();
         self.ports.retain(|key, _| known.contains(&key.front));
+        self.failed.retain(|key, _| known.contains(&key.front));
         let services = known.iter().filter_map(|address| address.ip).collect();
         self.addresses.keep_only(&services);
     }
@@ -161,10 +164,15 @@ impl Keeper {
             Ok(opened) => opened,
             Err(failure) => {
                 count(&self.dispatcher.counters.listen_failures);
-                tracing::warn!(at = %failure.at, reason = %failure.reason, "a Service's port is not served");
+                // Once, not at each retry.
+                if self.failed.insert(key, failure.clone()).as_ref() != Some(&failure) {
+                    let ListenFailure { at, reason } = &failure;
+                    tracing::warn!(%at, %reason, "a Service's port is not served");
+                }
                 return Err(failure);
             }
         };
+        self.failed.remove(&key);
         self.ports.insert(key, at.port());
         let announced = self
             .dispatcher

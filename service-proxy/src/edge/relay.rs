@@ -12,7 +12,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use coracle_network::Endpoint;
@@ -65,7 +65,7 @@ enum Direction {
     Held(Box<Held>),
     /// In bulk, through a pipe.
     Bulk(Box<Pipe>),
-    /// The source has ended, and the reader was told.
+    /// The source has ended, and all its bytes are written.
     Ended,
 }
 
@@ -118,19 +118,21 @@ impl Relay {
     }
 
     fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        let mut moved = 0;
         let (client, server, pipes) = (&mut self.client, &mut self.server, &self.relays.pipes);
-        let up = self.up.pump(cx, client, server, pipes, &mut moved);
         let counters = self.endpoint.counters();
-        if moved > 0 {
-            let bytes = moved as u64;
-            counters.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let were_ended = (self.up.is_ended(), self.down.is_ended());
+        let mut moved = 0;
+        let up = self.up.pump(cx, client, server, pipes, &mut moved);
+        tally(&counters.received_bytes, moved);
+        // The second end is passed on by closing both, which follows at once.
+        if !were_ended.0 && self.up.is_ended() && !were_ended.1 {
+            server.end()?;
         }
         moved = 0;
         let down = self.down.pump(cx, server, client, pipes, &mut moved);
-        if moved > 0 {
-            let bytes = moved as u64;
-            counters.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        tally(&counters.sent_bytes, moved);
+        if !were_ended.1 && self.down.is_ended() && !self.up.is_ended() {
+            client.end()?;
         }
         match (up, down) {
             (Poll::Ready(Err(broken)), _) | (_, Poll::Ready(Err(broken))) => {
@@ -142,7 +144,7 @@ impl Relay {
     }
 
     fn has_ended(&self) -> bool {
-        matches!((&self.up, &self.down), (Direction::Ended, Direction::Ended))
+        self.up.is_ended() && self.down.is_ended()
     }
 }
 
@@ -165,7 +167,7 @@ impl Drop for Relay {
 }
 
 impl Direction {
-    /// Moves what there is; ready once the source's end was passed on.
+    /// Moves what there is; ready once the source has ended and all its bytes are written.
     fn pump(
         &mut self,
         cx: &mut Context<'_>,
@@ -188,7 +190,7 @@ impl Direction {
                 Direction::Bulk(pipe) => {
                     ready!(pipe.poll_drain(cx, to))?;
                     match pipe.fill(from) {
-                        Ok(0) => return Poll::Ready(self.end(to)),
+                        Ok(0) => *self = Direction::Ended,
                         Ok(bytes) => *moved += bytes,
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                             // The pipe is given back while the source pauses. After a turn that moved
@@ -214,7 +216,7 @@ impl Direction {
                     }
                     let pace = *pace;
                     match ready!(self.copy(cx, from, to, pace))? {
-                        0 => return Poll::Ready(self.end(to)),
+                        0 => *self = Direction::Ended,
                         bytes => *moved += bytes,
                     }
                 }
@@ -253,9 +255,14 @@ impl Direction {
         })
     }
 
-    fn end(&mut self, to: &mut Side) -> Result<(), Broken> {
-        *self = Direction::Ended;
-        Ok(to.end()?)
+    fn is_ended(&self) -> bool {
+        matches!(self, Direction::Ended)
+    }
+}
+
+fn tally(counter: &AtomicU64, bytes: usize) {
+    if bytes > 0 {
+        counter.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
