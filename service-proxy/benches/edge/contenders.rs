@@ -2,10 +2,12 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::machine::{self, setting};
 
@@ -14,6 +16,27 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// As many Services as a large cluster has.
 const SERVICES: u32 = 10_000;
+
+const HANDLER_NODE_PORT: u16 = 30_080;
+
+const HANDLER: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: hello, labels: {app: hello}}
+spec:
+  containers:
+  - name: web
+    image: ./hello-http.wasm
+    ports: [{containerPort: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hello}
+spec:
+  type: NodePort
+  selector: {app: hello}
+  ports: [{port: 80, nodePort: 30080}]
+";
 
 /// One contender.
 pub(crate) struct Contender {
@@ -25,6 +48,16 @@ pub(crate) struct Contender {
     pub(crate) at: SocketAddr,
     /// The process in whose network namespace the client runs, if not in ours.
     pub(crate) namespace: Option<u32>,
+    pub(crate) kind: Kind,
+}
+
+/// What answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A program that knows all tests.
+    Backend,
+    /// A sample's handler, which answers every request with its own text.
+    Handler,
 }
 
 /// All of them; dropping this ends them.
@@ -65,6 +98,7 @@ impl Contenders {
             backend: vec![backend],
             at: backend_at,
             namespace: None,
+            kind: Kind::Backend,
         });
         self.start_haproxy(backend, backend_at);
         self.start_nginx(backend, backend_at);
@@ -76,6 +110,7 @@ impl Contenders {
             backend: vec![backend],
             at,
             namespace: None,
+            kind: Kind::Backend,
         });
         for (name, services) in [("ours, pod", 1), ("ours, pod, 10,000 Services", SERVICES)] {
             let count = services.to_string();
@@ -86,8 +121,10 @@ impl Contenders {
                 backend: Vec::new(),
                 at,
                 namespace: None,
+                kind: Kind::Backend,
             });
         }
+        self.start_handler();
         for (name, services) in [("DNAT", 1), ("DNAT, 10,000 Services", SERVICES)] {
             self.start_dnat(name, services);
         }
@@ -133,6 +170,38 @@ impl Contenders {
         self.push("nginx stream", pid, backend, at);
     }
 
+    /// A Wasm handler behind a Service of `coracle run`: the program as it is shipped, on all cores.
+    fn start_handler(&mut self) {
+        const NAME: &str = "ours, Wasm handler";
+        let here = env::current_exe().expect("this program has a path");
+        let built = here.ancestors().nth(2).map(|folder| folder.join("coracle"));
+        let Some(program) = built.filter(|program| program.exists()) else {
+            return println!("missing: {NAME} (build the program `coracle` with the same profile)");
+        };
+        let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples/hello-http");
+        let copied = fs::copy(
+            samples.join("hello-http.wasm"),
+            self.folder.join("hello-http.wasm"),
+        );
+        copied.expect("the sample is in the repository");
+        let manifest = self.write("handler.yaml", HANDLER);
+        let mut command = Command::new(program);
+        command.arg("run").arg(manifest);
+        let pid = self.spawn(command.env("CORACLE_DATA_DIR", self.folder.join("data")));
+        let at = SocketAddr::from(([127, 0, 0, 1], HANDLER_NODE_PORT));
+        if !answers(at) {
+            return println!("missing: {NAME} (it did not start)");
+        }
+        self.all.push(Contender {
+            name: NAME,
+            own: vec![pid],
+            backend: Vec::new(),
+            at,
+            namespace: None,
+            kind: Kind::Handler,
+        });
+    }
+
     /// The kernel's translation, in a namespace of its own, for it taxes every connection there.
     fn start_dnat(&mut self, name: &'static str, services: u32) {
         if !machine::is_in_namespace() || !machine::is_found("nft") {
@@ -149,7 +218,7 @@ impl Contenders {
             "table ip bench {{\n map services {{ type ipv4_addr . inet_service : \
              ipv4_addr . inet_service; elements = {{ {elements} }} }}\n\
              chain output {{ type nat hook output priority -100;\n\
-             dnat ip to ip daddr . tcp dport map @services }} }}\n"
+             dnat ip to ip daddr . tcp dport map @services;\n }}\n}}\n"
         );
         let file = self.write(&format!("dnat-{services}.nft"), &rules);
         let prepare = format!(
@@ -170,6 +239,7 @@ impl Contenders {
             backend: vec![backend],
             at: SocketAddr::from(([10, 96, 0, 1], 8_080)),
             namespace: Some(backend),
+            kind: Kind::Backend,
         });
     }
 
@@ -185,6 +255,7 @@ impl Contenders {
             backend: vec![backend],
             at,
             namespace: None,
+            kind: Kind::Backend,
         });
     }
 
@@ -221,8 +292,11 @@ impl Drop for Contenders {
     fn drop(&mut self) {
         self.inputs.clear();
         for child in &mut self.children {
-            // Ended already where it watches its input.
-            drop(child.kill());
+            // Not killed: nginx ends its workers, which a kill would leave.
+            if let Some(pid) = Pid::from_raw(child.id() as i32) {
+                // It may have ended already.
+                let _ = kill_process(pid, Signal::TERM);
+            }
             drop(child.wait());
         }
         drop(fs::remove_dir_all(&self.folder));

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::contenders::Contender;
+use super::contenders::{Contender, Kind};
 use super::machine::{self, setting};
 
 /// What is asked.
@@ -50,8 +50,12 @@ impl fmt::Display for Test {
     }
 }
 
-/// Takes one sample; nothing where the client failed, which is said.
+/// Takes one sample; nothing where the test is not for the contender, or the client failed, which is
+/// said.
 pub(crate) fn measure(contender: &Contender, test: Test) -> Option<Sample> {
+    if (contender.kind, test) == (Kind::Handler, Test::Bulk) {
+        return None;
+    }
     let seconds = setting("SECONDS", 1);
     let mut client = match contender.namespace {
         None => Command::new("wrk"),

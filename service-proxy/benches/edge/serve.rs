@@ -23,10 +23,10 @@ const LAST_ANSWER: &[u8] =
 
 /// What `/bulk` answers with.
 const BULK_BYTES: usize = 64 * 1024 * 1024;
-const CHUNK_BYTES: usize = 64 * 1024;
+static CHUNK: [u8; 64 * 1024] = [b'x'; 64 * 1024];
 
-/// The client address that connects only to stay idle says so by sending nothing.
-const REQUEST_BYTES_MAX: usize = 4_096;
+/// The requests of the load are shorter.
+const REQUEST_BYTES_MAX: usize = 512;
 
 /// Serves at the given port of every address.
 pub(crate) fn backend(mut arguments: impl Iterator<Item = String>) {
@@ -158,9 +158,8 @@ async fn respond(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 async fn bulk(stream: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BULK_BYTES}\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
-    let chunk = [b'x'; CHUNK_BYTES];
-    for _ in 0..BULK_BYTES / CHUNK_BYTES {
-        stream.write_all(&chunk).await?;
+    for _ in 0..BULK_BYTES / CHUNK.len() {
+        stream.write_all(&CHUNK).await?;
     }
     Ok(())
 }
