@@ -114,7 +114,9 @@ impl World {
                 "an old image runs on: {facts:?}"
             );
             assert!(
-                !(goes_on && lives) || change(container, facts) == Change::None,
+                !(goes_on && lives)
+                    || facts.resize_failure.is_some()
+                    || change(container, facts) == Change::None,
                 "old resources are had on: {facts:?}"
             );
         }

@@ -58,7 +58,8 @@ fn a_policy_restarts_for_its_resource_alone_at_once_and_without_a_back_off() {
     let mut world = settled(&["app"], "OnFailure", RESTARTS_FOR_MEMORY);
     grant(&mut world, 0, 100, 5);
     world.advance();
-    for attempt in 2..6 {
+    for attempt in 2..6_u32 {
+        let memory = 3 + u64::from(attempt);
         assert!(matches!(world.instances[0], Instance::Asked { .. }));
         world.exit(0, 0);
         assert!(world.pod.is_resizing(&world.spec));
@@ -67,10 +68,10 @@ fn a_policy_restarts_for_its_resource_alone_at_once_and_without_a_back_off() {
         assert_eq!(world.pod.containers[0].attempts, attempt);
         assert_eq!(world.second, 0, "at once");
         assert!(!world.pod.is_resizing(&world.spec));
-        grant(&mut world, 0, 200 + u64::from(attempt), 5);
+        grant(&mut world, 0, 200 + memory, memory);
         world.advance();
         assert_eq!(world.instances[0], Instance::Alive, "cpu in place");
-        grant(&mut world, 0, 100, 5 + u64::from(attempt));
+        grant(&mut world, 0, 200 + memory, memory + 1);
         world.advance();
     }
 }
