@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use coracle_control_plane::{
-    ApiServer, ControlPlane, ControlPlaneConfig, Identity, KindInfo, Purpose, Scope, ServerConfig,
-    Subject,
+    ApiServer, ControlPlane, ControlPlaneConfig, Identity, KindInfo, LocalVolumes, Purpose, Scope,
+    ServerConfig, Subject,
 };
 use coracle_kubelet_shim::{Agent, AgentConfig, AtStop, HostPathPolicy, NodeSettings, OutputLine};
 use coracle_network::{EgressRules, Fabric, FabricConfig, LinkLocal};
@@ -32,6 +32,8 @@ const OWN_MEMORY: u64 = 256 * 1024 * 1024;
 const AGENT_THREADS_MAX: usize = 4;
 /// How long requests may go on once the API takes no more.
 const API_DRAIN: Duration = Duration::from_secs(2);
+/// The folder of the agent's in which claims get one each.
+const CLAIMS: &str = "claims";
 /// The user that a kubeconfig names, in the group that may do everything.
 const ADMIN: &str = "kubernetes-admin";
 const ADMIN_GROUP: &str = "system:masters";
@@ -185,6 +187,10 @@ impl System {
             load_balancer_pool: settings.services.load_balancer_pool.clone(),
             api_endpoint: Some(services::api_endpoint(&fabric)),
             dns_endpoint: Some(services::dns_endpoint(&fabric)),
+            local_volumes: Some(LocalVolumes {
+                folder: settings.agent_dir.join(CLAIMS),
+                node: NODE_NAME.to_owned(),
+            }),
             ..ControlPlaneConfig::default()
         };
         // What is kept runs again at the next start.

@@ -13,6 +13,7 @@ mod pending;
 pub(crate) mod quota;
 mod resources;
 pub(crate) mod services;
+mod storage;
 
 use coracle_store::Range;
 use serde_json::Value;
@@ -55,6 +56,7 @@ const MUTATIONS: &[Mutation] = &[
     classes::priority,
     nodes::tolerations,
     classes::runtime,
+    storage::default_class,
 ];
 
 /// The steps that may refuse an object.

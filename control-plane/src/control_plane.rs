@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::services::API_ADDRESS,
-    authorize, certificates, controllers,
+    authorize, certificates,
+    controllers::{self, LocalVolumes},
     identity::Identity,
     kinds,
     kubelets::Kubelets,
@@ -53,6 +54,8 @@ pub struct ControlPlaneConfig {
     /// Where pods reach the cluster's DNS: what stands behind the Service `kube-dns` in `kube-system`.
     /// Without it, there is no such Service.
     pub dns_endpoint: Option<SocketAddr>,
+    /// Where claims of the class `local-path` get folders; without it there is no such class.
+    pub local_volumes: Option<LocalVolumes>,
 }
 
 /// Why a manifest cannot be applied, as the API would say it.
@@ -106,6 +109,7 @@ impl Default for ControlPlaneConfig {
             load_balancer_pool: Vec::new(),
             api_endpoint: None,
             dns_endpoint: None,
+            local_volumes: None,
         }
     }
 }
@@ -144,11 +148,13 @@ impl ControlPlane {
     async fn over(store: ObjectStore, config: ControlPlaneConfig) -> ControlPlane {
         let clock = jiff::Timestamp::now;
         let root_ca = config.identity.authority_pem().to_owned();
+        let local_volumes = config.local_volumes.clone();
         let books = controllers::Config {
             root_ca: root_ca.clone(),
             load_balancer_pool: config.load_balancer_pool.clone(),
             api_endpoint: config.api_endpoint,
             dns_endpoint: config.dns_endpoint,
+            local_volumes: local_volumes.clone(),
         };
         let machine = Arc::new(Machine::new(store, config, clock));
         for name in FIRST_NAMESPACES {
@@ -167,6 +173,10 @@ impl ControlPlane {
         machine.seed_policy().await;
         seed_classes(&machine).await;
         seed_api_service(&machine).await;
+        if local_volumes.is_some() {
+            let path = "/apis/storage.k8s.io/v1/storageclasses";
+            machine.seed(path, &controllers::seed_class()).await;
+        }
         let stop = CancellationToken::new();
         let api = ApiService::new(Arc::clone(&machine));
         let client = |agent| kube::Client::new(api.clone().called(agent), "default");

@@ -16,6 +16,7 @@ mod quotas;
 mod requests;
 mod services;
 mod thin;
+mod volumes;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
@@ -25,10 +26,14 @@ use kube::Client;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub use volumes::LocalVolumes;
+
 use services::{
     balancers,
     fixed::{self, Places},
 };
+
+pub(crate) use volumes::seed_class;
 
 pub(crate) use furnish::{DEFAULT_ACCOUNT, ROOT_CA, ROOT_CA_FILE, first_root_ca};
 
@@ -46,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) api_endpoint: Option<SocketAddr>,
     /// Where pods reach the cluster's DNS, if they do.
     pub(crate) dns_endpoint: Option<SocketAddr>,
+    /// Where claims get folders, if they get any.
+    pub(crate) local_volumes: Option<LocalVolumes>,
 }
 
 /// One controller: its name, and what makes it run.
@@ -97,7 +104,7 @@ pub(crate) async fn run(client: Client, config: Config, stop: CancellationToken)
 }
 
 fn controllers(client: Client, config: Config) -> Vec<Controller> {
-    let root_ca = config.root_ca;
+    let (root_ca, local) = (config.root_ca, config.local_volumes);
     let pool = config.load_balancer_pool;
     let places = Places {
         api: config.api_endpoint,
@@ -109,6 +116,9 @@ fn controllers(client: Client, config: Config) -> Vec<Controller> {
         controller("garbage", &client, garbage::run),
         controller("pods", &client, pods::run),
         controller("quotas", &client, quotas::run),
+        controller("volumes", &client, move |client| {
+            volumes::run(client, local.clone())
+        }),
         controller("furnish", &client, move |client| {
             furnish::run(client, root_ca.clone())
         }),

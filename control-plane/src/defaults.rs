@@ -4,6 +4,7 @@
 
 mod pod;
 mod service;
+mod storage;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
@@ -12,6 +13,7 @@ use crate::{quantity::Quantity, validate::elements};
 
 pub(crate) use pod::{keep_pod, new_pod, pod, qos_class};
 pub(crate) use service::{keep_service, service};
+pub(crate) use storage::{claim, new_claim, new_volume, storage_class, volume};
 
 /// What a node tells about itself, even if it does not know it.
 const NODE_INFO: &[&str] = &[

@@ -55,6 +55,7 @@ mod controllers;
 
 pub use caller::Caller;
 pub use control_plane::{ControlPlane, ControlPlaneConfig, Refusal, StartError, check_manifest};
+pub use controllers::LocalVolumes;
 pub use coracle_store::OpenError;
 pub use identity::{Credentials, Identity, IdentityError, Purpose, Subject};
 pub use kinds::{KindInfo, Scope, Subresource, Verb, served};

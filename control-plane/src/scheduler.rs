@@ -9,6 +9,7 @@
 //! up to [`WRITES_MAX`] requests at once.
 
 mod announce;
+mod claims;
 mod cluster;
 mod facts;
 mod fit;
@@ -23,7 +24,10 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    api::storage::v1::StorageClass,
+};
 use kube::{
     Client, ResourceExt,
     api::ApiResource,
@@ -33,6 +37,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use announce::{Announcer, Nomination, Refusal, Target};
+use claims::{Claims, Verdict};
 use cluster::{Change, Cluster, Course, Listing, Nominee, Placed, PodKey};
 use facts::PodFacts;
 use fit::{Candidate, Unfit};
@@ -66,6 +71,8 @@ struct Done {
 enum Outcome {
     Bound(Result<(), kube::Error>),
     Refused(Result<Arc<str>, kube::Error>),
+    /// Its claims were told which node they are for.
+    Selected(Result<(), kube::Error>),
     /// The victims that were asked to leave.
     Preempted(Result<(Arc<str>, Vec<Victim>), kube::Error>),
 }
@@ -87,6 +94,7 @@ struct Scheduler {
     cluster: Cluster,
     queue: Queue,
     pods: Listing<PodKey>,
+    claims: Claims,
     writes: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
@@ -98,6 +106,7 @@ impl Scheduler {
             cluster: Cluster::default(),
             queue: Queue::default(),
             pods: Listing::default(),
+            claims: Claims::default(),
             writes: FuturesUnordered::new(),
         }
     }
@@ -110,6 +119,9 @@ impl Scheduler {
         let mut nodes = changes::<NodeView>(self.client.clone(), &resource, all());
         let resource = ApiResource::erase::<Namespace>(&());
         let mut namespaces = changes::<NamespaceView>(self.client.clone(), &resource, all());
+        let mut claims = changes::<PersistentVolumeClaim>(self.client.clone(), &(), all());
+        let mut volumes = changes::<PersistentVolume>(self.client.clone(), &(), all());
+        let mut classes = changes::<StorageClass>(self.client.clone(), &(), all());
         let mut look_again = Instant::now() + PARKED_MAX;
         loop {
             let has_more = self.try_some();
@@ -127,6 +139,18 @@ impl Scheduler {
                     if self.cluster.on_node(event) == Change::Room {
                         self.queue.wake_all_at_once();
                     }
+                }
+                Some(event) = classes.next() => {
+                    let change = self.claims.on_class(event);
+                    self.wake(change);
+                }
+                Some(event) = volumes.next() => {
+                    let change = self.claims.on_volume(event);
+                    self.wake(change);
+                }
+                Some(event) = claims.next() => {
+                    let change = self.claims.on_claim(event);
+                    self.wake(change);
                 }
                 Some(event) = pods.next() => self.on_pod_event(event),
                 Some(done) = self.writes.next(), if !self.writes.is_empty() => self.finish(done),
@@ -173,11 +197,45 @@ impl Scheduler {
         let Some(waiting) = self.queue.get(key).cloned() else {
             return;
         };
+        let verdict = self.claims.verdict(key, &waiting.facts, &self.cluster);
+        let (reach, select) = match verdict {
+            Some(Verdict::Ready(reach)) => (reach, Vec::new()),
+            Some(Verdict::Select(reach, select)) => (reach, select),
+            Some(Verdict::Waits(why)) => return self.refuse_everywhere(key, &waiting, &why),
+            None => return self.queue.park(key, Instant::now()),
+        };
+        let mut waiting = waiting;
+        if !reach.is_empty() {
+            Arc::make_mut(&mut waiting.facts).reach = reach;
+        }
         let facts = &waiting.facts;
         match fit::choose(&mut self.cluster, Candidate { key, facts }) {
+            Ok(node) if !select.is_empty() => self.select(key, &waiting, node, select),
             Ok(node) => self.assign(key, &waiting, node),
             Err(unfit) => self.push_or_refuse(key, &waiting, &unfit),
         }
+    }
+
+    /// Has claims bound for a node; the pod is tried again when they are.
+    fn select(&mut self, key: &PodKey, waiting: &Waiting, node: Arc<str>, claims: Vec<String>) {
+        let (announcer, target) = (self.announcer.clone(), target(key, waiting));
+        self.write(key, waiting, async move {
+            Outcome::Selected(announcer.select(&target, &node, &claims).await)
+        });
+    }
+
+    /// Tells a pod that it waits wherever it could go.
+    fn refuse_everywhere(&mut self, key: &PodKey, waiting: &Waiting, why: &str) {
+        let mut unhelpful = Unfit::default();
+        for _ in 0..self.cluster.nodes.len() {
+            unhelpful.add(["Preemption is not helpful for scheduling"]);
+        }
+        let nodes = self.cluster.nodes.len();
+        let message = format!(
+            "0/{nodes} nodes are available: {why}. preemption: {}",
+            unhelpful.message()
+        );
+        self.refuse(key, waiting, message, Nomination::Keep);
     }
 
     /// Counts a pod on its node and writes the binding.
@@ -317,8 +375,11 @@ impl Scheduler {
                     self.queue.park(key, now);
                 }
             }
-            Outcome::Refused(Ok(_)) => (),
-            Outcome::Refused(Err(error)) | Outcome::Preempted(Err(error)) => {
+            Outcome::Selected(Ok(())) if waits => self.queue.park(key, now),
+            Outcome::Refused(Ok(_)) | Outcome::Selected(Ok(())) => (),
+            Outcome::Refused(Err(error))
+            | Outcome::Selected(Err(error))
+            | Outcome::Preempted(Err(error)) => {
                 self.try_later(key, waits, &error);
             }
         }

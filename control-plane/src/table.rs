@@ -10,6 +10,7 @@ mod duration;
 mod event;
 mod network;
 mod pod;
+mod storage;
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -17,6 +18,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::kinds::KindInfo;
+
+pub(crate) use storage::IS_DEFAULT_CLASS;
 
 /// What stands where there is no time to tell.
 const UNKNOWN: &str = "<unknown>";
@@ -57,6 +60,8 @@ pub(crate) fn cells(info: &KindInfo, object: &Value, now: Timestamp) -> Value {
         "core.v1.Event" => event::event(shown),
         "core.v1.Namespace" => cluster::namespace(shown),
         "core.v1.Node" => cluster::node(shown),
+        "core.v1.PersistentVolume" => storage::volume(shown),
+        "core.v1.PersistentVolumeClaim" => storage::claim(shown),
         "core.v1.Pod" => pod::pod(shown),
         "core.v1.ResourceQuota" => config::resource_quota(shown),
         "core.v1.Secret" => config::secret(shown),
@@ -67,6 +72,7 @@ pub(crate) fn cells(info: &KindInfo, object: &Value, now: Timestamp) -> Value {
         "node.v1.RuntimeClass" => json!([shown.name(), shown.text("/handler"), shown.age()]),
         "rbac.v1.ClusterRoleBinding" | "rbac.v1.RoleBinding" => config::role_binding(shown),
         "scheduling.v1.PriorityClass" => cluster::priority_class(shown),
+        "storage.v1.StorageClass" => storage::class(shown),
         _ => json!([shown.name(), shown.text("/metadata/creationTimestamp")]),
     }
 }
@@ -206,8 +212,8 @@ mod tests {
             let fits = match column["type"].as_str() {
                 Some("integer") => cell.is_i64(),
                 Some("boolean") => cell.is_boolean(),
-                // The stock server, too, puts counts into some columns that it calls strings.
-                _ => cell.is_string() || cell.is_i64(),
+                // The stock server, too, puts counts and flags into some columns that it calls strings.
+                _ => cell.is_string() || cell.is_i64() || cell.is_boolean(),
             };
             assert!(fits, "{kind}: {column} does not describe {cell}");
         }

@@ -12,6 +12,7 @@ pub(crate) mod pod;
 pub(crate) mod rbac;
 pub(crate) mod service;
 pub(crate) mod small;
+pub(crate) mod storage;
 
 use std::borrow::Cow;
 

@@ -35,6 +35,8 @@ const ROOTS: &[(&str, &str)] = &[
     ("api/v1", "core.v1.LimitRange"),
     ("api/v1", "core.v1.Namespace"),
     ("api/v1", "core.v1.Node"),
+    ("api/v1", "core.v1.PersistentVolume"),
+    ("api/v1", "core.v1.PersistentVolumeClaim"),
     ("api/v1", "core.v1.Pod"),
     ("api/v1", "core.v1.ResourceQuota"),
     ("api/v1", "core.v1.Secret"),
@@ -87,6 +89,7 @@ const ROOTS: &[(&str, &str)] = &[
     ("apis/rbac.authorization.k8s.io/v1", "rbac.v1.Role"),
     ("apis/rbac.authorization.k8s.io/v1", "rbac.v1.RoleBinding"),
     ("apis/scheduling.k8s.io/v1", "scheduling.v1.PriorityClass"),
+    ("apis/storage.k8s.io/v1", "storage.v1.StorageClass"),
 ];
 
 /// What to read.

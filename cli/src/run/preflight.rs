@@ -48,6 +48,9 @@ pub(super) fn check(objects: Vec<Object>, images: &ImageStore) -> anyhow::Result
                 refused => refusals.push(format!("{object}: {}", refused.join("; "))),
             }
         }
+        if object.kind == "PersistentVolume" {
+            notices.extend(path_notice(&object));
+        }
         checked.push(object);
     }
     if !refusals.is_empty() {
@@ -62,14 +65,27 @@ pub(super) fn check(objects: Vec<Object>, images: &ImageStore) -> anyhow::Result
     }
     checked.sort_by_key(|object| match object.kind.as_str() {
         "Namespace" => 0,
-        "Pod" => 2,
-        _ => 1,
+        // A claim that names no class gets the default that is there.
+        "StorageClass" => 1,
+        "Pod" => 3,
+        _ => 2,
     });
     Ok(Plan {
         objects: checked,
         pods,
         notices,
     })
+}
+
+/// Says which folder of this machine a volume is.
+fn path_notice(object: &Object) -> Option<String> {
+    let spec = object.value.get("spec")?;
+    let source = spec.get("hostPath").or_else(|| spec.get("local"))?;
+    let path = source.get("path")?.as_str()?;
+    Some(format!(
+        "volume `{}` is `{path}` of this machine",
+        object.name
+    ))
 }
 
 fn refuse_unserved(objects: &[Object]) -> anyhow::Result<()> {
@@ -84,7 +100,7 @@ fn refuse_unserved(objects: &[Object]) -> anyhow::Result<()> {
     let unserved: Vec<String> = unserved.into_iter().collect();
     bail!(
         "nothing was started, because `coracle run` does not serve this kind yet: {}; it runs Pods with \
-         their ConfigMaps, Secrets, Services, NetworkPolicies and Namespaces",
+         their ConfigMaps, Secrets, Services, NetworkPolicies, PersistentVolumeClaims and Namespaces",
         unserved.join("; ")
     )
 }
@@ -101,6 +117,9 @@ fn is_runnable(object: &Object) -> bool {
                 | "Service"
                 | "EndpointSlice"
                 | "NetworkPolicy"
+                | "PersistentVolume"
+                | "PersistentVolumeClaim"
+                | "StorageClass"
         )
 }
 

@@ -86,6 +86,27 @@ pub(super) static KINDS: &[KindInfo] = &[
         ..row("", "Node", "core.v1.Node")
     },
     KindInfo {
+        plural: "persistentvolumeclaims",
+        singular: "persistentvolumeclaim",
+        short_names: &["pvc"],
+        subresources: &[Subresource::Status],
+        defaults: defaults::claim,
+        on_create: defaults::new_claim,
+        validate: validate::storage::claim,
+        ..row("", "PersistentVolumeClaim", "core.v1.PersistentVolumeClaim")
+    },
+    KindInfo {
+        plural: "persistentvolumes",
+        singular: "persistentvolume",
+        short_names: &["pv"],
+        scope: Scope::Cluster,
+        subresources: &[Subresource::Status],
+        defaults: defaults::volume,
+        on_create: defaults::new_volume,
+        validate: validate::storage::volume,
+        ..row("", "PersistentVolume", "core.v1.PersistentVolume")
+    },
+    KindInfo {
         plural: "pods",
         singular: "pod",
         short_names: &["po"],

@@ -200,6 +200,15 @@ pub(super) static KINDS: &[KindInfo] = &[
             "scheduling.v1.PriorityClass",
         )
     },
+    KindInfo {
+        plural: "storageclasses",
+        singular: "storageclass",
+        short_names: &["sc"],
+        scope: Scope::Cluster,
+        defaults: defaults::storage_class,
+        validate: validate::storage::class,
+        ..row("storage.k8s.io", "StorageClass", "storage.v1.StorageClass")
+    },
 ];
 
 /// The positions are those of the core group's events, as which these are stored.

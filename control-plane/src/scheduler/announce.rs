@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
@@ -20,6 +20,9 @@ use super::{
 
 /// The longest text of an event; longer ones are cut, as the stock scheduler does.
 const NOTE_BYTES_MAX: usize = 1024;
+
+/// Says for which node a claim is to be bound.
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 
 const CUT: &str = " ...";
 
@@ -96,6 +99,23 @@ impl Announcer {
             text: &text,
         };
         self.record(target, &note).await;
+        Ok(())
+    }
+
+    /// Says for which node the claims of a pod are to be bound.
+    pub(super) async fn select(
+        &self,
+        target: &Target,
+        node: &str,
+        claims: &[String],
+    ) -> Result<(), kube::Error> {
+        let api: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), &target.key.namespace);
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {SELECTED_NODE: node}}}));
+        for claim in claims {
+            api.patch_metadata(claim, &PatchParams::default(), &patch)
+                .await?;
+        }
         Ok(())
     }
 

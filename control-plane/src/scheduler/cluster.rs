@@ -187,6 +187,15 @@ impl Cluster {
         self.placed.keys()
     }
 
+    /// Says whether another placed pod of the namespace mounts the claim.
+    pub(super) fn mounts(&self, pod: &PodKey, claim: &str) -> bool {
+        let mut others = self
+            .placed
+            .iter()
+            .filter(|(key, _)| key.namespace == pod.namespace && *key != pod);
+        others.any(|(_, placed)| placed.facts.claims.contains(claim))
+    }
+
     /// Says whether any placed pod has rules about others.
     pub(super) fn has_rules(&self) -> bool {
         self.with_rules > 0

@@ -42,6 +42,10 @@ pub(super) struct PodFacts {
     /// Pods that better are near (positive weight) or not (negative).
     pub(super) preferred_pods: Vec<(i64, PodTerm)>,
     pub(super) spread: Vec<Spread>,
+    /// The claims of its volumes.
+    pub(super) claims: BTreeSet<String>,
+    /// The nodes that reach the volumes of its claims: for each volume one of the terms holds.
+    pub(super) reach: Vec<Vec<NodeTerm>>,
 }
 
 /// Whether a pod may push others off a node.
@@ -116,6 +120,7 @@ impl PodFacts {
             tolerations: spec.tolerations.clone(),
             node_selector: spec.node_selector.clone(),
             spread: spread.map(|one| Spread::of(one, labels)).collect(),
+            claims: claims(spec),
             ..PodFacts::default()
         };
         if let Some(affinity) = &spec.affinity {
@@ -164,6 +169,12 @@ impl PodFacts {
         let terms = self.node_terms.as_ref();
         self.node_selector.iter().all(selected)
             && terms.is_none_or(|terms| terms.iter().any(|term| term.matches(name, labels)))
+    }
+
+    /// Says whether a node reaches the volumes of the pod's claims.
+    pub(super) fn reaches(&self, name: &str, labels: &Labels) -> bool {
+        let mut volumes = self.reach.iter();
+        volumes.all(|terms| terms.iter().any(|term| term.matches(name, labels)))
     }
 
     /// Returns the only nodes that the terms' fields leave over, if every term names some.
@@ -315,6 +326,12 @@ fn requests(
     add(&mut together, sidecars);
     raise(&mut together, peak);
     together
+}
+
+fn claims(spec: &PodSpecView) -> BTreeSet<String> {
+    let volumes = spec.volumes.iter();
+    let claims = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    claims.map(|claim| claim.claim_name.clone()).collect()
 }
 
 fn is_sidecar(container: &ContainerView) -> bool {

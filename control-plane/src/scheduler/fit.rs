@@ -249,8 +249,13 @@ impl NodeFacts {
 
     fn mismatch(&self, pod: &PodFacts, name: &str) -> Option<Problem> {
         let labels: &Labels = &self.labels;
-        (!pod.admits(name, labels))
-            .then(|| Problem::lasting("node(s) didn't match Pod's node affinity/selector"))
+        if !pod.admits(name, labels) {
+            return Some(Problem::lasting(
+                "node(s) didn't match Pod's node affinity/selector",
+            ));
+        }
+        (!pod.reaches(name, labels))
+            .then(|| Problem::lasting("node(s) didn't match PersistentVolume's node affinity"))
     }
 
     /// Returns the resources of which too little is left.

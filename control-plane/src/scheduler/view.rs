@@ -34,6 +34,20 @@ pub(super) struct PodSpecView {
     pub(super) init_containers: Vec<ContainerView>,
     pub(super) resources: ResourcesView,
     pub(super) overhead: Amounts,
+    pub(super) volumes: Vec<VolumeView>,
+}
+
+/// Of a pod's volumes, only the claims matter.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct VolumeView {
+    pub(super) persistent_volume_claim: Option<ClaimSource>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ClaimSource {
+    pub(super) claim_name: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

@@ -1,7 +1,7 @@
 //! Requests against a control plane in this process.
 
 use bytes::Bytes;
-use coracle_control_plane::{ApiBody, ControlPlane, ControlPlaneConfig};
+use coracle_control_plane::{ApiBody, ControlPlane, ControlPlaneConfig, LocalVolumes};
 use coracle_store::Limits;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -24,6 +24,20 @@ impl Harness {
     pub(crate) async fn start() -> Harness {
         Harness {
             plane: ControlPlane::start(ControlPlaneConfig::default()).await,
+        }
+    }
+
+    /// Starts one that gives claims folders in `folder`, on the node `n`.
+    pub(crate) async fn with_folders(folder: &std::path::Path) -> Harness {
+        let config = ControlPlaneConfig {
+            local_volumes: Some(LocalVolumes {
+                folder: folder.to_owned(),
+                node: "n".to_owned(),
+            }),
+            ..ControlPlaneConfig::default()
+        };
+        Harness {
+            plane: ControlPlane::start(config).await,
         }
     }
 

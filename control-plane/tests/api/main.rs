@@ -29,4 +29,5 @@ mod reviews;
 mod scheduling;
 mod services;
 mod views;
+mod volumes;
 mod watch;
