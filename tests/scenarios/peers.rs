@@ -8,7 +8,8 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use coracle_tests::{Coracle, get, repository, wasm_layout};
+use coracle_tests::{Cluster, Coracle, Kubectl, get, repository, wasm_layout};
+use serde_json::json;
 use tempfile::TempDir;
 
 /// A `docker-registry` on a free loopback port, ended when it is dropped.
@@ -18,16 +19,32 @@ struct Registry {
     _data: TempDir,
 }
 
+/// Who may use a private registry, and the line of `htpasswd` that says so.
+const USER: &str = "sailor";
+const PASSWORD: &str = "open-sesame";
+const HTPASSWD: &str = "sailor:$2b$04$3iZXFAIqTdMd3rpWuHsSjOZcyTLKmop9/3B56iYYkxiDPso/aVgx6\n";
+
 impl Registry {
     fn start() -> Self {
+        Self::with("")
+    }
+
+    /// One that asks everybody for name and password.
+    fn private() -> Self {
+        Self::with("auth: {htpasswd: {realm: private, path: 'DATA/htpasswd'}}\n")
+    }
+
+    fn with(more: &str) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
         let config = data.path().join("config.yml");
         let storage = data.path().join("storage");
+        fs::write(data.path().join("htpasswd"), HTPASSWD).expect("a file");
+        let more = more.replace("DATA", &data.path().display().to_string());
         fs::write(
             &config,
             format!(
                 "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n\
-                 http: {{addr: '127.0.0.1:0'}}\n",
+                 http: {{addr: '127.0.0.1:0'}}\n{more}",
                 storage.display()
             ),
         )
@@ -172,6 +189,108 @@ fn check_linux_image(coracle: &Coracle, registry: &Registry, layout: &Path) {
     let ended = coracle.finish(&["image", "pull", &image]);
     assert_eq!(ended.code, Some(125), "{}", ended.stderr);
     assert!(ended.stderr.contains("is a Linux"), "{}", ended.stderr);
+}
+
+/// A Secret with credentials for a registry, as `kubectl create secret docker-registry` makes it.
+fn pull_secret(name: &str, registry: &str, password: &str) -> String {
+    let config = json!({"auths": {registry: {"username": USER, "password": password}}});
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name},
+        "type": "kubernetes.io/dockerconfigjson",
+        "stringData": {".dockerconfigjson": config.to_string()},
+    })
+    .to_string()
+}
+
+fn pulling(name: &str, image: &str, secret: Option<&str>) -> String {
+    let secrets: Vec<_> = secret
+        .into_iter()
+        .map(|name| json!({"name": name}))
+        .collect();
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"imagePullSecrets": secrets, "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "web", "image": image, "imagePullPolicy": "Always"}]},
+    })
+    .to_string()
+}
+
+/// A pod pulls from a private registry by its secret; with a wrong one, or none, it says why it does not.
+#[test]
+fn a_private_registry_is_opened_by_the_right_secret_alone() {
+    if !asked_for() {
+        return;
+    }
+    let coracle = Coracle::new(env!("CARGO_BIN_EXE_coracle"));
+    let layout = tempfile::tempdir().expect("a temporary folder");
+    wasm_layout(layout.path(), &component());
+    let registry = Registry::private();
+    let image = format!("{}/samples/hello:v1", registry.address);
+    skopeo(&[
+        "copy",
+        "--dest-tls-verify=false",
+        &format!("--dest-creds={USER}:{PASSWORD}"),
+        &format!("oci:{}:latest", layout.path().display()),
+        &format!("docker://{image}"),
+    ]);
+    let cluster = Cluster::start(&coracle);
+    let program = Kubectl::programs().into_iter().next();
+    let kubectl = Kubectl::new(
+        &program.expect("`kubectl` is installed"),
+        cluster.kubeconfig(),
+    );
+    for object in [
+        pull_secret("right", &registry.address, PASSWORD),
+        pull_secret("wrong", &registry.address, "guessed"),
+        pull_secret("elsewhere", "registry.example", PASSWORD),
+        pulling("opens", &image, Some("right")),
+        pulling("guesses", &image, Some("wrong")),
+        pulling("strays", &image, Some("elsewhere")),
+        pulling("forgets", &image, Some("missing")),
+        pulling("asks", &image, None),
+    ] {
+        kubectl.ok_with("apply -f -", &object);
+    }
+    kubectl.ok("wait pod/opens --for=condition=Ready --timeout=120s");
+    for pod in ["guesses", "strays", "forgets", "asks"] {
+        check_refused(&kubectl, pod, &image);
+    }
+    let events = "get events -o jsonpath={.items[*].reason} --field-selector involvedObject.name=";
+    let told = kubectl.ok(&format!("{events}forgets"));
+    assert!(told.contains("FailedToRetrieveImagePullSecret"), "{told}");
+    // Once the secret is right, the pod comes up by itself.
+    kubectl.ok_with(
+        "apply -f -",
+        &pull_secret("wrong", &registry.address, PASSWORD),
+    );
+    kubectl.ok("wait pod/guesses --for=condition=Ready --timeout=120s");
+    #[cfg(unix)]
+    {
+        cluster.run.interrupt();
+        assert_eq!(cluster.run.end().code, Some(0));
+    }
+}
+
+/// A pull that was refused shows its reason, then the back-off with the reason in it, and tells both as events.
+fn check_refused(kubectl: &Kubectl, pod: &str, image: &str) {
+    let waiting = "{.status.containerStatuses[0].state.waiting";
+    kubectl.ok(&format!(
+        "wait pod/{pod} --for=jsonpath={waiting}.reason}}=ImagePullBackOff --timeout=60s"
+    ));
+    let message = kubectl.ok(&format!("get pod {pod} -o jsonpath={waiting}.message}}"));
+    let begins = format!("Back-off pulling image \"{image}\": ErrImagePull: ");
+    assert!(message.starts_with(&begins), "{pod}: {message}");
+    let events = format!("get events --field-selector involvedObject.name={pod}");
+    let told = kubectl.ok(&format!("{events} -o jsonpath={{.items[*].message}}"));
+    for text in [
+        format!("Failed to pull image \"{image}\": "),
+        "Error: ErrImagePull".to_owned(),
+        "Error: ImagePullBackOff".to_owned(),
+    ] {
+        assert!(told.contains(&text), "{pod}: {text:?} in {told}");
+    }
+    let phase = kubectl.ok(&format!("get pod {pod} -o jsonpath={{.status.phase}}"));
+    assert_eq!(phase, "Pending", "{pod}");
 }
 
 /// An ordinary image for linux/amd64 with one empty layer, by `umoci`'s rules but by hand.
