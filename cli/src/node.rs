@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use coracle_kubelet_shim::{
-    Agent, AgentConfig, AtStop, DeclaredPorts, HostPathPolicy, KubeletListener,
+    Agent, AgentConfig, AtStop, DeclaredPorts, DiskLeast, HostPathPolicy, KubeletListener,
     KubeletListenerConfig, KubeletServer, NodeSettings,
 };
 use coracle_network::{EgressRules, FabricConfig, LinkLocal};
@@ -35,6 +35,8 @@ const KUBELET_DRAIN: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Where a cluster says who vouches for its clients, to servers that are asked in its name.
 const AUTHENTICATION: (&str, &str) = ("kube-system", "extension-apiserver-authentication");
+/// Hundredths of the disk below which the node is short of it, as a kubelet has it for images.
+const DISK_LEAST_PERCENT: u64 = 15;
 /// The longest name of a node, as of every DNS subdomain.
 const NAME_BYTES_MAX: usize = 253;
 
@@ -314,6 +316,7 @@ fn agent_config(
                 AtStopArg::End => AtStop::PodsEnd,
             },
             memory_bytes: Some(system::memory_budget()),
+            disk_least: DiskLeast::Percent(DISK_LEAST_PERCENT),
             pods: args.max_pods,
             ..NodeSettings::default()
         },

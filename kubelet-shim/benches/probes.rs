@@ -11,8 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use coracle_kubelet_shim::{
-    Check, HttpGet, NEWS_MAX, News, Probe, ProbeKind, Prober, Programs, Scheme, TargetPort,
-    TcpTarget, Verdict, Watch, Watched, What,
+    Check, HttpGet, NEWS_MAX, Names, News, PodKey, Probe, ProbeKind, Prober, Programs, Scheme,
+    TargetPort, TcpTarget, Verdict, Watch, Watched, What, Whose,
 };
 use coracle_network::{Fabric, FabricConfig, Listener, PodIdentity, PodNetwork, PublishPlan};
 use http::uri::PathAndQuery;
@@ -136,12 +136,22 @@ fn watch_all(
             kind: ProbeKind::Readiness,
             probe: probe.clone(),
             pod_ip: pod.ip().into(),
+            whose: Whose::new(&key(index), &"c".into()),
             first: now + step * index,
+            names: Names::default(),
             programs: Programs::default(),
             news: news.clone(),
         })
     });
     watches.collect()
+}
+
+fn key(index: u32) -> PodKey {
+    PodKey {
+        namespace: "default".into(),
+        name: format!("pod-{index}").into(),
+        uid: index.to_string().into(),
+    }
 }
 
 fn pod(fabric: &Fabric, index: u32) -> PodNetwork {

@@ -20,10 +20,13 @@ use tokio::task::JoinHandle;
 use crate::allocation::Ledger;
 use crate::events;
 use crate::exec::{ExecBook, Toolbox, Tools};
+use crate::folders::FolderBook;
 use crate::ground::Site;
 use crate::images::Images;
 use crate::logs::{LogBook, OutputLine};
-use crate::node::{Amounts, Registration};
+use crate::metrics::Metrics;
+use crate::node::pressure::DiskLeast;
+use crate::node::{Amounts, Registration, Watched};
 use crate::objects::{self, ObjectSource};
 use crate::probes::Prober;
 use crate::server::{KubeletService, Whereabouts};
@@ -41,6 +44,9 @@ const CLUSTER_DOMAIN: &str = "cluster.local";
 /// What a stopping agent allows beyond its pods' grace: last status writes, and guests that are being
 /// ended by force.
 const STOP_SLACK: Duration = Duration::from_secs(5);
+
+/// A person's own machine is often fuller than a server may be, and still has room for volumes and logs.
+const DISK_LEAST: DiskLeast = DiskLeast::Bytes(256 << 20);
 
 /// What an agent is made from.
 pub struct AgentConfig {
@@ -87,6 +93,8 @@ pub struct NodeSettings {
     pub cpu_milli: Option<u64>,
     /// Allocatable memory in bytes; all of the machine's when unset.
     pub memory_bytes: Option<u64>,
+    /// When the node is short of disk, so that no more pods come to it.
+    pub disk_least: DiskLeast,
     /// Most pods; what the runtime's capacity allows when unset.
     pub pods: Option<u64>,
     /// The clock.
@@ -160,6 +168,7 @@ impl Default for NodeSettings {
             at_stop: AtStop::PodsEnd,
             cpu_milli: None,
             memory_bytes: None,
+            disk_least: DISK_LEAST,
             pods: None,
             clock: Clock::system(),
         }
@@ -178,40 +187,35 @@ impl Agent {
         let settings = &config.node;
         let amounts = Amounts::find(settings, &config.runtime, &config.data_dir);
         let registration = register(&config, amounts).await?;
-        let (sink, write_events) = events::channel(
-            config.client.clone(),
-            config.node_name.as_str().into(),
-            settings.clock.clone(),
-        );
+        let (client, clock) = (config.client.clone(), settings.clock.clone());
+        let (sink, write_events) = events::channel(client, config.node_name.as_str().into(), clock);
         let logs = Arc::<LogBook>::default();
         let execs = Arc::<ExecBook>::default();
-        let tools = Arc::new(Tools::new(config.toolbox));
+        let tools = Arc::new(Tools::new(config.toolbox.clone()));
+        let folders = Arc::<FolderBook>::default();
+        let metrics = Metrics::new(&config.node_name, Arc::clone(&execs));
+        let (prober, probe) = Prober::new(config.fabric.clone());
         let objects = ObjectSource::new(config.client.clone(), settings.clock.clone());
+        let whereabouts = Whereabouts {
+            logs: Arc::clone(&logs),
+            execs: Arc::clone(&execs),
+            fabric: config.fabric.clone(),
+            folders: Arc::clone(&folders),
+            metrics: metrics.clone(),
+            disk_least: settings.disk_least,
+            probes: prober.metrics().clone(),
+        };
         let kubelet = KubeletService::new(
             config.node_name.clone(),
             config.data_dir.clone(),
             config.client.clone(),
             settings.clock.clone(),
-            Whereabouts {
-                logs: Arc::clone(&logs),
-                execs: Arc::clone(&execs),
-                fabric: config.fabric.clone(),
-            },
+            whereabouts,
         );
         let storage = StorageMonitor::default();
-        let (prober, probe) = Prober::new(config.fabric.clone());
         let node = Node {
             clock: settings.clock.clone(),
-            site: Site {
-                client: config.client.clone(),
-                fabric: config.fabric,
-                data_dir: config.data_dir.into(),
-                declared_ports: settings.declared_ports,
-                cluster_domain: CLUSTER_DOMAIN.into(),
-                objects: objects.clone(),
-                clock: settings.clock.clone(),
-                amounts,
-            },
+            site: site(&config, &objects, amounts),
             images: Images::new(config.images, config.pull_progress),
             runtime: config.runtime.clone(),
             output: config.output,
@@ -225,6 +229,8 @@ impl Agent {
             prober,
             ledger: Ledger::new(amounts),
             storage: storage.clone(),
+            folders,
+            metrics,
         };
         let (shutdown, stopping) = watch::channel(Shutdown::No);
         let runtime = config.runtime;
@@ -284,6 +290,20 @@ impl Agent {
     }
 }
 
+/// What laying a pod's ground needs.
+fn site(config: &AgentConfig, objects: &ObjectSource, amounts: Amounts) -> Site {
+    Site {
+        client: config.client.clone(),
+        fabric: config.fabric.clone(),
+        data_dir: config.data_dir.as_path().into(),
+        declared_ports: config.node.declared_ports,
+        cluster_domain: CLUSTER_DOMAIN.into(),
+        objects: objects.clone(),
+        clock: config.node.clock.clone(),
+        amounts,
+    }
+}
+
 async fn make_data_dir(path: &Path) -> Result<(), AgentError> {
     let made = tokio::fs::create_dir_all(path).await;
     made.map_err(|source| AgentError::DataDir {
@@ -295,7 +315,16 @@ async fn make_data_dir(path: &Path) -> Result<(), AgentError> {
 /// Makes the Node known to the API server.
 async fn register(config: &AgentConfig, amounts: Amounts) -> Result<Registration, AgentError> {
     let (client, name) = (config.client.clone(), &config.node_name);
-    let mut registration = Registration::new(client, name, &config.node, amounts);
+    let mut registration = Registration::new(
+        client,
+        name,
+        &config.node,
+        amounts,
+        Watched {
+            data_dir: config.data_dir.as_path().into(),
+            images: config.images.clone(),
+        },
+    );
     match registration.register().await {
         Ok(()) => Ok(registration),
         Err(source) => Err(AgentError::Register {

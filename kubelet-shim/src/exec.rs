@@ -48,6 +48,7 @@ pub(crate) struct ExecTarget {
     pub(crate) tools: Arc<Tools>,
     /// The streams of the container's own program.
     pub(crate) console: Arc<Console>,
+    pub(crate) plan: Arc<Planned>,
     places: Arc<Semaphore>,
 }
 
@@ -144,6 +145,15 @@ impl ExecError {
     }
 }
 
+/// What was planned for a container, for those who measure it.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    /// The image as written.
+    pub(crate) image: Arc<str>,
+    pub(crate) cpu_limit_milli: Option<u64>,
+    pub(crate) memory_limit: Option<u64>,
+}
+
 /// What a container runs with, for the programs that come later.
 pub(crate) struct ExecGround {
     pub(crate) image: Arc<SharedImage>,
@@ -152,6 +162,7 @@ pub(crate) struct ExecGround {
     pub(crate) working_dir: String,
     pub(crate) tools: Arc<Tools>,
     pub(crate) console: Arc<Console>,
+    pub(crate) plan: Arc<Planned>,
 }
 
 impl ExecTarget {
@@ -165,6 +176,7 @@ impl ExecTarget {
             working_dir: ground.working_dir,
             tools: ground.tools,
             console: ground.console,
+            plan: ground.plan,
             places: Arc::new(Semaphore::new(PROGRAMS_MAX)),
         }
     }
@@ -302,11 +314,18 @@ impl Drop for Running {
 #[derive(Default)]
 pub(crate) struct ExecBook(Mutex<Entries>);
 
+impl std::fmt::Debug for ExecBook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ExecBook").finish_non_exhaustive()
+    }
+}
+
 /// A container that runs.
 pub(crate) struct Occupant {
     pub(crate) key: PodKey,
     pub(crate) container: Arc<str>,
     pub(crate) instance: Instance,
+    pub(crate) plan: Arc<Planned>,
 }
 
 /// By namespace and pod.
@@ -359,6 +378,7 @@ impl ExecBook {
         let entries = self.0.lock();
         let all = entries.iter().flat_map(|((namespace, name), pod)| {
             pod.iter().filter_map(|entry| {
+                let target = entry.target.upgrade()?;
                 Some(Occupant {
                     key: PodKey {
                         namespace: namespace.clone(),
@@ -366,7 +386,8 @@ impl ExecBook {
                         uid: entry.uid.clone(),
                     },
                     container: entry.container.clone(),
-                    instance: entry.target.upgrade()?.instance.clone(),
+                    instance: target.instance.clone(),
+                    plan: target.plan.clone(),
                 })
             })
         });

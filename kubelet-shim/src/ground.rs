@@ -1,6 +1,8 @@
 //! What a pod's containers stand on: mounted volumes, an address, published ports.
 
-use std::collections::HashMap;
+mod claims;
+
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use coracle_runtime::fs::{
 use crate::agent::DeclaredPorts;
 
 use crate::environment;
+use crate::folders::{PodFolders, VolumePlace};
 use crate::identity_files::{self, Identity, Surroundings};
 use crate::images::{Images, PullKeys, SharedImage, blocking, describe};
 use crate::lifecycle::{Outlook, Problem};
@@ -26,7 +29,7 @@ use crate::node::Amounts;
 use crate::objects::{ObjectSource, PodFiles};
 use crate::spec::{
     ContainerPlan, HostPathCheck, HostPort, Medium, PodSpecPlan, Port, SubPath, Transport,
-    VolumeSource,
+    VolumePlan, VolumeSource,
 };
 use crate::storage::PodStorage;
 use crate::time::Clock;
@@ -47,6 +50,8 @@ pub(crate) struct GroundKit {
     pub(crate) volumes: HashMap<String, MountSource>,
     /// What it keeps on the disk, if that has a limit.
     pub(crate) storage: Option<Arc<PodStorage>>,
+    /// Volumes that nobody writes to, whatever a mount says.
+    read_only: HashSet<String>,
     /// Keeps the volumes in memory as their objects are.
     pub(crate) files: Arc<PodFiles>,
     /// Keeps the files of the volumes that are images in the store.
@@ -99,7 +104,10 @@ pub(crate) async fn lay(
     let followed = site.objects.follow(pod, site.amounts, site.clock.now());
     let (files, machine) = tokio::join!(followed, blocking(identity_files::machine_resolver));
     let files = files.map_err(|error| mount_problem(&error.volume, &error.source))?;
-    let mut volumes = mount_volumes(site, pod, &files, &account).await?;
+    let Mounted {
+        mut volumes,
+        read_only,
+    } = mount_volumes(site, pod, &files, &account).await?;
     let images = mount_images(images, keys, pod, &mut volumes).await?;
     let network = attach(site, pod)?;
     let published = publish(site, pod, &network)?;
@@ -123,6 +131,7 @@ pub(crate) async fn lay(
         published,
         volumes,
         storage,
+        read_only,
         files,
         _images: images,
         identity,
@@ -152,12 +161,19 @@ pub(crate) fn layer_dir(data_dir: &Path, pod: &PodSpecPlan) -> PathBuf {
     data_dir.join("layers").join(&*pod.key.uid)
 }
 
+/// What the volumes of a pod hold, images aside.
+struct Mounted {
+    volumes: HashMap<String, MountSource>,
+    read_only: HashSet<String>,
+}
+
 async fn mount_volumes(
     site: &Site,
     pod: &PodSpecPlan,
     files: &PodFiles,
     account: &PodAccount,
-) -> Result<HashMap<String, MountSource>, Problem> {
+) -> Result<Mounted, Problem> {
+    let mut read_only = HashSet::new();
     let mut mounted: HashMap<_, _> = files
         .trees()
         .into_iter()
@@ -185,11 +201,45 @@ async fn mount_volumes(
                 let (path, check) = (PathBuf::from(path), *check);
                 blocking(move || host_path(path, check)).await
             }
+            VolumeSource::Claim {
+                name,
+                read_only: is_read_only,
+            } => {
+                let found = claims::find(&site.client, &pod.key, name).await;
+                let found = found.map_err(|error| claim_problem(pod, volume, name, &error))?;
+                if found.read_only || *is_read_only {
+                    read_only.insert(volume.name.clone());
+                }
+                let (path, check) = (PathBuf::from(found.path), found.check);
+                blocking(move || host_path(path, check)).await
+            }
         };
         let source = source.map_err(|error| mount_problem(&volume.name, &error))?;
         mounted.insert(volume.name.clone(), source);
     }
-    Ok(mounted)
+    Ok(Mounted {
+        volumes: mounted,
+        read_only,
+    })
+}
+
+/// What the kubelet says of a claim that does not lead to a volume.
+fn claim_problem(
+    pod: &PodSpecPlan,
+    volume: &VolumePlan,
+    claim: &str,
+    error: &dyn std::error::Error,
+) -> Problem {
+    let (name, namespace, why) = (&volume.name, &pod.key.namespace, describe(error));
+    let message = format!(
+        "Unable to attach or mount volumes: unmounted volumes=[{name}], unattached volumes=[], failed to \
+         process volumes=[{name}]: error processing PVC {namespace}/{claim}: {why}"
+    );
+    Problem {
+        reason: "FailedMount",
+        message: message.into(),
+        outlook: Outlook::MayMend,
+    }
 }
 
 /// Pulls the volumes that are images.
@@ -374,6 +424,32 @@ pub(crate) struct SubPathError {
 }
 
 impl GroundKit {
+    /// Returns what of the pod lies on the disk, for those who measure it.
+    pub(crate) fn folders(&self, pod: &PodSpecPlan) -> PodFolders {
+        let places = pod.volumes.iter().filter_map(|volume| {
+            let claim = match &volume.source {
+                VolumeSource::EmptyDir { .. } => None,
+                VolumeSource::Claim { name, .. } => Some(name.clone()),
+                VolumeSource::HostPath { .. }
+                | VolumeSource::Files(_)
+                | VolumeSource::Image { .. } => return None,
+            };
+            let MountSource::HostDir(folder) = self.volumes.get(&volume.name)? else {
+                return None;
+            };
+            Some(VolumePlace {
+                name: volume.name.clone(),
+                folder: folder.clone(),
+                claim,
+            })
+        });
+        PodFolders {
+            key: pod.key.clone(),
+            containers: pod.containers.iter().map(|c| c.name.clone()).collect(),
+            volumes: places.collect(),
+        }
+    }
+
     /// Reads files that containers left in volumes. Those that are not there, or larger than a file of
     /// variables may be, are left out.
     pub(crate) async fn read(
@@ -426,7 +502,7 @@ impl GroundKit {
                 path: mount.path.clone(),
                 source: source.clone(),
                 sub_path,
-                access: if mount.read_only {
+                access: if mount.read_only || self.read_only.contains(&mount.volume) {
                     Access::ReadOnly
                 } else {
                     Access::ReadWrite

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::exec::ExecTarget;
 use crate::images::describe;
-use crate::probes::{HttpAgent, OUTPUT_BYTES_MAX, Reach, Refusal, http_get};
+use crate::probes::{HttpAgent, Names, OUTPUT_BYTES_MAX, Reach, Refusal, http_get};
 use crate::spec::{ContainerPlan, Hook, HttpGet, PodKey, Scheme};
 
 /// A hook may take as long as its container may live: whoever ends that abandons the hook.
@@ -17,6 +17,7 @@ pub(crate) struct HookTarget {
     pub(crate) reach: Reach,
     pub(crate) pod: PodKey,
     pub(crate) pod_ip: IpAddr,
+    pub(crate) names: Names,
     pub(crate) exec: Option<Arc<ExecTarget>>,
 }
 
@@ -108,8 +109,15 @@ async fn exec(command: &[String], target: &HookTarget) -> Result<HookDone, (Stri
 
 /// Every answer is a success. One in plain HTTP to a request over TLS is asked for again without.
 async fn http(get: &HttpGet, target: &HookTarget) -> Result<HookDone, String> {
-    let HookTarget { reach, pod_ip, .. } = target;
-    let ask = async |get: &HttpGet| http_get(reach, get, *pod_ip, HttpAgent::Hook, UNLIMITED).await;
+    let HookTarget {
+        reach,
+        pod_ip,
+        names,
+        ..
+    } = target;
+    let ask = async |get: &HttpGet| {
+        http_get(reach, get, (*pod_ip, names), HttpAgent::Hook, UNLIMITED).await
+    };
     match ask(get).await {
         Ok(_) => Ok(HookDone::AsAsked),
         Err(Refusal::NotTls(_)) => {

@@ -12,7 +12,7 @@ use coracle_runtime::{
 use jiff::Timestamp;
 
 use crate::environment::{self, Facts, Sources};
-use crate::exec::{Console, Discipline, ExecGround, ExecTarget, Tools};
+use crate::exec::{Console, Discipline, ExecGround, ExecTarget, Planned, Tools};
 use crate::images::{SharedImage, blocking, describe};
 use crate::lifecycle::{Outlook, Problem, Termination};
 use crate::logs::{ContainerLog, StdStream};
@@ -94,6 +94,11 @@ impl Launch {
             working_dir: line.working_dir,
             tools: self.tools.clone(),
             console: Arc::new(self.console(container, &program)),
+            plan: Arc::new(Planned {
+                image: container.image.as_str().into(),
+                cpu_limit_milli: container.resources.cpu_limit_milli,
+                memory_limit: container.resources.memory_limit,
+            }),
         };
         let kind = if container.command.is_some() {
             WorkloadKind::Command

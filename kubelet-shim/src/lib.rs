@@ -19,6 +19,7 @@ mod allocation;
 mod environment;
 mod events;
 mod exec;
+mod folders;
 mod ground;
 mod hooks;
 mod identity_files;
@@ -26,6 +27,7 @@ mod images;
 mod launch;
 mod lifecycle;
 mod logs;
+mod metrics;
 mod node;
 mod objects;
 mod probes;
@@ -41,7 +43,8 @@ pub use agent::{Agent, AgentConfig, AgentError, AtStop, DeclaredPorts, NodeSetti
 pub use exec::Toolbox;
 pub use lifecycle::Verdict;
 pub use logs::{OutputLine, StdStream};
-pub use probes::{NEWS_MAX, News, Prober, Programs, Watch, Watched, What};
+pub use node::pressure::DiskLeast;
+pub use probes::{NEWS_MAX, Names, News, Prober, Programs, Watch, Watched, What, Whose};
 pub use server::{
     KubeletBody, KubeletListener, KubeletListenerConfig, KubeletServer, KubeletServerError,
     KubeletService,
@@ -50,11 +53,11 @@ pub use spec::{
     Check, ContainerPlan, DnsPlan, DnsPolicy, DownwardFile, DownwardValue, EnvFrom, EnvValue,
     EnvVar, ExitCodes, FieldRefusal, FilesSource, FilesVolume, Hook, Hooks, HostAlias,
     HostPathCheck, HostPathPolicy, HostPort, HttpGet, InstanceReuse, KeyItem, LogFallback, Medium,
-    ObjectKind, ObjectRef, OnResize, PodField, PodKey, PodSpecPlan, Port, Probe, ProbeKind, Probes,
-    PullPolicy, ResizePolicy, ResourceAmount, Resources, RestartAction, RestartPolicy, RestartRule,
-    Restarts, Role, Scheme, Security, ServiceLinks, ShownName, SizeLimit, StdinPlan, StreamPlan,
-    SubPath, TargetPort, TcpTarget, TerminationMessage, TokenPlan, Transport, VolumeMount,
-    VolumePlan, VolumeSource, check_pod,
+    ObjectKind, ObjectRef, OnResize, PodField, PodKey, PodSpecPlan, Port, Probe, ProbeHost,
+    ProbeKind, Probes, PullPolicy, ResizePolicy, ResourceAmount, Resources, RestartAction,
+    RestartPolicy, RestartRule, Restarts, Role, Scheme, Security, ServiceLinks, ShownName,
+    SizeLimit, StdinPlan, StreamPlan, SubPath, TargetPort, TcpTarget, TerminationMessage,
+    TokenPlan, Transport, VolumeMount, VolumePlan, VolumeSource, check_pod,
 };
 pub use status::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
 pub use time::{Clock, Hand, Moment};

@@ -23,7 +23,7 @@ use tokio_util::sync::PollSender;
 
 pub(crate) use book::{LogBook, Look, Missing};
 pub(crate) use feed::Feed;
-pub(crate) use file::{LogFile, remove_attempt};
+pub(crate) use file::{LOG_BYTES_MAX, LOG_FILES_MAX, LogFile, remove_attempt};
 pub(crate) use reader::{LogQuery, LogReader};
 
 use feed::FeedEnd;

@@ -1,14 +1,20 @@
 //! The agent's own Node object and its heartbeat (contract A.1–A.4).
 
+mod images;
+pub(crate) mod pressure;
+
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_registry::ImageStore;
 use coracle_runtime::Runtime;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler,
-    NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+    NodeRuntimeHandler, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
@@ -20,7 +26,10 @@ use crate::agent::NodeSettings;
 use crate::status::whole_seconds;
 use crate::time::Clock;
 
-/// How often the lease is renewed.
+use crate::images::blocking;
+use pressure::{Signals, Watchman};
+
+/// How often the lease is renewed, and the machine looked at.
 const LEASE_EVERY: Duration = Duration::from_secs(10);
 
 /// How long a lease holds.
@@ -28,6 +37,9 @@ const LEASE_SECONDS: i32 = 40;
 
 /// How often an unchanged status is written all the same.
 const STATUS_EVERY: Duration = Duration::from_secs(300);
+
+/// How often the images in the store are listed: each is a file.
+const IMAGES_EVERY: Duration = Duration::from_secs(60);
 
 /// First delay after a failed registration; doubles to the last.
 const REGISTER_RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -58,7 +70,20 @@ pub(crate) struct Registration {
     labels: BTreeMap<String, String>,
     taints: Vec<Taint>,
     uid: Option<String>,
-    since: Timestamp,
+    /// What the API has been told, for the times of change.
+    conditions: Vec<NodeCondition>,
+    watchman: Watchman,
+    data_dir: Arc<Path>,
+    store: ImageStore,
+    images: Vec<ContainerImage>,
+}
+
+/// What a registration watches.
+pub(crate) struct Watched {
+    /// The folder whose disk may run full.
+    pub(crate) data_dir: Arc<Path>,
+    /// The images that are told.
+    pub(crate) images: ImageStore,
 }
 
 /// What a node has to give.
@@ -106,6 +131,7 @@ impl Registration {
         name: &str,
         settings: &NodeSettings,
         amounts: Amounts,
+        watched: Watched,
     ) -> Registration {
         Registration {
             client,
@@ -115,7 +141,11 @@ impl Registration {
             labels: labels(name, settings),
             taints: settings.taints.clone(),
             uid: None,
-            since: settings.clock.now().wall(),
+            conditions: Vec::new(),
+            watchman: Watchman::new(settings.disk_least),
+            data_dir: watched.data_dir,
+            store: watched.images,
+            images: Vec::new(),
         }
     }
 
@@ -166,30 +196,73 @@ impl Registration {
             Err(error) => return Err(error),
         };
         self.uid = registered.metadata.uid;
-        self.post_status().await?;
+        let known = registered.status.and_then(|status| status.conditions);
+        self.conditions = known.unwrap_or_default();
+        self.list_images().await;
+        let conditions = self.look().await;
+        self.post_status(conditions).await?;
         self.renew_lease().await
     }
 
     /// Renews the lease and the status for as long as it is polled.
-    pub(crate) async fn keep_alive(self) {
+    pub(crate) async fn keep_alive(mut self) {
         let mut status_at = Instant::now() + STATUS_EVERY;
+        let mut images_at = Instant::now() + IMAGES_EVERY;
         loop {
             tokio::time::sleep(LEASE_EVERY).await;
             if let Err(error) = self.renew_lease().await {
                 tracing::warn!(node = %self.name, %error, "failed to renew the node's lease");
             }
-            if Instant::now() >= status_at {
-                status_at = Instant::now() + STATUS_EVERY;
-                if let Err(error) = self.post_status().await {
+            let mut is_due = Instant::now() >= status_at;
+            if Instant::now() >= images_at {
+                images_at = Instant::now() + IMAGES_EVERY;
+                is_due |= self.list_images().await;
+            }
+            let conditions = self.look().await;
+            is_due |= differ(&self.conditions, &conditions);
+            if !is_due {
+                continue;
+            }
+            match self.post_status(conditions).await {
+                Ok(()) => status_at = Instant::now() + STATUS_EVERY,
+                // What has changed is found to have changed at the next look, too.
+                Err(error) => {
                     tracing::warn!(node = %self.name, %error, "failed to post the node's status");
                 }
             }
         }
     }
 
-    async fn post_status(&self) -> Result<(), kube::Error> {
+    /// Measures the machine, and says what its conditions are.
+    async fn look(&mut self) -> Vec<NodeCondition> {
+        let data_dir = self.data_dir.clone();
+        let signals = blocking(move || Signals::measure(&data_dir)).await;
+        let now = self.clock.now();
+        let short = self.watchman.note(signals, now);
+        conditions(&self.conditions, short, now.wall())
+    }
+
+    /// Lists the images in the store, and says whether there are others than before.
+    async fn list_images(&mut self) -> bool {
+        let store = self.store.clone();
+        match blocking(move || store.list()).await {
+            Ok(listed) => {
+                let images = images::of(listed);
+                let has_changed = images != self.images;
+                self.images = images;
+                has_changed
+            }
+            Err(error) => {
+                tracing::warn!(node = %self.name, %error, "failed to list the images");
+                false
+            }
+        }
+    }
+
+    async fn post_status(&mut self, conditions: Vec<NodeCondition>) -> Result<(), kube::Error> {
         let mut status = self.status.clone();
-        status.conditions = Some(conditions(self.since, self.clock.now().wall()));
+        status.conditions = Some(conditions.clone());
+        status.images = Some(self.images.clone());
         let patch = serde_json::json!({"status": status});
         let api = Api::<Node>::all(self.client.clone());
         api.patch_status(
@@ -197,8 +270,16 @@ impl Registration {
             &PatchParams::default(),
             &Patch::Strategic(patch),
         )
-        .await
-        .map(drop)
+        .await?;
+        for condition in &conditions {
+            let known = self.conditions.iter().find(|c| c.type_ == condition.type_);
+            if known.is_some_and(|known| known.status != condition.status) {
+                let (kind, status) = (&condition.type_, &condition.status);
+                tracing::warn!(node = %self.name, %kind, %status, "a condition of the node has changed");
+            }
+        }
+        self.conditions = conditions;
+        Ok(())
     }
 
     async fn renew_lease(&self) -> Result<(), kube::Error> {
@@ -306,41 +387,109 @@ fn status(name: &str, settings: &NodeSettings, amounts: Amounts) -> NodeStatus {
     }
 }
 
-fn conditions(since: Timestamp, now: Timestamp) -> Vec<NodeCondition> {
+/// Whether two lists of conditions say different things, heartbeats aside.
+fn differ(known: &[NodeCondition], new: &[NodeCondition]) -> bool {
+    let says = |all: &[NodeCondition], one: &NodeCondition| {
+        let mut all = all.iter();
+        all.any(|known| known.type_ == one.type_ && known.status == one.status)
+    };
+    new.iter().any(|condition| !says(known, condition))
+}
+
+/// Returns the agent's conditions; the time of a change moves only when there is one.
+fn conditions(known: &[NodeCondition], short: [bool; 3], now: Timestamp) -> Vec<NodeCondition> {
+    let [memory, disk, pids] = short;
+    let pressure = |is_short: bool, bad, good| {
+        if is_short {
+            ("True", bad)
+        } else {
+            ("False", good)
+        }
+    };
     let rows = [
         (
             "MemoryPressure",
-            "False",
-            "KubeletHasSufficientMemory",
-            "kubelet has sufficient memory available",
+            pressure(
+                memory,
+                (
+                    "KubeletHasInsufficientMemory",
+                    "kubelet has insufficient memory available",
+                ),
+                (
+                    "KubeletHasSufficientMemory",
+                    "kubelet has sufficient memory available",
+                ),
+            ),
         ),
         (
             "DiskPressure",
-            "False",
-            "KubeletHasNoDiskPressure",
-            "kubelet has no disk pressure",
+            pressure(
+                disk,
+                ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+                ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            ),
         ),
         (
             "PIDPressure",
-            "False",
-            "KubeletHasSufficientPID",
-            "kubelet has sufficient PID available",
+            pressure(
+                pids,
+                (
+                    "KubeletHasInsufficientPID",
+                    "kubelet has insufficient PID available",
+                ),
+                (
+                    "KubeletHasSufficientPID",
+                    "kubelet has sufficient PID available",
+                ),
+            ),
         ),
         (
             "Ready",
-            "True",
-            "KubeletReady",
-            "kubelet is posting ready status",
+            ("True", ("KubeletReady", "kubelet is posting ready status")),
         ),
     ];
-    rows.into_iter()
-        .map(|(type_, status, reason, message)| NodeCondition {
+    let rows = rows.into_iter();
+    rows.map(|(type_, (status, (reason, message)))| {
+        let mut known = known.iter();
+        let same = known.find(|known| known.type_ == type_ && known.status == status);
+        let since = same.and_then(|known| known.last_transition_time.clone());
+        NodeCondition {
             type_: type_.to_owned(),
             status: status.to_owned(),
             reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
             last_heartbeat_time: Some(Time(whole_seconds(now))),
-            last_transition_time: Some(Time(whole_seconds(since))),
-        })
-        .collect()
+            last_transition_time: since.or_else(|| Some(Time(whole_seconds(now)))),
+        }
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_condition_moves_only_when_it_changes() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let time = |all: &[NodeCondition], type_: &str| {
+            let mut all = all.iter();
+            let found = all.find(|c| c.type_ == type_).expect("it is there");
+            (
+                found.status.clone(),
+                found.last_transition_time.clone().map(|t| t.0.as_second()),
+            )
+        };
+        let first = conditions(&[], [false; 3], at(10));
+        let same = conditions(&first, [false; 3], at(20));
+        assert!(!differ(&first, &same));
+        assert_eq!(time(&same, "Ready"), ("True".to_owned(), Some(10)));
+        let short = conditions(&same, [true, false, false], at(30));
+        assert!(differ(&same, &short));
+        let memory = time(&short, "MemoryPressure");
+        assert_eq!(memory, ("True".to_owned(), Some(30)));
+        assert_eq!(time(&short, "DiskPressure"), ("False".to_owned(), Some(10)));
+        let reason = short[0].reason.as_deref();
+        assert_eq!(reason, Some("KubeletHasInsufficientMemory"));
+    }
 }

@@ -12,6 +12,7 @@ mod attempt;
 mod exec;
 mod grpc;
 mod http;
+mod metrics;
 mod registry;
 mod tally;
 mod tls;
@@ -21,7 +22,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_network::Fabric;
+use coracle_network::{Fabric, PodNetwork};
 use futures::StreamExt;
 use futures::future::{AbortRegistration, Abortable};
 use futures::stream::FuturesUnordered;
@@ -31,6 +32,8 @@ use tokio::time::Instant;
 
 pub(crate) use attempt::{OUTPUT_BYTES_MAX, Reach, Refusal};
 pub(crate) use http::{Agent as HttpAgent, get as http_get};
+pub(crate) use metrics::ProbeMetrics;
+pub use metrics::Whose;
 use registry::{Due, Shared};
 
 use crate::exec::ExecTarget;
@@ -43,6 +46,10 @@ use crate::time::Moment;
 /// says otherwise, so this is four times what 10,000 silent pods with a period of ten seconds need.
 const ATTEMPTS_MAX: usize = 4096;
 
+/// Of these for one pod, so that one whose probes never answer leaves places to the others; what is due beyond
+/// that waits its turn.
+const ATTEMPTS_PER_POD_MAX: usize = 16;
+
 /// News of one pod that wait for its worker. What finds no room is told again after the next attempt.
 pub const NEWS_MAX: usize = 32;
 
@@ -51,6 +58,7 @@ pub const NEWS_MAX: usize = 32;
 pub struct Prober {
     registry: Arc<Shared>,
     reach: Reach,
+    metrics: ProbeMetrics,
     started: Instant,
 }
 
@@ -66,8 +74,12 @@ pub struct Watched {
     pub probe: Arc<Probe>,
     /// Address of the pod.
     pub pod_ip: IpAddr,
+    /// Whose it is; attempts of a pod are limited together, and counted by this.
+    pub whose: Whose,
     /// When the first attempt is due.
     pub first: Instant,
+    /// Who answers a `host` that is a name.
+    pub names: Names,
     /// Where a program can be run in the container.
     pub programs: Programs,
     /// Takes the news.
@@ -77,6 +89,21 @@ pub struct Watched {
 /// Where a probe of kind `exec` runs its program; nowhere by default.
 #[derive(Clone, Default)]
 pub struct Programs(pub(crate) Option<Arc<ExecTarget>>);
+
+/// Who answers the names that a pod's probes and hooks are sent to; nobody by default.
+#[derive(Clone, Default)]
+pub struct Names(pub(crate) Option<PodNetwork>);
+
+impl Names {
+    /// Looks a name up as the pod would.
+    pub(crate) async fn look_up(&self, name: &str) -> Result<IpAddr, String> {
+        let unknown = || format!("dial tcp: lookup {name}: no such host");
+        let network = self.0.as_ref().ok_or_else(unknown)?;
+        let found = network.resolve(name).await.unwrap_or_default();
+        let first = found.iter().find(|ip| ip.is_ipv4()).or(found.first());
+        first.copied().ok_or_else(unknown)
+    }
+}
 
 /// Keeps a probe at work; dropping it ends it, an attempt under way included.
 pub struct Watch {
@@ -118,9 +145,16 @@ impl Prober {
         let prober = Prober {
             registry: registry.clone(),
             reach: reach.clone(),
+            metrics: ProbeMetrics::default(),
             started: Instant::now(),
         };
-        (prober, run(registry, reach))
+        let metrics = prober.metrics.clone();
+        (prober, run(registry, reach, metrics))
+    }
+
+    /// What the probes have come to.
+    pub(crate) fn metrics(&self) -> &ProbeMetrics {
+        &self.metrics
     }
 
     /// The way to pods, for whoever else asks them something.
@@ -175,7 +209,7 @@ impl Drop for Watch {
 }
 
 /// Starts what is due while there is room, and takes in what comes out.
-async fn run(registry: Arc<Shared>, reach: Reach) {
+async fn run(registry: Arc<Shared>, reach: Reach, metrics: ProbeMetrics) {
     let mut attempts = FuturesUnordered::new();
     let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
     loop {
@@ -200,7 +234,8 @@ async fn run(registry: Arc<Shared>, reach: Reach) {
         tokio::select! {
             // Safe to cancel: a finished attempt is taken out only when it is returned.
             Some((id, ended)) = attempts.next() => {
-                if let Some(ended) = ended {
+                if let Some(Attempted { whose, kind, ended, took }) = ended {
+                    metrics.note(&whose, kind, &ended, took);
                     registry.settle(id, ended, Instant::now());
                 }
             }
@@ -212,15 +247,29 @@ async fn run(registry: Arc<Shared>, reach: Reach) {
     }
 }
 
+/// An attempt that came out.
+struct Attempted {
+    whose: Whose,
+    kind: ProbeKind,
+    ended: attempt::Ended,
+    took: Duration,
+}
+
 /// One attempt; nothing when it was abandoned.
 async fn one(
     reach: &Reach,
     job: registry::Job,
     registration: AbortRegistration,
-) -> (u64, Option<attempt::Ended>) {
-    let id = job.id;
-    let work = attempt::run(reach, &job);
-    (id, Abortable::new(work, registration).await.ok())
+) -> (u64, Option<Attempted>) {
+    let (id, began) = (job.id, Instant::now());
+    let ended = Abortable::new(attempt::run(reach, &job), registration).await;
+    let attempted = ended.ok().map(|ended| Attempted {
+        whose: job.whose,
+        kind: job.kind,
+        ended,
+        took: began.elapsed(),
+    });
+    (id, attempted)
 }
 
 #[cfg(test)]

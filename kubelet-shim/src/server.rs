@@ -3,6 +3,7 @@
 //! A service for requests from memory, and [`KubeletService::serve`] for those of a connection. It knows
 //! nothing of who asks: whoever opens a port for it authenticates and authorises first.
 
+mod about;
 mod container_logs;
 mod guard;
 mod listen;
@@ -33,13 +34,18 @@ use kube::api::ListParams;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tower::Service as _;
 
 pub use listen::{KubeletListener, KubeletListenerConfig, KubeletServer, KubeletServerError};
 use session::Place;
 
 use crate::exec::ExecBook;
+use crate::folders::FolderBook;
 use crate::logs::LogBook;
+use crate::metrics::Metrics;
+use crate::node::pressure::DiskLeast;
+use crate::probes::ProbeMetrics;
 use crate::time::Clock;
 use streaming::{AfterUpgrade, CONNECTIONS_MAX, STREAMS_MAX, Wish};
 
@@ -47,16 +53,7 @@ use streaming::{AfterUpgrade, CONNECTIONS_MAX, STREAMS_MAX, Wish};
 const LOG_READERS_MAX: usize = 1024;
 
 /// Paths of a kubelet that this one does not answer yet.
-const UNSERVED: &[&str] = &[
-    "checkpoint",
-    "configz",
-    "cri",
-    "debug",
-    "flagz",
-    "logs",
-    "runningpods",
-    "statusz",
-];
+const UNSERVED: &[&str] = &["checkpoint", "cri", "debug", "flagz", "logs", "statusz"];
 
 /// The body of an answer; that of a log comes as it is written.
 pub type KubeletBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -75,6 +72,11 @@ struct Shared {
     fabric: Fabric,
     log_readers: Arc<Semaphore>,
     meter: stats::Meter,
+    disk: stats::Disk,
+    folders: Arc<FolderBook>,
+    metrics: Metrics,
+    disk_least: DiskLeast,
+    probes: ProbeMetrics,
     connections: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
@@ -84,6 +86,10 @@ pub(crate) struct Whereabouts {
     pub(crate) logs: Arc<LogBook>,
     pub(crate) execs: Arc<ExecBook>,
     pub(crate) fabric: Fabric,
+    pub(crate) folders: Arc<FolderBook>,
+    pub(crate) metrics: Metrics,
+    pub(crate) disk_least: DiskLeast,
+    pub(crate) probes: ProbeMetrics,
 }
 
 /// What a request is refused with: plain text, as a kubelet writes it.
@@ -112,6 +118,10 @@ impl KubeletService {
             logs,
             execs,
             fabric,
+            folders,
+            metrics,
+            disk_least,
+            probes,
         } = whereabouts;
         KubeletService(Arc::new(Shared {
             node_name,
@@ -123,6 +133,11 @@ impl KubeletService {
             fabric,
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
             meter: stats::Meter::default(),
+            disk: stats::Disk::default(),
+            folders,
+            metrics,
+            disk_least,
+            probes,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }))
@@ -172,7 +187,12 @@ impl<B: Send + 'static> tower::Service<Request<B>> for KubeletService {
         let (head, _) = request.into_parts();
         let shared = self.0.clone();
         Box::pin(async move {
+            let _coming = shared.metrics.request_comes();
+            let (method, uri, began) = (head.method.clone(), head.uri.clone(), Instant::now());
             let answer = shared.answer(head).await;
+            shared
+                .metrics
+                .request_done(&method, uri.path(), began.elapsed());
             Ok(answer.unwrap_or_else(|refusal| text(refusal.code, refusal.text)))
         })
     }
@@ -209,7 +229,8 @@ impl Shared {
                 self.run(place, query).await
             }
             [
-                "healthz" | "pods" | "stats" | "metrics" | "containerLogs",
+                "healthz" | "pods" | "runningpods" | "stats" | "metrics" | "configz"
+                | "containerLogs",
                 ..,
             ] if !is_read => {
                 let code = StatusCode::METHOD_NOT_ALLOWED;
@@ -218,7 +239,12 @@ impl Shared {
             ["healthz"] | ["healthz", "ping"] => Ok(text(StatusCode::OK, "ok")),
             ["pods"] => self.pods().await,
             ["stats", "summary"] => self.summary(query).await,
+            ["metrics"] => Ok(self.agent_metrics()),
+            ["metrics", "cadvisor"] => Ok(self.cadvisor_metrics().await),
+            ["metrics", "probes"] => Ok(self.probe_metrics()),
             ["metrics", "resource"] => Ok(self.resource_metrics().await),
+            ["configz"] => Ok(self.configz()),
+            ["runningpods"] => Ok(self.running_pods()),
             ["stats" | "metrics", ..] => {
                 let text = format!("`{}` is not served by this node yet", uri.path());
                 Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, text))

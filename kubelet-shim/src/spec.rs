@@ -31,11 +31,12 @@ pub use check::check_pod;
 pub use files::{DownwardFile, DownwardValue, FilesSource, FilesVolume, KeyItem, TokenPlan};
 pub use identity::{DnsPlan, DnsPolicy, HostAlias, ShownName};
 pub use probe::{
-    Check, Hook, Hooks, HttpGet, Probe, ProbeKind, Probes, Scheme, TargetPort, TcpTarget,
+    Check, Hook, Hooks, HttpGet, Probe, ProbeHost, ProbeKind, Probes, Scheme, TargetPort, TcpTarget,
 };
 pub(crate) use renew::Renewal;
 pub(crate) use resources::bytes_text;
 pub use restart::{ExitCodes, RestartAction, RestartRule, Restarts};
+pub(crate) use volume::host_path_check;
 
 /// Whether pods may mount folders of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -497,6 +498,13 @@ pub enum VolumeSource {
         path: String,
         /// What must be there.
         check: HostPathCheck,
+    },
+    /// The volume that a claim is bound to: a folder or file of the machine.
+    Claim {
+        /// The claim.
+        name: String,
+        /// Whether it is never written to, whatever a mount says.
+        read_only: bool,
     },
     /// Files in memory: `configMap`, `secret`, `downwardAPI`, `projected`.
     Files(FilesVolume),

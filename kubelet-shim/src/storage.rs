@@ -87,6 +87,7 @@ impl PodStorage {
                 ..
             }
             | VolumeSource::HostPath { .. }
+            | VolumeSource::Claim { .. }
             | VolumeSource::Files(_)
             | VolumeSource::Image { .. } => None,
         });

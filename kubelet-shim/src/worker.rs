@@ -22,6 +22,7 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 
 pub(crate) use execute::{Report, log_dir, log_path};
 use hold::Hold;
@@ -30,10 +31,12 @@ use crate::agent::AtStop;
 use crate::allocation::Ledger;
 use crate::events::{EventSink, PodEvents, Severity};
 use crate::exec::{ExecBook, Tools};
+use crate::folders::FolderBook;
 use crate::ground::{GroundKit, Site};
 use crate::images::Images;
 use crate::lifecycle::{EndCause, Intent, PodFacts, plan};
 use crate::logs::{LogBook, OutputLine};
+use crate::metrics::Metrics;
 use crate::probes::{NEWS_MAX, News, Prober};
 use crate::spec::{FieldRefusal, PodKey, PodSpecPlan, Renewal};
 use crate::status::{self, Reporter, Surroundings, Written, is_gone};
@@ -71,6 +74,9 @@ pub(crate) struct Node {
     pub(crate) ledger: Ledger,
     /// Measures what pods keep on the disk.
     pub(crate) storage: StorageMonitor,
+    /// Told where the files of pods are.
+    pub(crate) folders: Arc<FolderBook>,
+    pub(crate) metrics: Metrics,
 }
 
 /// What is wanted of a pod now.
@@ -187,6 +193,8 @@ pub(crate) struct Worker {
     is_resizing: bool,
     /// Told when the pod keeps more on the disk than it may; only of one that has a limit.
     excess: Option<watch::Receiver<Option<Arc<str>>>>,
+    /// When the agent saw the pod first, until it is shown to run.
+    awaited_since: Option<Instant>,
 }
 
 /// Whether what was taken in may change the plan.
@@ -256,6 +264,7 @@ impl Worker {
             room,
             is_resizing: false,
             excess: None,
+            awaited_since: Some(Instant::now()),
         }
     }
 
@@ -263,9 +272,11 @@ impl Worker {
     pub(crate) async fn run(mut self) -> Remains {
         self.take_up_containers(&[]);
         loop {
+            let began = Instant::now();
             let (wake, is_finished) = self.advance();
             self.care();
             self.report();
+            self.node.metrics.turn(began.elapsed());
             if is_finished && self.is_done() || !self.wait(wake).await {
                 return match self.object {
                     Object::There | Object::Leaving => Remains::Object,
@@ -389,6 +400,11 @@ impl Worker {
         let previous = self.reporter.conditions();
         let status = status::render(&self.spec, &self.facts, &surroundings, previous, now);
         self.node.logs.note(&self.spec.key, &status);
+        if status.phase.as_deref() == Some("Running")
+            && let Some(since) = self.awaited_since.take()
+        {
+            self.node.metrics.pod_runs(since.elapsed());
+        }
         if self.cause() == Some(EndCause::Shutdown) && self.node.at_stop == AtStop::PodsWait {
             // To the API this is a node that is away for a while, and no end of the pod.
             return;

@@ -387,6 +387,7 @@ fn files_volumes(pod: &PodSpecPlan) -> impl Iterator<Item = (&str, &FilesVolume)
             VolumeSource::Files(files) => Some((volume.name.as_str(), files)),
             VolumeSource::EmptyDir { .. }
             | VolumeSource::HostPath { .. }
+            | VolumeSource::Claim { .. }
             | VolumeSource::Image { .. } => None,
         })
 }

@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 use super::http::{self, Agent};
 use super::registry::Job;
 use super::tls::Tls;
-use super::{Programs, exec, grpc};
-use crate::spec::{Check, Probe, TargetPort};
+use super::{Names, Programs, exec, grpc};
+use crate::spec::{Check, Probe, ProbeHost, TargetPort};
 
 /// Tries in a row of an attempt that cannot be made (contract C.2).
 const TRIES_MAX: usize = 3;
@@ -29,6 +29,13 @@ pub(crate) struct Reach {
     fabric: Fabric,
     pub(super) tls: Tls,
     programs: Arc<Semaphore>,
+}
+
+/// Where an attempt goes: an address, and the name it was found by, if it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) to: SocketAddr,
+    pub(crate) name: Option<Arc<str>>,
 }
 
 /// How an attempt came out.
@@ -86,11 +93,13 @@ pub(super) async fn run(reach: &Reach, job: &Job) -> Ended {
         probe,
         pod_ip,
         programs,
+        names,
+        whose: _,
         id: _,
     } = job;
     let mut last = String::new();
     for _ in 0..TRIES_MAX {
-        match once(reach, probe, *pod_ip, programs).await {
+        match once(reach, probe, (*pod_ip, names), programs).await {
             Ended::Errored(text) => last = text,
             ended @ (Ended::Good | Ended::Warned(_) | Ended::Failed(_)) => return ended,
         }
@@ -99,22 +108,27 @@ pub(super) async fn run(reach: &Reach, job: &Job) -> Ended {
     Ended::Errored(last)
 }
 
-async fn once(reach: &Reach, probe: &Probe, pod_ip: IpAddr, programs: &Programs) -> Ended {
+async fn once(reach: &Reach, probe: &Probe, whom: (IpAddr, &Names), programs: &Programs) -> Ended {
+    let pod_ip = whom.0;
     match &probe.check {
         Check::Exec(command) => {
             // The semaphore is never closed; without a place the program only goes uncounted.
             let _place = reach.programs.acquire().await.ok();
             exec::probe(programs, command, probe.timeout).await
         }
-        Check::Http(get) => http::probe(reach, get, pod_ip, Agent::Probe, probe.timeout).await,
+        Check::Http(get) => http::probe(reach, get, whom, Agent::Probe, probe.timeout).await,
         Check::Grpc { port, service } => {
             let to = SocketAddr::new(pod_ip, *port);
             grpc::probe(reach, to, service, probe.timeout).await
         }
-        Check::Tcp(target) => match target_address(target.host, &target.port, pod_ip) {
-            Ok(to) => tcp(reach, to, probe.timeout).await,
-            Err(error) => Ended::Errored(error),
-        },
+        Check::Tcp(target) => {
+            let found = find(target.host.as_ref(), &target.port, whom);
+            match tokio::time::timeout(probe.timeout, found).await {
+                Ok(Ok(place)) => tcp(reach, place.to, probe.timeout).await,
+                Ok(Err(error)) => Ended::Errored(error),
+                Err(_) => Ended::Errored("dial tcp: lookup timed out".to_owned()),
+            }
+        }
     }
 }
 
@@ -129,16 +143,25 @@ async fn tcp(reach: &Reach, to: SocketAddr, timeout: Duration) -> Ended {
     }
 }
 
-/// Where an attempt goes; a port that has no number cannot be asked.
-pub(crate) fn target_address(
-    host: Option<IpAddr>,
+/// Where an attempt goes; a port that has no number and a name that has no address cannot be asked.
+pub(crate) async fn find(
+    host: Option<&ProbeHost>,
     port: &TargetPort,
-    pod_ip: IpAddr,
-) -> Result<SocketAddr, String> {
-    match port {
-        TargetPort::Number(port) => Ok(SocketAddr::new(host.unwrap_or(pod_ip), *port)),
-        TargetPort::Unknown(name) => Err(format!("couldn't find port: {name}")),
-    }
+    (pod_ip, names): (IpAddr, &Names),
+) -> Result<Place, String> {
+    let port = match port {
+        TargetPort::Number(port) => *port,
+        TargetPort::Unknown(name) => return Err(format!("couldn't find port: {name}")),
+    };
+    let (ip, name) = match host {
+        None => (pod_ip, None),
+        Some(ProbeHost::Address(ip)) => (*ip, None),
+        Some(ProbeHost::Name(name)) => (names.look_up(name).await?, Some(name.clone())),
+    };
+    Ok(Place {
+        to: SocketAddr::new(ip, port),
+        name,
+    })
 }
 
 /// What Go calls an error of a socket.

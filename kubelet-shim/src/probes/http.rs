@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -15,9 +16,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::attempt::{
-    Ended, OUTPUT_BYTES_MAX, Reach, Refusal, in_words, shortened, target_address,
-};
+use super::Names;
+use super::attempt::{Ended, OUTPUT_BYTES_MAX, Place, Reach, Refusal, find, in_words, shortened};
 use crate::spec::{HttpGet, Scheme};
 
 /// Redirects that are followed (as Go's client does).
@@ -50,6 +50,8 @@ pub(crate) struct Answer {
 struct Target {
     scheme: Scheme,
     to: SocketAddr,
+    /// What the address was found by, and is called towards the server.
+    name: Option<Arc<str>>,
     path: PathAndQuery,
 }
 
@@ -57,11 +59,11 @@ struct Target {
 pub(super) async fn probe(
     reach: &Reach,
     get: &HttpGet,
-    pod_ip: IpAddr,
+    whom: (IpAddr, &Names),
     agent: Agent,
     timeout: Duration,
 ) -> Ended {
-    match self::get(reach, get, pod_ip, agent, timeout).await {
+    match self::get(reach, get, whom, agent, timeout).await {
         Ok(answer) => judged(&answer),
         Err(Refusal::Failed(text) | Refusal::NotTls(text)) => Ended::Failed(shortened(text)),
         Err(Refusal::Error(text)) => Ended::Errored(shortened(text)),
@@ -89,14 +91,21 @@ fn judged(answer: &Answer) -> Ended {
 pub(crate) async fn get(
     reach: &Reach,
     get: &HttpGet,
-    pod_ip: IpAddr,
+    whom: (IpAddr, &Names),
     agent: Agent,
     timeout: Duration,
 ) -> Result<Answer, Refusal> {
-    let to = target_address(get.host, &get.port, pod_ip).map_err(Refusal::Error)?;
+    let began = tokio::time::Instant::now();
+    let found = find(get.host.as_ref(), &get.port, whom);
+    let Place { to, name } = match tokio::time::timeout(timeout, found).await {
+        Ok(found) => found.map_err(Refusal::Error)?,
+        Err(_) => return Err(Refusal::Error("dial tcp: lookup timed out".to_owned())),
+    };
+    let timeout = timeout.saturating_sub(began.elapsed());
     let mut target = Target {
         scheme: get.scheme,
         to,
+        name,
         path: get.path.clone(),
     };
     let headers = headers(&get.headers, agent);
@@ -199,7 +208,7 @@ fn request(target: &Target, headers: &HeaderMap) -> Result<Request<Empty<Bytes>>
     let mut request = Request::get(target.path.as_str()).body(Empty::new())?;
     *request.headers_mut() = headers.clone();
     if !headers.contains_key(HOST) {
-        let host = HeaderValue::from_str(&target.to.to_string())?;
+        let host = HeaderValue::from_str(&target.authority())?;
         request.headers_mut().insert(HOST, host);
     }
     Ok(request)
@@ -259,12 +268,17 @@ fn redirect(answer: &Answer, from: &Target) -> Option<Target> {
         _ => return None,
     };
     let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-    if host.parse() != Ok(from.to.ip()) {
+    let is_same = match &from.name {
+        Some(name) => host.eq_ignore_ascii_case(name),
+        None => host.parse() == Ok(from.to.ip()),
+    };
+    if !is_same {
         return None;
     }
     Some(Target {
         scheme,
         to: SocketAddr::new(from.to.ip(), uri.port_u16().unwrap_or(port)),
+        name: from.name.clone(),
         path: uri
             .path_and_query()
             .cloned()
@@ -299,10 +313,19 @@ impl Scheme {
     }
 }
 
+impl Target {
+    fn authority(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{name}:{}", self.to.port()),
+            None => self.to.to_string(),
+        }
+    }
+}
+
 impl std::fmt::Display for Target {
     /// As a URL.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Target { scheme, to, path } = self;
-        write!(f, "{}://{to}{path}", scheme.lower())
+        let authority = self.authority();
+        write!(f, "{}://{authority}{}", self.scheme.lower(), self.path)
     }
 }

@@ -1,6 +1,6 @@
 //! What is watched, and when each is due next: shared by the workers and the prober's task.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::attempt::Ended;
 use super::tally::Tally;
-use super::{News, Programs, Watched, What};
+use super::{ATTEMPTS_PER_POD_MAX, Names, News, Programs, Watched, What, Whose};
 use crate::lifecycle::Verdict;
 use crate::spec::{Probe, ProbeKind};
 
@@ -23,12 +23,23 @@ pub(super) struct Shared {
     changed: Notify,
 }
 
-/// Everything watched. Invariant: an entry that waits is in `due` once, any other is not.
+/// Everything watched. Invariant: an entry that waits is in `due` once, one that is held is in `pods` once, any
+/// other in neither.
 #[derive(Default)]
 pub(super) struct Registry {
     entries: HashMap<u64, Entry>,
     due: BTreeSet<(Instant, u64)>,
+    /// Pods with attempts under way, by UID.
+    pods: HashMap<Arc<str>, Crowd>,
     next_id: u64,
+}
+
+/// The attempts of one pod.
+#[derive(Default)]
+struct Crowd {
+    under_way: usize,
+    /// Due, and held until one that is under way comes out.
+    held: VecDeque<u64>,
 }
 
 pub(super) struct Entry {
@@ -43,6 +54,8 @@ pub(super) struct Entry {
 enum Stage {
     /// Its next attempt is due then.
     Waits(Instant),
+    /// Its attempt is due and its pod has as many under way as it may.
+    Held(Instant),
     /// An attempt is under way; `due` is when it should have begun.
     UnderWay { due: Instant, abort: AbortHandle },
     /// It has nothing more to find out.
@@ -55,6 +68,8 @@ pub(super) struct Job {
     pub(super) kind: ProbeKind,
     pub(super) probe: Arc<Probe>,
     pub(super) pod_ip: IpAddr,
+    pub(super) whose: Whose,
+    pub(super) names: Names,
     pub(super) programs: Programs,
 }
 
@@ -114,24 +129,67 @@ impl Registry {
         let entry = self.entries.remove(&id)?;
         match &entry.stage {
             Stage::Waits(due) => drop(self.due.remove(&(*due, id))),
-            Stage::UnderWay { abort, .. } => abort.abort(),
+            Stage::Held(_) => {
+                if let Some(crowd) = self.pods.get_mut(&entry.watched.whose.uid) {
+                    crowd.held.retain(|held| *held != id);
+                }
+            }
+            Stage::UnderWay { abort, .. } => {
+                abort.abort();
+                self.leave(&entry.watched.whose.uid);
+            }
             Stage::OnHold => {}
         }
         Some(entry)
     }
 
-    pub(super) fn take_due(&mut self, now: Instant) -> Due {
-        let Some(&(due, id)) = self.due.first() else {
-            return Due::Never;
+    /// An attempt of a pod is over: one that was held for it is due again.
+    fn leave(&mut self, uid: &Arc<str>) {
+        let Some(crowd) = self.pods.get_mut(uid) else {
+            return;
         };
-        if due > now {
-            return Due::At(due);
+        crowd.under_way = crowd.under_way.saturating_sub(1);
+        if let Some(id) = crowd.held.pop_front()
+            && let Some(entry) = self.entries.get_mut(&id)
+            && let Stage::Held(due) = entry.stage
+        {
+            entry.stage = Stage::Waits(due);
+            self.due.insert((due, id));
         }
-        self.due.pop_first();
-        let Some(entry) = self.entries.get_mut(&id) else {
+        if crowd.under_way == 0 && crowd.held.is_empty() {
+            self.pods.remove(uid);
+        }
+    }
+
+    pub(super) fn take_due(&mut self, now: Instant) -> Due {
+        loop {
+            let Some(&(due, id)) = self.due.first() else {
+                return Due::Never;
+            };
+            if due > now {
+                return Due::At(due);
+            }
+            self.due.pop_first();
             // Invariant: only entries are due.
-            return Due::At(now);
-        };
+            if let Some((job, registration)) = self.begin(id, due) {
+                return Due::Now(job, registration);
+            }
+        }
+    }
+
+    /// Begins an attempt, unless its pod has as many under way as it may.
+    fn begin(&mut self, id: u64, due: Instant) -> Option<(Job, AbortRegistration)> {
+        let entry = self.entries.get_mut(&id)?;
+        let crowd = self
+            .pods
+            .entry(entry.watched.whose.uid.clone())
+            .or_default();
+        if crowd.under_way >= ATTEMPTS_PER_POD_MAX {
+            entry.stage = Stage::Held(due);
+            crowd.held.push_back(id);
+            return None;
+        }
+        crowd.under_way += 1;
         let (abort, registration) = AbortHandle::new_pair();
         entry.stage = Stage::UnderWay { due, abort };
         let job = Job {
@@ -139,9 +197,11 @@ impl Registry {
             kind: entry.watched.kind,
             probe: entry.watched.probe.clone(),
             pod_ip: entry.watched.pod_ip,
+            whose: entry.watched.whose.clone(),
+            names: entry.watched.names.clone(),
             programs: entry.watched.programs.clone(),
         };
-        Due::Now(job, registration)
+        Some((job, registration))
     }
 
     /// Counts an attempt that came out, tells of it, and says when the next is due.
@@ -153,14 +213,16 @@ impl Registry {
             return;
         };
         entry.note(ended);
+        let uid = entry.watched.whose.uid.clone();
         if entry.tally.is_on_hold() && entry.told == entry.tally.verdict() {
             entry.stage = Stage::OnHold;
-            return;
+        } else {
+            // As a ticker does that keeps one missed tick.
+            let next = (due + entry.watched.probe.period).max(now);
+            entry.stage = Stage::Waits(next);
+            self.due.insert((next, id));
         }
-        // As a ticker does that keeps one missed tick.
-        let next = (due + entry.watched.probe.period).max(now);
-        entry.stage = Stage::Waits(next);
-        self.due.insert((next, id));
+        self.leave(&uid);
     }
 }
 

@@ -13,7 +13,9 @@ use super::registry::Registry;
 use super::tally::Tally;
 use super::*;
 use crate::hooks::{self, HookDone, HookTarget};
-use crate::spec::{Check, Hook, HostPathPolicy, HttpGet, Scheme, TargetPort, TcpTarget, check_pod};
+use crate::spec::{
+    Check, Hook, HostPathPolicy, HttpGet, ProbeHost, Scheme, TargetPort, TcpTarget, check_pod,
+};
 use crate::time::Clock;
 
 const PORT: u16 = 80;
@@ -63,7 +65,9 @@ impl World {
             kind,
             probe: Arc::new(probe),
             pod_ip: self.pod.ip().into(),
+            whose: whose("u"),
             first: Instant::now(),
+            names: Names(Some(self.pod.clone())),
             programs: Programs::default(),
             news: self.news.0.clone(),
         })
@@ -189,6 +193,57 @@ fn verdicts_need_as_many_in_a_row_and_a_flip_begins_anew() {
     );
 }
 
+fn whose(uid: &str) -> Whose {
+    Whose {
+        namespace: "n".into(),
+        pod: "p".into(),
+        uid: uid.into(),
+        container: "c".into(),
+    }
+}
+
+#[test]
+fn a_pod_has_a_bounded_number_of_attempts_under_way_and_others_go_on() {
+    let (news, _receiver) = mpsc::channel(NEWS_MAX);
+    let start = Instant::now();
+    let mut registry = Registry::default();
+    let mut insert = |uid: &str| {
+        registry.insert(Watched {
+            container: 0,
+            attempt: 1,
+            kind: ProbeKind::Readiness,
+            probe: Arc::new(tcp()),
+            pod_ip: [10, 0, 0, 1].into(),
+            whose: whose(uid),
+            first: start,
+            names: Names::default(),
+            programs: Programs::default(),
+            news: news.clone(),
+        })
+    };
+    let crowd: Vec<u64> = (0..ATTEMPTS_PER_POD_MAX + 2)
+        .map(|_| insert("many"))
+        .collect();
+    let other = insert("one");
+    let mut begun = Vec::new();
+    while let Due::Now(job, _) = registry.take_due(start) {
+        begun.push(job.id);
+    }
+    assert_eq!(begun.len(), ATTEMPTS_PER_POD_MAX + 1);
+    assert!(begun.contains(&other));
+    // Whoever comes out, or is no longer wanted, makes room for one that waited.
+    let late = start + Duration::from_millis(1);
+    registry.settle(crowd[0], Ended::Good, late);
+    let Due::Now(job, _) = registry.take_due(late) else {
+        panic!("one was held")
+    };
+    assert_eq!(job.id, crowd[ATTEMPTS_PER_POD_MAX]);
+    assert!(!is_due(&registry.take_due(late)));
+    drop(registry.remove(crowd[1]));
+    assert!(is_due(&registry.take_due(late)));
+    assert!(!is_due(&registry.take_due(late)));
+}
+
 /// A registry with one probe of period 10 s that is due at once.
 fn registry(kind: ProbeKind) -> (Registry, u64, Instant, mpsc::Receiver<News>) {
     let (news, receiver) = mpsc::channel(NEWS_MAX);
@@ -202,7 +257,9 @@ fn registry(kind: ProbeKind) -> (Registry, u64, Instant, mpsc::Receiver<News>) {
         kind,
         probe: Arc::new(probe),
         pod_ip: [10, 0, 0, 1].into(),
+        whose: whose("u"),
         first: start,
+        names: Names::default(),
         programs: Programs::default(),
         news,
     });
@@ -457,6 +514,25 @@ async fn silence_and_nonsense_are_failures_in_gos_words() {
 }
 
 #[tokio::test]
+async fn a_host_may_be_a_name_that_the_pod_knows_and_one_that_nobody_knows_is_an_error() {
+    let mut world = World::new();
+    let mut heads = serve(world.listen(), |_| "HTTP/1.1 200 OK\r\n\r\n".to_owned());
+    let named = |name: &str| HttpGet {
+        host: Some(ProbeHost::Name(name.into())),
+        ..get("/")
+    };
+    // The pod's own name.
+    let news = first_news(&mut world, named("p")).await;
+    assert_eq!(news, What::Verdict(Verdict::Success));
+    let head = heads.recv().await.expect("it was asked");
+    assert!(head.contains("\r\nHost: p:80\r\n"), "{head}");
+    let unknown = "none.n.svc.cluster.local";
+    let news = first_news(&mut world, named(unknown)).await;
+    let text = format!("dial tcp: lookup {unknown}: no such host");
+    assert_eq!(news, What::Errored(text));
+}
+
+#[tokio::test]
 async fn a_port_without_a_number_is_an_error_and_counts_for_nothing() {
     let mut world = World::new();
     let mut action = get("/");
@@ -623,6 +699,7 @@ async fn hook(world: &World, hook: Hook) -> Result<HookDone, String> {
         reach: world.prober.reach().clone(),
         pod: spec.key.clone(),
         pod_ip: world.pod.ip().into(),
+        names: Names(Some(world.pod.clone())),
         exec: None,
     };
     let done = hooks::run(&hook, &spec.containers[0], &target).await;

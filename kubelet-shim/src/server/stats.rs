@@ -1,6 +1,10 @@
 //! What this node's containers use (contract E.6): `/stats/summary` as JSON, `/metrics/resource` for
 //! Prometheus and metrics-server. Measured when it is asked for; nothing runs in between.
 
+mod cadvisor;
+mod disk;
+mod summary;
+
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -11,12 +15,17 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderValue, Response, header};
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{KubeletBody, Refusal, Shared, text, whole};
 use crate::exec::Occupant;
 use crate::images::blocking;
+use crate::metrics;
+
+pub(super) use disk::Disk;
+use summary::Summary;
 
 /// A rate over less than this says more about the moment than about the load.
 const RATE_WINDOW_MIN: Duration = Duration::from_secs(1);
@@ -40,6 +49,7 @@ struct Sample {
 }
 
 /// What one container uses now.
+#[derive(Debug)]
 struct Measured {
     namespace: Arc<str>,
     pod: Arc<str>,
@@ -49,9 +59,14 @@ struct Measured {
     cpu: Duration,
     nano_cores: Option<u64>,
     memory: u64,
+    memory_peak: u64,
+    image: Arc<str>,
+    cpu_limit_milli: Option<u64>,
+    memory_limit: Option<u64>,
 }
 
 /// What the machine uses now.
+#[derive(Debug)]
 struct Machine {
     cpu: Duration,
     nano_cores: Option<u64>,
@@ -110,52 +125,17 @@ impl Shared {
         let brief = form_urlencoded::parse(query.as_bytes())
             .any(|(name, value)| name == "only_cpu_and_memory" && value == "true");
         let (machine, containers) = self.measure().await;
-        let now = Timestamp::now().to_string();
-        let mut pods: BTreeMap<_, Vec<Value>> = BTreeMap::new();
-        let mut sums: HashMap<Arc<str>, Sum> = HashMap::new();
-        for it in &containers {
-            let key = (it.namespace.clone(), it.pod.clone(), it.uid.clone());
-            pods.entry(key).or_default().push(json!({
-                "name": &*it.container,
-                "startTime": second(it.started_at),
-                "cpu": cpu(&now, it.cpu, it.nano_cores),
-                "memory": memory(&now, it.memory),
-            }));
-            sums.entry(it.uid.clone()).or_default().add(it);
-        }
-        let pods = pods
-            .into_iter()
-            .map(|((namespace, name, uid), containers)| {
-                let sum = sums.remove(&uid).unwrap_or_default();
-                json!({
-                    "podRef": {"name": &*name, "namespace": &*namespace, "uid": &*uid},
-                    "startTime": sum.started_at.map(second),
-                    "containers": containers,
-                    "cpu": cpu(&now, sum.cpu, sum.nano_cores),
-                    "memory": memory(&now, sum.memory),
-                })
-            });
-        let mut node = json!({
-            "nodeName": self.node_name,
-            "startTime": Timestamp::from_second(i64::try_from(machine.booted_at).unwrap_or(0))
-                .unwrap_or_default().to_string(),
-            "cpu": cpu(&now, machine.cpu, machine.nano_cores),
-            "memory": {
-                "time": now,
-                "availableBytes": machine.memory_available,
-                "usageBytes": machine.memory_used,
-                "workingSetBytes": machine.memory_used,
-            },
-        });
-        if !brief {
-            node["fs"] = json!({
-                "time": now,
-                "availableBytes": machine.disk_available,
-                "capacityBytes": machine.disk_total,
-                "usedBytes": machine.disk_total.saturating_sub(machine.disk_available),
-            });
-        }
-        let summary = json!({"node": node, "pods": pods.collect::<Vec<_>>()});
+        let held = match brief {
+            true => None,
+            false => Some(self.disk.measure(&self.folders, &self.data_dir).await),
+        };
+        let summary = Summary {
+            node_name: &self.node_name,
+            now: Timestamp::now().to_string(),
+            machine: &machine,
+            held: held.as_deref(),
+        };
+        let summary = summary.tell(&containers);
         let mut response = Response::new(whole(summary.to_string()));
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, json);
@@ -172,6 +152,34 @@ impl Shared {
         response
     }
 
+    /// Answers `/metrics/cadvisor`.
+    pub(super) async fn cadvisor_metrics(&self) -> Response<KubeletBody> {
+        let (machine, containers) = self.measure().await;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let memory_total = machine.memory_used.saturating_add(machine.memory_available);
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(cadvisor::Page {
+            machine,
+            containers,
+            now: SystemTime::now(),
+            cores: u64::try_from(cores).unwrap_or(1),
+            memory_total,
+        }));
+        open_metrics(metrics::page(&registry))
+    }
+
+    /// Answers `/metrics`.
+    pub(super) fn agent_metrics(&self) -> Response<KubeletBody> {
+        open_metrics(self.metrics.page())
+    }
+
+    /// Answers `/metrics/probes`.
+    pub(super) fn probe_metrics(&self) -> Response<KubeletBody> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self.probes.clone()));
+        open_metrics(metrics::page(&registry))
+    }
+
     async fn measure(&self) -> (Machine, Vec<Measured>) {
         let now = Instant::now();
         let containers = self.execs.occupants().into_iter().map(|occupant| {
@@ -179,6 +187,7 @@ impl Shared {
                 key,
                 container,
                 instance,
+                plan,
             } = occupant;
             let usage = instance.usage();
             let name = (key.uid.clone(), container.clone());
@@ -191,6 +200,10 @@ impl Shared {
                 started_at: instance.started_at(),
                 cpu: usage.cpu,
                 memory: usage.memory,
+                memory_peak: usage.memory_peak,
+                image: plan.image.clone(),
+                cpu_limit_milli: plan.cpu_limit_milli,
+                memory_limit: plan.memory_limit,
             }
         });
         let containers: Vec<_> = containers.collect();
@@ -200,6 +213,14 @@ impl Shared {
         machine.nano_cores = self.meter.rate(Default::default(), machine.cpu, now);
         (machine, containers)
     }
+}
+
+fn open_metrics(page: String) -> Response<KubeletBody> {
+    let mut response = text(http::StatusCode::OK, page);
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
 }
 
 impl Machine {
@@ -427,7 +448,19 @@ fn bytes(bytes: u64) -> f64 {
 mod tests {
     use super::*;
 
-    fn measured(pod: &str, container: &str, cpu: Duration, memory: u64) -> Measured {
+    pub(super) fn idle() -> Machine {
+        Machine {
+            cpu: Duration::from_secs(7),
+            nano_cores: None,
+            memory_used: 1000,
+            memory_available: 0,
+            disk_total: 0,
+            disk_available: 0,
+            booted_at: 0,
+        }
+    }
+
+    pub(super) fn measured(pod: &str, container: &str, cpu: Duration, memory: u64) -> Measured {
         Measured {
             namespace: "default".into(),
             pod: pod.into(),
@@ -437,20 +470,16 @@ mod tests {
             cpu,
             nano_cores: None,
             memory,
+            memory_peak: memory,
+            image: format!("registry/{pod}:1").into(),
+            cpu_limit_milli: None,
+            memory_limit: None,
         }
     }
 
     #[test]
     fn a_page_has_each_family_once_and_sums_pods() {
-        let machine = Machine {
-            cpu: Duration::from_secs(7),
-            nano_cores: None,
-            memory_used: 1000,
-            memory_available: 0,
-            disk_total: 0,
-            disk_available: 0,
-            booted_at: 0,
-        };
+        let machine = idle();
         let containers = [
             measured("web", "a", Duration::from_millis(250), 10),
             measured("web", "b", Duration::ZERO, 0),

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::check::Field;
+use super::check::{Field, is_dns_subdomain};
 use super::{EnvValue, EnvVar, Port, Role, Transport};
 use crate::environment::expand;
 
@@ -106,7 +106,7 @@ pub struct HttpGet {
     /// Plain or over TLS.
     pub scheme: Scheme,
     /// Where; the pod's address when unset.
-    pub host: Option<IpAddr>,
+    pub host: Option<ProbeHost>,
     /// Which port.
     pub port: TargetPort,
     /// Path and query; begins with `/`.
@@ -119,9 +119,18 @@ pub struct HttpGet {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpTarget {
     /// Where; the pod's address when unset.
-    pub host: Option<IpAddr>,
+    pub host: Option<ProbeHost>,
     /// Which port.
     pub port: TargetPort,
+}
+
+/// `host` of a probe or hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeHost {
+    /// An address.
+    Address(IpAddr),
+    /// A name, looked up at each attempt as the pod would.
+    Name(Arc<str>),
 }
 
 /// `scheme` of an HTTP request.
@@ -446,19 +455,19 @@ fn convert_tcp(wire: &TCPSocketAction, ports: &[Port], at: &Field<'_>) -> Option
 }
 
 /// The outer value is missing when the text is refused, the inner when the pod itself is meant.
-fn convert_host(text: Option<&str>, at: &Field<'_>) -> Option<Option<IpAddr>> {
+fn convert_host(text: Option<&str>, at: &Field<'_>) -> Option<Option<ProbeHost>> {
     let Some(text) = text.filter(|t| !t.is_empty()) else {
         return Some(None);
     };
-    match text.parse::<IpAddr>() {
-        Ok(ip) => Some(Some(ip)),
-        Err(_) => {
-            at.refuse(
-                "must be an address of the pod network; use the header `Host` for a virtual host",
-            );
-            None
-        }
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(Some(ProbeHost::Address(ip)));
     }
+    // One dot at the end is the root.
+    if is_dns_subdomain(&text.strip_suffix('.').unwrap_or(text).to_lowercase()) {
+        return Some(Some(ProbeHost::Name(text.into())));
+    }
+    at.refuse("is neither an address nor a name");
+    None
 }
 
 fn convert_port(wire: &IntOrString, ports: &[Port], at: &Field<'_>) -> Option<TargetPort> {

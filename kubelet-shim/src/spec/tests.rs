@@ -256,8 +256,8 @@ fn volumes_that_are_not_honoured_are_refused_by_name() {
             "downwardAPI.items[0].resourceFieldRef.containerName",
         ),
         (
-            json!({"persistentVolumeClaim": {"claimName": "x"}}),
-            "persistentVolumeClaim",
+            json!({"persistentVolumeClaim": {"claimName": "X"}}),
+            "persistentVolumeClaim.claimName",
         ),
         (json!({"image": {}}), "image.reference"),
         (
@@ -276,6 +276,14 @@ fn volumes_that_are_not_honoured_are_refused_by_name() {
             "emptyDir.sizeLimit",
         ),
         (json!({"hostPath": {"path": "/a/../b"}}), "hostPath.path"),
+        (
+            json!({"hostPath": {"path": "/run/x", "type": "Socket"}}),
+            "hostPath.type",
+        ),
+        (
+            json!({"hostPath": {"path": "/dev/tty", "type": "CharDevice"}}),
+            "hostPath.type",
+        ),
         (
             json!({"hostPath": {"path": "/dev", "type": "BlockDevice"}}),
             "hostPath.type",

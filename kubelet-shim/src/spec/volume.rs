@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
-    EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, PodSpec, Volume,
+    EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource,
+    PersistentVolumeClaimVolumeSource, PodSpec, Volume,
 };
 
 use super::check::{Field, UNSUPPORTED, VOLUMES_PER_POD_MAX};
@@ -102,7 +103,6 @@ fn source(
         ("glusterfs", glusterfs.is_some()),
         ("iscsi", iscsi.is_some()),
         ("nfs", nfs.is_some()),
-        ("persistentVolumeClaim", persistent_volume_claim.is_some()),
         ("photonPersistentDisk", photon_persistent_disk.is_some()),
         ("portworxVolume", portworx_volume.is_some()),
         ("quobyte", quobyte.is_some()),
@@ -141,6 +141,9 @@ fn source(
         empty_dir
             .as_ref()
             .map(|e| empty_dir_source(e, &at.field("emptyDir"))),
+        persistent_volume_claim
+            .as_ref()
+            .map(|c| claim_source(c, &at.field("persistentVolumeClaim"))),
     ];
     // The outer value says whether a source is named, the inner whether it can be honoured.
     let mut named = honoured.into_iter().flatten();
@@ -183,6 +186,21 @@ fn empty_dir_source(wire: &EmptyDirVolumeSource, at: &Field<'_>) -> Option<Volum
     Some(VolumeSource::EmptyDir { medium, limit })
 }
 
+fn claim_source(wire: &PersistentVolumeClaimVolumeSource, at: &Field<'_>) -> Option<VolumeSource> {
+    let PersistentVolumeClaimVolumeSource {
+        claim_name,
+        read_only,
+    } = wire;
+    if !super::check::is_dns_subdomain(claim_name) {
+        at.field("claimName").refuse("is not a DNS subdomain");
+        return None;
+    }
+    Some(VolumeSource::Claim {
+        name: claim_name.clone(),
+        read_only: read_only.unwrap_or(false),
+    })
+}
+
 fn image_source(wire: &ImageVolumeSource, at: &Field<'_>) -> Option<VolumeSource> {
     let ImageVolumeSource {
         pull_policy,
@@ -211,22 +229,38 @@ fn host_path_source(
         at.field("path").refuse("is empty or contains `..`");
         return None;
     }
-    let check = match type_.as_deref() {
+    match host_path_check(type_.as_deref()) {
+        Ok(check) => Some(VolumeSource::HostPath {
+            path: path.clone(),
+            check,
+        }),
+        Err(other) => {
+            at.field("type").refuse(special(other));
+            None
+        }
+    }
+}
+
+/// Returns what a type of a `hostPath` asks for, or the type when no guest can have it.
+pub(crate) fn host_path_check(type_: Option<&str>) -> Result<HostPathCheck, &str> {
+    Ok(match type_ {
         None | Some("") => HostPathCheck::Unchecked,
         Some("DirectoryOrCreate") => HostPathCheck::DirectoryOrCreate,
         Some("Directory") => HostPathCheck::Directory,
         Some("FileOrCreate") => HostPathCheck::FileOrCreate,
         Some("File") => HostPathCheck::File,
-        Some(other) => {
-            at.field("type")
-                .refuse(format!("`{other}` cannot be offered to a Wasm guest"));
-            return None;
-        }
-    };
-    Some(VolumeSource::HostPath {
-        path: path.clone(),
-        check,
+        Some(other) => return Err(other),
     })
+}
+
+/// Why a type of a `hostPath` is refused: WASI has files and folders, and nothing to use these by.
+fn special(type_: &str) -> String {
+    let why = match type_ {
+        "Socket" => "WASI has no sockets in the file system",
+        "CharDevice" | "BlockDevice" => "WASI has no devices",
+        _ => return format!("has the unknown value `{type_}`"),
+    };
+    format!("`{type_}` cannot be offered to a Wasm guest: {why}")
 }
 
 /// Checks a reference to a ConfigMap or Secret.

@@ -471,3 +471,43 @@ fn times_have_whole_seconds() {
         "2020-01-01T00:00:00Z"
     );
 }
+
+#[test]
+fn a_pod_whose_containers_all_start_again_says_so() {
+    let mut spec = spec(&["init"], 2, "Never");
+    let kinds = |status: &PodStatus| -> Vec<String> {
+        let conditions = status.conditions.iter().flatten();
+        conditions.map(|c| c.type_.clone()).collect()
+    };
+    let find = |status: &PodStatus, kind: &str| {
+        let mut conditions = status.conditions.clone().unwrap_or_default().into_iter();
+        let found = conditions.find(|c| c.type_ == kind).expect("it is there");
+        (found.status, found.reason, found.message)
+    };
+    let lives = || vec![ended(0), running(), ended(42)];
+    let plain = rendered(&spec, &facts(&spec, lives()), &[]);
+    assert!(!kinds(&plain).contains(&"AllContainersRestarting".to_owned()));
+
+    spec.containers[2].restarts.rules = vec![crate::spec::RestartRule {
+        action: crate::spec::RestartAction::RestartAllContainers,
+        codes: crate::spec::ExitCodes::In(vec![42]),
+    }];
+    let mut pod = facts(&spec, vec![ended(0), running(), running()]);
+    let condition = |status: &PodStatus| find(status, "AllContainersRestarting");
+    let quiet = condition(&rendered(&spec, &pod, &[]));
+    assert_eq!(quiet, ("False".to_owned(), None, None));
+
+    let end = crate::lifecycle::Outcome::Exited(2, (*end(42)).clone());
+    pod.settle(&spec, end, now());
+    let status = rendered(&spec, &pod, &[]);
+    let told = "container exited with restart policy rule".to_owned();
+    let reason = Some("RestartAllContainersStarted".to_owned());
+    assert_eq!(condition(&status), ("True".to_owned(), reason, Some(told)));
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert_eq!(find(&status, "Initialized").0, "True");
+    let waiting = status.container_statuses.expect("there are some")[1].clone();
+    let state = waiting.state.and_then(|s| s.waiting).expect("it waits");
+    assert_eq!(state.reason.as_deref(), Some("RestartingAllContainers"));
+    let last = waiting.last_state.and_then(|s| s.terminated);
+    assert_eq!(last.expect("it has ended").exit_code, 42);
+}

@@ -9,7 +9,7 @@ use super::{Taken, Worker};
 use crate::events::Severity::Warning;
 use crate::hooks::{self, HookDone, HookError, HookTarget};
 use crate::lifecycle::{Life, Outcome, Probed, is_probed};
-use crate::probes::{News, Programs, Watch, Watched, What};
+use crate::probes::{Names, News, Programs, Watch, Watched, What, Whose};
 use crate::spec::{ContainerPlan, Hook, Probe, ProbeKind};
 
 impl Worker {
@@ -64,9 +64,15 @@ impl Worker {
             probe: probe.clone(),
             pod_ip: self.pod_ip()?,
             first,
+            whose: Whose::new(&self.spec.key, &container.name),
+            names: self.names(),
             programs: Programs(self.holds[index].exec.clone()),
             news: news.clone(),
         }))
+    }
+
+    fn names(&self) -> Names {
+        Names(self.kit.as_ref().map(|kit| kit.network.clone()))
     }
 
     fn pod_ip(&self) -> Option<IpAddr> {
@@ -153,6 +159,7 @@ impl Worker {
             reach: self.node.prober.reach().clone(),
             pod: self.spec.key.clone(),
             pod_ip,
+            names: self.names(),
             exec: self.holds[index].exec.clone(),
         };
         let (spec, hook) = (self.spec.clone(), hook.clone());

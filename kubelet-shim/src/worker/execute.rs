@@ -250,7 +250,12 @@ impl Worker {
     pub(super) fn take(&mut self, report: Report) {
         let outcome = match report {
             Report::Laid(result) => Outcome::SetUp(self.laid(result)),
-            Report::Cleared => Outcome::TornDown,
+            Report::Cleared => {
+                // No container is left, so no probe counts any more.
+                self.node.prober.metrics().forget(&self.spec.key.uid);
+                self.node.folders.forget(&self.spec.key.uid);
+                Outcome::TornDown
+            }
             Report::Fetched(index, None) | Report::Started(index, None) => {
                 self.holds[index].abort = None;
                 Outcome::Cancelled(index)
@@ -303,6 +308,8 @@ impl Worker {
                     self.excess = Some(storage.excess());
                     self.node.storage.watch(storage);
                 }
+                self.node.folders.note(kit.folders(&self.spec));
+                self.node.metrics.pod_stands();
                 self.kit = Some(kit.into());
                 self.bound_pod();
                 Ok(())
@@ -383,6 +390,8 @@ impl Worker {
             }) => {
                 self.tell(index, Normal, "Created", "Container created".to_owned());
                 self.tell(index, Normal, "Started", "Container started".to_owned());
+                let role = self.spec.containers[index].role;
+                self.node.metrics.container_starts(role);
                 let container = self.spec.containers[index].clone();
                 let kit = self.kit.as_ref();
                 if let Some(storage) = kit.and_then(|kit| kit.storage.as_ref()) {
@@ -401,11 +410,13 @@ impl Worker {
                 Launched::Alive(self.node.clock.now().wall())
             }
             Err(LaunchFailure::Dead(end)) => {
+                self.count_failure(index, end.reason);
                 let message = end.message.as_deref().unwrap_or_default();
                 self.tell(index, Warning, "Failed", format!("Error: {message}"));
                 Launched::Dead(end)
             }
             Err(LaunchFailure::Refused(problem)) => {
+                self.count_failure(index, problem.reason);
                 self.tell(
                     index,
                     Warning,
@@ -415,6 +426,11 @@ impl Worker {
                 Launched::Refused(problem)
             }
         }
+    }
+
+    fn count_failure(&self, index: usize, reason: &'static str) {
+        let role = self.spec.containers[index].role;
+        self.node.metrics.container_fails(role, reason);
     }
 
     /// The published ports whose containers have run, with a URL a person can use.

@@ -34,11 +34,16 @@ async fn get(world: &World, path: &str) -> Response<KubeletBody> {
 }
 
 pub(crate) async fn check(world: &World, path: &str, code: u16, expected: &str) {
+    let text = text(world, path, code).await;
+    assert_eq!(text, expected, "{path}");
+}
+
+/// Returns the answer of a path.
+pub(crate) async fn text(world: &World, path: &str, code: u16) -> String {
     let answer = get(world, path).await;
     assert_eq!(answer.status().as_u16(), code, "{path}");
     let body = answer.into_body().collect().await.expect("a body");
-    let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
-    assert_eq!(text, expected, "{path}");
+    String::from_utf8_lossy(&body.to_bytes()).into_owned()
 }
 
 async fn followed() {

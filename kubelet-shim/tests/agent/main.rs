@@ -8,6 +8,7 @@ mod changes;
 mod exec;
 mod guests;
 mod logs;
+mod numbers;
 mod pods;
 mod probes;
 mod resources;
@@ -61,6 +62,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         volumes::TESTS,
         resources::TESTS,
         changes::TESTS,
+        numbers::TESTS,
     ];
     all.into_iter().flatten()
 }

@@ -1,7 +1,7 @@
 //! What volumes do for running guests.
 
 use coracle_kubelet_shim::ANNOTATION_REFUSED;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
@@ -15,6 +15,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     }),
     ("a_volume_that_outgrows_its_limit_evicts_its_pod", || {
         run(eviction())
+    }),
+    ("what_is_in_a_claim_outlives_its_pods", || run(claim())),
+    ("a_claim_that_is_not_there_makes_a_pod_wait", || {
+        run(missing_claim())
     }),
     ("an_image_can_be_a_volume", || run(image_volume())),
     ("a_pod_has_its_token_and_its_services_variables", || {
@@ -63,6 +67,53 @@ async fn eviction() {
     assert_eq!(status.message.as_deref(), Some(message));
     let reasons = world.events("p", "Evicted").await;
     assert!(reasons.contains(&"Evicted".to_owned()));
+    world.stop().await;
+}
+
+async fn claim() {
+    let mut world = World::new().await;
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Mi"}}}});
+    world.create::<PersistentVolumeClaim>(claim).await;
+    let writer = world.image("writer", &guests::writes("data/sub/left", "behind", "no"));
+    let reader = world.image("reader", &guests::shows_environment_and("data/left"));
+    let spec = |image: &str, mount: serde_json::Value| {
+        json!({
+            "restartPolicy": "Never",
+            "containers": [{"name": "main", "image": image, "volumeMounts": [mount]}],
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}],
+        })
+    };
+    let inner = json!({"name": "data", "mountPath": "/data/sub", "subPath": "inner"});
+    world.pod("p", spec(&writer, inner)).await;
+    let pod = world.until("p", is_over).await;
+    assert_eq!(phase(&pod), "Succeeded", "{pod:?}");
+    let read_only =
+        json!({"name": "data", "mountPath": "/data", "subPath": "inner", "readOnly": true});
+    world.pod("q", spec(&reader, read_only)).await;
+    let line = world.line().await;
+    assert!(line.ends_with("behind"), "{line:?}");
+    world.until("q", is_over).await;
+    world.stop().await;
+}
+
+async fn missing_claim() {
+    let world = World::new().await;
+    let image = world.image("spins", &guests::spins());
+    // Its place is given, so that no scheduler keeps it away from the node.
+    let spec = json!({
+        "nodeName": "node-1",
+        "containers": [{"name": "main", "image": image}],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "none"}}],
+    });
+    world.pod("p", spec).await;
+    world.events("p", "FailedMount").await;
+    let pod = world.until("p", |pod| waiting_reason(pod).is_some()).await;
+    assert_eq!(phase(&pod), "Pending");
+    let claim = json!({"metadata": {"name": "none"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Mi"}}}});
+    world.create::<PersistentVolumeClaim>(claim).await;
+    world.until("p", is_running).await;
     world.stop().await;
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_control_plane::{ControlPlane, ControlPlaneConfig};
+use coracle_control_plane::{ControlPlane, ControlPlaneConfig, LocalVolumes};
 use coracle_kubelet_shim::{Agent, AgentConfig, HostPathPolicy, NodeSettings, OutputLine, Toolbox};
 use coracle_network::{Fabric, FabricConfig};
 use coracle_registry::{ImageStore, Judge, Quiet};
@@ -47,7 +47,14 @@ impl World {
     /// A world whose containers have `toolbox` beside their images.
     pub(crate) async fn with_toolbox(toolbox: Option<Toolbox>) -> World {
         let folder = tempfile::tempdir().expect("a folder");
-        let control_plane = ControlPlane::start(ControlPlaneConfig::default()).await;
+        let config = ControlPlaneConfig {
+            local_volumes: Some(LocalVolumes {
+                folder: folder.path().join("claims"),
+                node: "node-1".to_owned(),
+            }),
+            ..ControlPlaneConfig::default()
+        };
+        let control_plane = ControlPlane::start(config).await;
         let images = ImageStore::open(&folder.path().join("images")).expect("an image store");
         let program = std::env::current_exe().expect("the program's own path");
         let runtime = Runtime::new(RuntimeConfig {

@@ -92,7 +92,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         json!({"livenessProbe": {"httpGet": action}})
     };
     refuses(
-        get(json!({"host": "example.com"})),
+        get(json!({"host": "no name"})),
         "livenessProbe.httpGet.host",
     );
     refuses(
