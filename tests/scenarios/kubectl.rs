@@ -403,6 +403,115 @@ fn lists_of_objects_are_taken() {
     });
 }
 
+/// A node is emptied and filled again, and a pod gets a Service.
+#[test]
+fn nodes_and_services_are_tended() {
+    with_each_kubectl(|coracle, _, kubectl| {
+        build_images(coracle);
+        kubectl.ok_with("apply -f -", HELLO);
+        kubectl.ok("wait pod/hello --for=condition=Ready --timeout=60s");
+        let exposed = kubectl.ok("expose pod hello --name front --port 8000 --target-port 80");
+        assert_eq!(exposed.trim(), "service/front exposed");
+        contains(&kubectl.ok("get all -A"), &["pod/hello", "service/front"]);
+        kubectl.ok("logs svc/front");
+        contains(
+            &kubectl
+                .ok("run once --rm -i --restart=Never --image=batch:1 --image-pull-policy=Never"),
+            &["pod \"once\" deleted"],
+        );
+
+        let node = kubectl.ok("get nodes -o jsonpath={.items[0].metadata.name}");
+        let of_node = |line: &str| kubectl.ok(&line.replace("NODE", &node));
+        contains(
+            &of_node("taint nodes NODE full=yes:NoSchedule"),
+            &["tainted"],
+        );
+        kubectl.ok("run late --image=hello:1 --image-pull-policy=Never");
+        kubectl.ok("wait pod/late --for=condition=PodScheduled=false --timeout=60s");
+        contains(&of_node("taint nodes NODE full-"), &["untainted"]);
+        kubectl.ok("wait pod/late --for=condition=Ready --timeout=60s");
+        contains(
+            &of_node("drain NODE --force --grace-period=1 --timeout=60s"),
+            &["pod/hello evicted", "pod/late evicted", "drained"],
+        );
+        contains(&of_node("get node NODE"), &["SchedulingDisabled"]);
+        contains(&of_node("uncordon NODE"), &["uncordoned"]);
+    });
+}
+
+/// Folders with a kustomization are applied, and what is no longer in them is pruned.
+#[test]
+fn folders_are_applied_and_pruned() {
+    with_each_kubectl(|_, _, kubectl| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).expect("a file is written");
+        };
+        let in_folder = |line: &str| {
+            let path = folder.path().to_str().expect("the folder's name is text");
+            kubectl.ok(&line.replace("FOLDER", path)).trim().to_owned()
+        };
+        write("settings.yaml", CONFIG);
+        write(
+            "kustomization.yaml",
+            "resources: [settings.yaml]\nnamePrefix: my-\ncommonAnnotations: {made: here}\n",
+        );
+        let said = in_folder("apply -k FOLDER --dry-run=server");
+        assert_eq!(said, "configmap/my-settings created (server dry run)");
+        assert_eq!(
+            in_folder("apply -k FOLDER"),
+            "configmap/my-settings created"
+        );
+        assert_eq!(in_folder("diff -k FOLDER"), "");
+        contains(&in_folder("delete -k FOLDER"), &["\"my-settings\" deleted"]);
+
+        let both = CONFIG.replace("settings}", "settings, labels: {set: all}}");
+        let second = both.replace("settings,", "others,");
+        write("settings.yaml", &format!("{both}---\n{second}"));
+        let apply = "apply -f FOLDER/settings.yaml -l set=all --prune \
+                     --prune-allowlist=core/v1/ConfigMap";
+        contains(&in_folder(apply), &["settings created", "others created"]);
+        write("settings.yaml", &both);
+        contains(&in_folder(apply), &["settings unchanged", "others pruned"]);
+    });
+}
+
+/// What is not served is named, whatever asks for it.
+#[test]
+fn what_is_not_served_is_refused_by_name() {
+    with_each_kubectl(|_, _, kubectl| {
+        for (line, told) in [
+            (
+                "create deployment web --image=hello:1",
+                "`deployments` of `apps/v1` is not served here",
+            ),
+            (
+                "create job once --image=batch:1",
+                "`jobs` of `batch/v1` is not served here",
+            ),
+            (
+                "get --raw /apis/metrics.k8s.io/v1beta1/nodes",
+                "`nodes` of `metrics.k8s.io/v1beta1` is not served here",
+            ),
+            (
+                "get --raw /api/v1/namespaces/default/services/web/proxy/",
+                "`services/proxy` is not served here",
+            ),
+            ("top pods", "Metrics API not available"),
+            (
+                "rollout status deployment/web",
+                "resource type \"deployment\"",
+            ),
+            (
+                "autoscale deployment web --max=3",
+                "resource type \"deployment\"",
+            ),
+        ] {
+            contains(&kubectl.fails(line), &[told]);
+        }
+    });
+}
+
 /// A pod is followed from its creation to its end.
 #[test]
 fn a_pod_is_followed_to_its_end() {

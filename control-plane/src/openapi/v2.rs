@@ -9,7 +9,7 @@ mod named;
 mod rewrite;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io::{self, Read as _, Write},
     sync::OnceLock,
 };
@@ -115,8 +115,8 @@ fn write(versions: Vec<GroupVersion>) -> io::Result<Packed> {
     writer.field("swagger", &json!("2.0"))?;
     writer.field("info", &json!({"title": "Kubernetes", "version": VERSION}))?;
     let (mut open, mut named) = (BTreeSet::new(), Named::default());
-    let items: BTreeMap<_, _> = versions.iter().flat_map(paths::of).collect();
-    let items = items.into_iter().map(|(path, item)| {
+    // A version's paths at a time: all of them together would be megabytes.
+    let items = versions.iter().flat_map(paths::of).map(|(path, item)| {
         references(&item, &mut open);
         (path, rewrite::path(item, &mut named))
     });
