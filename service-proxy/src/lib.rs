@@ -36,7 +36,6 @@ mod health;
 mod metrics;
 
 mod dns;
-pub mod edge;
 mod policy;
 
 pub use dns::{DnsConfig, DnsError, DnsServer};

@@ -172,8 +172,9 @@ async fn canary_moves_traffic_with_a_change_of_the_selector() {
     assert_eq!(get(url, "/").expect("it answers").body, "version one\n");
     let _ = rustls::crypto::ring::default_provider().install_default();
     let read = Kubeconfig::read_from(&kubeconfig).expect("a kubeconfig");
-    let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default());
-    let client = kube::Client::try_from(config.await.expect("a configuration"));
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(read, &options).await;
+    let client = kube::Client::try_from(config.expect("a configuration"));
     let services = Api::<Service>::default_namespaced(client.expect("a client"));
     let selector = json!({"spec": {"selector": {"version": "two"}}});
     services

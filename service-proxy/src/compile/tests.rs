@@ -86,7 +86,7 @@ impl Bench {
         self.ask(Protocol::Tcp, to, POD)
     }
 
-    fn from_outside(&self, to: &str) -> String {
+    fn outside_to(&self, to: &str) -> String {
         self.ask(Protocol::Tcp, to, OUTSIDE)
     }
 }
@@ -316,7 +316,7 @@ fn the_external_policy_local_holds_for_those_outside_only() {
     let there = slice("web-1", json!([on("there", "10.244.1.2")]));
     let bench = Bench::with(service, [there]);
     for to in ["192.0.2.1:30080", "203.0.113.5:80"] {
-        assert_eq!(bench.from_outside(to), "drop", "for {to}");
+        assert_eq!(bench.outside_to(to), "drop", "for {to}");
         assert_eq!(bench.tcp(to), "10.244.1.2:8080", "for {to}");
         assert_eq!(
             bench.ask(Protocol::Tcp, to, Client::Node),
@@ -325,17 +325,17 @@ fn the_external_policy_local_holds_for_those_outside_only() {
         );
     }
     // Of the cluster IP it says nothing.
-    assert_eq!(bench.from_outside("10.96.0.7:80"), "10.244.1.2:8080");
+    assert_eq!(bench.outside_to("10.96.0.7:80"), "10.244.1.2:8080");
 }
 
 #[test]
 fn node_ports_are_served_on_the_nodes_addresses_only() {
     let service = web(json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]}));
     let bench = Bench::with(service, [slice("web-1", json!([at("10.244.0.2")]))]);
-    assert_eq!(bench.from_outside("192.0.2.1:30080"), "10.244.0.2:8080");
-    assert_eq!(bench.from_outside("192.0.2.1:80"), "not a service");
-    assert_eq!(bench.from_outside("192.0.2.9:30080"), "not a service");
-    assert_eq!(bench.from_outside("10.96.0.7:30080"), "refuse");
+    assert_eq!(bench.outside_to("192.0.2.1:30080"), "10.244.0.2:8080");
+    assert_eq!(bench.outside_to("192.0.2.1:80"), "not a service");
+    assert_eq!(bench.outside_to("192.0.2.9:30080"), "not a service");
+    assert_eq!(bench.outside_to("10.96.0.7:30080"), "refuse");
 }
 
 #[test]
@@ -350,9 +350,9 @@ fn load_balancer_addresses_of_mode_proxy_and_names_are_not_served() {
         {"hostname": "lb.example.com"},
     ]}});
     let bench = Bench::with(service, [slice("web-1", json!([at("10.244.0.2")]))]);
-    assert_eq!(bench.from_outside("203.0.113.1:80"), "10.244.0.2:8080");
-    assert_eq!(bench.from_outside("203.0.113.2:80"), "10.244.0.2:8080");
-    assert_eq!(bench.from_outside("203.0.113.3:80"), "not a service");
+    assert_eq!(bench.outside_to("203.0.113.1:80"), "10.244.0.2:8080");
+    assert_eq!(bench.outside_to("203.0.113.2:80"), "10.244.0.2:8080");
+    assert_eq!(bench.outside_to("203.0.113.3:80"), "not a service");
 }
 
 #[test]
@@ -379,14 +379,10 @@ fn source_ranges_hold_for_load_balancer_addresses_only() {
     for (ranges, expected) in rows {
         let endpoints = slice("web-1", json!([at("10.244.0.2")]));
         let bench = Bench::with(service(ranges.clone()), [endpoints]);
-        assert_eq!(
-            bench.from_outside("203.0.113.1:80"),
-            expected,
-            "for {ranges}"
-        );
+        assert_eq!(bench.outside_to("203.0.113.1:80"), expected, "for {ranges}");
         for open in ["192.0.2.1:30080", "203.0.113.5:80", "10.96.0.7:80"] {
             assert_eq!(
-                bench.from_outside(open),
+                bench.outside_to(open),
                 "10.244.0.2:8080",
                 "for {ranges} at {open}"
             );
