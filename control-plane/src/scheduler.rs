@@ -507,3 +507,6 @@ fn target(key: &PodKey, waiting: &Waiting) -> Target {
         generation: waiting.generation,
     }
 }
+
+#[cfg(test)]
+mod tests;
