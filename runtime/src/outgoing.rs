@@ -3,6 +3,7 @@
 //! A request inside the fabric meets no kernel socket, be it of `http` or `https`. Each request has a
 //! connection of its own.
 
+use crate::account::{Account, Held};
 use coracle_network::{NetError, PodNetwork, Stream};
 use futures_util::future::{Either, select};
 use http::uri::Scheme;
@@ -37,6 +38,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// Requests of one instance at once. Each has a connection, and a handler serves 4,096: one guest that
 /// lets its requests lie must not take them all.
 const REQUESTS_MAX: usize = 512;
+/// What is read of an answer before its guest takes it, and what waits to be written: the head of an answer has
+/// to fit.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// What a request under way is charged: both buffers, as if they were full.
+const REQUEST_BYTES: u64 = 2 * BUFFER_BYTES as u64;
 /// The port of `http`.
 const HTTP_PORT: u16 = 80;
 /// The port of `https`.
@@ -45,10 +51,18 @@ const HTTPS_PORT: u16 = 443;
 /// Sends the requests of one instance.
 pub(crate) struct OutgoingHttp {
     network: PodNetwork,
+    /// Whose memory the requests take.
+    account: Arc<Account>,
     /// Gives what speaks TLS; asked only for `https`, since the first call loads the authorities.
     tls: fn() -> TlsConnector,
     /// One permit for each request that may be under way beside the others.
     room: Arc<Semaphore>,
+}
+
+/// The place of a request among those under way, and the memory it takes.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    _held: Held,
 }
 
 /// The rest of an exchange: what moves the body once the head of the answer is there.
@@ -56,11 +70,30 @@ type Rest = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Answer = (Response<WasiBody>, Rest);
 
 impl OutgoingHttp {
-    /// Makes the sender of an instance whose pod has `network`.
-    pub(crate) fn new(network: PodNetwork) -> Self {
+    /// Makes the sender of an instance of a container with `account` whose pod has `network`.
+    pub(crate) fn new(network: PodNetwork, account: Arc<Account>) -> Self {
         let tls = tls::of_process;
         let room = Arc::new(Semaphore::new(REQUESTS_MAX));
-        Self { network, tls, room }
+        Self {
+            network,
+            account,
+            tls,
+            room,
+        }
+    }
+}
+
+impl OutgoingHttp {
+    /// Takes the place of one more request. A container that has no memory for it ends.
+    fn place(&self) -> Result<Place, Error> {
+        let permit = self.room.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
+        let held = Held::new(&self.account, REQUEST_BYTES);
+        let held = held.ok_or_else(|| Error::InternalError(Some("out of memory".to_owned())))?;
+        Ok(Place {
+            _permit: permit,
+            _held: held,
+        })
     }
 }
 
@@ -73,16 +106,16 @@ impl WasiHttpHooks for OutgoingHttp {
     ) -> Box<dyn Future<Output = Result<Answer, Error>> + Send> {
         let (network, tls) = (self.network.clone(), self.tls);
         let options = options.unwrap_or_default();
-        let room = self.room.clone().try_acquire_owned();
+        let place = self.place();
         Box::new(async move {
-            let room = room.map_err(|_| Error::ConnectionLimitReached)?;
+            let place = place?;
             let destination = Destination::of(request.uri())?;
             let timeout = options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
             let connecting = destination.reach(&network, tls);
             let connected = tokio::time::timeout(timeout, connecting).await;
             match connected.map_err(|_| Error::ConnectionTimeout)?? {
-                Wire::Plain(stream) => exchange(stream, request, options, room).await,
-                Wire::Tls(stream) => exchange(stream, request, options, room).await,
+                Wire::Plain(stream) => exchange(stream, request, options, place).await,
+                Wire::Tls(stream) => exchange(stream, request, options, place).await,
             }
         })
     }
@@ -106,10 +139,12 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     mut request: Request<WasiBody>,
     options: RequestOptions,
-    room: OwnedSemaphorePermit,
+    place: Place,
 ) -> Result<Answer, Error> {
     *request.uri_mut() = origin_form(request.uri());
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(BUFFER_BYTES)
+        .handshake(TokioIo::new(stream))
         .await
         .map_err(failure)?;
     let mut connection = Box::pin(connection);
@@ -132,7 +167,7 @@ async fn exchange(
     let rest: Rest = match state {
         Connection::Open => Box::new(async move {
             let ended = connection.await.map_err(failure);
-            drop(room);
+            drop(place);
             ended
         }),
         Connection::Over => Box::new(std::future::ready(Ok(()))),

@@ -113,7 +113,7 @@ impl Guest {
             table,
             wasi,
             http,
-            outgoing: OutgoingHttp::new(spec.network.clone()),
+            outgoing: OutgoingHttp::new(spec.network.clone(), container.account.clone()),
             files: FsState::new(spec.files.clone()),
             network: NetState::new(spec.network.clone(), container.closing_inputs()),
             memory: MemoryMeter {

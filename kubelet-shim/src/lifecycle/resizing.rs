@@ -105,24 +105,22 @@ pub(super) fn resize(
 impl PodFacts {
     /// Whether any instance has not followed yet what its pod was promised.
     pub(crate) fn is_resizing(&self, spec: &PodSpecPlan) -> bool {
-        let pairs = spec.containers.iter().zip(&self.containers);
-        pairs
-            .into_iter()
-            .any(|(container, facts)| match &facts.life {
-                Life::Running { .. } | Life::Greeting { .. } => {
-                    change(container, facts) != Change::None
-                }
-                Life::Stopping { reason, .. } => *reason == StopReason::Resized,
-                Life::Ended { .. }
-                | Life::Waiting
-                | Life::Fetching
-                | Life::FetchFailed { .. }
-                | Life::Ready
-                | Life::Starting
-                | Life::Cancelling
-                | Life::StartFailed { .. }
-                | Life::CrashLoop { .. } => facts.resized,
-            })
+        let mut pairs = spec.containers.iter().zip(&self.containers);
+        pairs.any(|(container, facts)| match &facts.life {
+            Life::Running { .. } | Life::Greeting { .. } => {
+                change(container, facts) != Change::None
+            }
+            Life::Stopping { reason, .. } => *reason == StopReason::Resized,
+            Life::Ended { .. }
+            | Life::Waiting
+            | Life::Fetching
+            | Life::FetchFailed { .. }
+            | Life::Ready
+            | Life::Starting
+            | Life::Cancelling
+            | Life::StartFailed { .. }
+            | Life::CrashLoop { .. } => facts.resized,
+        })
     }
 
     /// Why an instance could not follow, of the first that could not.

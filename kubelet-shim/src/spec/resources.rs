@@ -253,8 +253,8 @@ impl PodSpecPlan {
 
     /// Whether any container has other resources in the other plan.
     pub(crate) fn is_resized(&self, other: &PodSpecPlan) -> bool {
-        let pairs = self.containers.iter().zip(&other.containers);
-        pairs.into_iter().any(|(a, b)| a.resources != b.resources)
+        let mut pairs = self.containers.iter().zip(&other.containers);
+        pairs.any(|(a, b)| a.resources != b.resources)
     }
 }
 

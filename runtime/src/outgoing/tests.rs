@@ -1,7 +1,9 @@
 //! One pod asks another, in the clear and over TLS.
 
 use super::*;
+use crate::account::{NodeBudget, PodAccount};
 use crate::sockets::tests::pods;
+use crate::spec::{ContainerId, Limits, PodLimits};
 use coracle_network::{
     Endpoint, Fabric, Front, FrontAddress, FrontKind, Fronts, Protocol, Routes, ServicePort,
     ServicePortName, ServiceRecords,
@@ -13,6 +15,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 
@@ -189,7 +192,7 @@ async fn ask(
         .header("host", "pod")
         .body(body)
         .expect("request");
-    let mut outgoing = OutgoingHttp::new(asking);
+    let mut outgoing = OutgoingHttp::new(asking, account(u64::MAX));
     outgoing.tls = tls;
     let processed = Box::new(std::future::ready(Ok(())));
     let exchange = Box::into_pin(outgoing.send_request(request, Some(options), processed));
@@ -250,7 +253,7 @@ async fn a_pod_is_asked_over_tls_of_either_version() {
 #[tokio::test]
 async fn a_guest_that_names_no_scheme_asks_over_tls() {
     let (_fabric, asking, _) = pods();
-    let scheme = OutgoingHttp::new(asking).default_scheme();
+    let scheme = OutgoingHttp::new(asking, account(u64::MAX)).default_scheme();
     assert_eq!(scheme, Some(Scheme::HTTPS));
 }
 
@@ -354,4 +357,41 @@ async fn what_fails_over_tls_is_named() {
         "invalid HTTP request URI",
     )
     .await;
+}
+
+/// An account with this much memory.
+fn account(memory: u64) -> Arc<Account> {
+    let id = ContainerId {
+        namespace: "default".into(),
+        pod: "pod".into(),
+        container: "main".into(),
+    };
+    let limits = Limits {
+        memory: Some(memory),
+        ..Limits::default()
+    };
+    let budget = Arc::new(NodeBudget::new(u64::MAX));
+    let pod = PodAccount::new(PodLimits::default(), budget);
+    Arc::new(Account::new(&id, &limits, pod))
+}
+
+#[tokio::test]
+async fn requests_under_way_are_charged_and_end_a_container_that_has_no_memory_for_them() {
+    let (_fabric, asking, _) = pods();
+    let account = account(2 * REQUEST_BYTES);
+    let (ended, told) = (Arc::new(AtomicBool::new(false)), account.clone());
+    let ending = ended.clone();
+    told.end_by(move || ending.store(true, Ordering::SeqCst));
+    let outgoing = OutgoingHttp::new(asking, account.clone());
+    let places = [outgoing.place(), outgoing.place()];
+    assert!(places.iter().all(Result::is_ok));
+    assert_eq!(account.memory(), 2 * REQUEST_BYTES);
+    assert!(!ended.load(Ordering::SeqCst));
+    assert!(outgoing.place().is_err());
+    assert!(
+        ended.load(Ordering::SeqCst),
+        "as one that grows beyond its limit"
+    );
+    drop(places);
+    assert_eq!(account.memory(), 0);
 }
