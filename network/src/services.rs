@@ -13,7 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -372,11 +372,11 @@ impl ServicePort {
             counter.fetch_add(1, Ordering::Relaxed);
             return decision;
         }
-        let chosen = match (&self.affinity, client) {
-            (Some(affinity), Client::Pod(ip) | Client::Outside(ip)) => {
+        let chosen = match &self.affinity {
+            Some(affinity) => {
                 let mut affinity = affinity.lock();
                 affinity.choose(
-                    ip,
+                    client.ip(),
                     now,
                     || pick(set, tried),
                     |address| {
@@ -385,7 +385,7 @@ impl ServicePort {
                     },
                 )
             }
-            _ => pick(set, tried),
+            None => pick(set, tried),
         };
         let Some(endpoint) = chosen else {
             return Decision::Refuse;
@@ -446,6 +446,16 @@ impl Endpoint {
     /// Returns what went to it.
     pub fn counters(&self) -> &EndpointCounters {
         &self.counters
+    }
+}
+
+impl Client {
+    /// Returns the address by which a client is known again; whoever connects on the node is one client.
+    fn ip(self) -> IpAddr {
+        match self {
+            Client::Pod(ip) | Client::Outside(ip) => ip,
+            Client::Node => Ipv4Addr::LOCALHOST.into(),
+        }
     }
 }
 

@@ -193,6 +193,20 @@ fn affinity_holds_by_client_over_all_fronts_while_the_endpoint_is_eligible() {
 }
 
 #[test]
+fn affinity_holds_for_who_connects_on_the_node_too() {
+    let routes = Routes {
+        cluster: endpoints(&["10.244.0.2:80", "10.244.0.3:80", "10.244.0.4:80"]),
+        ..Routes::default()
+    };
+    let service = port(Some(Duration::from_secs(60)), routes);
+    let table = table(FrontKind::NodePort, service, None);
+    let first = ask(&table, "192.0.2.1:80", Client::Node);
+    for _ in 0..50 {
+        assert_eq!(ask(&table, "192.0.2.1:80", Client::Node), first);
+    }
+}
+
+#[test]
 fn an_endpoint_that_did_not_take_a_connection_is_not_asked_again() {
     let all = ["10.244.0.2:80", "10.244.0.3:80"];
     let service = port(
