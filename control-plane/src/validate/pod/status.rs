@@ -42,9 +42,10 @@ pub(crate) fn status(object: &Value, old: &Value, causes: &mut Causes) {
     });
 }
 
-/// A container that has ended for good does not come back.
+/// A container that has ended for good does not come back, unless a rule may start all of them again.
 fn transitions(new: &Field<'_, '_>, old: &Value, list: &str, policy: &str) {
-    if policy == "Always" {
+    let takes_part = list != "ephemeralContainerStatuses";
+    if policy == "Always" || (takes_part && all_could_restart(&old["spec"])) {
         return;
     }
     for (index, known) in elements(&old["status"][list]).enumerate() {
@@ -67,6 +68,14 @@ fn transitions(new: &Field<'_, '_>, old: &Value, list: &str, policy: &str) {
                 .forbidden("may not be transitioned to non-terminated state");
         }
     }
+}
+
+/// Says whether some rule starts all containers of the pod again, whatever their own policies.
+fn all_could_restart(spec: &Value) -> bool {
+    let lists = ["initContainers", "containers"];
+    let containers = lists.iter().flat_map(|list| elements(&spec[*list]));
+    let mut rules = containers.flat_map(|container| elements(&container["restartPolicyRules"]));
+    rules.any(|rule| rule["action"] == "RestartAllContainers")
 }
 
 /// Says whether a container has its own rule to be started again.
