@@ -25,6 +25,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::exit::Exit;
 
+/// A fifth to a third less processor time for each pod started than with the C library's (decision 7).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs Kubernetes pods whose containers are WebAssembly, without a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "coracle", version, propagate_version = true)]

@@ -50,6 +50,7 @@ pub(crate) const OWNERS: &[(&str, &[&str])] = &[
     ("tar", &["coracle-registry"]),
     ("clap", &["coracle", "xtask"]),
     ("indicatif", &["coracle"]),
+    ("mimalloc", &["coracle"]),
     ("sled", &["coracle-store"]),
     ("hickory-proto", &["coracle-service-proxy"]),
     ("socket2", &["coracle-network", "coracle-service-proxy"]),

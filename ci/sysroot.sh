@@ -1,6 +1,11 @@
 #!/bin/bash
-# Makes a copy of the Rust toolchain that can build for wasm32-wasip2 on a machine where rustup may
-# download nothing, from two Debian packages, and prints its folder as the last line on stdout.
+# Makes a copy of the Rust toolchain that can build for another target on a machine where rustup may
+# download nothing, and prints its folder as the last line on stdout:
+#
+#   ci/sysroot.sh wasm32-wasip2 | x86_64-pc-windows-gnu | aarch64-apple-darwin
+#
+# The standard library is built from Debian's package of its source; wasm32-wasip2 takes its C library
+# from another one, the others link with tools of their own.
 #
 # The packages are pinned by checksum, since the committed components are compared with what this
 # toolchain builds. When they have left the mirror, their nearest relatives there are taken and the
@@ -12,15 +17,19 @@ RUST_SRC=pool/main/r/rustc/rust-src_1.95.0+dfsg1-2~bpo13+1_all.deb
 RUST_SRC_SHA256=7b76db5b880a77f9e52975d2baa6209d2f76d2c9c2789515c3088cb960e2c83b
 WASI_LIBC=pool/main/w/wasi-libc/wasi-libc_0.0~git20260423.161b319-2_all.deb
 WASI_LIBC_SHA256=1051dbb0a5e6d3f709de83b6afb423e07a8ab19a9e9f12ef20ff902131e7b8bc
-TARGET=wasm32-wasip2
+TARGET=${1:-}
+case $TARGET in
+    wasm32-wasip2 | x86_64-pc-windows-gnu | aarch64-apple-darwin) ;;
+    *) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/coracle-ci
 packages=$cache/packages
 host_sysroot=$(rustc --print sysroot)
 stamp=$( (rustc -vV; cat "$0") | sha256sum | cut -c1-16)
-toolchain=$cache/wasm-toolchain-$stamp
+toolchain=$cache/toolchain-$TARGET-$stamp
 
-say() { echo "wasm-sysroot: $*" >&2; }
+say() { echo "sysroot: $*" >&2; }
 
 # The first Debian archive this machine is configured for, in either format of apt's sources.
 mirror() {
@@ -76,6 +85,7 @@ get_packages() {
         say "the pinned rust-src is not on the mirror"
         nearest rust-src "$RUST_VERSION+" "$rust_src"
     }
+    [ "$TARGET" = wasm32-wasip2 ] || return 0
     download "$WASI_LIBC" "$WASI_LIBC_SHA256" "$wasi_libc" || {
         rebuilt=yes wasi_libc=$packages/wasi-libc-other.deb
         say "the pinned wasi-libc is not on the mirror"
@@ -83,25 +93,45 @@ get_packages() {
     }
 }
 
+# finish ROOT CLONE LIB: adds what the target needs beside std's own libraries.
+finish() {
+    local libc=$work/libc object
+    case $TARGET in
+        wasm32-wasip2)
+            dpkg -x "$wasi_libc" "$libc"
+            libc=$libc/usr/lib/wasm32-wasip2
+            cp "$libc"/{crt1-command.o,crt1-reactor.o,libc.a} "$3/self-contained/" ;;
+        x86_64-pc-windows-gnu)
+            # rustc links every program with these two and no build of std makes them.
+            for object in rsbegin rsend; do
+                RUSTC_BOOTSTRAP=1 "$2/bin/rustc" --target $TARGET --emit=obj -O \
+                    -o "$3/$object.o" "$1/usr/src/rustc-$RUST_VERSION/library/rtstartup/$object.rs"
+            done ;;
+    esac
+}
+
 # A real copy: rustup writes some files of a toolchain in place, so links would change under us.
 build() {
-    local root=$work/root clone=$work/toolchain libc lib
+    local root=$work/root clone=$work/toolchain lib library
     dpkg -x "$rust_src" "$root"
-    dpkg -x "$wasi_libc" "$root"
+    library=$root/usr/src/rustc-$RUST_VERSION/library
     mkdir -p "$clone/lib/rustlib"
     cp -a "$host_sysroot/bin" "$clone/"
     find "$host_sysroot/lib" -maxdepth 1 -type f -exec cp -a -t "$clone/lib" {} +
     cp -a "$host_sysroot/lib/rustlib/$(rustc --print host-tuple)" "$clone/lib/rustlib/"
+    # Only the static form of std is used, and the shared one would need the target's linker.
+    [ "$TARGET" != aarch64-apple-darwin ] ||
+        sed -i 's/^crate-type = .*/crate-type = ["rlib"]/' "$library/std/Cargo.toml"
     # The embedded paths become the same on every machine, as in an official std.
     RUSTC_BOOTSTRAP=1 RUSTC=$clone/bin/rustc __CARGO_DEFAULT_LIB_METADATA=stablestd \
         CARGO_TARGET_DIR=$work/target CARGO_INCREMENTAL=0 \
         RUSTFLAGS="-Zforce-unstable-if-unmarked -Cembed-bitcode=yes --remap-path-prefix=$root/usr/src/rustc-$RUST_VERSION=/rustc --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
         "$clone/bin/cargo" build --quiet --release --target $TARGET --features panic-unwind,backtrace \
-        --manifest-path "$root/usr/src/rustc-$RUST_VERSION/library/sysroot/Cargo.toml" >&2
-    lib=$clone/lib/rustlib/$TARGET/lib libc=$root/usr/lib/wasm32-wasip2
+        --manifest-path "$library/sysroot/Cargo.toml" >&2
+    lib=$clone/lib/rustlib/$TARGET/lib
     mkdir -p "$lib/self-contained"
     cp "$work/target/$TARGET/release/deps/"*.rlib "$lib/"
-    cp "$libc"/{crt1-command.o,crt1-reactor.o,libc.a} "$lib/self-contained/"
+    finish "$root" "$clone" "$lib"
     [ -z "$rebuilt" ] || touch "$clone/rebuilt"
 }
 
