@@ -35,8 +35,6 @@ const KUBELET_DRAIN: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Where a cluster says who vouches for its clients, to servers that are asked in its name.
 const AUTHENTICATION: (&str, &str) = ("kube-system", "extension-apiserver-authentication");
-/// Hundredths of the disk below which the node is short of it, as a kubelet has it for images.
-const DISK_LEAST_PERCENT: u64 = 15;
 /// The longest name of a node, as of every DNS subdomain.
 const NAME_BYTES_MAX: usize = 253;
 
@@ -95,6 +93,11 @@ pub(crate) struct NodeArgs {
     /// Taints of the Node when it is new, as `key=value:Effect`
     #[arg(long, value_name = "TAINTS", value_delimiter = ',', value_parser = parse_taint)]
     register_with_taints: Vec<Taint>,
+
+    /// When the node has the condition DiskPressure and takes no more pods: with less than so many
+    /// percent, or bytes (`10Gi`), left where its files are
+    #[arg(long, value_name = "SIGNAL<QUANTITY", default_value = "nodefs.available<15%", value_parser = parse_eviction)]
+    eviction_hard: DiskLeast,
 
     /// The pods' addresses [default: what the cluster has given the Node, else 10.244.0.0/16]
     #[arg(long, value_name = "CIDR")]
@@ -316,7 +319,7 @@ fn agent_config(
                 AtStopArg::End => AtStop::PodsEnd,
             },
             memory_bytes: Some(system::memory_budget()),
-            disk_least: DiskLeast::Percent(DISK_LEAST_PERCENT),
+            disk_least: args.eviction_hard,
             pods: args.max_pods,
             ..NodeSettings::default()
         },
@@ -459,6 +462,30 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 }
 
 /// Parses `key=value:Effect` or `key:Effect`.
+/// Reads a threshold as kubelet's flag has it; the other signals have fixed ones.
+fn parse_eviction(text: &str) -> Result<DiskLeast, String> {
+    const SIGNAL: &str = "nodefs.available";
+    let Some(quantity) = text
+        .strip_prefix(SIGNAL)
+        .and_then(|rest| rest.strip_prefix('<'))
+    else {
+        return Err(format!("only `{SIGNAL}<QUANTITY` can be set"));
+    };
+    let wrong = || format!("`{quantity}` is neither a percentage nor a number of bytes");
+    if let Some(percent) = quantity.strip_suffix('%') {
+        let percent = percent.parse().ok().filter(|percent| *percent <= 100);
+        return percent.map(DiskLeast::Percent).ok_or_else(wrong);
+    }
+    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40)];
+    let unit = units
+        .iter()
+        .find_map(|(unit, shift)| Some((quantity.strip_suffix(unit)?, *shift)));
+    let (number, shift) = unit.unwrap_or((quantity, 0));
+    let number: Option<u64> = number.parse().ok();
+    let bytes = number.and_then(|number| number.checked_mul(1 << shift));
+    bytes.map(DiskLeast::Bytes).ok_or_else(wrong)
+}
+
 fn parse_taint(text: &str) -> Result<Taint, String> {
     let parsed = || -> anyhow::Result<Taint> {
         let Some((rest, effect)) = text.rsplit_once(':') else {
@@ -512,6 +539,32 @@ mod tests {
                 )
             });
             assert_eq!(parsed, expected, "for {text:?}");
+        }
+    }
+
+    #[test]
+    fn a_threshold_of_the_disk_is_a_percentage_or_bytes() {
+        assert_eq!(
+            parse_eviction("nodefs.available<10%"),
+            Ok(DiskLeast::Percent(10))
+        );
+        assert_eq!(
+            parse_eviction("nodefs.available<2Gi"),
+            Ok(DiskLeast::Bytes(2 << 30))
+        );
+        assert_eq!(
+            parse_eviction("nodefs.available<4096"),
+            Ok(DiskLeast::Bytes(4096))
+        );
+        for bad in [
+            "nodefs.available<101%",
+            "nodefs.available<99999999Ti",
+            "nodefs.available<-1",
+            "nodefs.available=1%",
+            "memory.available<1Gi",
+            "",
+        ] {
+            assert!(parse_eviction(bad).is_err(), "{bad}");
         }
     }
 

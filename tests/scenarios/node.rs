@@ -76,6 +76,9 @@ impl Site {
                 "127.0.0.1:0",
                 "--pod-cidr",
                 "10.199.0.0/16",
+                // Machines that test are often short of it.
+                "--eviction-hard",
+                "nodefs.available<64Mi",
             ],
             "",
         );
