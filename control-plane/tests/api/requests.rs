@@ -116,17 +116,6 @@ async fn failures_are_statuses_in_kubernetes_words() {
             ),
         ),
         (
-            "PATCH",
-            format!("{PODS}/web/resize"),
-            json!({}),
-            failure(
-                404,
-                "NotFound",
-                "the server could not find the requested resource: `pods/resize` is not served \
-                here",
-            ),
-        ),
-        (
             "GET",
             format!("{PODS}/web/proxy/index.html"),
             Value::Null,
