@@ -29,7 +29,10 @@ impl wasip2::exports::http::incoming_handler::Guest for Front {
 /// Visits the back end. While it is away the page says so, and is shown again by itself.
 fn visit() -> (u16, String) {
     match ask("/visit") {
-        Ok(text) => (200, page("Hello from two tiers", &format!("This is {text}."))),
+        Ok(text) => (
+            200,
+            page("Hello from two tiers", &format!("This is {text}.")),
+        ),
         Err(why) => (503, page("The back end is away", &why)),
     }
 }
