@@ -301,8 +301,8 @@ async fn init_containers() {
 
 async fn refused_field() {
     let world = World::new().await;
-    let probe = json!({"tcpSocket": {"port": 80, "host": "example.com"}});
-    let containers = json!([{"name": "c", "image": "r.example/i:1", "livenessProbe": probe}]);
+    let security = json!({"privileged": true});
+    let containers = json!([{"name": "c", "image": "r.example/i:1", "securityContext": security}]);
     world.pod("p", json!({"containers": containers})).await;
     let pod = world.until("p", is_over).await;
     let status = pod.status.expect("a status");
@@ -310,7 +310,7 @@ async fn refused_field() {
     assert_eq!(status.reason.as_deref(), Some("PodFeatureUnsupported"));
     let message = status.message.unwrap_or_default();
     assert!(
-        message.contains("`spec.containers[0].livenessProbe.tcpSocket.host`"),
+        message.contains("`spec.containers[0].securityContext.privileged`"),
         "{message}"
     );
     world.events("p", "PodFeatureUnsupported").await;
