@@ -130,10 +130,20 @@ async fn one_connection_too_many_is_reset_and_the_next_after_an_end_is_served() 
     connect(outside).await.expect("served");
 }
 
-/// Set where the test is the endpoint of the one that started it: an endpoint of the same process would
-/// be without descriptors, too.
+/// The test of used-up descriptors starts itself twice: once alone in a process, whose other tests would
+/// be without descriptors, and from there as the endpoint, which would be without them, too.
 #[cfg(target_os = "linux")]
-const ENDPOINT: &str = "CORACLE_TEST_ENDPOINT";
+const ROLE: &str = "CORACLE_TEST_ROLE";
+
+#[cfg(target_os = "linux")]
+fn itself(role: &str) -> std::process::Command {
+    let test = "edge::tests::faults::used_up_descriptors_are_counted_and_recovered_from";
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", test, "--nocapture"])
+        .env(ROLE, role);
+    command
+}
 
 /// The endpoint, which ends with its input, and what it says.
 #[cfg(target_os = "linux")]
@@ -146,12 +156,9 @@ struct Neighbour {
 #[cfg(target_os = "linux")]
 fn neighbour() -> Neighbour {
     use std::io::{BufRead, Read};
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
 
-    let test = "edge::tests::faults::used_up_descriptors_are_counted_and_recovered_from";
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(ENDPOINT, "1")
+    let mut child = itself("endpoint")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -170,16 +177,22 @@ fn neighbour() -> Neighbour {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn used_up_descriptors_are_counted_and_recovered_from() {
+    match std::env::var(ROLE).as_deref() {
+        Ok("endpoint") => {
+            println!("\nat {}", elsewhere("a").await);
+            let input = || std::io::Read::read(&mut std::io::stdin(), &mut [0]);
+            drop(tokio::task::spawn_blocking(input).await);
+        }
+        Ok(_) => use_up_descriptors().await,
+        Err(_) => assert!(itself("alone").status().unwrap().success()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+async fn use_up_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     const CLIENTS: usize = 20;
-    if std::env::var_os(ENDPOINT).is_some() {
-        println!("\nat {}", elsewhere("a").await);
-        let ended =
-            tokio::task::spawn_blocking(|| std::io::Read::read(&mut std::io::stdin(), &mut [0]));
-        drop(ended.await);
-        return;
-    }
     let mut neighbour = neighbour();
     let web = service("web");
     route(&web, &[neighbour.at]);
