@@ -222,6 +222,10 @@ async fn tail(context: Context) -> Outcome {
             Err(failure) => {
                 context.complain(&failure).await?;
                 code = 1;
+                // `-F` waits for it to appear.
+                if options.has('F') {
+                    followed.push((name.clone(), context.path(name), 0));
+                }
                 continue;
             }
         };
@@ -296,7 +300,8 @@ async fn tail_lines(
     Ok(read)
 }
 
-/// Writes what files grow by, for ever. One that became shorter is begun anew.
+/// Writes what files grow by, for ever. One that became shorter is begun anew; one that is not there
+/// is looked for again.
 async fn follow(context: &Context, mut files: Vec<(String, PathBuf, u64)>) -> Result<(), Failure> {
     let several = files.len() > 1;
     let mut shown = files.len() - 1;
@@ -313,7 +318,9 @@ async fn follow(context: &Context, mut files: Vec<(String, PathBuf, u64)>) -> Re
             if metadata.len() == *read {
                 continue;
             }
-            let mut file = fs::File::open(&*path)?;
+            let Ok(mut file) = fs::File::open(&*path) else {
+                continue;
+            };
             file.seek(SeekFrom::Start(*read))?;
             let mut more = Vec::new();
             file.take(CHUNK_BYTES as u64).read_to_end(&mut more)?;
