@@ -251,6 +251,9 @@ async fn outwards(
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_nodelay(true)?;
+    if let Some(source) = pod.source_abroad(to.ip()) {
+        socket.bind(SocketAddr::new(source.into(), 0))?;
+    }
     let traffic = endpoint.map(|endpoint| Traffic::new(endpoint, Holder::Client));
     let socket = KernelSocket::new(socket.connect(to).await?, place, traffic);
     let membership = pod.enter(Held::Kernel(Arc::downgrade(&socket)))?;

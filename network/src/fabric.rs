@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
@@ -19,6 +19,7 @@ use crate::egress::{EgressRules, Territory};
 use crate::error::{AttachError, FabricError, NetError, PublishError};
 use crate::handover::{self, HandOverError, HandedStream};
 use crate::names::{self, NameClient, Upstream};
+use crate::outside::{Abroad, Outside};
 use crate::pod::{Pod, PodNetwork};
 use crate::policy::PolicyTable;
 use crate::publish::block::LoopbackBlock;
@@ -112,6 +113,7 @@ pub(crate) struct Shared {
     plan: PublishPlan,
     block: Option<Arc<LoopbackBlock>>,
     outside: Arc<OutsidePorts>,
+    abroad: Abroad,
     services: Arc<ServiceTable>,
     host_budget: Arc<Budget>,
     lookups: Arc<Semaphore>,
@@ -165,6 +167,7 @@ impl Fabric {
             plan: publish,
             block,
             outside: Arc::default(),
+            abroad: Abroad::default(),
             services: Arc::default(),
             host_budget: Arc::new(Budget::new(HOST_BUFFER_BYTES_MAX)),
             lookups: Arc::new(Semaphore::new(names::LOOKUPS_MAX)),
@@ -191,6 +194,28 @@ impl Fabric {
     /// guests never reach.
     pub fn announce(&self, protocol: Protocol, address: SocketAddr) -> Option<Announced> {
         self.shared.outside.announce(protocol, address)
+    }
+
+    /// Gives pods their addresses outside of the fabric from now on; what they serve already is told
+    /// before this returns. Who was set before is told nothing any more.
+    pub fn set_outside(&self, outside: Arc<dyn Outside>) {
+        self.shared.abroad.set(Some(outside));
+        // Whoever opens a port from here on tells it, perhaps beside this.
+        let pods = self.shared.pods.iter();
+        let pods = pods.flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>());
+        pods.for_each(|pod| pod.tell_outside());
+    }
+
+    /// Takes their addresses outside of the fabric from pods again, whoever gave them.
+    pub fn clear_outside(&self) {
+        self.shared.abroad.set(None);
+    }
+
+    /// Sets the ranges of the cluster's pods, of all nodes. While somebody gives pods their addresses
+    /// outside, connections and datagrams of a pod into these ranges come from its own address; elsewhere
+    /// they come from the node's.
+    pub fn set_cluster_ranges(&self, ranges: Vec<IpNet>) {
+        self.shared.abroad.set_ranges(ranges);
     }
 
     /// Attaches a pod: it has an address, a port space and a loopback from here on.
@@ -369,6 +394,11 @@ impl Shared {
     /// Returns the host ports we publish beyond loopback.
     pub(crate) fn outside(&self) -> &Arc<OutsidePorts> {
         &self.outside
+    }
+
+    /// Returns who gives pods their addresses outside.
+    pub(crate) fn abroad(&self) -> &Abroad {
+        &self.abroad
     }
 
     /// Returns the account of what the host side sends to pods.

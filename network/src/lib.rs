@@ -14,6 +14,7 @@ mod fabric;
 mod handover;
 mod listener;
 mod names;
+mod outside;
 mod pipe;
 mod platform;
 mod pod;
@@ -31,6 +32,7 @@ pub use fabric::{Fabric, FabricConfig, PodIdentity};
 pub use handover::{GiveBack, HandOverError, HandOverRefusal, HandedStream};
 pub use listener::Listener;
 pub use names::{LookUp, NameClient, NameSource, ResolverConfig, SEARCHES_MAX, Upstream};
+pub use outside::Outside;
 pub use platform::is_exhausted;
 pub use pod::{PodNetwork, TcpPort};
 pub use policy::{

@@ -151,10 +151,11 @@ impl PodNetwork {
         }
         let backlog = Backlog::new(backlog, port.local);
         let holder = TcpHolder::Listening(Arc::clone(&backlog));
-        pod.tcp
-            .lock()
-            .replace(port.slots, port.local.port(), holder)?;
         let (slots, number) = (port.slots, port.local.port());
+        let mut table = pod.tcp.lock();
+        table.replace(slots, number, holder)?;
+        pod.opened_outside(Protocol::Tcp, slots, number);
+        drop(table);
         let listener = Listener::new(Arc::clone(&backlog), port);
         if slots.meets(Slots::POD) {
             for publication in pod.publications_of(Protocol::Tcp, number) {
@@ -373,6 +374,23 @@ impl Pod {
         }
     }
 
+    /// Tells whoever gives the pod its address outside what it serves already.
+    pub(crate) fn tell_outside(&self) {
+        let table = self.tcp.lock();
+        for (slots, port, holder) in table.iter() {
+            if let TcpHolder::Listening(_) = holder {
+                self.opened_outside(Protocol::Tcp, slots, port);
+            }
+        }
+        drop(table);
+        let table = self.udp.lock();
+        for (slots, port, inbox) in table.iter() {
+            if inbox.is_open_outside() {
+                self.opened_outside(Protocol::Udp, slots, port);
+            }
+        }
+    }
+
     /// Enters a connection into the register of what detaching ends.
     pub(crate) fn enter(self: &Arc<Self>, held: Held) -> Result<Membership, NetError> {
         let id = self.live.lock().insert(held)?;
@@ -419,14 +437,26 @@ impl Pod {
         publications
             .iter()
             .for_each(|publication| publication.end());
-        let listeners = self.tcp.lock().close();
-        for holder in listeners {
+        let mut table = self.tcp.lock();
+        let listeners = table.close();
+        for (slots, port, holder) in &listeners {
+            if let TcpHolder::Listening(_) = holder {
+                self.closed_outside(Protocol::Tcp, *slots, *port);
+            }
+        }
+        drop(table);
+        for (_, _, holder) in listeners {
             if let TcpHolder::Listening(backlog) = holder {
                 drop(backlog.close());
             }
         }
-        let inboxes = self.udp.lock().close();
-        for inbox in inboxes {
+        let mut table = self.udp.lock();
+        let inboxes = table.close();
+        for (slots, port, _) in &inboxes {
+            self.closed_outside(Protocol::Udp, *slots, *port);
+        }
+        drop(table);
+        for (_, _, inbox) in inboxes {
             // The publications it served have ended already.
             drop(inbox.close());
         }
@@ -464,9 +494,15 @@ impl TcpPort {
     /// Lets go of the port before the handle is dropped.
     pub(crate) fn release(&self) {
         if !self.released.swap(true, Ordering::AcqRel) {
-            // Bound to a name so that it is dropped after the lock: a backlog may hold streams with
-            // ports.
-            let _holder = self.pod.tcp.lock().release(self.slots, self.local.port());
+            let (slots, port) = (self.slots, self.local.port());
+            let mut table = self.pod.tcp.lock();
+            let holder = table.release(slots, port);
+            if let Some(TcpHolder::Listening(_)) = holder {
+                self.pod.closed_outside(Protocol::Tcp, slots, port);
+            }
+            drop(table);
+            // After the lock: a backlog may hold streams with ports.
+            drop(holder);
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use crate::egress::Destination;
 use crate::error::NetError;
+use crate::outside::Outside;
 use crate::pod::Pod;
 use crate::pod::ports::Slots;
 use crate::policy::Verdict;
@@ -55,18 +56,18 @@ impl UdpSocket {
         let slots = Slots::bound_to(local.ip(), pod.ip()).ok_or(NetError::AddressNotAvailable)?;
         let inbox = Inbox::new(Arc::clone(pod.budget()));
         let entry = Arc::clone(&inbox);
+        let mut table = pod.udp_ports().lock();
         let port = match local.port() {
-            0 => {
-                let mut random = rand::rng();
-                pod.udp_ports()
-                    .lock()
-                    .reserve_ephemeral(slots, entry, &mut random)?
-            }
+            // A client's: it is reached from outside once it has sent something there.
+            0 => table.reserve_ephemeral(slots, entry, &mut rand::rng())?,
             port => {
-                pod.udp_ports().lock().reserve(slots, port, entry)?;
+                table.reserve(slots, port, entry)?;
+                inbox.note_open_outside();
+                pod.opened_outside(Protocol::Udp, slots, port);
                 port
             }
         };
+        drop(table);
         let local = SocketAddr::new(local.ip(), port);
         if slots.meets(Slots::POD) {
             for publication in pod.udp_publications(port) {
@@ -238,8 +239,32 @@ impl UdpSocket {
         if !self.is_admitted(source, None, to) {
             return Ok(Sent::Taken);
         }
-        self.inbox.try_send_out(data, to, self.pod.kernel_count())?;
+        let abroad = self.pod.fabric().abroad().towards(to.ip());
+        match abroad.filter(|_| !self.pod.is_node()) {
+            Some(outside) => self.send_abroad(&*outside, data, to)?,
+            None => {
+                self.inbox.try_send_out(data, to, self.pod.kernel_count())?;
+            }
+        }
         Ok(Sent::Taken)
+    }
+
+    /// Sends from the pod's own address outside.
+    fn send_abroad(&self, outside: &dyn Outside, data: &[u8], to: SocketAddr) -> io::Result<()> {
+        let port = self.local.port();
+        if !self.inbox.is_open_outside() {
+            let table = self.pod.udp_ports().lock();
+            if table.find(Slots::POD, port).is_none() {
+                return Err(NetError::Detached.into());
+            }
+            self.inbox.note_open_outside();
+            self.pod.opened_outside(Protocol::Udp, self.slots, port);
+        }
+        if self.pod.policy().is_selected() {
+            // Its answers are no news to be judged.
+            self.inbox.expect_replies_to(to);
+        }
+        outside.send(SocketAddrV4::new(self.pod.ip(), port), to, data)
     }
 
     /// Returns the address that `to` sees this socket at, if it may be sent to.
@@ -284,11 +309,13 @@ enum Unheard {
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        let entry = self
-            .pod
-            .udp_ports()
-            .lock()
-            .release(self.slots, self.local.port());
+        let mut table = self.pod.udp_ports().lock();
+        let entry = table.release(self.slots, self.local.port());
+        if entry.is_some() && self.inbox.is_open_outside() {
+            let (slots, port) = (self.slots, self.local.port());
+            self.pod.closed_outside(Protocol::Udp, slots, port);
+        }
+        drop(table);
         drop(entry);
         for publication in self.inbox.close() {
             Pod::join_publication(&self.pod, &publication);

@@ -8,6 +8,8 @@ mod handover;
 mod lifecycle;
 #[path = "network/names.rs"]
 mod names;
+#[path = "network/outside.rs"]
+mod outside;
 #[path = "network/policies.rs"]
 mod policies;
 #[path = "network/publishing.rs"]

@@ -169,16 +169,25 @@ impl<T> PortTable<T> {
         Ok(())
     }
 
+    /// Returns who holds which port on which addresses.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Slots, u16, &T)> {
+        let ports = self.ports.iter();
+        ports.flat_map(|(port, holders)| {
+            let holders = holders.iter().flatten();
+            holders.map(|holder| (holder.slots, *port, &holder.value))
+        })
+    }
+
     /// Takes everything out and refuses whatever follows.
-    pub(crate) fn close(&mut self) -> Vec<T> {
+    pub(crate) fn close(&mut self) -> Vec<(Slots, u16, T)> {
         self.state = TableState::Closed;
         self.held = 0;
         let ports = std::mem::take(&mut self.ports);
-        ports
-            .into_values()
-            .flatten()
-            .flatten()
-            .map(|holder| holder.value)
+        let holders = ports
+            .into_iter()
+            .flat_map(|(port, holders)| holders.into_iter().flatten().map(move |one| (port, one)));
+        holders
+            .map(|(port, holder)| (holder.slots, port, holder.value))
             .collect()
     }
 

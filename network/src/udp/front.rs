@@ -71,14 +71,15 @@ pub(crate) fn deliver(
     if !fabric.territory().may_be_service(shown.ip()) {
         return Err(NetError::AccessDenied);
     }
-    if target.judge_received(Protocol::Udp, shown, to.port()) == Verdict::Drop {
-        return Ok(());
-    }
     let inbox = target
         .udp_ports()
         .lock()
         .find(Slots::POD, to.port())
         .cloned();
+    let verdict = target.judge_received(Protocol::Udp, shown, to.port());
+    if verdict == Verdict::Drop && !inbox.as_ref().is_some_and(|inbox| inbox.is_reply(shown)) {
+        return Ok(());
+    }
     let inbox = inbox.ok_or(NetError::ConnectionRefused)?;
     inbox.deliver_of(flow, data, shown);
     Ok(())

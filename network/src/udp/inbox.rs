@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -36,6 +37,8 @@ pub(crate) struct Inbox {
     outward: Mutex<Outward>,
     peers: Mutex<Flows>,
     replies: Mutex<Replies>,
+    /// Whether the port was told to whoever gives pods their addresses outside.
+    is_open_outside: AtomicBool,
     budget: Arc<Budget>,
 }
 
@@ -87,6 +90,7 @@ impl Inbox {
             outward: Mutex::new(Outward::new()),
             peers: Mutex::new(Flows::new()),
             replies: Mutex::default(),
+            is_open_outside: AtomicBool::new(false),
             budget,
         })
     }
@@ -109,6 +113,16 @@ impl Inbox {
         if let Some(reader) = reader {
             reader.wake();
         }
+    }
+
+    /// Notes that the port is known outside, or would be if pods had addresses there.
+    pub(crate) fn note_open_outside(&self) {
+        self.is_open_outside.store(true, Ordering::Release);
+    }
+
+    /// Tells whether the port is known outside.
+    pub(crate) fn is_open_outside(&self) -> bool {
+        self.is_open_outside.load(Ordering::Acquire)
     }
 
     /// Remembers that `peer` was admitted to send here, so that it is answered whatever policies say.

@@ -1,0 +1,99 @@
+//! Pods at their own addresses outside the fabric: on a machine that is ours, what pods serve is reached
+//! there, and what they send within the cluster comes from there.
+//!
+//! Whoever gives pods their addresses outside implements [`Outside`]; the fabric tells it which ports
+//! are served. It is told while the pod's table of ports is locked, so that news about one port never
+//! overtake each other.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use ipnet::IpNet;
+
+use crate::pod::Pod;
+use crate::pod::ports::Slots;
+use crate::publish::Protocol;
+
+/// What gives pods their addresses outside of the fabric.
+///
+/// [`Outside::open`] and [`Outside::close`] are called with a lock of the pod held: they must be quick
+/// and must not call into the fabric.
+pub trait Outside: Send + Sync {
+    /// A pod serves a port from now on: connections and datagrams that come for it from outside are to
+    /// be given to [`Fabric::hand_over`](crate::Fabric::hand_over) and
+    /// [`Fabric::send_datagram`](crate::Fabric::send_datagram). May be said of one port more than once.
+    fn open(&self, protocol: Protocol, at: SocketAddrV4);
+
+    /// A port is served no longer. May be said of one that never was.
+    fn close(&self, protocol: Protocol, at: SocketAddrV4);
+
+    /// Sends a datagram from a port of a pod that is open. Never waits: what there is no room for is lost.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says of the datagram or its destination.
+    fn send(&self, from: SocketAddrV4, to: SocketAddr, datagram: &[u8]) -> io::Result<()>;
+}
+
+/// Who gives pods their addresses, if anybody does, and where pods are seen at them.
+#[derive(Default)]
+pub(crate) struct Abroad {
+    outside: ArcSwapOption<Arc<dyn Outside>>,
+    /// The ranges of the cluster's pods, of all nodes.
+    ranges: ArcSwapOption<Vec<IpNet>>,
+}
+
+impl Abroad {
+    /// Sets who gives pods their addresses, or nobody.
+    pub(crate) fn set(&self, outside: Option<Arc<dyn Outside>>) {
+        self.outside.store(outside.map(Arc::new));
+    }
+
+    /// Sets the ranges within which pods are seen at their own addresses.
+    pub(crate) fn set_ranges(&self, ranges: Vec<IpNet>) {
+        self.ranges.store(Some(Arc::new(ranges)));
+    }
+
+    /// Returns who sends what goes to an address from the pod's own: nobody where the address is none of
+    /// the cluster's, or pods have no addresses outside.
+    pub(crate) fn towards(&self, to: IpAddr) -> Option<Arc<dyn Outside>> {
+        let outside = self.outside.load_full()?;
+        let ranges = self.ranges.load_full()?;
+        let is_within = to.is_ipv4() && ranges.iter().any(|range| range.contains(&to));
+        is_within.then(|| Arc::clone(&*outside))
+    }
+
+    fn tell(&self, tell: impl FnOnce(&dyn Outside)) {
+        if let Some(outside) = &*self.outside.load() {
+            tell(&***outside);
+        }
+    }
+}
+
+impl Pod {
+    /// Tells that a port is served. To be called with its table locked.
+    pub(crate) fn opened_outside(&self, protocol: Protocol, slots: Slots, port: u16) {
+        if slots.meets(Slots::POD) {
+            let at = SocketAddrV4::new(self.ip(), port);
+            let abroad = self.fabric().abroad();
+            abroad.tell(|outside| outside.open(protocol, at));
+        }
+    }
+
+    /// Tells that a port is served no longer. To be called with its table locked.
+    pub(crate) fn closed_outside(&self, protocol: Protocol, slots: Slots, port: u16) {
+        if slots.meets(Slots::POD) {
+            let at = SocketAddrV4::new(self.ip(), port);
+            let abroad = self.fabric().abroad();
+            abroad.tell(|outside| outside.close(protocol, at));
+        }
+    }
+
+    /// Returns the address that connections to `to` come from, where it is the pod's own.
+    pub(crate) fn source_abroad(&self, to: IpAddr) -> Option<Ipv4Addr> {
+        let is_abroad = !self.is_node() && self.fabric().abroad().towards(to).is_some();
+        is_abroad.then(|| self.ip())
+    }
+}
