@@ -27,7 +27,11 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
     ("coracle-network", &[]),
     ("coracle-registry", &[]),
     ("coracle-runtime", &["coracle-network"]),
-    ("coracle-service-proxy", &["coracle-network"]),
+    (
+        "coracle-service-proxy",
+        &["coracle-network", "coracle-socket-lookup"],
+    ),
+    ("coracle-socket-lookup", &[]),
     ("coracle-store", &[]),
     ("coracle-tests", &[]),
     ("xtask", &[]),
@@ -55,6 +59,9 @@ pub(crate) const OWNERS: &[(&str, &[&str])] = &[
     ("hickory-proto", &["coracle-service-proxy"]),
     ("socket2", &["coracle-network", "coracle-service-proxy"]),
 ];
+
+/// The only packages in which unsafe code may stand; all others have the workspace's lints, which forbid it.
+pub(crate) const UNSAFE: &[&str] = &["coracle-runtime", "coracle-socket-lookup"];
 
 /// Packages that must not be in the lock file, with the reason.
 pub(crate) const FORBIDDEN: &[(&str, &str)] = &[

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::duplicates;
-use crate::edges::{ALLOWED, ALLOWED_IN_TESTS, FORBIDDEN, OWNERS};
+use crate::edges::{ALLOWED, ALLOWED_IN_TESTS, FORBIDDEN, OWNERS, UNSAFE};
 use crate::workspace::{metadata, read};
 
 /// Checks every package of the workspace, and the lock file.
@@ -23,6 +23,8 @@ pub(super) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
         .collect();
     let mut found = Vec::new();
     for package in packages {
+        let manifest = read(Path::new(text(package, "manifest_path")))?;
+        found.extend(check_lints(text(package, "name"), &manifest));
         for dependency in list(package, "dependencies") {
             let edge = Edge {
                 from: text(package, "name"),
@@ -65,6 +67,16 @@ impl Edge<'_> {
             )
         })
     }
+}
+
+/// Judges the lints of a package: it has the workspace's unless unsafe code may stand in it.
+fn check_lints(name: &str, manifest: &str) -> Option<String> {
+    let is_bound = manifest.contains("[lints]\nworkspace = true\n");
+    (!is_bound && !UNSAFE.contains(&name)).then(|| {
+        format!(
+            "{name}: does not have the workspace's lints; `xtask/src/edges.rs` lists who may not"
+        )
+    })
 }
 
 /// Judges a lock file: nothing forbidden, and two versions of a package only where the reason is known.
@@ -137,6 +149,14 @@ mod tests {
             allowed,
             "{from} to {to}"
         );
+    }
+
+    #[test]
+    fn only_packages_that_are_named_have_lints_of_their_own() {
+        let bound = "[lints]\nworkspace = true\n";
+        assert_eq!(check_lints("coracle-network", bound), None);
+        assert_eq!(check_lints("coracle-socket-lookup", ""), None);
+        assert!(check_lints("coracle-network", "[lints.rust]\n").is_some());
     }
 
     #[test]

@@ -1,0 +1,22 @@
+//! Gives the connections and datagrams of many addresses and ports to a few sockets, in the kernel.
+//!
+//! On Linux the kernel asks a program of type `sk_lookup` before it looks for who listens.
+//! [`SocketLookup::attach`] assembles one and attaches it to the caller's network namespace; a table says
+//! which address and port leads to which socket. In the ranges it is given, nothing else is reached: who
+//! asks for an address or port that is not in the table is refused, also where a program of this machine
+//! listens on all addresses.
+//!
+//! The crate owns no task and no thread. The kernel detaches the program when the process ends, however it
+//! ends. Elsewhere than on Linux the crate is empty.
+
+#[cfg(target_os = "linux")]
+mod lookup;
+
+#[cfg(target_os = "linux")]
+mod program;
+
+#[cfg(target_os = "linux")]
+mod syscall;
+
+#[cfg(target_os = "linux")]
+pub use lookup::{LookupError, RANGES_MAX, SocketLookup, Transport};

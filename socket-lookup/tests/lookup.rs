@@ -1,0 +1,314 @@
+//! The program at work, each test in a network namespace of its own: it runs itself again under
+//! `unshare`. Who is not root may load no such program, and then it is tested that this is said.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use coracle_socket_lookup::{LookupError, RANGES_MAX, SocketLookup, Transport};
+use ipnet::IpNet;
+
+/// Set in the second run.
+const INSIDE: &str = "CORACLE_TEST_NAMESPACE";
+
+/// Loopback is up, the node has an address of each family, and a range of each is local.
+const PREPARE: &str = "ip link set lo up && ip address add 192.0.2.1/32 dev lo \
+    && ip address add 2001:db8::1/128 dev lo nodad \
+    && ip route add local 10.244.0.0/16 dev lo src 192.0.2.1 \
+    && ip route add local fd00:10::/108 dev lo src 2001:db8::1 && exec \"$@\"";
+
+const ENTRIES_MAX: u32 = 64;
+const TCP_4: u32 = 0;
+const TCP_6: u32 = 1;
+const UDP_4: u32 = 2;
+
+/// How long an answer may take that does come, however busy the machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs the test of this name again in a namespace of its own. True in that second run.
+fn is_inside(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut unshare = Command::new("unshare");
+    if !is_root() {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    let output = unshare
+        .args(["--net", "sh", "-c", PREPARE, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, if is_root() { "root" } else { "user" })
+        .output()
+        .expect("`unshare` of util-linux is there");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && told.contains("1 passed"),
+        "{told}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    false
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().unwrap();
+    output.stdout == b"0\n"
+}
+
+fn ranges() -> [IpNet; 2] {
+    ["10.244.0.0/16", "fd00:10::/108"].map(|range| range.parse().unwrap())
+}
+
+/// Attaches a program. Nothing for a user who may not, which is told by the error.
+fn attach() -> Option<SocketLookup> {
+    let attached = SocketLookup::attach(&ranges(), ENTRIES_MAX, 3);
+    if std::env::var(INSIDE).unwrap() == "user" {
+        let refused = attached.expect_err("no namespace of one's own gives the right");
+        assert!(matches!(refused, LookupError::Map(_)), "{refused:?}");
+        return None;
+    }
+    Some(attached.unwrap())
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// Listens at the first address of the range, which no entry names.
+fn listen(lookup: &SocketLookup) -> TcpListener {
+    let listener = TcpListener::bind("10.244.0.0:0").unwrap();
+    lookup.put_socket(TCP_4, &listener).unwrap();
+    listener
+}
+
+fn refusal(to: SocketAddr) -> ErrorKind {
+    let refused = TcpStream::connect_timeout(&to, PATIENCE);
+    refused.map(drop).expect_err("refused").kind()
+}
+
+#[test]
+fn one_listener_is_reached_at_every_address_of_the_table_and_nothing_else_is() {
+    if !is_inside("one_listener_is_reached_at_every_address_of_the_table_and_nothing_else_is") {
+        return;
+    }
+    let Some(lookup) = attach() else {
+        return;
+    };
+    let listener = listen(&lookup);
+    // A program of this machine that listens on all addresses.
+    let _daemon = TcpListener::bind("0.0.0.0:8022").unwrap();
+    for served in ["10.244.0.1:80", "10.244.255.9:443", "10.244.0.1:8443"] {
+        lookup.serve(Transport::Tcp, at(served), TCP_4).unwrap();
+        let client = TcpStream::connect(served).unwrap();
+        let (accepted, peer) = listener.accept().unwrap();
+        assert_eq!(accepted.local_addr().unwrap(), at(served));
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert_eq!(peer.ip(), at("192.0.2.1:0").ip());
+    }
+    for unserved in ["10.244.0.1:81", "10.244.0.2:80", "10.244.0.1:8022"] {
+        assert_eq!(
+            refusal(at(unserved)),
+            ErrorKind::ConnectionRefused,
+            "{unserved}"
+        );
+    }
+    let itself = listener.local_addr().unwrap();
+    assert_eq!(refusal(itself), ErrorKind::ConnectionRefused);
+    // Beyond the ranges nothing has changed.
+    drop(TcpStream::connect("192.0.2.1:8022").unwrap());
+    drop(TcpStream::connect("127.0.0.1:8022").unwrap());
+}
+
+#[test]
+fn an_entry_that_is_taken_out_refuses_and_what_is_established_stays() {
+    if !is_inside("an_entry_that_is_taken_out_refuses_and_what_is_established_stays") {
+        return;
+    }
+    let Some(lookup) = attach() else {
+        return;
+    };
+    let listener = listen(&lookup);
+    let web = at("10.244.0.1:80");
+    lookup.serve(Transport::Tcp, web, TCP_4).unwrap();
+    let mut client = TcpStream::connect(web).unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    lookup.end(Transport::Tcp, web).unwrap();
+    assert_eq!(refusal(web), ErrorKind::ConnectionRefused);
+    accepted.write_all(b"still here").unwrap();
+    drop(accepted);
+    let mut heard = String::new();
+    client.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "still here");
+    // Harmless where there is none.
+    lookup.end(Transport::Tcp, web).unwrap();
+    // An entry whose socket is gone refuses too.
+    lookup.serve(Transport::Tcp, web, TCP_4).unwrap();
+    drop(listener);
+    assert_eq!(refusal(web), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn an_entry_without_an_address_stands_for_all_but_the_ranges() {
+    if !is_inside("an_entry_without_an_address_stands_for_all_but_the_ranges") {
+        return;
+    }
+    let Some(lookup) = attach() else {
+        return;
+    };
+    let listener = listen(&lookup);
+    let node_port = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 30_080));
+    lookup.serve(Transport::Tcp, node_port, TCP_4).unwrap();
+    for served in ["192.0.2.1:30080", "127.0.0.1:30080"] {
+        let _client = TcpStream::connect(served).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(accepted.local_addr().unwrap(), at(served));
+    }
+    for unserved in ["10.244.0.1:30080", "[2001:db8::1]:30080"] {
+        assert_eq!(
+            refusal(at(unserved)),
+            ErrorKind::ConnectionRefused,
+            "{unserved}"
+        );
+    }
+}
+
+#[test]
+fn addresses_of_ipv6_have_a_listener_of_their_own() {
+    if !is_inside("addresses_of_ipv6_have_a_listener_of_their_own") {
+        return;
+    }
+    let Some(lookup) = attach() else {
+        return;
+    };
+    let listener = TcpListener::bind("[::1]:0").unwrap();
+    lookup.put_socket(TCP_6, &listener).unwrap();
+    let everywhere = at("[::]:30080");
+    lookup.serve(Transport::Tcp, everywhere, TCP_6).unwrap();
+    for served in ["[fd00:10::7]:443", "[2001:db8::1]:30080", "[::1]:30080"] {
+        if at(served).port() == 443 {
+            lookup.serve(Transport::Tcp, at(served), TCP_6).unwrap();
+        }
+        let _client = TcpStream::connect(served).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(accepted.local_addr().unwrap(), at(served));
+    }
+    for unserved in ["[fd00:10::7]:30080", "[fd00:10::8]:443", "192.0.2.1:30080"] {
+        assert_eq!(
+            refusal(at(unserved)),
+            ErrorKind::ConnectionRefused,
+            "{unserved}"
+        );
+    }
+}
+
+#[test]
+fn datagrams_reach_the_socket_of_their_entry_and_others_are_refused() {
+    if !is_inside("datagrams_reach_the_socket_of_their_entry_and_others_are_refused") {
+        return;
+    }
+    let Some(lookup) = attach() else {
+        return;
+    };
+    let served = UdpSocket::bind("10.244.0.0:53").unwrap();
+    lookup.put_socket(UDP_4, &served).unwrap();
+    let dns = at("10.244.0.1:53");
+    lookup.serve(Transport::Udp, dns, UDP_4).unwrap();
+    let client = UdpSocket::bind("192.0.2.1:0").unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.send_to(b"question", dns).unwrap();
+    let mut buffer = [0; 16];
+    let (length, from) = served.recv_from(&mut buffer).unwrap();
+    assert_eq!(
+        (&buffer[..length], from),
+        (&b"question"[..], client.local_addr().unwrap())
+    );
+    // The same address and port over TCP is another entry.
+    assert_eq!(refusal(dns), ErrorKind::ConnectionRefused);
+    client.connect("10.244.0.2:53").unwrap();
+    client.send(b"question").unwrap();
+    let refused = client.recv(&mut buffer).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_full_table_and_too_many_ranges_are_told() {
+    if !is_inside("a_full_table_and_too_many_ranges_are_told") {
+        return;
+    }
+    let many = vec![ranges()[0]; RANGES_MAX + 1];
+    let refused = SocketLookup::attach(&many, ENTRIES_MAX, 1).unwrap_err();
+    assert!(matches!(refused, LookupError::TooManyRanges { .. }));
+    let Some(lookup) = attach() else {
+        return;
+    };
+    let pod = |number: u32| {
+        let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 244, 0, 1)) + number);
+        SocketAddr::from((ip, 80))
+    };
+    for number in 0..ENTRIES_MAX {
+        lookup.serve(Transport::Tcp, pod(number), TCP_4).unwrap();
+    }
+    let full = lookup.serve(Transport::Tcp, pod(ENTRIES_MAX), TCP_4);
+    assert_eq!(full.unwrap_err().kind(), ErrorKind::ArgumentListTooLong);
+    lookup.end(Transport::Tcp, pod(0)).unwrap();
+    lookup
+        .serve(Transport::Tcp, pod(ENTRIES_MAX), TCP_4)
+        .unwrap();
+    // The most ranges that are taken are taken by the kernel's verifier, too.
+    let most = vec![ranges()[1]; RANGES_MAX];
+    drop(SocketLookup::attach(&most, ENTRIES_MAX, 1).unwrap());
+}
+
+/// Holds a program until it is killed: what `nothing_is_left_of_a_process_that_was_killed` kills.
+#[test]
+fn a_process_that_holds_a_program() {
+    if std::env::var_os("CORACLE_TEST_HOLD").is_none() {
+        return;
+    }
+    let lookup = attach().expect("root");
+    let listener = listen(&lookup);
+    lookup
+        .serve(Transport::Tcp, at("10.244.0.1:80"), TCP_4)
+        .unwrap();
+    println!("held");
+    for accepted in listener.incoming() {
+        drop(accepted);
+    }
+}
+
+#[test]
+fn nothing_is_left_of_a_process_that_was_killed() {
+    if !is_inside("nothing_is_left_of_a_process_that_was_killed") {
+        return;
+    }
+    if attach().is_none() {
+        return;
+    }
+    let daemon = TcpListener::bind("0.0.0.0:80").unwrap();
+    let web = at("10.244.0.1:80");
+    for _ in 0..2 {
+        let mut holder = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_process_that_holds_a_program", "--nocapture"])
+            .env("CORACLE_TEST_HOLD", "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut told = holder.stdout.take().unwrap();
+        let mut heard = Vec::new();
+        while !heard.windows(4).any(|four| four == b"held") {
+            let mut byte = [0; 1];
+            told.read_exact(&mut byte).unwrap();
+            heard.extend(byte);
+        }
+        drop(TcpStream::connect(web).unwrap());
+        assert_eq!(refusal(at("10.244.0.2:80")), ErrorKind::ConnectionRefused);
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        // The kernel is as it was before: the route alone leads to who listens on all addresses.
+        drop(TcpStream::connect("10.244.0.2:80").unwrap());
+        daemon.accept().unwrap();
+    }
+}
