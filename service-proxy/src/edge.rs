@@ -1,6 +1,9 @@
 //! How the world outside the fabric reaches Services: a listening socket for each published address
 //! and port that has endpoints, each connection given to an endpoint.
 //!
+//! Where the kernel can be told so, one socket stands for all of them (`gate`), and pods are reached at
+//! their own addresses too.
+//!
 //! Entry point: [`Edge::start`], then [`Edge::apply`] whenever the table of Services or the endpoints of
 //! one of them change. Tasks: one that keeps the sockets as the table says, one for each core that
 //! watches them, one for each relayed connection.
@@ -26,6 +29,7 @@ mod addresses;
 mod counters;
 mod dispatch;
 mod doors;
+mod gate;
 mod keeper;
 mod limits;
 mod published;
@@ -41,10 +45,14 @@ pub use published::{ListenFailure, Published, PublishedAt};
 use addresses::Addresses;
 use dispatch::{Dispatcher, Neighbourhood};
 use doors::Doors;
+use gate::board::Board;
+use gate::pods::{Placed, Pods};
+use gate::{Families, Gate};
 use keeper::Keeper;
 use limits::Connections;
 use relay::Relays;
 use relay::bulk::{PIPES_MAX, Pipes};
+use udp::ports::UdpPorts;
 
 /// How long to wait for connections that were told to end.
 const ABORT_INTERVAL: Duration = Duration::from_millis(50);
@@ -57,11 +65,21 @@ pub enum EdgePlan {
     /// `127.0.0.1` exists (macOS), on free ports of it.
     #[default]
     Loopback,
-    /// On Linux with privilege: the ranges of Services are made local by a route, and their addresses
-    /// are the true ones; node ports on the node's addresses and `127.0.0.1`.
+    /// On Linux with privilege: the ranges of Services and of this node's pods are made local by routes,
+    /// and their addresses are the true ones; node ports on the node's addresses and `127.0.0.1`. Pods
+    /// come from their own addresses wherever [`EdgeConfig::pod_ranges`] are.
     Host,
     /// Not at all.
     Nowhere,
+}
+
+/// How the addresses of [`EdgePlan::Host`] are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mechanism {
+    /// The kernel keeps a table of what is served, and one listening socket stands for all of it.
+    SocketLookup,
+    /// Each address and port has a socket.
+    Sockets,
 }
 
 /// How an edge is laid out.
@@ -110,6 +128,9 @@ pub struct Edge {
     keeper: JoinHandle<()>,
     /// Dropping it tells the keeper to stop.
     stop: DropGuard,
+    pods: Option<Placed>,
+    gate: Option<Arc<Gate>>,
+    mechanism: Option<Mechanism>,
     #[cfg(target_os = "linux")]
     _routes: Option<addresses::routes::Routes>,
 }
@@ -158,8 +179,11 @@ impl Edge {
         #[cfg(target_os = "linux")]
         let routes = match config.plan {
             EdgePlan::Host => Some(
-                addresses::routes::Routes::claim(&config.ranges, &config.node_addresses)
-                    .map_err(EdgeError::Routes)?,
+                addresses::routes::Routes::claim(
+                    &local_ranges(&config, fabric.as_ref()),
+                    &config.node_addresses,
+                )
+                .map_err(EdgeError::Routes)?,
             ),
             EdgePlan::Loopback | EdgePlan::Nowhere => None,
         };
@@ -173,11 +197,16 @@ impl Edge {
         let (published_here, published) = watch::channel(Arc::default());
         let stop = CancellationToken::new();
         let flows = Connections::new(config.udp_flows_max, config.udp_flows_per_client_max);
-        let dispatcher = dispatcher(&config, fabric);
+        let dispatcher = dispatcher(&config, fabric.clone());
+        let ground = match config.plan {
+            EdgePlan::Host => Ground::open(&config, fabric.as_ref(), &dispatcher, &flows),
+            EdgePlan::Loopback | EdgePlan::Nowhere => Ground::default(),
+        };
         let keeper = Keeper {
             addresses,
             dispatcher: Arc::clone(&dispatcher),
             flows: Arc::clone(&flows),
+            gate: ground.gate.clone(),
             doors: Doors::start(),
             fronts: fronts_seen,
             published: published_here,
@@ -193,6 +222,9 @@ impl Edge {
             flows,
             keeper: tokio::spawn(keeper.run()),
             stop: stop.drop_guard(),
+            pods: ground.pods,
+            gate: ground.gate,
+            mechanism: ground.mechanism,
             #[cfg(target_os = "linux")]
             _routes: routes,
         })
@@ -225,12 +257,22 @@ impl Edge {
         self.flows.count()
     }
 
+    /// Returns how the true addresses are served; nothing by plans that do not serve them.
+    pub fn mechanism(&self) -> Option<Mechanism> {
+        self.mechanism
+    }
+
     /// Closes all listeners, lets relayed connections end within `grace` and resets those that have
     /// not. What pods were given is theirs.
     pub async fn stop(self, grace: Duration) {
         drop(self.stop);
         // It ends by itself; were it to panic, its sockets are closed as well.
         drop(self.keeper.await);
+        // The last who may serve something by the gate.
+        drop(self.pods);
+        if let Some(mut gate) = self.gate.and_then(Arc::into_inner) {
+            gate.close().await;
+        }
         let connections = &self.dispatcher.connections;
         let mut patience = grace;
         // Again until nothing is left: one that was connecting may have become a relay meanwhile.
@@ -242,6 +284,75 @@ impl Edge {
             patience = ABORT_INTERVAL;
         }
     }
+}
+
+/// What serves true addresses.
+#[derive(Default)]
+struct Ground {
+    gate: Option<Arc<Gate>>,
+    pods: Option<Placed>,
+    mechanism: Option<Mechanism>,
+}
+
+impl Ground {
+    /// Opens a gate, or goes without one where the kernel or this user's rights do not allow it, and gives
+    /// pods their addresses.
+    fn open(
+        config: &EdgeConfig,
+        fabric: Option<&Fabric>,
+        dispatcher: &Arc<Dispatcher>,
+        flows: &Arc<Connections>,
+    ) -> Ground {
+        let board = Board::new(dispatcher);
+        let ranges = local_ranges(config, fabric);
+        let udp = UdpPorts::new(&board, dispatcher, flows);
+        let gate = match Gate::open(&ranges, families(config), &board, udp) {
+            Ok(gate) => {
+                tracing::info!("one socket stands for all addresses, by a program in the kernel");
+                Some(Arc::new(gate))
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "each address and port has a socket of its own"
+                );
+                None
+            }
+        };
+        let pods = match &gate {
+            Some(gate) => Pods::at_gate(Arc::clone(gate), dispatcher),
+            None => Pods::by_sockets(&board, dispatcher, flows),
+        };
+        if let Some(fabric) = fabric {
+            fabric.set_cluster_ranges(dispatcher.neighbourhood.pods.clone());
+        }
+        Ground {
+            mechanism: Some(match gate {
+                Some(_) => Mechanism::SocketLookup,
+                None => Mechanism::Sockets,
+            }),
+            pods: fabric.map(|fabric| pods.place(fabric)),
+            gate,
+        }
+    }
+}
+
+fn families(config: &EdgeConfig) -> Families {
+    let mut ranges = config.ranges.iter();
+    let mut own = config
+        .node_addresses
+        .iter()
+        .chain(&config.node_port_addresses);
+    match ranges.any(|range| range.addr().is_ipv6()) || own.any(IpAddr::is_ipv6) {
+        true => Families::Both,
+        false => Families::V4,
+    }
+}
+
+/// Returns the ranges that routes make local: those of Services, and that of this node's pods.
+fn local_ranges(config: &EdgeConfig, fabric: Option<&Fabric>) -> Vec<IpNet> {
+    let pods = fabric.map(|fabric| IpNet::V4(fabric.pod_cidr()));
+    config.ranges.iter().copied().chain(pods).collect()
 }
 
 fn dispatcher(config: &EdgeConfig, fabric: Option<Fabric>) -> Arc<Dispatcher> {

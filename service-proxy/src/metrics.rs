@@ -29,7 +29,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::answering::{self, Answers};
-use crate::edge::{Edge, EdgeCounters};
+use crate::edge::{Edge, EdgeCounters, Mechanism};
 
 /// Where these are served.
 const PATH: &str = "/metrics";
@@ -280,7 +280,12 @@ impl Collector for Outside {
                 edge.udp_flows_now(),
             ),
         ];
-        for (name, help, value) in now {
+        let mechanism = edge.mechanism().map(|mechanism| {
+            let is_one = usize::from(mechanism == Mechanism::SocketLookup);
+            let help = "Whether one socket stands for all addresses";
+            ("coracle_edge_socket_lookup", help, is_one)
+        });
+        for (name, help, value) in now.into_iter().chain(mechanism) {
             let gauge = ConstGauge::new(u32::try_from(value).unwrap_or(u32::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }

@@ -111,6 +111,33 @@ impl Dispatcher {
         });
     }
 
+    /// Gives a connection that came for a pod's own address and port to what listens there, or resets it.
+    /// Never waits.
+    pub(super) fn accept_for_pod(
+        &self,
+        fabric: &Fabric,
+        tcp: StdTcpStream,
+        peer: SocketAddr,
+        at: SocketAddr,
+        give_back: GiveBack,
+    ) {
+        count(&self.counters.accepted);
+        let handed = HandedStream {
+            tcp,
+            peer,
+            endpoint: None,
+            give_back,
+        };
+        match fabric.hand_over(at, handed) {
+            Ok(()) => count(&self.counters.handed_over),
+            Err(refused) => {
+                tracing::debug!(%at, %peer, reason = %refused.reason, "a pod took no connection");
+                count(&self.counters.refused);
+                sockets::reset(refused.handed.tcp);
+            }
+        }
+    }
+
     /// Finds an endpoint. Never waits.
     fn place(self: &Arc<Self>, mut arrival: Arrival) {
         let client = self.neighbourhood.client(arrival.peer.ip());

@@ -22,6 +22,7 @@ use tokio::time::Sleep;
 
 use super::counters::count;
 use super::dispatch::Dispatcher;
+use super::gate::board::Board;
 use super::sockets::Acceptor;
 use super::udp::Datagrams;
 
@@ -30,7 +31,7 @@ const ACCEPT_BURST: usize = 64;
 
 /// How long a socket rests when the process or the system has no room for another connection: each
 /// further try would fail at once.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
 /// Sockets on their way to the task that will watch them.
 const OPENING_MAX: usize = 256;
@@ -81,9 +82,16 @@ pub(super) enum Kind {
 pub(super) struct TcpDoor {
     acceptor: Acceptor,
     dispatcher: Arc<Dispatcher>,
-    front: Arc<ArcSwap<Front>>,
-    give_back: GiveBack,
+    serves: Serves,
     rest: Option<Pin<Box<Sleep>>>,
+}
+
+/// What the connections of a socket are for.
+enum Serves {
+    /// A front, at its address.
+    Front(Arc<ArcSwap<Front>>, GiveBack),
+    /// Whatever their own address leads to.
+    Board(Arc<Board>),
 }
 
 impl Doors {
@@ -105,18 +113,11 @@ impl Doors {
 
     /// Has a socket watched.
     pub(super) async fn open(&mut self, kind: Kind, announced: Option<Announced>) -> DoorHandle {
-        let shared = Arc::new(Shared::default());
-        let (sender, closed) = oneshot::channel();
-        let door = Door {
-            shared: Arc::clone(&shared),
-            kind,
-            _closed: sender,
-            _announced: announced,
-        };
+        let (door, handle) = Door::new(kind, announced);
         self.next = (self.next + 1) % self.watchers.len();
         // It fails only when the runtime ends, and then the door is closed as its handle will tell.
         drop(self.watchers[self.next].send(door).await);
-        DoorHandle { shared, closed }
+        handle
     }
 
     /// Ends the tasks once all doors are closed.
@@ -167,6 +168,21 @@ async fn watch(mut opened: mpsc::Receiver<Door>) {
     }
 }
 
+impl Door {
+    /// Returns a door, to be polled by a task, and what closes it.
+    pub(super) fn new(kind: Kind, announced: Option<Announced>) -> (Door, DoorHandle) {
+        let shared = Arc::new(Shared::default());
+        let (sender, closed) = oneshot::channel();
+        let door = Door {
+            shared: Arc::clone(&shared),
+            kind,
+            _closed: sender,
+            _announced: announced,
+        };
+        (door, DoorHandle { shared, closed })
+    }
+}
+
 impl Future for Door {
     type Output = ();
 
@@ -196,11 +212,25 @@ impl TcpDoor {
         dispatcher: &Arc<Dispatcher>,
         front: Arc<ArcSwap<Front>>,
     ) -> TcpDoor {
+        let give_back = dispatcher.take_back(&front);
         TcpDoor {
             acceptor,
             dispatcher: Arc::clone(dispatcher),
-            give_back: dispatcher.take_back(&front),
-            front,
+            serves: Serves::Front(front, give_back),
+            rest: None,
+        }
+    }
+
+    /// Returns what accepts for all that is on a board.
+    pub(super) fn of_board(
+        acceptor: Acceptor,
+        dispatcher: &Arc<Dispatcher>,
+        board: &Arc<Board>,
+    ) -> TcpDoor {
+        TcpDoor {
+            acceptor,
+            dispatcher: Arc::clone(dispatcher),
+            serves: Serves::Board(Arc::clone(board)),
             rest: None,
         }
     }
@@ -217,10 +247,12 @@ impl TcpDoor {
                 self.rest = None;
             }
             match ready!(self.acceptor.poll_accept(cx)) {
-                Ok((tcp, peer)) => {
-                    let (front, give_back) = (&self.front, &self.give_back);
-                    self.dispatcher.accept(tcp, peer, front, give_back);
-                }
+                Ok((tcp, peer)) => match &self.serves {
+                    Serves::Front(front, give_back) => {
+                        self.dispatcher.accept(tcp, peer, front, give_back);
+                    }
+                    Serves::Board(board) => board.accept(tcp, peer),
+                },
                 // The client went away between its handshake and now; the next one counts.
                 Err(error) if is_client_gone(&error) => {}
                 Err(error) => {
@@ -235,7 +267,8 @@ impl TcpDoor {
     }
 }
 
-fn is_client_gone(error: &io::Error) -> bool {
+/// Tells whether accepting failed for a client that had gone again.
+pub(super) fn is_client_gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use coracle_network::{Front, FrontAddress, Fronts, Protocol};
+use coracle_network::{Announced, Front, FrontAddress, Fronts, Protocol};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -19,9 +19,10 @@ use super::addresses::{Addresses, Place, Port};
 use super::counters::count;
 use super::dispatch::Dispatcher;
 use super::doors::{DoorHandle, Doors, Kind, TcpDoor};
+use super::gate::Gate;
 use super::limits::Connections;
 use super::published::{ListenFailure, Published, PublishedAt};
-use super::sockets::{self, Acceptor};
+use super::sockets::{self, Acceptor, Locality};
 use super::udp::Datagrams;
 
 /// How soon a port that could not be opened is tried again when nothing else changes.
@@ -32,6 +33,8 @@ pub(super) struct Keeper {
     pub(super) addresses: Addresses,
     pub(super) dispatcher: Arc<Dispatcher>,
     pub(super) flows: Arc<Connections>,
+    /// What serves a place without a socket of its own, where the kernel lets it.
+    pub(super) gate: Option<Arc<Gate>>,
     pub(super) doors: Doors,
     pub(super) fronts: watch::Receiver<Arc<Fronts>>,
     pub(super) published: watch::Sender<Arc<Published>>,
@@ -50,11 +53,19 @@ pub(super) struct Key {
     place: Place,
 }
 
-/// An open socket.
+/// A front that is served at a place.
 pub(super) struct Open {
-    door: DoorHandle,
+    way: Way,
     front: Arc<ArcSwap<Front>>,
     at: SocketAddr,
+}
+
+/// How a front is served.
+enum Way {
+    /// By a socket.
+    Door(DoorHandle),
+    /// By an entry of the gate, known to be ours as long as this is held.
+    Gate(Arc<Gate>, Protocol, Option<Announced>),
 }
 
 /// Whether something is left to be tried again.
@@ -80,7 +91,7 @@ impl Keeper {
             }
         }
         for (_, open) in self.sockets.drain() {
-            open.door.close().await;
+            open.close().await;
         }
         self.doors.stop().await;
     }
@@ -97,7 +108,7 @@ impl Keeper {
                     if !is_same(&open.front.load(), &front) {
                         open.front.store(Arc::new(front));
                     }
-                    open.door.look_again();
+                    open.look_again();
                     PublishedAt::Address(open.at)
                 }
                 None => match self.open(key, front).await {
@@ -145,7 +156,7 @@ impl Keeper {
             .extract_if(|key, _| !wanted.contains_key(key))
             .collect::<Vec<_>>();
         for (_, open) in gone {
-            open.door.close().await;
+            open.close().await;
         }
     }
 
@@ -160,7 +171,11 @@ impl Keeper {
 
     async fn open(&mut self, key: Key, front: Front) -> Result<SocketAddr, ListenFailure> {
         let front = Arc::new(ArcSwap::from_pointee(front));
-        let (kind, at) = match self.bind(key, &front) {
+        let opened = match self.open_at_gate(key, &front) {
+            Some(opened) => opened,
+            None => self.open_door(key, &front).await,
+        };
+        let (way, at) = match opened {
             Ok(opened) => opened,
             Err(failure) => {
                 count(&self.dispatcher.counters.listen_failures);
@@ -174,14 +189,49 @@ impl Keeper {
         };
         self.failed.remove(&key);
         self.ports.insert(key, at.port());
-        let announced = self
-            .dispatcher
-            .fabric
-            .as_ref()
-            .and_then(|fabric| fabric.announce(key.front.protocol, at));
-        let door = self.doors.open(kind, announced).await;
-        self.sockets.insert(key, Open { door, front, at });
+        self.sockets.insert(key, Open { way, front, at });
         Ok(at)
+    }
+
+    /// Serves a front by an entry of the gate; nothing where that is none of the gate's business.
+    fn open_at_gate(
+        &self,
+        key: Key,
+        front: &Arc<ArcSwap<Front>>,
+    ) -> Option<Result<(Way, SocketAddr), ListenFailure>> {
+        let (gate, Port::Exactly(port)) = (self.gate.as_ref()?, key.place.port) else {
+            return None;
+        };
+        let (ip, protocol) = (key.place.ip, key.front.protocol);
+        let at = SocketAddr::new(ip, port);
+        let served = match self.addresses.locality(ip) {
+            Locality::Routed => Ok(()),
+            // The kernel looks only for who is reached at addresses of this machine.
+            Locality::Own => sockets::check_own(ip),
+        };
+        let served = served.and_then(|()| gate.serve_front(protocol, at, front));
+        let way = |()| Way::Gate(Arc::clone(gate), protocol, self.announce(protocol, at));
+        Some(match served {
+            Ok(()) => Ok((way(()), at)),
+            Err(error) => Err(ListenFailure::new(at, &error)),
+        })
+    }
+
+    /// Serves a front by a socket of its own.
+    async fn open_door(
+        &mut self,
+        key: Key,
+        front: &Arc<ArcSwap<Front>>,
+    ) -> Result<(Way, SocketAddr), ListenFailure> {
+        let (kind, at) = self.bind(key, front)?;
+        let announced = self.announce(key.front.protocol, at);
+        let door = self.doors.open(kind, announced).await;
+        Ok((Way::Door(door), at))
+    }
+
+    fn announce(&self, protocol: Protocol, at: SocketAddr) -> Option<Announced> {
+        let fabric = self.dispatcher.fabric.as_ref()?;
+        fabric.announce(protocol, at)
     }
 
     fn bind(
@@ -223,6 +273,24 @@ impl Keeper {
                 let datagrams = Datagrams::new(socket, &self.dispatcher, &self.flows, front)?;
                 Ok((Kind::Udp(Box::new(datagrams)), at))
             }
+        }
+    }
+}
+
+impl Open {
+    /// Makes UDP flows look again at their front and endpoints.
+    fn look_again(&self) {
+        match &self.way {
+            Way::Door(door) => door.look_again(),
+            Way::Gate(gate, protocol, _) => gate.look_again(*protocol, self.at),
+        }
+    }
+
+    /// Serves the front no longer; its port is free when this returns.
+    async fn close(self) {
+        match self.way {
+            Way::Door(door) => door.close().await,
+            Way::Gate(gate, protocol, _announced) => gate.end_front(protocol, self.at),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The kernel's sockets of the edge: how they are opened and accepted.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -13,7 +13,7 @@ mod system;
 #[path = "sockets/windows.rs"]
 mod system;
 
-pub(super) use system::Acceptor;
+pub(super) use system::{Acceptor, accept};
 
 /// Connections that the kernel keeps for us to accept; what Linux allows by default.
 const BACKLOG: i32 = 4_096;
@@ -31,7 +31,7 @@ pub(super) enum Locality {
     /// One of its own, or it cannot be bound.
     Own,
     /// One in a range that a route of ours makes local. IPv4 takes it for an own one; of IPv6 it must be
-    /// asked to.
+    /// asked to. A socket there may be opened before an earlier one of ours is closed.
     Routed,
 }
 
@@ -68,6 +68,17 @@ pub(super) fn bind_udp(at: SocketAddr, locality: Locality) -> io::Result<Socket>
     socket.set_nonblocking(true)?;
     socket.bind(&at.into())?;
     Ok(socket)
+}
+
+/// Tells whether an address is this machine's own, as the unspecified one always is.
+///
+/// # Errors
+///
+/// What the system says of binding it, `AddrNotAvailable` where it is another's.
+pub(super) fn check_own(ip: IpAddr) -> io::Result<()> {
+    let at = SocketAddr::new(ip, 0);
+    let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind(&at.into())
 }
 
 /// Returns the address a socket is bound to.

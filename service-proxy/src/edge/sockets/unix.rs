@@ -36,8 +36,9 @@ impl Acceptor {
     }
 }
 
+/// Accepts one connection, non-blocking, as soon as the listening socket's own mode lets it.
 #[cfg(target_os = "linux")]
-fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+pub(in crate::edge) fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     use rustix::net::SocketFlags;
 
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -47,8 +48,9 @@ fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((TcpStream::from(accepted), peer))
 }
 
+/// Accepts one connection, non-blocking, as soon as the listening socket's own mode lets it.
 #[cfg(not(target_os = "linux"))]
-fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+pub(in crate::edge) fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (tcp, peer) = listener.accept()?;
     tcp.set_nonblocking(true)?;
     Ok((tcp, peer))
@@ -60,9 +62,11 @@ pub(super) fn ignore_closed_connections(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_address(true)
 }
 
-/// Lets an address be bound that a route makes local.
+/// Lets an address be bound that a route makes local, also while a socket of this user's that is about to
+/// be closed has it.
 #[cfg(target_os = "linux")]
 pub(super) fn allow_routed(socket: &Socket, at: SocketAddr) -> io::Result<()> {
+    socket.set_reuse_port(true)?;
     if at.is_ipv6() {
         socket.set_freebind_v6(true)?;
     }

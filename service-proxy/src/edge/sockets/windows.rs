@@ -26,6 +26,15 @@ impl Acceptor {
     }
 }
 
+/// Accepts one connection, non-blocking, as soon as the listening socket's own mode lets it.
+pub(in crate::edge) fn accept(
+    listener: &std::net::TcpListener,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    let (tcp, peer) = listener.accept()?;
+    tcp.set_nonblocking(true)?;
+    Ok((tcp, peer))
+}
+
 /// Needs nothing: closed connections do not hold a port, and `SO_REUSEADDR` would let a stranger have
 /// it.
 pub(super) fn ignore_closed_connections(_socket: &Socket) -> io::Result<()> {

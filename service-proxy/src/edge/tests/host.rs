@@ -1,7 +1,11 @@
 //! The plan for a machine that is ours, each test in a network namespace of its own: it runs itself
-//! again under `unshare`.
+//! again under `unshare`. Who is not root, and whoever asks for it, does so in a namespace of users too,
+//! where the kernel takes no program: then the same tests show what works without one.
 
 use std::process::Command;
+
+mod nodes;
+mod pods;
 
 use tokio::net::UdpSocket;
 
@@ -12,16 +16,30 @@ const INSIDE: &str = "CORACLE_TEST_NAMESPACE";
 
 const NODE: &str = "192.0.2.1";
 
+/// By whom a test is run again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Who runs it the first time.
+    Same,
+    /// Root of a namespace of users, who may set routes and addresses and load no program.
+    RootOfNamespace,
+}
+
 /// Runs the test of this name again in a namespace of its own, where loopback is up and the node has
 /// an address. True in that second run.
 fn is_inside(test: &str) -> bool {
+    is_inside_by(By::Same, test)
+}
+
+fn is_inside_by(by: By, test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
     let prepare = "ip link set lo up && ip address add 192.0.2.1/32 dev lo && exec \"$@\"";
     let mut unshare = Command::new("unshare");
     // Root in a namespace of users of our own, where this user is not root.
-    if !rustix::process::geteuid().is_root() {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root || by == By::RootOfNamespace {
         unshare.args(["--user", "--map-root-user"]);
     }
     let output = unshare
@@ -32,7 +50,14 @@ fn is_inside(test: &str) -> bool {
             &format!("edge::tests::host::{test}"),
             "--nocapture",
         ])
-        .env(INSIDE, "1")
+        .env(
+            INSIDE,
+            if is_root && by == By::Same {
+                "root"
+            } else {
+                "user"
+            },
+        )
         .output()
         .expect("`unshare` of util-linux is there");
     let told = String::from_utf8_lossy(&output.stdout);
@@ -42,6 +67,14 @@ fn is_inside(test: &str) -> bool {
         String::from_utf8_lossy(&output.stderr)
     );
     false
+}
+
+/// How the true addresses are to be served in this run.
+fn mechanism() -> Mechanism {
+    match std::env::var(INSIDE).unwrap().as_str() {
+        "root" => Mechanism::SocketLookup,
+        _ => Mechanism::Sockets,
+    }
 }
 
 fn config(range: &str) -> EdgeConfig {
@@ -67,15 +100,27 @@ fn tagged_routes() -> String {
 
 #[tokio::test]
 async fn services_are_reached_at_their_true_addresses() {
-    if !is_inside("services_are_reached_at_their_true_addresses") {
-        return;
+    if is_inside("services_are_reached_at_their_true_addresses") {
+        services_are_reached_at_their_true_addresses_in_here().await;
     }
+}
+
+#[tokio::test]
+async fn services_are_reached_at_their_true_addresses_without_a_program() {
+    let test = "services_are_reached_at_their_true_addresses_without_a_program";
+    if is_inside_by(By::RootOfNamespace, test) {
+        services_are_reached_at_their_true_addresses_in_here().await;
+    }
+}
+
+async fn services_are_reached_at_their_true_addresses_in_here() {
     let fabric = fabric();
     let pod = pod(&fabric, "a");
     let (listener, at) = listen(&pod, 8);
     let web = service("web");
     route(&web, &[at]);
     let edge = Edge::start(config("10.96.0.0/16"), Some(fabric)).unwrap();
+    assert_eq!(edge.mechanism(), Some(mechanism()));
     let node_port = tcp(None, 30_080);
     let privileged = tcp(Some("10.96.0.1"), 443);
     edge.apply(fronts(&[
@@ -108,7 +153,8 @@ async fn services_are_reached_at_their_true_addresses() {
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     assert_eq!(
         tagged_routes(),
-        "local 10.96.0.0/16 dev lo scope host src 192.0.2.1 \n"
+        "local 10.96.0.0/16 dev lo scope host src 192.0.2.1 \n\
+         local 10.244.0.0/16 dev lo scope host src 192.0.2.1 \n"
     );
     edge.stop(Duration::ZERO).await;
     assert_eq!(tagged_routes(), "");
@@ -116,9 +162,20 @@ async fn services_are_reached_at_their_true_addresses() {
 
 #[tokio::test]
 async fn answers_over_udp_come_from_the_true_address() {
-    if !is_inside("answers_over_udp_come_from_the_true_address") {
-        return;
+    if is_inside("answers_over_udp_come_from_the_true_address") {
+        answers_over_udp_come_from_the_true_address_in_here().await;
     }
+}
+
+#[tokio::test]
+async fn answers_over_udp_come_from_the_true_address_without_a_program() {
+    let test = "answers_over_udp_come_from_the_true_address_without_a_program";
+    if is_inside_by(By::RootOfNamespace, test) {
+        answers_over_udp_come_from_the_true_address_in_here().await;
+    }
+}
+
+async fn answers_over_udp_come_from_the_true_address_in_here() {
     let endpoint = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let dns = service("dns");
     route(&dns, &[endpoint.local_addr().unwrap()]);
@@ -140,9 +197,20 @@ async fn answers_over_udp_come_from_the_true_address() {
 
 #[tokio::test]
 async fn an_address_of_ipv6_is_made_local_too() {
-    if !is_inside("an_address_of_ipv6_is_made_local_too") {
-        return;
+    if is_inside("an_address_of_ipv6_is_made_local_too") {
+        an_address_of_ipv6_is_made_local_too_in_here().await;
     }
+}
+
+#[tokio::test]
+async fn an_address_of_ipv6_is_made_local_too_without_a_program() {
+    let test = "an_address_of_ipv6_is_made_local_too_without_a_program";
+    if is_inside_by(By::RootOfNamespace, test) {
+        an_address_of_ipv6_is_made_local_too_in_here().await;
+    }
+}
+
+async fn an_address_of_ipv6_is_made_local_too_in_here() {
     ip("address add 2001:db8::1/128 dev lo nodad");
     let web = service("web");
     route(&web, &[elsewhere("a").await]);

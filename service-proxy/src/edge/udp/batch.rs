@@ -2,13 +2,14 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+
+use super::Origin;
 
 /// Buffers of one receive. Each may hold several datagrams of one sender that the kernel has joined.
 const BATCH: usize = 8;
@@ -39,7 +40,7 @@ impl Outlet {
     pub(super) fn poll_receive(
         &self,
         cx: &mut Context<'_>,
-        mut each: impl FnMut(SocketAddr, &[u8]),
+        mut each: impl FnMut(Origin, &[u8]),
     ) -> Poll<io::Result<()>> {
         BUFFERS.with_borrow_mut(|buffers| {
             let mut metas = [RecvMeta::default(); BATCH];
@@ -58,22 +59,27 @@ impl Outlet {
                 }
             };
             for (buffer, meta) in buffers.chunks_exact(BUFFER_BYTES).zip(&metas[..received]) {
+                let origin = Origin {
+                    client: meta.addr,
+                    at: meta.dst_ip,
+                };
                 for datagram in datagrams(&buffer[..meta.len], meta.stride) {
-                    each(meta.addr, datagram);
+                    each(origin, datagram);
                 }
             }
             Poll::Ready(Ok(()))
         })
     }
 
-    /// Sends a datagram to a client. Never waits: what the socket does not take is lost, as on a wire.
-    pub(super) fn send(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+    /// Sends a datagram to a client, from the address that it has sent to. Never waits: what the socket
+    /// does not take is lost, as on a wire.
+    pub(super) fn send(&self, origin: Origin, datagram: &[u8]) -> io::Result<()> {
         let transmit = Transmit {
-            destination: to,
+            destination: origin.client,
             ecn: None,
             contents: datagram,
             segment_size: None,
-            src_ip: None,
+            src_ip: origin.at,
         };
         self.state.try_send((&self.socket).into(), &transmit)
     }

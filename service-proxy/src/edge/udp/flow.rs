@@ -19,7 +19,7 @@ use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 
 use super::batch::Outlet;
-use super::{REPLIED_IDLE, UNREPLIED_IDLE};
+use super::{Origin, REPLIED_IDLE, UNREPLIED_IDLE};
 use crate::edge::limits::Permit;
 
 /// Answers read from one endpoint before others get their turn.
@@ -35,20 +35,28 @@ thread_local! {
 
 /// Who begins a flow, and with whom.
 pub(super) struct Opened {
-    pub(super) client: SocketAddr,
-    pub(super) service: Arc<ServicePort>,
-    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) origin: Origin,
+    /// Where the datagrams go.
+    pub(super) to: SocketAddr,
+    /// How that was chosen, if it was.
+    pub(super) balanced: Option<(Arc<ServicePort>, Arc<Endpoint>)>,
 }
 
 /// A flow in the table. Dropping it ends it.
 pub(super) struct Flow {
+    to: SocketAddr,
+    balanced: Option<Balanced>,
+    way: Way,
+    life: Arc<Life>,
+    _place: Option<Permit>,
+}
+
+/// The choice of a Service.
+struct Balanced {
     service: Arc<ServicePort>,
     endpoint: Arc<Endpoint>,
     /// The routes at which the endpoint was last looked up.
     routes: Arc<Routes>,
-    way: Way,
-    life: Arc<Life>,
-    _place: Option<Permit>,
 }
 
 /// How an endpoint is reached.
@@ -62,9 +70,9 @@ enum Way {
 /// The socket of a flow to an endpoint elsewhere.
 struct Remote {
     socket: UdpSocket,
-    client: SocketAddr,
+    origin: Origin,
     outlet: Arc<Outlet>,
-    endpoint: Arc<Endpoint>,
+    endpoint: Option<Arc<Endpoint>>,
     reader: AtomicWaker,
     is_over: AtomicBool,
 }
@@ -75,7 +83,7 @@ struct Life {
     is_replied: AtomicBool,
 }
 
-/// Reads the answers of an endpoint elsewhere; ends with the client's address when the flow is over.
+/// Reads the answers of an endpoint elsewhere; ends with whose flow it was when that is over.
 pub(super) struct Answers {
     remote: Arc<Remote>,
     life: Arc<Life>,
@@ -89,10 +97,11 @@ impl Flow {
         outlet: &Arc<Outlet>,
     ) -> io::Result<Flow> {
         let Opened {
-            client,
-            service,
-            endpoint,
+            origin,
+            to,
+            balanced,
         } = opened;
+        let endpoint = balanced.as_ref().map(|(_, endpoint)| Arc::clone(endpoint));
         let life = Arc::new(Life {
             last: Mutex::new(Instant::now()),
             is_replied: AtomicBool::new(false),
@@ -100,29 +109,31 @@ impl Flow {
         let way = match fabric {
             Some(fabric) => {
                 let (outlet, life) = (Arc::clone(outlet), Arc::clone(&life));
-                let counted = Arc::clone(&endpoint);
                 let answer = move |datagram: &[u8]| {
-                    life.reply(&counted, datagram.len());
-                    pass_on(&outlet, client, datagram);
+                    life.reply(endpoint.as_deref(), datagram.len());
+                    pass_on(&outlet, origin, datagram);
                 };
                 Way::Inside {
                     fabric: fabric.clone(),
-                    flow: UdpFlow::new(client, answer),
+                    flow: UdpFlow::new(origin.client, answer),
                 }
             }
             None => Way::Outside(Arc::new(Remote {
-                socket: connect(endpoint.address())?,
-                client,
+                socket: connect(to)?,
+                origin,
                 outlet: Arc::clone(outlet),
-                endpoint: Arc::clone(&endpoint),
+                endpoint,
                 reader: AtomicWaker::new(),
                 is_over: AtomicBool::new(false),
             })),
         };
         Ok(Flow {
-            routes: service.routes(),
-            service,
-            endpoint,
+            to,
+            balanced: balanced.map(|(service, endpoint)| Balanced {
+                routes: service.routes(),
+                service,
+                endpoint,
+            }),
             way,
             life,
             _place: None,
@@ -130,8 +141,8 @@ impl Flow {
     }
 
     /// Keeps the flow's place in the count of flows.
-    pub(super) fn keep(&mut self, place: Option<Permit>) {
-        self._place = place;
+    pub(super) fn keep(&mut self, place: Permit) {
+        self._place = Some(place);
     }
 
     /// Returns what reads the answers, where that is to be done.
@@ -149,9 +160,7 @@ impl Flow {
     pub(super) fn send(&self, datagram: &[u8]) -> bool {
         *self.life.last.lock() = Instant::now();
         let sent = match &self.way {
-            Way::Inside { fabric, flow } => fabric
-                .send_datagram(self.endpoint.address(), datagram, flow)
-                .is_ok(),
+            Way::Inside { fabric, flow } => fabric.send_datagram(self.to, datagram, flow).is_ok(),
             // By the socket itself: tokio's knows that it is writable only after the reactor has
             // looked.
             Way::Outside(remote) => match SockRef::from(&remote.socket).send(datagram) {
@@ -159,27 +168,24 @@ impl Flow {
                 Err(error) => error.kind() == io::ErrorKind::WouldBlock,
             },
         };
-        if sent {
+        if sent && let Some(balanced) = &self.balanced {
             let bytes = datagram.len() as u64;
-            let counters = self.endpoint.counters();
+            let counters = balanced.endpoint.counters();
             counters.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         sent
     }
 
-    /// Tells whether the front still leads to the flow's endpoint.
-    pub(super) fn serves(&mut self, front: &Front) -> bool {
-        if self.is_over() || !Arc::ptr_eq(&front.service, &self.service) {
-            return false;
+    /// Tells whether the front still leads to the flow's endpoint; no front, whether a pod's own port
+    /// still does, which is not to be known here.
+    pub(super) fn serves(&mut self, front: Option<&Front>) -> bool {
+        let is_over = self.is_over();
+        match (&mut self.balanced, front) {
+            _ if is_over => false,
+            (None, None) => true,
+            (Some(balanced), Some(front)) => balanced.stands(front, self.to),
+            (Some(_), None) | (None, Some(_)) => false,
         }
-        let routes = self.service.routes();
-        if !Arc::ptr_eq(&routes, &self.routes) {
-            if !routes.serves(self.endpoint.address()) {
-                return false;
-            }
-            self.routes = routes;
-        }
-        true
     }
 
     /// Tells whether it has been silent for too long.
@@ -209,10 +215,30 @@ impl Drop for Flow {
     }
 }
 
+impl Balanced {
+    /// Tells whether the choice still stands.
+    fn stands(&mut self, front: &Front, endpoint: SocketAddr) -> bool {
+        if !Arc::ptr_eq(&front.service, &self.service) {
+            return false;
+        }
+        let routes = self.service.routes();
+        if !Arc::ptr_eq(&routes, &self.routes) {
+            if !routes.serves(endpoint) {
+                return false;
+            }
+            self.routes = routes;
+        }
+        true
+    }
+}
+
 impl Life {
-    fn reply(&self, endpoint: &Endpoint, bytes: usize) {
+    fn reply(&self, endpoint: Option<&Endpoint>, bytes: usize) {
         *self.last.lock() = Instant::now();
         self.is_replied.store(true, Ordering::Relaxed);
+        let Some(endpoint) = endpoint else {
+            return;
+        };
         let counters = endpoint.counters();
         counters
             .sent_bytes
@@ -226,22 +252,22 @@ impl Answers {
             let mut buffer = ReadBuf::new(buffer);
             ready!(self.remote.socket.poll_recv(cx, &mut buffer))?;
             self.life
-                .reply(&self.remote.endpoint, buffer.filled().len());
-            pass_on(&self.remote.outlet, self.remote.client, buffer.filled());
+                .reply(self.remote.endpoint.as_deref(), buffer.filled().len());
+            pass_on(&self.remote.outlet, self.remote.origin, buffer.filled());
             Poll::Ready(Ok(()))
         })
     }
 }
 
 impl Future for Answers {
-    type Output = SocketAddr;
+    type Output = Origin;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SocketAddr> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Origin> {
         let remote = &self.remote;
         remote.reader.register(cx.waker());
         for _ in 0..ANSWERS_BURST {
             if remote.is_over.load(Ordering::Acquire) {
-                return Poll::Ready(remote.client);
+                return Poll::Ready(remote.origin);
             }
             if ready!(self.poll_answer(cx)).is_err() {
                 remote.is_over.store(true, Ordering::Release);
@@ -252,9 +278,9 @@ impl Future for Answers {
     }
 }
 
-fn pass_on(outlet: &Outlet, client: SocketAddr, datagram: &[u8]) {
-    if let Err(error) = outlet.send(client, datagram) {
-        tracing::debug!(%client, %error, "an answer is lost");
+fn pass_on(outlet: &Outlet, origin: Origin, datagram: &[u8]) {
+    if let Err(error) = outlet.send(origin, datagram) {
+        tracing::debug!(client = %origin.client, %error, "an answer is lost");
     }
 }
 

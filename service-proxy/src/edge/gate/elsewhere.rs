@@ -1,0 +1,43 @@
+//! Elsewhere than on Linux no kernel keeps such a table.
+
+use std::io;
+use std::net::SocketAddr;
+
+use coracle_network::Protocol;
+use ipnet::IpNet;
+use socket2::Socket;
+
+/// Why there is no table.
+#[derive(Debug, thiserror::Error)]
+#[error("only Linux keeps one")]
+pub(in crate::edge) struct LookupError;
+
+/// The table that there never is.
+pub(super) enum Lookup {}
+
+impl Lookup {
+    /// Fails.
+    pub(super) fn attach(_ranges: &[IpNet]) -> Result<Lookup, LookupError> {
+        Err(LookupError)
+    }
+
+    /// Cannot be called.
+    pub(super) fn put_listener(&self, _bound: SocketAddr, _socket: &Socket) -> io::Result<()> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub(super) fn put_udp(&self, _bound: SocketAddr, _socket: &Socket) -> io::Result<()> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub(super) fn serve(&self, _protocol: Protocol, _at: SocketAddr) -> io::Result<()> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub(super) fn end(&self, _protocol: Protocol, _at: SocketAddr) -> io::Result<()> {
+        match *self {}
+    }
+}

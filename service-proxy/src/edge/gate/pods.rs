@@ -1,0 +1,144 @@
+//! Pods at their own addresses: what each listens on is reached there, and nothing else is.
+//!
+//! Where there is a gate, a port is an entry of its tables. Elsewhere each port of a pod is a socket of the
+//! kernel's own, and a task that watches it.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+
+use coracle_network::{Fabric, Outside, Protocol};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use super::Gate;
+use super::board::Board;
+use crate::edge::counters::count;
+use crate::edge::dispatch::Dispatcher;
+use crate::edge::doors::{Door, DoorHandle, Kind, TcpDoor};
+use crate::edge::limits::Connections;
+use crate::edge::sockets::{self, Acceptor, Locality};
+use crate::edge::udp::ports::UdpPorts;
+
+/// What the pods' network tells of their ports.
+pub(in crate::edge) struct Pods {
+    ground: Ground,
+    dispatcher: Arc<Dispatcher>,
+}
+
+enum Ground {
+    Gate(Arc<Gate>),
+    Sockets {
+        board: Arc<Board>,
+        tcp: Mutex<HashMap<SocketAddr, DoorHandle>>,
+        udp: UdpPorts,
+    },
+}
+
+/// Pods have addresses outside until this is dropped.
+pub(in crate::edge) struct Placed {
+    fabric: Fabric,
+}
+
+impl Pods {
+    /// Serves pods through a gate.
+    pub(in crate::edge) fn at_gate(gate: Arc<Gate>, dispatcher: &Arc<Dispatcher>) -> Pods {
+        Pods {
+            ground: Ground::Gate(gate),
+            dispatcher: Arc::clone(dispatcher),
+        }
+    }
+
+    /// Serves pods by a socket for each port.
+    pub(in crate::edge) fn by_sockets(
+        board: &Arc<Board>,
+        dispatcher: &Arc<Dispatcher>,
+        flows: &Arc<Connections>,
+    ) -> Pods {
+        Pods {
+            ground: Ground::Sockets {
+                board: Arc::clone(board),
+                tcp: Mutex::default(),
+                udp: UdpPorts::new(board, dispatcher, flows),
+            },
+            dispatcher: Arc::clone(dispatcher),
+        }
+    }
+
+    /// Gives the pods of a fabric their addresses.
+    pub(in crate::edge) fn place(self, fabric: &Fabric) -> Placed {
+        fabric.set_outside(Arc::new(self));
+        Placed {
+            fabric: fabric.clone(),
+        }
+    }
+
+    fn try_open(&self, protocol: Protocol, at: SocketAddr) -> io::Result<()> {
+        match (&self.ground, protocol) {
+            (Ground::Gate(gate), _) => gate.serve(protocol, at),
+            (Ground::Sockets { board, tcp, .. }, Protocol::Tcp) => {
+                let mut tcp = tcp.lock();
+                if let Entry::Vacant(vacant) = tcp.entry(at) {
+                    vacant.insert(listen(at, board, &self.dispatcher)?);
+                }
+                Ok(())
+            }
+            (Ground::Sockets { udp, .. }, Protocol::Udp) => udp.open(at, at, |_| Ok(())),
+        }
+    }
+}
+
+impl Outside for Pods {
+    fn open(&self, protocol: Protocol, at: SocketAddrV4) {
+        if let Err(error) = self.try_open(protocol, at.into()) {
+            count(&self.dispatcher.counters.listen_failures);
+            tracing::warn!(%at, ?protocol, %error, "a port of a pod is not reached from outside");
+        }
+    }
+
+    fn close(&self, protocol: Protocol, at: SocketAddrV4) {
+        let at = at.into();
+        match (&self.ground, protocol) {
+            (Ground::Gate(gate), _) => gate.end(protocol, at),
+            (Ground::Sockets { tcp, .. }, Protocol::Tcp) => {
+                let closed = tcp.lock().remove(&at);
+                drop(closed);
+            }
+            (Ground::Sockets { udp, .. }, Protocol::Udp) => udp.close_one(at, at),
+        }
+    }
+
+    fn send(&self, from: SocketAddrV4, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        let from = from.into();
+        match &self.ground {
+            Ground::Gate(gate) => {
+                let bound = gate.bound(from).ok_or(io::ErrorKind::AddrNotAvailable)?;
+                gate.udp.send(from, bound, to, datagram)
+            }
+            Ground::Sockets { udp, .. } => udp.send(from, from, to, datagram),
+        }
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        self.fabric.clear_outside();
+    }
+}
+
+fn listen(
+    at: SocketAddr,
+    board: &Arc<Board>,
+    dispatcher: &Arc<Dispatcher>,
+) -> io::Result<DoorHandle> {
+    let socket = sockets::listen(at, Locality::Routed)?;
+    let runtime: &Handle = &dispatcher.runtime;
+    // A pod's thread listens; the edge accepts.
+    let _runtime = runtime.enter();
+    let door = TcpDoor::of_board(Acceptor::new(socket)?, dispatcher, board);
+    let (door, handle) = Door::new(Kind::Tcp(door), None);
+    runtime.spawn(door);
+    Ok(handle)
+}
