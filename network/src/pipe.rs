@@ -14,6 +14,12 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 
 use crate::budget::Budget;
+use crate::services::Endpoint;
+
+mod tally;
+
+use tally::Tally;
+pub(crate) use tally::Way;
 
 /// The most bytes in flight in one direction, the usual size of a kernel's socket buffer.
 pub(crate) const PIPE_BYTES_MAX: usize = 64 * 1024;
@@ -35,8 +41,8 @@ struct State {
     buffer: VecDeque<u8>,
     budget: Arc<Budget>,
     charged: usize,
-    /// Bytes ever written; counted here, under the lock, so that nobody pays for it.
-    written: u64,
+    /// What was written; counted here, under the lock, so that nobody pays for it.
+    tally: Tally,
     write_end: WriteEnd,
     read_end: ReadEnd,
     read_waker: Option<Waker>,
@@ -81,7 +87,7 @@ impl Pipe {
             buffer: VecDeque::new(),
             budget,
             charged: 0,
-            written: 0,
+            tally: Tally::default(),
             write_end: WriteEnd::Open,
             read_end: ReadEnd::Open,
             read_waker: None,
@@ -187,7 +193,7 @@ impl Pipe {
         }
         let offered = bufs.iter().map(|buf| buf.len()).sum::<usize>();
         if offered == 0 || state.read_end == ReadEnd::Discarding {
-            state.written += offered as u64;
+            state.tally.add(offered);
             return Poll::Ready(Ok(offered));
         }
         let mut room = state.make_room(offered);
@@ -201,7 +207,7 @@ impl Pipe {
             room -= part.len();
         }
         let taken = state.buffer.len() - before;
-        state.written += taken as u64;
+        state.tally.add(taken);
         Poll::Ready(Ok(taken))
     }
 
@@ -263,9 +269,9 @@ impl Pipe {
         state.budget = Arc::clone(budget);
     }
 
-    /// Returns the bytes ever written.
-    pub(crate) fn written(&mut self) -> u64 {
-        self.state.get_mut().written
+    /// Counts what is written at an endpoint, what was written before included.
+    pub(crate) fn count_at(&self, endpoint: &Arc<Endpoint>, way: Way) {
+        self.state.lock().tally.count_at(endpoint, way);
     }
 
     /// Changes how an end stands and wakes both sides, for whom everything may have changed.

@@ -460,10 +460,14 @@ impl Client {
 }
 
 impl EndpointCounters {
-    /// Adds the bytes of a connection or flow that ended.
-    pub(crate) fn add_bytes(&self, received: u64, sent: u64) {
-        self.received_bytes.fetch_add(received, Ordering::Relaxed);
-        self.sent_bytes.fetch_add(sent, Ordering::Relaxed);
+    /// Adds bytes that went to the endpoint.
+    pub(crate) fn add_received(&self, bytes: u64) {
+        self.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Adds bytes that came from the endpoint.
+    pub(crate) fn add_sent(&self, bytes: u64) {
+        self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Counts a connection that was established, or not, within `took`.

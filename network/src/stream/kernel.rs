@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -26,14 +26,11 @@ pub(crate) struct KernelSocket {
     _place: Place,
 }
 
-/// The bytes of a connection that a Service balanced, added to its endpoint when it ends. Each
-/// direction has one driver at a time, so plain stores count it: no locked operation for each read
-/// and write.
+/// Where the bytes of a connection that a Service balanced are counted, as they pass: beside a system
+/// call the addition is nothing.
 pub(crate) struct Traffic {
     endpoint: Arc<Endpoint>,
     holder: Holder,
-    read: AtomicU64,
-    written: AtomicU64,
 }
 
 /// Which side of a connection holds the socket.
@@ -48,29 +45,24 @@ pub(crate) enum Holder {
 impl Traffic {
     /// Returns the count of a fresh connection.
     pub(crate) fn new(endpoint: Arc<Endpoint>, holder: Holder) -> Traffic {
-        Traffic {
-            endpoint,
-            holder,
-            read: AtomicU64::new(0),
-            written: AtomicU64::new(0),
+        Traffic { endpoint, holder }
+    }
+
+    fn count_read(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        match self.holder {
+            Holder::Client => self.endpoint.counters().add_sent(bytes),
+            Holder::Server => self.endpoint.counters().add_received(bytes),
         }
     }
-}
 
-impl Drop for Traffic {
-    fn drop(&mut self) {
-        let (read, written) = (*self.read.get_mut(), *self.written.get_mut());
-        let (received, sent) = match self.holder {
-            Holder::Client => (written, read),
-            Holder::Server => (read, written),
-        };
-        self.endpoint.counters().add_bytes(received, sent);
+    fn count_written(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        match self.holder {
+            Holder::Client => self.endpoint.counters().add_received(bytes),
+            Holder::Server => self.endpoint.counters().add_sent(bytes),
+        }
     }
-}
-
-fn add(total: &AtomicU64, bytes: usize) {
-    let sum = total.load(Ordering::Relaxed) + bytes as u64;
-    total.store(sum, Ordering::Relaxed);
 }
 
 /// How many kernel sockets a pod holds.
@@ -116,7 +108,7 @@ impl KernelSocket {
         self.check()?;
         let read = self.tcp.try_read(buf)?;
         if let Some(traffic) = &self.traffic {
-            add(&traffic.read, read);
+            traffic.count_read(read);
         }
         Ok(read)
     }
@@ -136,7 +128,7 @@ impl KernelSocket {
             match self.tcp.try_read_buf(buf) {
                 Ok(read) => {
                     if let Some(traffic) = &self.traffic {
-                        add(&traffic.read, read);
+                        traffic.count_read(read);
                     }
                     return Poll::Ready(Ok(()));
                 }
@@ -153,7 +145,7 @@ impl KernelSocket {
             several => self.tcp.try_write_vectored(several),
         }?;
         if let Some(traffic) = &self.traffic {
-            add(&traffic.written, written);
+            traffic.count_written(written);
         }
         Ok(written)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::budget::Budget;
-use crate::pipe::{Pipe, Unread};
+use crate::pipe::{Pipe, Unread, Way};
 use crate::services::Endpoint;
 
 /// Both directions of one connection.
@@ -35,11 +35,21 @@ impl Connection {
         server: Arc<Budget>,
         endpoint: Option<Arc<Endpoint>>,
     ) -> Arc<Connection> {
-        Arc::new(Connection {
+        let connection = Connection {
             to_server: Pipe::new(client),
             to_client: Pipe::new(server),
-            endpoint: Mutex::new(endpoint),
-        })
+            endpoint: Mutex::default(),
+        };
+        if let Some(endpoint) = endpoint {
+            connection.count_at(endpoint);
+        }
+        Arc::new(connection)
+    }
+
+    fn count_at(&self, endpoint: Arc<Endpoint>) {
+        self.to_server.count_at(&endpoint, Way::Received);
+        self.to_client.count_at(&endpoint, Way::Sent);
+        *self.endpoint.lock() = Some(endpoint);
     }
 
     /// Returns the two ends. Called once per connection: an end closes its side when dropped.
@@ -89,21 +99,12 @@ impl End {
     /// counted there. Called before anybody accepted.
     pub(crate) fn move_to(&self, endpoint: &Arc<Endpoint>, budget: &Arc<Budget>) {
         self.outgoing().charge_to(budget);
-        *self.connection.endpoint.lock() = Some(Arc::clone(endpoint));
+        self.connection.count_at(Arc::clone(endpoint));
     }
 
     /// Breaks the whole connection.
     pub(crate) fn reset(&self) {
         self.connection.reset();
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some(endpoint) = self.endpoint.get_mut().take() {
-            let (received, sent) = (self.to_server.written(), self.to_client.written());
-            endpoint.counters().add_bytes(received, sent);
-        }
     }
 }
 

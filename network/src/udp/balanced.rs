@@ -30,7 +30,7 @@ pub(super) struct ServiceFlows {
     by_endpoint: HashMap<SocketAddr, SocketAddr>,
 }
 
-/// One flow. Its bytes are added to the endpoint's when it ends.
+/// One flow. Its bytes are added to the endpoint's as they pass.
 #[derive(Debug)]
 struct ServiceFlow {
     service: Arc<ServicePort>,
@@ -39,8 +39,6 @@ struct ServiceFlow {
     routes: Arc<Routes>,
     used: Instant,
     answers: Answers,
-    received: u64,
-    sent: u64,
 }
 
 /// Whether a flow was ever answered.
@@ -66,7 +64,7 @@ impl ServiceFlows {
             return None;
         }
         flow.used = now;
-        flow.received += length as u64;
+        flow.endpoint.counters().add_received(length as u64);
         let endpoint = Arc::clone(&flow.endpoint);
         self.by_endpoint.insert(endpoint.address(), to);
         Some(endpoint)
@@ -91,9 +89,8 @@ impl ServiceFlows {
             routes: service.routes(),
             used: now,
             answers: Answers::None,
-            received: length as u64,
-            sent: 0,
         };
+        endpoint.counters().add_received(length as u64);
         self.by_service.insert(to, flow);
         self.by_endpoint.insert(endpoint.address(), to);
     }
@@ -134,7 +131,7 @@ impl ServiceFlows {
         }
         flow.used = now;
         flow.answers = Answers::Some;
-        flow.sent += length as u64;
+        flow.endpoint.counters().add_sent(length as u64);
         to
     }
 
@@ -172,13 +169,6 @@ impl ServiceFlow {
             Answers::Some => REPLIED_IDLE_MAX,
         };
         now.saturating_duration_since(self.used) >= limit
-    }
-}
-
-impl Drop for ServiceFlow {
-    fn drop(&mut self) {
-        let counters = self.endpoint.counters();
-        counters.add_bytes(self.received, self.sent);
     }
 }
 
