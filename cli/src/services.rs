@@ -42,7 +42,7 @@ const API_BACKLOG: usize = 4_096;
 const PRINTED_MAX: usize = 65_536;
 /// How long relayed connections may go on once the pods have ended: those to endpoints elsewhere.
 const RELAY_GRACE: Duration = Duration::from_millis(200);
-/// How long the start of pods waits for the list of Services.
+/// How long the start of pods waits for the list of Services, and for that of NetworkPolicies.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 /// The rest after accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -264,6 +264,12 @@ impl Ground<'_> {
         .await
         .context("failed to start the DNS server")?;
         let proxy = self.proxy(fabric, plan, settings).await?;
+        let synced = tokio::time::timeout(SYNC_TIMEOUT, policies.synced()).await;
+        if synced.is_err() {
+            tracing::warn!(
+                "the API does not list NetworkPolicies yet; pods start, and reach nothing before it does"
+            );
+        }
         Ok((policies, dns, proxy))
     }
 

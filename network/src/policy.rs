@@ -15,6 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
@@ -102,6 +103,8 @@ pub struct PolicyTable {
     pods: Mutex<HashMap<String, Entry>>,
     /// The node's addresses.
     node: ArcSwap<HashSet<IpAddr>>,
+    /// Whether the rules are not known yet; every pod's policy has it too.
+    is_held: Arc<AtomicBool>,
 }
 
 struct Entry {
@@ -113,6 +116,7 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct PodPolicy {
     rules: ArcSwapOption<PodRules>,
+    is_held: Arc<AtomicBool>,
 }
 
 /// A connection or a datagram that is about to be made.
@@ -145,7 +149,27 @@ impl PolicyTable {
         PolicyTable {
             pods: Mutex::default(),
             node: ArcSwap::from_pointee(HashSet::from([node])),
+            is_held: Arc::default(),
         }
+    }
+
+    /// Closes all pods to each other and to the world until [`PolicyTable::open`]: for whoever follows
+    /// policies and does not know them yet. The node reaches pods and they reach it all the same;
+    /// established connections stay.
+    pub fn hold(&self) {
+        self.is_held.store(true, Ordering::Release);
+    }
+
+    /// Judges by the rules from now on. A table that was never held does so from the start.
+    pub fn open(&self) {
+        self.is_held.store(false, Ordering::Release);
+    }
+
+    fn policy(&self) -> Arc<PodPolicy> {
+        Arc::new(PodPolicy {
+            rules: ArcSwapOption::empty(),
+            is_held: Arc::clone(&self.is_held),
+        })
     }
 
     /// Adds addresses of the node, from which all pods are reached and which all pods reach.
@@ -164,7 +188,7 @@ impl PolicyTable {
             (Some(entry), rules) => entry.policy.rules.store(rules.map(Arc::new)),
             (None, None) => {}
             (None, rules) => {
-                let policy = Arc::<PodPolicy>::default();
+                let policy = self.policy();
                 policy.rules.store(rules.map(Arc::new));
                 let is_attached = false;
                 let entry = Entry {
@@ -189,7 +213,7 @@ impl PolicyTable {
     pub(crate) fn attach(&self, uid: &str) -> Arc<PodPolicy> {
         let mut pods = self.pods.lock();
         let entry = pods.entry(uid.to_owned()).or_insert_with(|| Entry {
-            policy: Arc::default(),
+            policy: self.policy(),
             is_attached: true,
         });
         entry.is_attached = true;
@@ -224,7 +248,8 @@ impl PolicyTable {
         let ingress = target
             .as_ref()
             .and_then(|rules| rules.as_ref()?.ingress.as_ref());
-        if egress.is_none() && ingress.is_none() {
+        let is_held = self.is_held.load(Ordering::Acquire);
+        if egress.is_none() && ingress.is_none() && !is_held {
             return Verdict::Admit;
         }
         let from = from.to_canonical();
@@ -232,6 +257,9 @@ impl PolicyTable {
         let node = self.node.load();
         if from == to.ip() || node.contains(&from) || node.contains(&to.ip()) {
             return Verdict::Admit;
+        }
+        if is_held {
+            return Verdict::Drop;
         }
         let admits = |rules: &Vec<Rule>, peer| {
             let mut rules = rules.iter();
@@ -249,7 +277,7 @@ impl PolicyTable {
 impl PodPolicy {
     /// Tells whether anything is judged at all.
     pub(crate) fn is_selected(&self) -> bool {
-        self.rules.load().is_some()
+        self.is_held.load(Ordering::Acquire) || self.rules.load().is_some()
     }
 }
 

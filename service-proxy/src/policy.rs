@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use coracle_network::Fabric;
 use kube::Client;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,13 +37,18 @@ pub struct PoliciesConfig {
 pub struct Policies {
     tasks: TaskTracker,
     stop: CancellationToken,
+    synced: watch::Receiver<bool>,
 }
 
 impl Policies {
-    /// Starts to follow policies. Until the first ones are known all pods are open.
+    /// Starts to follow policies. Until the first ones are known no pod reaches another one or the
+    /// world, nor is it reached, except by the node: what an unknown policy forbids is never open.
     pub fn start(config: PoliciesConfig) -> Policies {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let state = State::new(Arc::clone(config.fabric.policies()), config.node_name);
+        let table = Arc::clone(config.fabric.policies());
+        table.hold();
+        let (known, synced) = watch::channel(false);
+        let state = State::new(table, config.node_name, known);
         let (client, stopped) = (config.client, stop.clone());
         tasks.spawn(async move {
             // Safe to cancel: the table is whole after every turn.
@@ -50,7 +56,17 @@ impl Policies {
             stopped.run_until_cancelled(following).await;
         });
         tasks.close();
-        Policies { tasks, stop }
+        Policies {
+            tasks,
+            stop,
+            synced,
+        }
+    }
+
+    /// Waits until the policies that there were at the start are in force, which opens the pods.
+    pub async fn synced(&self) {
+        // It fails only once nothing is followed any more, and then nothing is to be waited for.
+        drop(self.synced.clone().wait_for(|known| *known).await);
     }
 
     /// Stops. The rules of now stay in force.

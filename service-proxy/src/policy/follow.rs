@@ -50,7 +50,14 @@ pub(crate) async fn follow(client: Client, mut state: State) {
             (true, Some(_)) | (false, None) => {}
         }
         match (state.is_stale(), compile_at) {
-            (true, None) => compile_at = Some(tokio::time::Instant::now() + COMPILE_DELAY),
+            (true, None) => {
+                // Pods wait for the first time.
+                let delay = match state.is_open() {
+                    true => COMPILE_DELAY,
+                    false => Duration::ZERO,
+                };
+                compile_at = Some(tokio::time::Instant::now() + delay);
+            }
             (false, Some(_)) => compile_at = None,
             (true, Some(_)) | (false, None) => {}
         }

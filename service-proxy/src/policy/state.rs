@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use coracle_network::PolicyTable;
+use tokio::sync::watch;
 
 use super::read::{PodFacts, Policy};
 use super::selector::Labels;
@@ -23,6 +24,8 @@ pub(crate) struct State {
     pub(crate) namespaces: Known<String, Labels>,
     world: World,
     is_stale: bool,
+    /// Whether the table has been compiled once.
+    known: watch::Sender<bool>,
 }
 
 /// Objects of one kind, and the list of them that is under way.
@@ -87,7 +90,11 @@ impl<K: Hash + Eq, V> Known<K, V> {
 }
 
 impl State {
-    pub(crate) fn new(table: Arc<PolicyTable>, node: Option<String>) -> State {
+    pub(crate) fn new(
+        table: Arc<PolicyTable>,
+        node: Option<String>,
+        known: watch::Sender<bool>,
+    ) -> State {
         State {
             table,
             node,
@@ -96,6 +103,7 @@ impl State {
             namespaces: Known::new(),
             world: World::default(),
             is_stale: false,
+            known,
         }
     }
 
@@ -108,6 +116,11 @@ impl State {
     pub(crate) fn is_stale(&self) -> bool {
         let is_known = self.pods.is_complete && self.namespaces.is_complete;
         self.is_stale && (is_known || !self.needs_pods())
+    }
+
+    /// Tells whether the table has been compiled once, so that pods are open to what it admits.
+    pub(crate) fn is_open(&self) -> bool {
+        *self.known.borrow()
     }
 
     pub(crate) fn policy(&mut self, change: Change<Key, Policy>) {
@@ -162,7 +175,8 @@ impl State {
         }
     }
 
-    /// Compiles everything anew. Sets are filled before rules with them are in force.
+    /// Compiles everything anew. Sets are filled before rules with them are in force; the first time
+    /// opens the table.
     pub(crate) fn compile(&mut self) {
         let namespaces = self.namespaces.objects.clone();
         let world = World::new(self.policies.objects.values(), namespaces);
@@ -182,6 +196,9 @@ impl State {
         }
         self.world = world;
         self.is_stale = false;
+        self.table.open();
+        self.known
+            .send_if_modified(|known| !std::mem::replace(known, true));
     }
 
     fn is_here(&self, pod: &PodFacts) -> bool {
@@ -192,5 +209,7 @@ impl State {
     }
 }
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

@@ -34,7 +34,8 @@ fn state() -> (State, Arc<PolicyTable>) {
     };
     let fabric = Fabric::new(config).expect("the default layout is valid");
     let table = Arc::clone(fabric.policies());
-    let state = State::new(Arc::clone(&table), Some("here".to_owned()));
+    let known = watch::channel(false).0;
+    let state = State::new(Arc::clone(&table), Some("here".to_owned()), known);
     (state, table)
 }
 
