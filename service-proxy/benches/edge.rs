@@ -4,7 +4,7 @@
 //! are measured in turn within each round; ratios are of one round. The first figure is processor time
 //! for a million operations, of the contender alone and of everything that took part (contender,
 //! backend, client), for it is steady where rates are not. A contender that is not on the path is named
-//! as missing.
+//! as missing. Before all that, how soon news of an endpoint are routed.
 //!
 //! `CORACLE_BENCH_ROUNDS` (7), `CORACLE_BENCH_SECONDS` (1) for a sample, `CORACLE_BENCH_THREADS` (1) for
 //! each contender, `CORACLE_BENCH_IDLE` (2,000) idle connections for the memory of one.
@@ -15,20 +15,23 @@ mod edge {
     pub(super) mod load;
     pub(super) mod machine;
     pub(super) mod report;
+    pub(super) mod routing;
     pub(super) mod serve;
 }
 
 #[cfg(target_os = "linux")]
 fn main() {
-    use edge::{contenders::Contenders, load, machine, report::Report, serve};
+    use edge::{contenders::Contenders, load, machine, report::Report, routing, serve};
 
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("serve-backend") => return serve::backend(arguments),
         Some("serve-pod") => return serve::pod(arguments),
         Some("serve-relay") => return serve::relay(arguments),
+        Some("read-bulk") => return load::read_bulk(arguments),
         _ => {}
     }
+    routing::measure();
     machine::enter_namespace();
     machine::raise_descriptors();
     let contenders = Contenders::start();

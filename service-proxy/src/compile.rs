@@ -75,7 +75,8 @@ struct Entry {
 struct Compiled {
     family: Family,
     port: Arc<ServicePort>,
-    endpoints: HashMap<SocketAddr, Arc<Endpoint>>,
+    /// By address.
+    endpoints: Vec<Arc<Endpoint>>,
 }
 
 impl Compiler {
@@ -374,7 +375,7 @@ impl Compiled {
         Compiled {
             family,
             port: Arc::new(ServicePort::new(name, affinity)),
-            endpoints: HashMap::new(),
+            endpoints: Vec::new(),
         }
     }
 
@@ -396,9 +397,11 @@ impl Compiled {
             .map(|(_, one)| candidate(one))
             .collect::<Vec<_>>();
         let Chosen { cluster, local } = topology::choose(&candidates, place);
-        let mut before = std::mem::take(&mut self.endpoints);
+        // Both are in the order of addresses: one walk through both finds who was there before.
+        let mut before = std::mem::take(&mut self.endpoints).into_iter().peekable();
         let all = named.iter().map(|(address, _)| {
-            let kept = before.remove(address);
+            while before.next_if(|one| one.address() < *address).is_some() {}
+            let kept = before.next_if(|one| one.address() == *address);
             kept.unwrap_or_else(|| Endpoint::new(*address))
         });
         let all = all.collect::<Vec<_>>();
@@ -407,7 +410,7 @@ impl Compiled {
             picked.cloned().collect::<Vec<_>>()
         };
         let sets = (pick(cluster), pick(local));
-        self.endpoints = all.into_iter().map(|one| (one.address(), one)).collect();
+        self.endpoints = all;
         sets
     }
 }
@@ -419,7 +422,7 @@ fn gather<'a>(
     port: &str,
     protocol: Protocol,
 ) -> Vec<(SocketAddr, &'a EndpointFacts)> {
-    let mut found = BTreeMap::<SocketAddr, &EndpointFacts>::new();
+    let mut found = Vec::<(SocketAddr, &EndpointFacts)>::new();
     let slices = slices
         .values()
         .filter(|slice| slice.is_proxied && slice.family == family);
@@ -427,15 +430,15 @@ fn gather<'a>(
         let matching = slice.ports.iter();
         let matching = matching.filter(|one| one.name == port && one.protocol == protocol);
         for number in matching.map(|one| one.port) {
-            for one in &slice.endpoints {
-                let known = found.entry(SocketAddr::new(one.ip, number)).or_insert(one);
-                if rank(one) > rank(known) {
-                    *known = one;
-                }
-            }
+            let named = slice.endpoints.iter();
+            found.extend(named.map(|one| (SocketAddr::new(one.ip, number), one)));
         }
     }
-    found.into_iter().collect()
+    // Slices are in order within themselves more often than not, which a stable sort makes use of. Of
+    // equal entries the first one stays, that is the one to be believed.
+    found.sort_by(|(a, one), (b, other)| a.cmp(b).then_with(|| rank(other).cmp(&rank(one))));
+    found.dedup_by_key(|(address, _)| *address);
+    found
 }
 
 /// Which of two entries for one address is believed: while a pod moves between slices, the old entry

@@ -78,8 +78,7 @@ impl About {
 }
 
 impl EventSink {
-    /// Returns a sink whose events nobody writes.
-    #[cfg(test)]
+    /// Returns a sink whose events nobody writes, for tests and benchmarks.
     pub(crate) fn unheard() -> EventSink {
         EventSink {
             sender: mpsc::channel(QUEUE_MAX).0,

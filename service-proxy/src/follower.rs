@@ -147,6 +147,13 @@ impl Follower {
         self.out.checks.stop().await;
     }
 
+    /// Deals with news that have come together: when this returns, what they say is routed.
+    pub(crate) fn deal(&mut self, news: impl IntoIterator<Item = News>) {
+        let began = Instant::now();
+        news.into_iter().for_each(|one| self.take(one));
+        self.commit(began);
+    }
+
     fn take(&mut self, news: News) {
         let change = match news {
             News::Service(event) => self.take_service(*event),

@@ -44,3 +44,4 @@ pub use policy::{Policies, PoliciesConfig};
 pub use proxy::{Proxy, ProxyConfig, ProxyError};
 
 pub mod fuzzing;
+pub mod measuring;

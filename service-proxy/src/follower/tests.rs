@@ -77,13 +77,6 @@ fn endpoints(table: &ServiceTable) -> usize {
         .sum()
 }
 
-fn take(follower: &mut Follower, news: impl IntoIterator<Item = News>) {
-    for one in news {
-        follower.take(one);
-    }
-    follower.commit(Instant::now());
-}
-
 /// A Service that seems to have no endpoints would refuse its clients.
 #[tokio::test]
 async fn nothing_is_routed_before_both_lists_are_there() {
@@ -93,14 +86,14 @@ async fn nothing_is_routed_before_both_lists_are_there() {
         service(Event::InitApply),
         News::Service(Box::new(Event::InitDone)),
     ];
-    take(&mut follower, listed);
+    follower.deal(listed);
     assert_eq!((fronts(&table), follower.out.health.is_alive()), (0, false));
     let listed = [
         News::Slice(Box::new(Event::Init)),
         slice(Event::InitApply),
         News::Slice(Box::new(Event::InitDone)),
     ];
-    take(&mut follower, listed);
+    follower.deal(listed);
     assert_eq!((fronts(&table), endpoints(&table)), (1, 1));
     assert!(follower.out.health.is_alive() && *follower.out.synced.borrow());
 }
@@ -115,7 +108,7 @@ fn synced() -> (Follower, Arc<ServiceTable>) {
         slice(Event::InitApply),
         News::Slice(Box::new(Event::InitDone)),
     ];
-    take(&mut follower, listed);
+    follower.deal(listed);
     (follower, table)
 }
 
@@ -127,7 +120,7 @@ async fn an_object_that_cannot_be_parsed_is_skipped_and_what_it_was_stays() {
         News::Slice(Box::new(Event::Apply(broken("web-1")))),
         News::Slice(Box::new(Event::Apply(broken("other")))),
     ];
-    take(&mut follower, news);
+    follower.deal(news);
     assert_eq!((fronts(&table), endpoints(&table)), (1, 1));
     // In a new list, too.
     let news = [
@@ -135,7 +128,7 @@ async fn an_object_that_cannot_be_parsed_is_skipped_and_what_it_was_stays() {
         News::Slice(Box::new(Event::InitApply(broken("web-1")))),
         News::Slice(Box::new(Event::InitDone)),
     ];
-    take(&mut follower, news);
+    follower.deal(news);
     assert_eq!((fronts(&table), endpoints(&table)), (1, 1));
 }
 
@@ -146,13 +139,13 @@ async fn a_new_list_forgets_what_it_does_not_name() {
         News::Slice(Box::new(Event::Init)),
         News::Slice(Box::new(Event::InitDone)),
     ];
-    take(&mut follower, news);
+    follower.deal(news);
     assert_eq!((fronts(&table), endpoints(&table)), (1, 0));
     let news = [
         News::Service(Box::new(Event::Init)),
         News::Service(Box::new(Event::InitDone)),
     ];
-    take(&mut follower, news);
+    follower.deal(news);
     assert_eq!(fronts(&table), 0);
 }
 
@@ -160,15 +153,15 @@ async fn a_new_list_forgets_what_it_does_not_name() {
 #[tokio::test]
 async fn a_list_that_is_not_complete_takes_nothing_away() {
     let (mut follower, table) = synced();
-    take(&mut follower, [News::Slice(Box::new(Event::Init))]);
+    follower.deal([News::Slice(Box::new(Event::Init))]);
     assert_eq!((fronts(&table), endpoints(&table)), (1, 1));
 }
 
 #[tokio::test]
 async fn objects_that_are_deleted_are_not_routed() {
     let (mut follower, table) = synced();
-    take(&mut follower, [slice(Event::Delete)]);
+    follower.deal([slice(Event::Delete)]);
     assert_eq!((fronts(&table), endpoints(&table)), (1, 0));
-    take(&mut follower, [service(Event::Delete)]);
+    follower.deal([service(Event::Delete)]);
     assert_eq!(fronts(&table), 0);
 }
