@@ -1,10 +1,13 @@
-//! The load, by wrk: requests on connections that are kept, a connection for each request, long
-//! answers. And idle connections, for what one costs.
+//! The load: by wrk requests on connections that are kept and a connection for each request; long
+//! answers by a client of our own, for wrk reads 8 KiB at a time, which takes it longer than anybody
+//! needs to send them. And idle connections, for what one costs.
 
-use std::fmt;
-use std::net::TcpStream;
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use std::{env, fmt};
 
 use super::contenders::{Contender, Kind};
 use super::machine::{self, setting};
@@ -36,6 +39,12 @@ pub(crate) struct Sample {
     pub(crate) p99: f64,
 }
 
+/// Connections of the client of long answers.
+const BULK_CONNECTIONS: usize = 2;
+
+/// Bytes it reads at once.
+const BULK_READ_BYTES: usize = 256 * 1024;
+
 impl Test {
     pub(crate) const ALL: [Test; 3] = [Test::Requests, Test::Connections, Test::Bulk];
 }
@@ -56,22 +65,7 @@ pub(crate) fn measure(contender: &Contender, test: Test) -> Option<Sample> {
     if (contender.kind, test) == (Kind::Handler, Test::Bulk) {
         return None;
     }
-    let seconds = setting("SECONDS", 1);
-    let mut client = match contender.namespace {
-        None => Command::new("wrk"),
-        Some(pid) => {
-            let mut enter = Command::new("nsenter");
-            enter.args([&format!("--net=/proc/{pid}/ns/net"), "wrk"]);
-            enter
-        }
-    };
-    let url = format!("http://{}/", contender.at);
-    client.args(["-t1", "--latency", &format!("-d{seconds}s")]);
-    match test {
-        Test::Requests => client.args(["-c32", &url]),
-        Test::Connections => client.args(["-c32", "-H", "Connection: close", &url]),
-        Test::Bulk => client.args(["-c2", "--timeout", "30s", &format!("{url}bulk")]),
-    };
+    let mut client = client(contender, test);
     let own = || machine::cpu_nanoseconds(&contender.own);
     let backend = || machine::cpu_nanoseconds(&contender.backend);
     let before = (own(), backend(), machine::ended_children_nanoseconds());
@@ -107,6 +101,69 @@ pub(crate) fn measure(contender: &Contender, test: Test) -> Option<Sample> {
         foreign: (busy as f64 / 1e9 - whole).max(0.0) / took,
         p99: told.p99,
     })
+}
+
+/// Returns the client of a test, in the contender's namespace.
+fn client(contender: &Contender, test: Test) -> Command {
+    let seconds = setting("SECONDS", 1);
+    let own = || env::current_exe().expect("this program has a path");
+    let program = match test {
+        Test::Requests | Test::Connections => OsString::from("wrk"),
+        Test::Bulk => own().into_os_string(),
+    };
+    let mut client = match contender.namespace {
+        None => Command::new(program),
+        Some(pid) => {
+            let mut enter = Command::new("nsenter");
+            enter.arg(format!("--net=/proc/{pid}/ns/net")).arg(program);
+            enter
+        }
+    };
+    let url = format!("http://{}/", contender.at);
+    let wrk = ["-t1", "--latency", "-c32", &format!("-d{seconds}s"), &url];
+    match test {
+        Test::Requests => client.args(wrk),
+        Test::Connections => client.args(wrk).args(["-H", "Connection: close"]),
+        Test::Bulk => client.args(["read-bulk", &contender.at.to_string(), &seconds.to_string()]),
+    };
+    client
+}
+
+/// Reads long answers from an address for some seconds, on a thread for each connection, and says how
+/// much it was as wrk does.
+pub(crate) fn read_bulk(mut arguments: impl Iterator<Item = String>) {
+    let at = arguments.next().and_then(|at| at.parse().ok());
+    let at: SocketAddr = at.expect("an address");
+    let seconds = arguments.next().and_then(|seconds| seconds.parse().ok());
+    let time = Duration::from_secs(seconds.expect("seconds"));
+    let began = Instant::now();
+    let readers = (0..BULK_CONNECTIONS).map(|_| {
+        std::thread::spawn(move || {
+            let mut stream = TcpStream::connect(at).expect("it listens");
+            let mut buffer = vec![0; BULK_READ_BYTES];
+            let (mut read, mut left) = (0, 0);
+            while began.elapsed() < time {
+                if left == 0 {
+                    let asked = stream.write_all(b"GET /bulk HTTP/1.1\r\nHost: bench\r\n\r\n");
+                    asked.expect("it reads");
+                    left = super::serve::bulk_answer_bytes();
+                }
+                let most = buffer.len().min(left);
+                let bytes = stream.read(&mut buffer[..most]).expect("it answers");
+                assert!(bytes > 0, "it answers whole");
+                left -= bytes;
+                read += bytes as u64;
+            }
+            read
+        })
+    });
+    let readers = readers.collect::<Vec<_>>();
+    let read: u64 = readers
+        .into_iter()
+        .map(|reader| reader.join().expect("it reads"))
+        .sum();
+    let took = began.elapsed().as_secs_f64();
+    println!("  0 requests in {took}s, {read}B read\n  99%  0s");
 }
 
 /// What wrk says.

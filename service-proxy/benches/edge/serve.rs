@@ -155,9 +155,17 @@ async fn respond(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     }
 }
 
+fn bulk_head() -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {BULK_BYTES}\r\n\r\n")
+}
+
+/// Returns the length of the answer to `/bulk`, head included.
+pub(crate) fn bulk_answer_bytes() -> usize {
+    bulk_head().len() + BULK_BYTES
+}
+
 async fn bulk(stream: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BULK_BYTES}\r\n\r\n");
-    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(bulk_head().as_bytes()).await?;
     for _ in 0..BULK_BYTES / CHUNK.len() {
         stream.write_all(&CHUNK).await?;
     }

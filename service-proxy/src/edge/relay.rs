@@ -30,8 +30,8 @@ pub(super) use side::Side;
 /// is what haproxy and the prototypes found best; below it system calls dominate.
 pub(super) const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// Bytes that one poll moves in one direction before others get their turn.
-const TURN_BYTES: usize = 1024 * 1024;
+/// Bytes that one poll moves in one direction before others get their turn: a millisecond's work in bulk.
+const TURN_BYTES: usize = 4 * 1024 * 1024;
 
 thread_local! {
     /// What is read passes through here; between polls it holds nothing that matters.
