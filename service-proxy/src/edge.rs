@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 mod addresses;
+mod clock;
 mod counters;
 mod dispatch;
 mod doors;

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 
+use super::clock;
 use super::counters::{EdgeCounters, count};
 use super::limits::{Connections, Permit};
 use super::relay::{Relay, Relays, Side};
@@ -143,7 +144,7 @@ impl Dispatcher {
         let client = self.neighbourhood.client(arrival.peer.ip());
         while arrival.tried.len() < TRIES_MAX {
             let front = arrival.front.load();
-            let decision = front.decide(client, Instant::now(), &arrival.tried);
+            let decision = front.decide(client, clock::now(), &arrival.tried);
             drop(front);
             let endpoint = match decision {
                 Decision::Endpoint(_, endpoint) => endpoint,

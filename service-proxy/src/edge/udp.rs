@@ -23,6 +23,7 @@ use futures::stream::FuturesUnordered;
 use socket2::Socket;
 use tokio::time::Sleep;
 
+use super::clock;
 use super::counters::count;
 use super::dispatch::Dispatcher;
 use super::gate::board::{Board, Found};
@@ -187,11 +188,11 @@ impl Datagrams {
         let who = self.dispatcher.neighbourhood.client(client);
         let mut tried = Vec::new();
         while tried.len() < TRIES_MAX {
-            let Decision::Endpoint(service, endpoint) = front.decide(who, Instant::now(), &tried)
+            let Decision::Endpoint(service, endpoint) = front.decide(who, clock::now(), &tried)
             else {
                 return false;
             };
-            let start = Instant::now();
+            let start = clock::now();
             let to = endpoint.address();
             let opened = Opened {
                 origin,
@@ -262,7 +263,7 @@ impl Datagrams {
 
     /// Ends flows that were silent for long or whose endpoint is gone.
     pub(super) fn flush(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         let serves = &self.serves;
         self.flows.retain(|origin, flow| {
             let (_, lead) = serves.lead(*origin);

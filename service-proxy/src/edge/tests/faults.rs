@@ -130,6 +130,43 @@ async fn one_connection_too_many_is_reset_and_the_next_after_an_end_is_served() 
     connect(outside).await.expect("served");
 }
 
+/// A client that connects and says nothing keeps its place and costs others nothing; all places come
+/// back.
+#[tokio::test]
+async fn a_thousand_idle_connections_keep_their_places_and_do_not_hold_up_others() {
+    const IDLE: usize = 1_000;
+    // Four descriptors for each: both ends of both connections are here.
+    #[cfg(target_os = "linux")]
+    raise_descriptors();
+    let web = service("web");
+    route(&web, &[elsewhere("a").await]);
+    let edge = start(None);
+    edge.apply(fronts(&[(cluster_ip(), front(&web, FrontKind::ClusterIp))]));
+    let outside = published(&edge, cluster_ip()).await;
+    let mut idle = Vec::new();
+    for _ in 0..IDLE {
+        idle.push(connect(outside).await.expect("served").0);
+    }
+    let (mut busy, _) = connect(outside).await.expect("served");
+    echo(&mut busy, b"hello").await;
+    assert_eq!(edge.relayed_now(), IDLE + 1);
+    drop(idle);
+    until("only one is left", || edge.relayed_now() == 1).await;
+    echo(&mut busy, b"still here").await;
+    assert_eq!(read(&edge.counters().reset), 0);
+}
+
+#[cfg(target_os = "linux")]
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+}
+
 /// The test of used-up descriptors starts itself twice: once alone in a process, whose other tests would
 /// be without descriptors, and from there as the endpoint, which would be without them, too.
 #[cfg(target_os = "linux")]

@@ -6,8 +6,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::*;
 
-/// How many endpoints are replaced, one after the other.
+/// How many endpoints are replaced, one after the other, unless it goes on for longer.
 const ROUNDS: usize = 24;
+
+/// Names for how many seconds endpoints are replaced, where a test's patience is not the measure.
+const SECONDS: &str = "CORACLE_SOAK_SECONDS";
 
 /// Endpoints at any time.
 const ENDPOINTS: usize = 3;
@@ -166,7 +169,18 @@ async fn no_request_is_lost_while_endpoints_are_replaced() {
             .map(|tally| tally.answered.load(Ordering::Acquire));
         each.collect::<Vec<_>>()
     };
-    for number in ENDPOINTS..ENDPOINTS + ROUNDS {
+    let soaks_for = std::env::var(SECONDS).ok().map(|text| {
+        let seconds = text.parse().expect("a number of seconds");
+        Duration::from_secs(seconds)
+    });
+    let began = std::time::Instant::now();
+    let goes_on = |number: usize| match soaks_for {
+        None => number < ENDPOINTS + ROUNDS,
+        Some(time) => began.elapsed() < time,
+    };
+    let mut replaced = 0;
+    for number in (ENDPOINTS..).take_while(|number| goes_on(*number)) {
+        replaced += 1;
         servers.push_back(Server::start(&fabric, number).await);
         let leaving = servers.pop_front().expect("there are some");
         route(&web, &addresses(&servers));
@@ -193,6 +207,7 @@ async fn no_request_is_lost_while_endpoints_are_replaced() {
         .map(|tally| tally.lost.load(Ordering::Acquire))
         .sum();
     let all: usize = answered().iter().sum();
-    println!("{all} requests, {lost} lost, {ROUNDS} endpoints replaced");
+    let seconds = began.elapsed().as_secs();
+    println!("{all} requests, {lost} lost, {replaced} endpoints replaced in {seconds} s");
     assert_eq!(lost, 0);
 }

@@ -200,3 +200,86 @@ async fn stopping_waits_for_connections_as_long_as_it_is_told_to() {
     let met = stays.read(&mut [0; 8]).await.unwrap_err();
     assert_eq!(met.kind(), std::io::ErrorKind::ConnectionReset);
 }
+
+/// An endpoint elsewhere at `::1`, which every machine has on which a dual-stack Service makes sense.
+async fn elsewhere_v6(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("[::1]:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(greet_and_echo(stream, name));
+        }
+    });
+    at
+}
+
+#[tokio::test]
+async fn a_dual_stack_service_is_served_by_both_families_and_across_them() {
+    let (v4, v6) = (service("v4"), service("v6"));
+    route(&v4, &[elsewhere("4").await]);
+    route(&v6, &[elsewhere_v6("6").await]);
+    let config = EdgeConfig {
+        node_port_addresses: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
+        ..EdgeConfig::default()
+    };
+    let edge = Edge::start(config, None).unwrap();
+    let free = |ip: &str| {
+        let taken = std::net::TcpListener::bind((ip, 0)).unwrap();
+        taken.local_addr().unwrap().port()
+    };
+    // The addresses of a Service in both families, and a node port of each of them.
+    let of_v6 = tcp(Some("fd00:96::10"), 8_080);
+    let (port_v4, port_v6) = (free("127.0.0.1"), free("::1"));
+    edge.apply(fronts(&[
+        (cluster_ip(), front(&v4, FrontKind::ClusterIp)),
+        (of_v6, front(&v6, FrontKind::ClusterIp)),
+        (tcp(None, port_v4), front(&v4, FrontKind::NodePort)),
+        (tcp(None, port_v6), front(&v6, FrontKind::NodePort)),
+    ]));
+    for (address, name) in [(cluster_ip(), "4"), (of_v6, "6")] {
+        let outside = published(&edge, address).await;
+        assert_eq!(connect(outside).await.expect("served").1, name);
+    }
+    for (port, name) in [(port_v4, "4"), (port_v6, "6")] {
+        published(&edge, tcp(None, port)).await;
+        for ip in ["127.0.0.1", "::1"] {
+            let (mut client, who) = connect(SocketAddr::new(ip.parse().unwrap(), port))
+                .await
+                .expect("served");
+            assert_eq!(who, name, "{ip}");
+            echo(&mut client, b"hello").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_keeps_its_endpoint_until_it_has_not_come_for_the_timeout() {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let name = service("web").name().clone();
+    let web = Arc::new(ServicePort::new(name, Some(TIMEOUT)));
+    let all = [
+        elsewhere("a").await,
+        elsewhere("b").await,
+        elsewhere("c").await,
+        elsewhere("d").await,
+    ];
+    route(&web, &all);
+    let edge = start(None);
+    edge.apply(fronts(&[(cluster_ip(), front(&web, FrontKind::ClusterIp))]));
+    let outside = published(&edge, cluster_ip()).await;
+    let who = || async { connect(outside).await.expect("served").1 };
+    let mut seen = std::collections::HashSet::new();
+    // Each turn is a new choice of four: forty that are all the same are not to be expected.
+    for _ in 0..40 {
+        let first = who().await;
+        for _ in 0..5 {
+            // Each connection counts anew, so that together they last longer than the time.
+            clock::later(TIMEOUT * 9 / 10);
+            assert_eq!(who().await, first);
+        }
+        seen.insert(first);
+        clock::later(TIMEOUT);
+    }
+    assert!(seen.len() > 1);
+}

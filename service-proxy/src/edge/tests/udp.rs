@@ -181,3 +181,61 @@ async fn tcp_and_udp_share_a_port_of_a_service() {
     assert_eq!(connect(tcp).await.expect("served").1, "a");
     assert_eq!(ask(&client(udp).await, b"1").await, b"b1");
 }
+
+/// An endpoint elsewhere that hears everything and answers only what begins with `?`.
+async fn taciturn() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let at = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 64];
+        loop {
+            let (bytes, from) = socket.recv_from(&mut buffer).await.unwrap();
+            if buffer[..bytes].starts_with(b"?") {
+                socket.send_to(b"!", from).await.unwrap();
+            }
+        }
+    });
+    at
+}
+
+#[tokio::test]
+async fn a_flow_ends_after_thirty_silent_seconds_and_a_hundred_and_twenty_once_it_was_answered() {
+    let dns = service("dns");
+    route(&dns, &[taciturn().await]);
+    let edge = start(None);
+    let table = fronts(&[(cluster_ip_udp(), front(&dns, FrontKind::ClusterIp))]);
+    edge.apply(Arc::clone(&table));
+    let outside = published(&edge, cluster_ip_udp()).await;
+    // Flows are looked through now and then, and whenever the table is applied.
+    let flows = |count: usize| {
+        edge.apply(Arc::clone(&table));
+        let edge = &edge;
+        async move { until("as many flows", || edge.udp_flows_now() == count).await }
+    };
+    let (answered, old, young) = (
+        client(outside).await,
+        client(outside).await,
+        client(outside).await,
+    );
+    assert_eq!(ask(&answered, b"?").await, b"!");
+    old.send(b".").await.unwrap();
+    flows(2).await;
+    clock::later(Duration::from_secs(20));
+    young.send(b".").await.unwrap();
+    flows(3).await;
+    // At thirty seconds the old one ends, by the same look that leaves the younger one and the one
+    // that was answered.
+    clock::later(Duration::from_secs(10));
+    flows(2).await;
+    clock::later(Duration::from_secs(20));
+    flows(1).await;
+    // Seventy seconds later it is the same flow still; what it says now counts from now.
+    clock::later(Duration::from_secs(60));
+    assert_eq!(ask(&answered, b"?").await, b"!");
+    assert_eq!(read(&edge.counters().udp_flows), 3);
+    clock::later(Duration::from_secs(119));
+    assert_eq!(ask(&answered, b"?").await, b"!");
+    assert_eq!(read(&edge.counters().udp_flows), 3);
+    clock::later(Duration::from_secs(120));
+    flows(0).await;
+}

@@ -20,6 +20,7 @@ use tokio::net::UdpSocket;
 
 use super::batch::Outlet;
 use super::{Origin, REPLIED_IDLE, UNREPLIED_IDLE};
+use crate::edge::clock;
 use crate::edge::limits::Permit;
 
 /// Answers read from one endpoint before others get their turn.
@@ -103,7 +104,7 @@ impl Flow {
         } = opened;
         let endpoint = balanced.as_ref().map(|(_, endpoint)| Arc::clone(endpoint));
         let life = Arc::new(Life {
-            last: Mutex::new(Instant::now()),
+            last: Mutex::new(clock::now()),
             is_replied: AtomicBool::new(false),
         });
         let way = match fabric {
@@ -158,7 +159,7 @@ impl Flow {
 
     /// Sends a datagram to the endpoint; false when nothing listens there.
     pub(super) fn send(&self, datagram: &[u8]) -> bool {
-        *self.life.last.lock() = Instant::now();
+        *self.life.last.lock() = clock::now();
         let sent = match &self.way {
             Way::Inside { fabric, flow } => fabric.send_datagram(self.to, datagram, flow).is_ok(),
             // By the socket itself: tokio's knows that it is writable only after the reactor has
@@ -234,7 +235,7 @@ impl Balanced {
 
 impl Life {
     fn reply(&self, endpoint: Option<&Endpoint>, bytes: usize) {
-        *self.last.lock() = Instant::now();
+        *self.last.lock() = clock::now();
         self.is_replied.store(true, Ordering::Relaxed);
         let Some(endpoint) = endpoint else {
             return;
