@@ -69,11 +69,8 @@ fn with_each_protocol(scenario: impl Fn(&Kubectl)) {
             scenario(&Kubectl::new(program, cluster.kubeconfig()).speaking(protocol));
         }
     }
-    #[cfg(unix)]
-    {
-        cluster.run.interrupt();
-        assert_eq!(cluster.run.end().code, Some(0));
-    }
+    cluster.run.interrupt();
+    assert_eq!(cluster.run.end().code, Some(0));
 }
 
 fn contains(text: &str, parts: &[&str]) {

@@ -20,11 +20,8 @@ fn with_each_kubectl(scenario: impl Fn(&Coracle, &Cluster, &Kubectl)) {
         let cluster = Cluster::start(&coracle);
         let kubectl = Kubectl::new(&program, cluster.kubeconfig());
         scenario(&coracle, &cluster, &kubectl);
-        #[cfg(unix)]
-        {
-            cluster.run.interrupt();
-            assert_eq!(cluster.run.end().code, Some(0));
-        }
+        cluster.run.interrupt();
+        assert_eq!(cluster.run.end().code, Some(0));
     }
 }
 

@@ -208,7 +208,6 @@ fn two_runs_of_pods_on_the_same_port_live_side_by_side() {
 }
 
 /// Neither a tight loop nor a wait may keep a run from ending.
-#[cfg(unix)]
 #[test]
 fn a_signal_ends_a_container_that_never_yields() {
     let coracle = coracle();

@@ -38,15 +38,9 @@ fn check_batch(path: &str, code: i32, expected: &[&str]) {
 
 /// Ends a run as Ctrl-C does and expects success.
 fn check_end(run: Run) {
-    #[cfg(unix)]
-    {
-        run.interrupt();
-        let ended = run.end();
-        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    }
-    // Elsewhere a console would be needed to send the signal; dropping the run ends it.
-    #[cfg(not(unix))]
-    drop(run);
+    run.interrupt();
+    let ended = run.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }
 
 /// The first thing a newcomer types.
@@ -219,7 +213,6 @@ fn batch_runs_to_its_end_and_its_variant_fails_with_its_own_code() {
 }
 
 // A signal cannot be sent elsewhere without a console.
-#[cfg(unix)]
 #[test]
 fn graceful_is_told_of_its_end_and_finishes() {
     let coracle = coracle();

@@ -138,11 +138,8 @@ fn pods_and_people_reach_services() {
     services_are_found(&kubectl, &outside);
     readiness_moves_traffic(&kubectl, &outside);
     what_the_api_does_not_show_is_told(&kubectl);
-    #[cfg(unix)]
-    {
-        cluster.run.interrupt();
-        assert_eq!(cluster.run.end().code, Some(0));
-    }
+    cluster.run.interrupt();
+    assert_eq!(cluster.run.end().code, Some(0));
 }
 
 fn services_are_found(kubectl: &Kubectl, outside: &str) {
@@ -317,9 +314,6 @@ async fn a_proxy_beside_a_cluster_balances_its_services() {
         shown.contains("coracle_edge_relayed_connections_total 1"),
         "{shown}"
     );
-    #[cfg(unix)]
-    {
-        proxy.interrupt();
-        assert_eq!(proxy.end().code, Some(0));
-    }
+    proxy.interrupt();
+    assert_eq!(proxy.end().code, Some(0));
 }

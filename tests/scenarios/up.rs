@@ -251,15 +251,10 @@ async fn the_secrets_of_a_running_pod_are_in_no_file() {
     check();
 }
 
-/// Ends a cluster in order where that can be asked for; elsewhere it is killed.
+/// Ends a cluster in order.
 fn end(cluster: Cluster) {
-    #[cfg(unix)]
-    {
-        cluster.run.interrupt();
-        let ended = cluster.run.end();
-        assert_eq!(ended.code, Some(0), "{ended:?}");
-        assert!(!ended.stderr.contains("ERROR"), "{ended:?}");
-    }
-    #[cfg(not(unix))]
-    drop(cluster);
+    cluster.run.interrupt();
+    let ended = cluster.run.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.stderr.contains("ERROR"), "{ended:?}");
 }

@@ -6,6 +6,8 @@
 //! Nothing here sleeps: a [`Run`] hands over what the program prints as it prints it, and every wait has
 //! a condition and a deadline that only a defect reaches.
 
+#[cfg(windows)]
+mod console;
 mod guests;
 mod http;
 mod kubectl;
@@ -13,6 +15,7 @@ mod layout;
 mod process;
 mod run;
 mod search;
+mod wine;
 
 pub use guests::{module, repository};
 pub use http::{Answer, get, get_ready};
@@ -21,3 +24,4 @@ pub use layout::{linux_layout, wasm_layout};
 pub use process::{cpu_time, descriptors, resident_bytes};
 pub use run::{Coracle, Ended, Run};
 pub use search::files_with;
+pub use wine::beyond_wine;

@@ -42,7 +42,13 @@ impl Coracle {
     ///
     /// Panics when the process cannot be started.
     pub fn start<S: AsRef<OsStr>>(&self, args: &[S], input: &str) -> Run {
-        let mut child = Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        #[cfg(windows)]
+        std::os::windows::process::CommandExt::creation_flags(
+            &mut command,
+            crate::console::OWN_CONSOLE,
+        );
+        let mut child = command
             .args(args)
             .env("CORACLE_DATA_DIR", self.data.path())
             .env_remove("CORACLE_LOG")
@@ -160,6 +166,16 @@ impl Run {
     /// Returns the process's id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Presses Ctrl-C on the process's console.
+    ///
+    /// # Panics
+    ///
+    /// Panics when the process is gone.
+    #[cfg(windows)]
+    pub fn interrupt(&self) {
+        crate::console::press_ctrl_c(self.child.id()).expect("the process is there");
     }
 
     /// Sends SIGINT, as Ctrl-C does.
