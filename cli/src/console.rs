@@ -1,20 +1,23 @@
 //! What a person sees: container output and addresses on stdout, progress on stderr.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Returns whether stderr is a terminal that wants colour.
-pub(crate) fn stderr_is_terminal() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+/// Returns whether stderr is a terminal that shows colour and `NO_COLOR` is not set. On Windows this
+/// switches its console to colours, of which it otherwise prints the codes.
+pub(crate) fn stderr_shows_colour() -> bool {
+    Term::stderr().features().colors_supported()
 }
 
 /// Prints an error with its causes, once, on stderr.
 pub(crate) fn print_error(error: &anyhow::Error) {
-    let head = if stderr_is_terminal() {
+    let head = if stderr_shows_colour() {
         "\x1b[1;31merror:\x1b[0m"
     } else {
         "error:"
@@ -29,6 +32,8 @@ pub(crate) struct Console {
     bars: Option<MultiProgress>,
     /// The colours of pods' names are for a terminal on stdout.
     colour: bool,
+    /// Windows' console takes text only, and nothing of a write that has other bytes in it.
+    text_only: bool,
 }
 
 impl Console {
@@ -36,7 +41,8 @@ impl Console {
     pub(crate) fn new() -> Self {
         Self {
             bars: io::stderr().is_terminal().then(MultiProgress::new),
-            colour: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+            colour: Term::stdout().features().colors_supported(),
+            text_only: cfg!(windows) && io::stdout().is_terminal(),
         }
     }
 
@@ -49,9 +55,13 @@ impl Console {
 
     /// Prints lines on stdout. A reader that has gone away is not an error.
     pub(crate) fn output(&self, lines: &[u8]) {
+        let lines = match self.text_only {
+            true => Cow::Owned(String::from_utf8_lossy(lines).into_owned().into_bytes()),
+            false => Cow::Borrowed(lines),
+        };
         self.aside(|| {
             let mut stdout = io::stdout().lock();
-            let _ = stdout.write_all(lines).and_then(|()| stdout.flush());
+            let _ = stdout.write_all(&lines).and_then(|()| stdout.flush());
         });
     }
 

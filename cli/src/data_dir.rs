@@ -20,8 +20,20 @@ pub(crate) fn resolve(asked: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     };
     fs::create_dir_all(&dir)
         .with_context(|| format!("failed to create the data folder `{}`", dir.display()))?;
-    fs::canonicalize(&dir)
-        .with_context(|| format!("failed to resolve the data folder `{}`", dir.display()))
+    one_name(&dir).with_context(|| format!("failed to resolve the data folder `{}`", dir.display()))
+}
+
+/// Returns the path by which all processes know a folder.
+#[cfg(not(windows))]
+fn one_name(dir: &Path) -> std::io::Result<PathBuf> {
+    fs::canonicalize(dir)
+}
+
+/// Links stay in it: the canonical form, `\\?\C:\…`, takes no slashes and is strange to people and to
+/// other programs.
+#[cfg(windows)]
+fn one_name(dir: &Path) -> std::io::Result<PathBuf> {
+    std::path::absolute(dir)
 }
 
 /// The right to be the one `coracle up` or `coracle node` of a data folder, as long as it is held.

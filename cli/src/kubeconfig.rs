@@ -27,16 +27,35 @@ pub(crate) struct Access {
 /// Returns the lines that tell what to type next.
 pub(crate) fn next_step(file: &Path) -> String {
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-    let file = quoted(&file.display().to_string());
-    format!("next, in another terminal:\n\n  export KUBECONFIG={file}\n  kubectl get nodes\n")
+    let set = Shell::USUAL.set("KUBECONFIG", &file.display().to_string());
+    format!("next, in another terminal:\n\n  {set}\n  kubectl get nodes\n")
 }
 
-/// Quotes a word for a shell, if it needs that.
-fn quoted(word: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:@%".contains(letter);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
+/// A shell that a person types into.
+#[derive(Clone, Copy)]
+enum Shell {
+    Posix,
+    PowerShell,
+}
+
+impl Shell {
+    /// The usual one of this system.
+    const USUAL: Shell = if cfg!(windows) {
+        Shell::PowerShell
+    } else {
+        Shell::Posix
+    };
+
+    /// Returns the line that sets a variable of the environment.
+    fn set(self, name: &str, value: &str) -> String {
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:@%".contains(letter);
+        match self {
+            Shell::Posix if !value.is_empty() && value.chars().all(plain) => {
+                format!("export {name}={value}")
+            }
+            Shell::Posix => format!("export {name}='{}'", value.replace('\'', r"'\''")),
+            Shell::PowerShell => format!("$env:{name} = '{}'", value.replace('\'', "''")),
+        }
     }
 }
 
@@ -290,12 +309,14 @@ mod tests {
 
     #[test]
     fn a_path_is_quoted_for_the_shell_when_it_must_be() {
-        for (word, expected) in [
-            ("/home/a/.kube/config", "/home/a/.kube/config"),
-            ("/a b", "'/a b'"),
-            ("/it's", r"'/it'\''s'"),
+        for (shell, path, expected) in [
+            (Shell::Posix, "/a/.kube/config", "export K=/a/.kube/config"),
+            (Shell::Posix, "/a b", "export K='/a b'"),
+            (Shell::Posix, "/it's", r"export K='/it'\''s'"),
+            (Shell::PowerShell, r"C:\a b", r"$env:K = 'C:\a b'"),
+            (Shell::PowerShell, r"C:\it's", r"$env:K = 'C:\it''s'"),
         ] {
-            assert_eq!(quoted(word), expected);
+            assert_eq!(shell.set("K", path), expected);
         }
     }
 }

@@ -140,7 +140,7 @@ fn start_logging(verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(console::stderr_is_terminal())
+        .with_ansi(console::stderr_shows_colour())
         .init();
 }
 

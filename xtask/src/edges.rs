@@ -41,7 +41,11 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
 pub(crate) const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("coracle", &["coracle-tests"]),
     ("coracle-kubelet-shim", &["coracle-control-plane"]),
-    ("coracle-service-proxy", &["coracle-control-plane"]),
+    ("coracle-network", &["coracle-tests"]),
+    (
+        "coracle-service-proxy",
+        &["coracle-control-plane", "coracle-tests"],
+    ),
 ];
 
 /// Libraries that only the named packages may depend on; everyone else sees our types. A name stands
@@ -53,6 +57,7 @@ pub(crate) const OWNERS: &[(&str, &[&str])] = &[
     ("oci-spec", &["coracle-registry"]),
     ("tar", &["coracle-registry"]),
     ("clap", &["coracle", "xtask"]),
+    ("console", &["coracle"]),
     ("indicatif", &["coracle"]),
     ("mimalloc", &["coracle"]),
     ("sled", &["coracle-store"]),

@@ -205,7 +205,9 @@ async fn an_accepted_stream_that_is_forbidden_is_reset() {
     fabric.hand_over(at(b.ip(), 80), handed).expect("done with");
     let ended = tokio::time::timeout(Duration::from_secs(30), client.read_u8()).await;
     let ended = ended.expect("it ends at once").expect_err("it is reset");
-    assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
+    if !coracle_tests::beyond_wine("wine sends what it closes an end, not a reset") {
+        assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
+    }
     let (mut client, handed) = accepted(admitted).await;
     fabric
         .hand_over(at(b.ip(), 80), handed)

@@ -84,6 +84,9 @@ async fn a_host_connection_that_a_look_for_readiness_found_is_accepted_next() {
     soon(poll_fn(|cx| listener.poll_ready(cx))).await;
     drop(listener);
     let ended = last.read(&mut [0; 1]).map_err(|error| error.kind());
+    if coracle_tests::beyond_wine("wine sends what it closes an end, not a reset") {
+        return;
+    }
     assert_eq!(
         ended,
         Err(ErrorKind::ConnectionReset),

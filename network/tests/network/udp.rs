@@ -146,6 +146,9 @@ async fn a_published_port_hands_datagrams_over_and_answers_from_its_address() {
         .expect("a flow is known");
     let mut buf = [0; 64];
     let (length, answered_from) = client.recv_from(&mut buf).await.expect("an answer");
+    if coracle_tests::beyond_wine("wine binds UDP to all addresses, so the answer's is another") {
+        return;
+    }
     assert_eq!(
         (&buf[..length], answered_from),
         (b"answer".as_slice(), published.address)
