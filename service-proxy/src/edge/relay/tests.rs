@@ -97,6 +97,9 @@ async fn bytes_and_the_end_of_each_stream_are_passed_on() {
 
 #[tokio::test]
 async fn a_reset_is_passed_on_as_a_reset() {
+    if coracle_tests::beyond_wine("wine sends what it closes an end, not a reset") {
+        return;
+    }
     for from_client in [true, false] {
         let Joined {
             relay,
@@ -117,8 +120,8 @@ async fn a_reset_is_passed_on_as_a_reset() {
                 .set_linger(Some(std::time::Duration::ZERO))
                 .unwrap();
             drop(breaks);
-            let met = meets.read(&mut [0; 8]).unwrap_err();
-            assert_eq!(met.kind(), io::ErrorKind::ConnectionReset);
+            let met = meets.read(&mut [0; 8]).map_err(|error| error.kind());
+            assert_eq!(met, Err(io::ErrorKind::ConnectionReset));
         })
         .await;
         relay.await.unwrap();
@@ -128,6 +131,9 @@ async fn a_reset_is_passed_on_as_a_reset() {
 
 #[tokio::test]
 async fn a_dropped_relay_resets_both_sides() {
+    if coracle_tests::beyond_wine("wine sends what it closes an end, not a reset") {
+        return;
+    }
     let Joined {
         relay,
         mut client,
@@ -137,8 +143,8 @@ async fn a_dropped_relay_resets_both_sides() {
     drop(relay);
     beside(move || {
         for side in [&mut client, &mut server] {
-            let met = side.read(&mut [0; 8]).unwrap_err();
-            assert_eq!(met.kind(), io::ErrorKind::ConnectionReset);
+            let met = side.read(&mut [0; 8]).map_err(|error| error.kind());
+            assert_eq!(met, Err(io::ErrorKind::ConnectionReset));
         }
     })
     .await;
@@ -254,6 +260,8 @@ async fn a_pool_makes_no_more_pipes_than_it_may_and_counts_those_given_up() {
 
 /// With it a task is two pairs of cache lines, 256 bytes; one word more and it is 384. What an idle
 /// connection costs in all, the benchmark `edge` measures.
+/// Windows' sockets carry a word more each, and there it is the larger size.
+#[cfg(unix)]
 #[test]
 fn a_relay_fits_into_the_smallest_task() {
     assert!(size_of::<Relay>() <= 128, "{}", size_of::<Relay>());

@@ -197,6 +197,9 @@ async fn stopping_waits_for_connections_as_long_as_it_is_told_to() {
         .await
         .expect("in time");
     assert!(TcpStream::connect(outside).await.is_err());
+    if coracle_tests::beyond_wine("wine sends what it closes an end, not a reset") {
+        return;
+    }
     let met = stays.read(&mut [0; 8]).await.unwrap_err();
     assert_eq!(met.kind(), std::io::ErrorKind::ConnectionReset);
 }

@@ -4,6 +4,12 @@ use tokio::net::UdpSocket;
 
 use super::*;
 
+/// The Service's address is one of loopback's many, and wine answers from 127.0.0.1 whatever a socket is
+/// bound to.
+fn beyond_wine() -> bool {
+    coracle_tests::beyond_wine("wine binds UDP to all addresses, so the answer's is another")
+}
+
 fn cluster_ip_udp() -> FrontAddress {
     FrontAddress {
         protocol: Protocol::Udp,
@@ -47,6 +53,9 @@ async fn hear(client: &UdpSocket) -> Vec<u8> {
 
 #[tokio::test]
 async fn answers_of_an_endpoint_elsewhere_come_from_the_service() {
+    if beyond_wine() {
+        return;
+    }
     let web = service("dns");
     route(&web, &[elsewhere_udp("a").await]);
     let edge = start(None);
@@ -72,6 +81,9 @@ async fn answers_of_an_endpoint_elsewhere_come_from_the_service() {
 
 #[tokio::test]
 async fn a_pod_of_this_node_is_reached_without_a_socket_for_the_flow() {
+    if beyond_wine() {
+        return;
+    }
     let fabric = fabric();
     let pod = pod(&fabric, "a");
     let at = SocketAddr::from((pod.ip(), 53));
@@ -102,6 +114,9 @@ async fn a_pod_of_this_node_is_reached_without_a_socket_for_the_flow() {
 
 #[tokio::test]
 async fn a_flow_ends_with_its_endpoint_and_the_next_datagram_begins_another() {
+    if beyond_wine() {
+        return;
+    }
     let web = service("dns");
     let (a, b) = (elsewhere_udp("a").await, elsewhere_udp("b").await);
     route(&web, &[a]);
@@ -123,6 +138,9 @@ async fn a_flow_ends_with_its_endpoint_and_the_next_datagram_begins_another() {
 
 #[tokio::test]
 async fn a_flow_whose_endpoint_hears_nothing_any_more_goes_to_another() {
+    if beyond_wine() {
+        return;
+    }
     let web = service("dns");
     let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     route(&web, &[dead.local_addr().unwrap()]);
@@ -146,6 +164,9 @@ async fn a_flow_whose_endpoint_hears_nothing_any_more_goes_to_another() {
 
 #[tokio::test]
 async fn one_flow_too_many_is_lost_and_counted() {
+    if beyond_wine() {
+        return;
+    }
     let web = service("dns");
     route(&web, &[elsewhere_udp("a").await]);
     let config = EdgeConfig {
@@ -167,6 +188,9 @@ async fn one_flow_too_many_is_lost_and_counted() {
 
 #[tokio::test]
 async fn tcp_and_udp_share_a_port_of_a_service() {
+    if beyond_wine() {
+        return;
+    }
     let (web, dns) = (service("web"), service("dns"));
     route(&web, &[elsewhere("a").await]);
     route(&dns, &[elsewhere_udp("b").await]);

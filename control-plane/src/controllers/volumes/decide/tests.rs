@@ -182,7 +182,8 @@ fn without_a_volume_the_class_decides() {
         assert_eq!(found, [expected], "{provisioner} {mode}");
     };
     let ours = "coracle.dev/local-path";
-    let made = "create \"/data/claims/pvc-u\"";
+    let folder = std::path::Path::new("/data/claims").join("pvc-u");
+    let made = &format!("create {:?}", folder.to_string_lossy());
     check(ours, "Immediate", json!({}), made);
     check(
         ours,
