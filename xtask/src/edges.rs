@@ -40,7 +40,10 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
 /// The same for what only tests need: the agent's tests speak to the embedded API as to any other.
 pub(crate) const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("coracle", &["coracle-tests"]),
-    ("coracle-kubelet-shim", &["coracle-control-plane"]),
+    (
+        "coracle-kubelet-shim",
+        &["coracle-control-plane", "coracle-tests"],
+    ),
     ("coracle-network", &["coracle-tests"]),
     (
         "coracle-service-proxy",
