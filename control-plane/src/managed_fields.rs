@@ -299,7 +299,8 @@ impl Writer<'_> {
 
     fn diff(&self, old: &Value, new: &Value) -> Diff {
         let mut diff = diff(self.schema(), old, new);
-        diff.ignore(&self.kept());
+        diff.ignore_paths(kept(self.info, self.subresource));
+        diff.ignore_paths(&[&["metadata", MANAGED_FIELDS]]);
         diff
     }
 

@@ -43,10 +43,10 @@ impl Diff {
         self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
     }
 
-    /// Drops fields, and all that is below them, from the comparison.
-    pub(crate) fn ignore(&mut self, fields: &FieldSet) {
+    /// Drops plain fields, and all that is below them, from the comparison.
+    pub(crate) fn ignore_paths(&mut self, paths: &[&[&'static str]]) {
         for set in [&mut self.added, &mut self.modified, &mut self.removed] {
-            set.subtract_trees(fields);
+            paths.iter().for_each(|path| set.subtract_tree(path));
         }
     }
 

@@ -255,13 +255,18 @@ pub(super) fn is_reset(list: &Value) -> bool {
 
 /// Says whether two lists differ at most in their times.
 pub(super) fn same_but_for_times(a: &Value, b: &Value) -> bool {
-    let list = |list: &Value| list.as_array().cloned().unwrap_or_default();
-    let timeless = |mut entry: Value| {
-        if let Some(fields) = entry.as_object_mut() {
-            fields.remove("time");
-        }
-        entry
-    };
     let (a, b) = (list(a), list(b));
-    a.len() == b.len() && a.into_iter().map(timeless).eq(b.into_iter().map(timeless))
+    let same = |(a, b): (&Value, &Value)| match (a.as_object(), b.as_object()) {
+        (Some(a), Some(b)) => timeless(a).eq(timeless(b)),
+        _ => a == b,
+    };
+    a.len() == b.len() && a.iter().zip(b).all(same)
+}
+
+fn list(entries: &Value) -> &[Value] {
+    entries.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn timeless(entry: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
+    entry.iter().filter(|(name, _)| *name != "time")
 }

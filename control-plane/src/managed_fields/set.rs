@@ -142,6 +142,28 @@ impl FieldSet {
         });
     }
 
+    /// Removes the path of plain fields and everything below it.
+    pub(crate) fn subtract_tree(&mut self, path: &[&'static str]) {
+        let [name, below @ ..] = path else {
+            return;
+        };
+        if self.nodes.is_empty() {
+            return;
+        }
+        let element = PathElement::Field((*name).into());
+        let Some(node) = self.nodes.get_mut(&element) else {
+            return;
+        };
+        if below.is_empty() {
+            *node = Node::default();
+        } else {
+            node.children.subtract_tree(below);
+        }
+        if !node.says_something() {
+            self.nodes.remove(&element);
+        }
+    }
+
     fn retain(&mut self, other: &FieldSet, change: impl Fn(&mut Node, &Node)) {
         if other.is_empty() {
             return;

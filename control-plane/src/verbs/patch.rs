@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     decode, go_text,
-    kinds::Missing,
+    kinds::{Missing, Subresource},
     request::{Call, FieldValidation, Objects},
     schema::schema,
     service::{Answer, Content},
@@ -138,33 +138,69 @@ impl Patch {
         old: &Value,
     ) -> Result<Draft, ApiError> {
         let info = objects.info;
-        let patched = match &self.sort {
-            Sort::Json(operations) => json::patch(old.clone(), operations)?,
+        let (patched, quoted) = match &self.sort {
+            Sort::Json(operations) => {
+                let patched = json::patch(old.clone(), operations)?;
+                (patched.clone(), Quoted::Outcome(patched))
+            }
             Sort::Merge(patch) => {
                 let mut new = old.clone();
                 json_patch::merge(&mut new, patch);
-                new
+                (new.clone(), Quoted::Outcome(new))
             }
             Sort::Strategic(patch) => {
                 let id = schema().type_id(info.schema);
-                strategic::merge(id, old.clone(), patch).map_err(|error| refusal(&error))?
+                let target = patchable(objects, old, patch);
+                let patched = strategic::merge(id, target, patch);
+                let patched = patched.map_err(|error| refusal(&error))?;
+                (patched, Quoted::Patch(patch))
             }
-        };
-        let quoted = || match &self.sort {
-            Sort::Json(_) | Sort::Merge(_) => patched.to_string(),
-            Sort::Strategic(patch) => go_text::plain(&Value::Object(patch.clone())),
         };
         let duplicates = self.duplicates.clone();
         Draft::check_type(info, info.kind, &patched)?;
-        let draft = Draft::decode(info, info.schema, validation, patched.clone(), duplicates);
+        let draft = Draft::decode(info, info.schema, validation, patched, duplicates);
         let mut draft = draft.map_err(|undecodable| {
-            let mut quoted = quoted();
+            let mut quoted = quoted.text();
             quoted.truncate(quoted.floor_char_boundary(QUOTED_BYTES_MAX));
             ApiError::unreadable_patch(&quoted, &undecodable.to_string())
         })?;
         draft.fits(objects)?;
         draft.dedupe_owners(" after mutating admission happens");
         Ok(draft)
+    }
+}
+
+/// What is quoted of a patch whose outcome is no object of the kind.
+enum Quoted<'p> {
+    Outcome(Value),
+    Patch(&'p Map<String, Value>),
+}
+
+impl Quoted<'_> {
+    fn text(&self) -> String {
+        match self {
+            Quoted::Outcome(outcome) => outcome.to_string(),
+            Quoted::Patch(patch) => go_text::plain(&Value::Object((*patch).clone())),
+        }
+    }
+}
+
+/// Returns what a patch is applied to: of an object whose status is patched, only what that can change.
+/// The rest is taken over from the object in any case, so it need not be copied and read again.
+fn patchable(objects: &Objects, old: &Value, patch: &Map<String, Value>) -> Value {
+    let concerns = |name: &str| matches!(name, "apiVersion" | "kind" | "metadata" | "status");
+    let is_small =
+        objects.subresource == Some(Subresource::Status) && patch.keys().all(|name| concerns(name));
+    match old.as_object() {
+        Some(fields) if is_small => {
+            let fields = fields.iter().filter(|(name, _)| concerns(name));
+            Value::Object(
+                fields
+                    .map(|(name, value)| (name.clone(), value.clone()))
+                    .collect(),
+            )
+        }
+        _ => old.clone(),
     }
 }
 
