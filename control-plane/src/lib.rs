@@ -43,6 +43,7 @@ mod object;
 mod protobuf;
 mod quantity;
 mod schema;
+mod unique;
 mod validate;
 
 mod changes;

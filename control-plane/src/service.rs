@@ -22,7 +22,6 @@ use http::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jiff::Timestamp;
 use serde_json::Value;
-use uuid::Uuid;
 
 pub use body::ApiBody;
 pub(crate) use metrics::Metrics;
@@ -41,6 +40,7 @@ use crate::{
     protobuf,
     request::{Call, Objects, Options, Target},
     status::ApiError,
+    unique::unique,
     verbs::Machine,
     view::{self, Encoding, Endpoint, View},
 };
@@ -265,7 +265,7 @@ fn audit_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(AUDIT_ID).cloned();
     let given = given.filter(|id| !id.is_empty() && id.len() <= AUDIT_ID_BYTES_MAX);
     given.unwrap_or_else(|| {
-        HeaderValue::from_str(&Uuid::new_v4().to_string()).expect("a UUID is plain text")
+        HeaderValue::from_str(&unique().to_string()).expect("a UUID is plain text")
     })
 }
 

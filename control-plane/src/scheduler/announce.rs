@@ -8,7 +8,7 @@ use std::{
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use kube::{
     Api, Client,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use serde_json::{Value, json};
 
@@ -90,7 +90,8 @@ impl Announcer {
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(binding.to_string().into_bytes())
             .expect("names in a stored key are valid in a path");
-        self.client.request::<Value>(request).await?;
+        // Only the acknowledgement counts.
+        self.client.request_text(request).await?;
         let text = format!("Successfully assigned {key} to {node}");
         let note = Note {
             kind: "Normal",
@@ -263,8 +264,12 @@ impl Announcer {
             "reportingComponent": SCHEDULER_NAME,
         });
         let events: Api<Event> = Api::namespaced(self.client.clone(), &key.namespace);
-        let event = serde_json::from_value(event).expect("the event above has the event's fields");
-        match events.create(&PostParams::default(), &event).await {
+        let request = http::Request::post(events.resource_url())
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(event.to_string().into_bytes())
+            .expect("namespaces are valid in a path");
+        // The answer would be the same event again, and nobody reads it.
+        match self.client.request_text(request).await {
             Ok(_) => return Ok(()),
             Err(kube::Error::Api(status)) if status.code == 409 => (),
             Err(error) => return Err(error),

@@ -4,7 +4,6 @@ use coracle_store::{Expect, WriteError};
 use http::StatusCode;
 use rand::RngExt as _;
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::{
     Machine,
@@ -21,6 +20,7 @@ use crate::{
     request::{Call, Persistence},
     service::{Answer, Content},
     status::ApiError,
+    unique::unique,
     validate,
 };
 
@@ -102,7 +102,7 @@ impl Machine {
         SERVER_FIELDS
             .iter()
             .for_each(|name| drop(metadata.remove(*name)));
-        metadata.insert("uid".to_owned(), Value::from(Uuid::new_v4().to_string()));
+        metadata.insert("uid".to_owned(), Value::from(unique().to_string()));
         metadata.insert(
             "creationTimestamp".to_owned(),
             Value::from(self.now().to_string()),

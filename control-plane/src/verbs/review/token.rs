@@ -2,7 +2,6 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::words;
 use crate::{
@@ -14,6 +13,7 @@ use crate::{
     request::Call,
     service::{Answer, Content},
     status::ApiError,
+    unique::unique,
     verbs::{Machine, draft::Draft},
 };
 
@@ -79,7 +79,7 @@ impl Machine {
             "exp": expires,
             "iat": now.as_second(),
             "iss": ISSUER,
-            "jti": Uuid::new_v4().to_string(),
+            "jti": unique().to_string(),
             "kubernetes.io": about,
             "nbf": now.as_second(),
             "sub": account_caller(namespace, name, "").name,
