@@ -11,10 +11,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use crate::acknowledged;
 use crate::spec::PodKey;
 use crate::status::whole_seconds;
 use crate::time::{Clock, Moment};
@@ -112,7 +112,7 @@ async fn write_all(
             Write::Create(event) => {
                 let namespace = event.metadata.namespace.clone().unwrap_or_default();
                 let api = Api::<Event>::namespaced(client.clone(), &namespace);
-                api.create(&PostParams::default(), &event).await.map(drop)
+                acknowledged::create(&api, &event).await
             }
             Write::Repeat {
                 namespace,
@@ -122,9 +122,7 @@ async fn write_all(
             } => {
                 let api = Api::<Event>::namespaced(client.clone(), &namespace);
                 let patch = serde_json::json!({"count": count, "lastTimestamp": last});
-                api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-                    .await
-                    .map(drop)
+                acknowledged::merge(&api, &name, &patch).await
             }
         };
         if let Err(error) = result {

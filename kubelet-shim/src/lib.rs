@@ -14,6 +14,7 @@
 //! * the keeper of objects: input: watches of the ConfigMaps and Secrets that pods show; output: their
 //!   volumes' new content, and tokens renewed in time.
 
+mod acknowledged;
 mod agent;
 mod allocation;
 mod environment;
