@@ -387,6 +387,9 @@ impl Worker {
     /// Offers the present status; nothing happens when the server knows it.
     fn report(&mut self) {
         let cause = self.cause();
+        if cause.is_some() {
+            self.reporter.hurry();
+        }
         if self.object == Object::Gone || cause == Some(EndCause::Vanished) {
             return;
         }
@@ -448,7 +451,7 @@ impl Worker {
     /// Waits for whatever comes first; false when nobody wants the pod any more.
     async fn wait(&mut self, wake: Option<Moment>) -> bool {
         let retry = self.reporter.retry().map(|(at, _)| at);
-        let times = [wake, retry].into_iter().flatten();
+        let times = [wake, retry, self.reporter.due()].into_iter().flatten();
         let wake = times.reduce(Moment::min);
         let timer = async {
             match wake {

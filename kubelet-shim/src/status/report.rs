@@ -1,22 +1,35 @@
 //! Writes a pod's status: at most one patch under way per pod, and none when nothing changed.
+//!
+//! A status that is overtaken before it is sent is not sent. So while many pods start, the server is
+//! told less of each, and always the newest.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use bytes::Bytes;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use super::conditions::PASSING;
 use super::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED, PublishedUrl, Refused};
+use crate::acknowledged;
 use crate::spec::PodKey;
 use crate::time::Moment;
 
 /// Status patches under way at once, over all pods: enough to hide the round trip to a real server
 /// without holding its request limit.
 pub(crate) const STATUS_WRITES_MAX: usize = 32;
+
+/// That a new pod's containers are being made is told when it takes longer than this: a tenth of a second
+/// goes by unnoticed, and most starts need less, so that their first status says that they run.
+const START_UNTOLD_MAX: Duration = Duration::from_millis(100);
+
+/// That a new pod runs is told when it is not ready this long after that: the readiness probe is asked for
+/// at once, and what is up mostly answers within a few milliseconds.
+const READY_AWAITED_MAX: Duration = Duration::from_millis(20);
 
 /// Delay after the first failed write; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -30,15 +43,41 @@ pub(crate) struct Reporter {
     api: Api<Pod>,
     writes: Arc<Semaphore>,
     /// The patch that was accepted last.
-    accepted: Option<Value>,
+    accepted: Option<Bytes>,
     /// The patch under way.
-    pending: Option<Value>,
+    pending: Option<Arc<Outgoing>>,
+    start: Start,
     conditions: Vec<PodCondition>,
     /// The server may have conditions that are gone by now.
     had_passing: bool,
     /// After failures: how many in a row, and when the next try is due.
     failures: u32,
     not_before: Option<Moment>,
+}
+
+/// A patch that is written when its turn comes. Until then a newer one may take its place.
+#[derive(Debug)]
+struct Outgoing(Mutex<Patch>);
+
+#[derive(Debug)]
+enum Patch {
+    /// Its turn has not come.
+    Waiting(Bytes),
+    /// What was sent does not change any more.
+    Sent(Bytes),
+}
+
+/// What the server has been told of the pod's start. Each state is left for a later one only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// Nothing, and nothing had to be.
+    Untold,
+    /// Nothing; that containers are being made is told at this time.
+    Making(Moment),
+    /// Nothing; that they run and are not ready is told at this time.
+    Readying(Moment),
+    /// Something, or an earlier agent told of it.
+    Told,
 }
 
 /// How a write came out.
@@ -67,6 +106,10 @@ impl Reporter {
             writes,
             accepted: None,
             pending: None,
+            start: match conditions.iter().any(|one| one.type_ == "Ready") {
+                true => Start::Told,
+                false => Start::Untold,
+            },
             had_passing: has_passing(&conditions),
             conditions,
             failures: 0,
@@ -81,7 +124,7 @@ impl Reporter {
 
     /// Whether the server knows everything that was offered.
     pub(crate) fn is_settled(&self) -> bool {
-        self.pending.is_none() && self.not_before.is_none()
+        self.pending.is_none() && self.not_before.is_none() && self.due().is_none()
     }
 
     /// When a failed write is tried again, and how often it has failed in a row.
@@ -89,10 +132,18 @@ impl Reporter {
         self.not_before.map(|at| (at, self.failures))
     }
 
+    /// When a status that was held back is to be offered again.
+    pub(crate) fn due(&self) -> Option<Moment> {
+        match self.start {
+            Start::Making(at) | Start::Readying(at) => Some(at),
+            Start::Untold | Start::Told => None,
+        }
+    }
+
     /// Returns a write when the status differs from what the server knows and none is under way.
     ///
-    /// A status that changes while a write is under way is offered again after it, so any number of
-    /// changes in between cost one write.
+    /// A status that changes while a write waits for its turn goes out with it; one that changes while a
+    /// write is under way is offered again after it. So any number of changes in between cost one write.
     pub(crate) fn offer(
         &mut self,
         status: &PodStatus,
@@ -100,32 +151,63 @@ impl Reporter {
         refused: &[Refused],
         now: Moment,
     ) -> Option<impl Future<Output = Written> + Send + use<>> {
-        if self.pending.is_some() || self.not_before.is_some_and(|at| !now.reached(at)) {
+        if self.not_before.is_some_and(|at| !now.reached(at)) {
+            return None;
+        }
+        if self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.is_sent())
+        {
+            return None;
+        }
+        if refused.is_empty() && self.is_held(status, now) {
             return None;
         }
         self.not_before = None;
         let conditions = status.conditions.as_deref().unwrap_or_default();
         self.had_passing |= has_passing(conditions);
         let patch = self.patch(status, published, refused);
-        if self.accepted.as_ref() == Some(&patch) {
+        if self.pending.is_none() && self.accepted.as_ref() == Some(&patch) {
             return None;
         }
         self.conditions = status.conditions.clone().unwrap_or_default();
-        self.pending = Some(patch.clone());
+        if let Some(pending) = &self.pending {
+            pending.replace(patch);
+            return None;
+        }
+        let outgoing = Arc::new(Outgoing(Mutex::new(Patch::Waiting(patch))));
+        self.pending = Some(outgoing.clone());
         let (api, writes) = (self.api.clone(), self.writes.clone());
         let key = self.key.clone();
         Some(async move {
             // The semaphore is never closed; without a permit the write only goes unmetered.
             let _permit = writes.acquire_owned().await.ok();
-            match api
-                .patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch))
-                .await
-            {
-                Ok(_) => Written::Accepted,
+            match acknowledged::patch_status(&api, &key.name, outgoing.send()).await {
+                Ok(()) => Written::Accepted,
                 Err(error) if is_gone(&api, &key, &error).await => Written::Gone,
                 Err(error) => Written::Failed(error),
             }
         })
+    }
+
+    /// Holds nothing back any more: the pod is on its way out.
+    pub(crate) fn hurry(&mut self) {
+        self.start = Start::Told;
+    }
+
+    /// Whether nobody has to be told of this status yet.
+    fn is_held(&mut self, status: &PodStatus, now: Moment) -> bool {
+        self.start = match (self.start, stage(status)) {
+            (Start::Untold, Stage::Making) => Start::Making(now.after(START_UNTOLD_MAX)),
+            (Start::Making(at), Stage::Making) if !now.reached(at) => Start::Making(at),
+            (Start::Untold | Start::Making(_), Stage::Readying) => {
+                Start::Readying(now.after(READY_AWAITED_MAX))
+            }
+            (Start::Readying(at), Stage::Readying) if !now.reached(at) => Start::Readying(at),
+            (Start::Untold | Start::Making(_) | Start::Readying(_) | Start::Told, _) => Start::Told,
+        };
+        self.start != Start::Told
     }
 
     /// Notes how the write came out.
@@ -133,7 +215,7 @@ impl Reporter {
         let patch = self.pending.take();
         match outcome {
             Written::Accepted => {
-                self.accepted = patch;
+                self.accepted = patch.map(|patch| patch.send());
                 self.failures = 0;
             }
             Written::Gone => {}
@@ -148,7 +230,7 @@ impl Reporter {
     /// A strategic merge patch, which leaves the conditions of others alone. What is absent now is
     /// written as null, so that it goes away; of the addresses, which would be merged, the list replaces
     /// what is there.
-    fn patch(&self, status: &PodStatus, published: &[PublishedUrl], refused: &[Refused]) -> Value {
+    fn patch(&self, status: &PodStatus, published: &[PublishedUrl], refused: &[Refused]) -> Bytes {
         let mut body = match serde_json::to_value(status) {
             Ok(Value::Object(body)) => body,
             // The type has only string keys and finite numbers, so this does not happen.
@@ -175,7 +257,7 @@ impl Reporter {
             Ok(text) if !is_empty => Value::String(text),
             Ok(_) | Err::<_, serde_json::Error>(_) => Value::Null,
         };
-        json!({
+        let patch = json!({
             "metadata": {
                 // Makes the server refuse the patch when another pod has taken the name.
                 "uid": &*self.key.uid,
@@ -185,7 +267,63 @@ impl Reporter {
                 },
             },
             "status": body,
-        })
+        });
+        patch.to_string().into()
+    }
+}
+
+impl Outgoing {
+    fn is_sent(&self) -> bool {
+        matches!(*self.0.lock(), Patch::Sent(_))
+    }
+
+    /// Takes the place of what waits; too late for what is sent.
+    fn replace(&self, patch: Bytes) {
+        if let Patch::Waiting(waiting) = &mut *self.0.lock() {
+            *waiting = patch;
+        }
+    }
+
+    /// Returns what goes out; it does not change any more.
+    fn send(&self) -> Bytes {
+        let mut patch = self.0.lock();
+        let (Patch::Waiting(bytes) | Patch::Sent(bytes)) = &*patch;
+        let bytes = bytes.clone();
+        *patch = Patch::Sent(bytes.clone());
+        bytes
+    }
+}
+
+/// How far a status says that a pod's start has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Its containers are being made, and nothing is wrong.
+    Making,
+    /// All of them run for the first time; some are not ready.
+    Readying,
+    /// Anything else.
+    Other,
+}
+
+fn stage(status: &PodStatus) -> Stage {
+    let waits = |one: &ContainerStatus| {
+        let waiting = one.state.as_ref().and_then(|state| state.waiting.as_ref());
+        let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+        matches!(reason, Some("ContainerCreating" | "PodInitializing"))
+    };
+    let runs = |one: &ContainerStatus| {
+        let running = one.state.as_ref().and_then(|state| state.running.as_ref());
+        running.is_some() && one.restart_count == 0 && one.started == Some(true)
+    };
+    let inits = || status.init_container_statuses.iter().flatten();
+    let apps = || status.container_statuses.iter().flatten();
+    match status.phase.as_deref() {
+        _ if status.reason.is_some() => Stage::Other,
+        Some("Pending") if inits().chain(apps()).all(|one| waits(one) || runs(one)) => {
+            Stage::Making
+        }
+        Some("Running") if apps().all(runs) && apps().any(|one| !one.ready) => Stage::Readying,
+        Some(_) | None => Stage::Other,
     }
 }
 
@@ -211,3 +349,6 @@ pub(crate) async fn is_gone(api: &Api<Pod>, key: &PodKey, error: &kube::Error) -
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;
