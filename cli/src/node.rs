@@ -21,6 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::console::{Console, PullBars};
 use crate::data_dir::Claim;
 use crate::exit::Exit;
+use crate::proxy::{NodePorts, parse_node_ports};
 use crate::run::parse_duration;
 use crate::services::{Plan, ServiceSettings, Services};
 use crate::signals::Signals;
@@ -127,9 +128,20 @@ pub(crate) struct NodeArgs {
     #[arg(long)]
     allow_link_local: bool,
 
-    /// Also serve Services on this machine, as kube-proxy does; pods reach them without it
+    /// Also serve Services on this machine, as kube-proxy does, and by `host` pods at their own addresses;
+    /// pods reach Services without it
     #[arg(long, value_enum)]
     plan: Option<Plan>,
+
+    /// Serve node ports only on addresses of this machine within these ranges; `primary` stands for the
+    /// node's own [default: the node's own and 127.0.0.1 under `host`, else 127.0.0.1]
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = parse_node_ports)]
+    nodeport_addresses: Vec<NodePorts>,
+
+    /// The addresses of the cluster's pods, on all nodes: who comes from there is inside of the cluster
+    /// [default: what the Nodes have]
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    cluster_cidr: Vec<ipnet::IpNet>,
 
     /// Also answer the names of the cluster here, over UDP and TCP [default: pods only]
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -158,6 +170,8 @@ impl NodeArgs {
         ServiceSettings {
             plan: self.plan,
             load_balancer_pool: Vec::new(),
+            node_ports: self.nodeport_addresses.clone(),
+            cluster_cidrs: self.cluster_cidr.clone(),
             dns: self.dns_listen,
             healthz: self.proxy_healthz_bind_address,
             metrics: self.proxy_metrics_bind_address,

@@ -1,12 +1,12 @@
 //! `coracle proxy`: the load balancer alone, beside any cluster, as a kube-proxy in user space.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use coracle_service_proxy::edge::EdgeConfig;
-use coracle_service_proxy::{Proxy, ProxyConfig};
+use coracle_service_proxy::edge::{EdgeConfig, machine_addresses};
+use coracle_service_proxy::{PodRanges, Proxy, ProxyConfig};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -57,7 +57,7 @@ pub(crate) struct ProxyArgs {
     #[arg(long, value_enum, default_value = "loopback")]
     plan: Plan,
 
-    /// The pods' addresses: who comes from there is inside of the cluster
+    /// The pods' addresses: who comes from there is inside of the cluster [default: what the Nodes have]
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     cluster_cidr: Vec<IpNet>,
 
@@ -89,7 +89,7 @@ pub(crate) struct Bind(pub(crate) Option<SocketAddr>);
 
 /// Which addresses of this machine serve node ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NodePorts {
+pub(crate) enum NodePorts {
     /// The Node's own.
     Primary,
     /// Those in a range.
@@ -144,7 +144,10 @@ async fn serve(args: ProxyArgs) -> anyhow::Result<Exit> {
              only; `--plan host`, as root on Linux, serves the true ones",
         );
     }
-    let node_ports = node_port_addresses(&args.nodeport_addresses, &node_ips);
+    let node_ports = match args.nodeport_addresses.as_slice() {
+        [] => all_addresses(&node_ips),
+        asked => node_port_addresses(asked, &node_ips),
+    };
     let proxy = Proxy::start(ProxyConfig {
         client,
         node_name: node.is_some().then(|| host.clone()),
@@ -156,10 +159,11 @@ async fn serve(args: ProxyArgs) -> anyhow::Result<Exit> {
             plan: args.plan.edge(),
             ranges: service_cidrs,
             node_addresses: node_ips,
-            node_port_addresses: node_ports.clone(),
+            node_port_addresses: Some(node_ports.clone()),
             pod_ranges: args.cluster_cidr.clone(),
             ..EdgeConfig::default()
         }),
+        pod_ranges: pod_ranges(&args.cluster_cidr),
         health_check_ips: node_ports,
         healthz: args.healthz_bind_address.0,
         metrics: args.metrics_bind_address.0,
@@ -276,30 +280,49 @@ pub(crate) async fn cluster_service_cidrs(client: &kube::Client) -> kube::Result
         .collect())
 }
 
-/// Returns the addresses that node ports are listened on. All of them is one, which needs no knowledge
-/// of the machine; out of ranges come the Node's and loopback.
-fn node_port_addresses(asked: &[NodePorts], node: &[IpAddr]) -> Vec<IpAddr> {
-    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    if asked.is_empty() {
-        return vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+/// Tells where the ranges of pods come from, if some were named on the command line.
+pub(crate) fn pod_ranges(named: &[IpNet]) -> PodRanges {
+    match named {
+        [] => PodRanges::OfNodes,
+        _ => PodRanges::Given,
     }
+}
+
+/// Returns what stands for all addresses: of IPv6 where the Node has one.
+fn all_addresses(node: &[IpAddr]) -> Vec<IpAddr> {
+    let v6 = node.iter().any(IpAddr::is_ipv6);
+    let v6 = v6.then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    let v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    [v4].into_iter().chain(v6).collect()
+}
+
+/// Returns the addresses that node ports are served on: of the ranges that were asked for, those that
+/// this machine has. Where it does not tell them, the Node's and loopback.
+pub(crate) fn node_port_addresses(asked: &[NodePorts], node: &[IpAddr]) -> Vec<IpAddr> {
+    let machine = machine_addresses().unwrap_or_else(|error| {
+        tracing::debug!(%error, "the addresses of this machine are not known");
+        vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]
+    });
+    let chosen = chosen_addresses(asked, node, &machine);
+    if chosen.is_empty() && !asked.is_empty() {
+        tracing::warn!("this machine has no address in the ranges for node ports");
+    }
+    chosen
+}
+
+fn chosen_addresses(asked: &[NodePorts], node: &[IpAddr], machine: &[IpAddr]) -> Vec<IpAddr> {
     let mut chosen = Vec::new();
     for one in asked {
-        let known = node.iter().copied();
+        let known = node.iter().chain(machine).copied();
         match one {
-            NodePorts::Primary => chosen.extend(known),
-            NodePorts::Within(range) if range.prefix_len() == range.max_prefix_len() => {
-                chosen.push(range.addr());
-            }
+            NodePorts::Primary => chosen.extend(node),
             NodePorts::Within(range) if range.prefix_len() == 0 => {
                 chosen.push(match range {
                     IpNet::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-                    IpNet::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+                    IpNet::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
                 });
             }
-            NodePorts::Within(range) => {
-                chosen.extend(known.chain([loopback]).filter(|ip| range.contains(ip)));
-            }
+            NodePorts::Within(range) => chosen.extend(known.filter(|ip| range.contains(ip))),
         }
     }
     chosen.sort_unstable();
@@ -308,7 +331,7 @@ fn node_port_addresses(asked: &[NodePorts], node: &[IpAddr]) -> Vec<IpAddr> {
 }
 
 /// Parses `10.0.0.0/8` or `primary`.
-fn parse_node_ports(text: &str) -> Result<NodePorts, String> {
+pub(crate) fn parse_node_ports(text: &str) -> Result<NodePorts, String> {
     match text {
         "primary" => Ok(NodePorts::Primary),
         _ => text
@@ -343,14 +366,25 @@ mod tests {
     #[test]
     fn node_ports_are_served_where_they_were_asked_for() {
         let node = ips(&["192.0.2.7", "2001:db8::7"]);
+        let machine = ips(&[
+            "127.0.0.1",
+            "::1",
+            "192.0.2.7",
+            "198.51.100.1",
+            "198.51.100.9",
+        ]);
         let rows: [(&[&str], &[&str]); 7] = [
-            (&[], &["0.0.0.0"]),
             (&["primary"], &["192.0.2.7", "2001:db8::7"]),
-            (&["0.0.0.0/0"], &["0.0.0.0"]),
+            (&["0.0.0.0/0", "::/0"], &["0.0.0.0", "::"]),
             (&["192.0.2.0/24"], &["192.0.2.7"]),
             (&["127.0.0.0/8"], &["127.0.0.1"]),
-            (&["203.0.113.9/32"], &["203.0.113.9"]),
-            (&["198.51.100.0/24"], &[]),
+            (
+                &["198.51.100.0/24", "127.0.0.1/32"],
+                &["127.0.0.1", "198.51.100.1", "198.51.100.9"],
+            ),
+            // None of this machine's.
+            (&["203.0.113.9/32"], &[]),
+            (&["203.0.113.0/24"], &[]),
         ];
         for (asked, expected) in rows {
             let asked = asked
@@ -358,11 +392,13 @@ mod tests {
                 .map(|text| parse_node_ports(text).expect("a range"));
             let asked = asked.collect::<Vec<_>>();
             assert_eq!(
-                node_port_addresses(&asked, &node),
+                chosen_addresses(&asked, &node, &machine),
                 ips(expected),
                 "for {asked:?}"
             );
         }
+        assert_eq!(all_addresses(&node), ips(&["0.0.0.0", "::"]));
+        assert_eq!(all_addresses(&node[..1]), ips(&["0.0.0.0"]));
     }
 
     #[test]

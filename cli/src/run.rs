@@ -17,7 +17,7 @@ use crate::console::Console;
 use crate::data_dir::RunDir;
 use crate::exit::Exit;
 use crate::manifest;
-use crate::services::{self, ServiceSettings};
+use crate::services::{self, Plan, ServiceSettings};
 use crate::signals::Signals;
 use crate::system;
 
@@ -46,6 +46,10 @@ pub(crate) struct RunArgs {
     /// Serve the Kubernetes API to other processes while the pods run; port 0 lets the system choose
     #[arg(long, value_name = "ADDRESS:PORT")]
     api: Option<SocketAddr>,
+
+    /// Where Services are reached on this machine, and under `host` pods too
+    #[arg(long, value_enum, default_value = "loopback")]
+    plan: Plan,
 
     /// Write how to reach the API to this file, for kubectl; other entries in it stay
     #[arg(long, value_name = "FILE", requires = "api")]
@@ -84,7 +88,9 @@ pub(crate) fn run(args: RunArgs, data_dir: &Path) -> anyhow::Result<Exit> {
         identity: Arc::new(Identity::in_memory(jiff::Timestamp::now())?),
         listen: args.api,
         services: ServiceSettings {
-            plan: None,
+            plan: Some(args.plan),
+            node_ports: Vec::new(),
+            cluster_cidrs: Vec::new(),
             load_balancer_pool: services::LOAD_BALANCER_POOL.parse().into_iter().collect(),
             dns: None,
             healthz: None,

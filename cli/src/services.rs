@@ -11,7 +11,7 @@ use coracle_control_plane::Entrance;
 use coracle_network::{Fabric, Listener, Upstream};
 use coracle_service_proxy::edge::{EdgeConfig, EdgePlan};
 use coracle_service_proxy::{
-    DnsConfig, DnsServer, Policies, PoliciesConfig, Proxy, ProxyConfig, ServicePlace,
+    DnsConfig, DnsServer, PodRanges, Policies, PoliciesConfig, Proxy, ProxyConfig, ServicePlace,
 };
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1::Service;
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::proxy::cluster_service_cidrs;
+use crate::proxy::{NodePorts, cluster_service_cidrs, node_port_addresses, pod_ranges};
 
 /// Where the embedded API has the addresses of Services.
 const SERVICE_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
@@ -73,6 +73,10 @@ pub(crate) struct ServiceSettings {
     pub(crate) plan: Option<Plan>,
     /// The addresses that Services of the type LoadBalancer are given of, by an API of this process.
     pub(crate) load_balancer_pool: Vec<IpNet>,
+    /// Which addresses of this machine serve node ports; if it was not said, as the plan has it.
+    pub(crate) node_ports: Vec<NodePorts>,
+    /// The ranges of the cluster's pods, if they were named: else what the Nodes have.
+    pub(crate) cluster_cidrs: Vec<IpNet>,
     /// Where the names of the cluster are answered on this machine.
     pub(crate) dns: Option<SocketAddr>,
     /// Where `/healthz` and `/livez` are answered.
@@ -163,6 +167,7 @@ impl Services {
                 .chain(settings.load_balancer_pool.iter().copied())
                 .collect(),
             health_check_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            pod_ranges: PodRanges::Given,
         };
         let (policies, dns, proxy) = ground.start(fabric, plan.edge(), settings).await?;
         Ok(Self {
@@ -203,6 +208,7 @@ impl Services {
             ip,
             ranges,
             health_check_ip: ip,
+            pod_ranges: pod_ranges(&settings.cluster_cidrs),
         };
         let plan = settings.plan.map_or(EdgePlan::Nowhere, Plan::edge);
         let (policies, dns, proxy) = ground.start(fabric, plan, settings).await?;
@@ -241,6 +247,7 @@ struct Ground<'a> {
     ip: IpAddr,
     ranges: Vec<IpNet>,
     health_check_ip: IpAddr,
+    pod_ranges: PodRanges,
 }
 
 impl Ground<'_> {
@@ -288,6 +295,8 @@ impl Ground<'_> {
         fabric.zone().set_ranges(zone_ranges);
         let mut node_ips = vec![self.ip, inside];
         node_ips.dedup();
+        let node_ports = (!settings.node_ports.is_empty())
+            .then(|| node_port_addresses(&settings.node_ports, &[self.ip]));
         let health_checks = (plan != EdgePlan::Nowhere).then_some(self.health_check_ip);
         let proxy = Proxy::start(ProxyConfig {
             client: self.client,
@@ -298,11 +307,16 @@ impl Ground<'_> {
                 plan,
                 ranges: self.ranges,
                 node_addresses: vec![self.ip],
-                pod_ranges: vec![pods],
+                node_port_addresses: node_ports,
+                pod_ranges: [pods]
+                    .into_iter()
+                    .chain(settings.cluster_cidrs.iter().copied())
+                    .collect(),
                 ..EdgeConfig::default()
             }),
             node_ips,
             fabric: Some(fabric),
+            pod_ranges: self.pod_ranges,
             health_check_ips: health_checks.into_iter().collect(),
             healthz: settings.healthz,
             metrics: settings.metrics,

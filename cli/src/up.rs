@@ -11,6 +11,7 @@ use crate::console::Console;
 use crate::data_dir::Claim;
 use crate::exit::Exit;
 use crate::kubeconfig;
+use crate::proxy::{NodePorts, parse_node_ports};
 use crate::run::parse_duration;
 use crate::services::{LOAD_BALANCER_POOL, Plan, ServiceSettings};
 use crate::signals::Signals;
@@ -24,7 +25,8 @@ API has a certificate authority of its own, in `pki`. The kubeconfig that is wri
 administrator; only its owner can read it. One process at a time can be up on a data folder.
 
 Services are reached on loopback addresses of this machine; `kubectl describe service` says which. With
-`--plan host`, as root on Linux, they are reached at the addresses that `kubectl get services` shows.
+`--plan host`, as root on Linux, they are reached at the addresses that `kubectl get services` shows, and
+pods at theirs.
 
 Exit codes: 0 when it was ended by a signal; 125 when Coracle itself refuses, such as a port that is
 taken or a data folder in use; 130 after a second signal; 2 for wrong usage.")]
@@ -49,6 +51,11 @@ pub(crate) struct UpArgs {
     /// Where Services are reached on this machine
     #[arg(long, value_enum, default_value = "loopback")]
     plan: Plan,
+
+    /// Serve node ports only on addresses of this machine within these ranges; `primary` stands for the
+    /// node's own [default: the node's own and 127.0.0.1 under `host`, else 127.0.0.1]
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = parse_node_ports)]
+    nodeport_addresses: Vec<NodePorts>,
 
     /// Addresses for Services of the type LoadBalancer
     #[arg(long, value_name = "CIDRS", value_delimiter = ',', default_value = LOAD_BALANCER_POOL)]
@@ -87,6 +94,8 @@ pub(crate) fn run(args: UpArgs, data_dir: &Path) -> anyhow::Result<Exit> {
         services: ServiceSettings {
             plan: Some(args.plan),
             load_balancer_pool: args.load_balancer_pool,
+            node_ports: args.nodeport_addresses,
+            cluster_cidrs: Vec::new(),
             dns: args.dns_listen,
             healthz: args.proxy_healthz_bind_address,
             metrics: args.proxy_metrics_bind_address,

@@ -14,11 +14,13 @@
 //! by the kernel where the Service has no endpoint at all.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use coracle_network::{Fabric, Fronts};
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -93,8 +95,8 @@ pub struct EdgeConfig {
     /// The node's addresses. Who comes from one of them, or from loopback, is the node itself. The first
     /// of each family is the source of what the node sends into the ranges.
     pub node_addresses: Vec<IpAddr>,
-    /// Where node ports are served; if empty, as the plan says.
-    pub node_port_addresses: Vec<IpAddr>,
+    /// Where node ports are served; if that is not said, as the plan has it.
+    pub node_port_addresses: Option<Vec<IpAddr>>,
     /// The ranges of pods, of this node and others. Who comes from one of them is a pod.
     pub pod_ranges: Vec<IpNet>,
     /// Connections relayed at once, two descriptors each. What is handed over to pods is not counted.
@@ -130,6 +132,8 @@ pub struct Edge {
     /// Dropping it tells the keeper to stop.
     stop: DropGuard,
     pods: Option<Placed>,
+    /// The ranges of pods of the configuration, and of this node.
+    given_ranges: Vec<IpNet>,
     gate: Option<Arc<Gate>>,
     mechanism: Option<Mechanism>,
     #[cfg(target_os = "linux")]
@@ -142,7 +146,7 @@ impl Default for EdgeConfig {
             plan: EdgePlan::default(),
             ranges: Vec::new(),
             node_addresses: Vec::new(),
-            node_port_addresses: Vec::new(),
+            node_port_addresses: None,
             pod_ranges: Vec::new(),
             connections_max: 16_384,
             // Half, so that one client alone never keeps the others out.
@@ -156,14 +160,14 @@ impl Default for EdgeConfig {
 impl EdgeConfig {
     fn node_ports(&self) -> Vec<IpAddr> {
         let localhost = IpAddr::from(Ipv4Addr::LOCALHOST);
-        match (self.node_port_addresses.as_slice(), self.plan) {
-            ([], EdgePlan::Host) => {
+        match (&self.node_port_addresses, self.plan) {
+            (None, EdgePlan::Host) => {
                 let mut all = self.node_addresses.clone();
                 all.push(localhost);
                 all
             }
-            ([], _) => vec![localhost],
-            (given, _) => given.to_vec(),
+            (None, EdgePlan::Loopback | EdgePlan::Nowhere) => vec![localhost],
+            (Some(given), _) => given.clone(),
         }
     }
 }
@@ -203,6 +207,7 @@ impl Edge {
             EdgePlan::Host => Ground::open(&config, fabric.as_ref(), &dispatcher, &flows),
             EdgePlan::Loopback | EdgePlan::Nowhere => Ground::default(),
         };
+        let given_ranges = dispatcher.neighbourhood.pods.load().to_vec();
         let keeper = Keeper {
             addresses,
             dispatcher: Arc::clone(&dispatcher),
@@ -224,6 +229,7 @@ impl Edge {
             keeper: tokio::spawn(keeper.run()),
             stop: stop.drop_guard(),
             pods: ground.pods,
+            given_ranges,
             gate: ground.gate,
             mechanism: ground.mechanism,
             #[cfg(target_os = "linux")]
@@ -236,6 +242,17 @@ impl Edge {
     /// Established connections stay. Returns at once; [`Edge::published`] tells what came of it.
     pub fn apply(&self, fronts: Arc<Fronts>) {
         self.fronts.send_replace(fronts);
+    }
+
+    /// Says which ranges of pods there are beside those of the configuration: who comes from one of them is
+    /// a pod, and by [`EdgePlan::Host`] pods of this node come from their own addresses there.
+    pub fn set_pod_ranges(&self, ranges: Vec<IpNet>) {
+        let mut all = self.given_ranges.clone();
+        all.extend(ranges);
+        if let (Some(_), Some(fabric)) = (&self.pods, &self.dispatcher.fabric) {
+            fabric.set_cluster_ranges(all.clone());
+        }
+        self.dispatcher.neighbourhood.pods.store(Arc::new(all));
     }
 
     /// Follows where fronts are reached.
@@ -287,6 +304,19 @@ impl Edge {
     }
 }
 
+/// Returns the addresses of this machine's interfaces, loopback among them.
+///
+/// # Errors
+///
+/// What the system says; of the kind `Unsupported` elsewhere than on Linux.
+pub fn machine_addresses() -> io::Result<Vec<IpAddr>> {
+    #[cfg(target_os = "linux")]
+    let listed = addresses::routes::machine_addresses();
+    #[cfg(not(target_os = "linux"))]
+    let listed = Err(io::ErrorKind::Unsupported.into());
+    listed
+}
+
 /// What serves true addresses.
 #[derive(Default)]
 struct Ground {
@@ -325,7 +355,7 @@ impl Ground {
             None => Pods::by_sockets(&board, dispatcher, flows),
         };
         if let Some(fabric) = fabric {
-            fabric.set_cluster_ranges(dispatcher.neighbourhood.pods.clone());
+            fabric.set_cluster_ranges(dispatcher.neighbourhood.pods.load().to_vec());
         }
         Ground {
             mechanism: Some(match gate {
@@ -340,10 +370,8 @@ impl Ground {
 
 fn families(config: &EdgeConfig) -> Families {
     let mut ranges = config.ranges.iter();
-    let mut own = config
-        .node_addresses
-        .iter()
-        .chain(&config.node_port_addresses);
+    let node_ports = config.node_port_addresses.iter().flatten();
+    let mut own = config.node_addresses.iter().chain(node_ports);
     match ranges.any(|range| range.addr().is_ipv6()) || own.any(IpAddr::is_ipv6) {
         true => Families::Both,
         false => Families::V4,
@@ -368,7 +396,7 @@ fn dispatcher(config: &EdgeConfig, fabric: Option<Fabric>) -> Arc<Dispatcher> {
         fabric,
         neighbourhood: Neighbourhood {
             node: config.node_addresses.clone(),
-            pods,
+            pods: ArcSwap::from_pointee(pods),
         },
         connections: Connections::new(config.connections_max, config.connections_per_client_max),
         relays: Arc::new(relays),

@@ -9,6 +9,7 @@
 //!   Services, names, ports for health checks;
 //! * the teller: input: what the edge publishes; output: events about Services, a list for whoever
 //!   prints it;
+//! * what follows the Nodes: input: a watch of them; output: the ranges of pods, to the edge;
 //! * the writer of events: input: what is not served, or elsewhere; output: events about Services;
 //! * a task for each port that answers about health or metrics;
 //! * those of [`edge`], of the DNS server and of policies, as they say themselves.
@@ -22,6 +23,8 @@ mod watch;
 mod facts;
 
 mod topology;
+
+mod ranges;
 
 mod compile;
 mod records;
@@ -41,7 +44,7 @@ mod policy;
 pub use dns::{DnsConfig, DnsError, DnsServer};
 pub use places::ServicePlace;
 pub use policy::{Policies, PoliciesConfig};
-pub use proxy::{Proxy, ProxyConfig, ProxyError};
+pub use proxy::{PodRanges, Proxy, ProxyConfig, ProxyError};
 
 pub mod fuzzing;
 pub mod measuring;

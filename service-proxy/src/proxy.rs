@@ -21,6 +21,7 @@ use crate::follower::{Follower, Outlets};
 use crate::health::{self, Health, HealthChecks};
 use crate::metrics::{self, Metrics};
 use crate::places::{Directory, ServicePlace, Teller};
+use crate::ranges;
 use crate::watch::news;
 
 /// How long events may take to be written at the end.
@@ -42,12 +43,23 @@ pub struct ProxyConfig {
     pub fabric: Option<Fabric>,
     /// Where Services are reached outside the pods' network; nothing for nowhere.
     pub edge: Option<EdgeConfig>,
+    /// Where the ranges of pods of other nodes come from.
+    pub pod_ranges: PodRanges,
     /// The addresses that `healthCheckNodePort`s are served on; none for no such port.
     pub health_check_ips: Vec<IpAddr>,
     /// Where `/healthz` and `/livez` are answered.
     pub healthz: Option<SocketAddr>,
     /// Where `/metrics` is answered.
     pub metrics: Option<SocketAddr>,
+}
+
+/// Where an edge has its ranges of pods from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodRanges {
+    /// From its configuration.
+    Given,
+    /// From its configuration and from the Nodes of the cluster, which are followed.
+    OfNodes,
 }
 
 /// Why a proxy cannot start.
@@ -146,6 +158,11 @@ impl Proxy {
         if let Some(edge) = &edge {
             let telling = teller.tell_all(edge.published(), stop.clone());
             beside.push(tokio::spawn(telling));
+            if config.pod_ranges == PodRanges::OfNodes {
+                let following =
+                    ranges::follow(config.client.clone(), Arc::clone(edge), stop.clone());
+                beside.push(tokio::spawn(following));
+            }
         }
         let compiler = Compiler::new(ground, config.node_name.clone());
         let follower = Follower::new(compiler, outlets);

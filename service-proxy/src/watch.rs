@@ -41,7 +41,8 @@ pub(crate) fn news(client: &Client, node: Option<&str>) -> BoxStream<'static, Ne
     stream::select_all(streams).boxed()
 }
 
-fn watched<K>(
+/// Watches a kind. What breaks is told and goes on.
+pub(crate) fn watched<K>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
 ) -> BoxStream<'static, Event<DeserializeGuard<K>>>

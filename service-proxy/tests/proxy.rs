@@ -8,7 +8,7 @@ use coracle_network::{
     Answer, Fabric, FabricConfig, PodIdentity, PodNetwork, PublishPlan, Question, RecordKind,
 };
 use coracle_service_proxy::edge::{EdgeConfig, EdgePlan};
-use coracle_service_proxy::{Proxy, ProxyConfig};
+use coracle_service_proxy::{PodRanges, Proxy, ProxyConfig};
 use k8s_openapi::api::core::v1::{Event, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
@@ -36,6 +36,7 @@ impl Site {
         });
         let fabric = fabric.expect("a fabric");
         let proxy = Proxy::start(ProxyConfig {
+            pod_ranges: PodRanges::OfNodes,
             client: client.clone(),
             node_name: Some("here".to_owned()),
             host: "here".to_owned(),

@@ -177,7 +177,7 @@ mod tests {
         for plan in [EdgePlan::Loopback, EdgePlan::Host] {
             let config = EdgeConfig {
                 plan,
-                node_port_addresses: node.clone(),
+                node_port_addresses: Some(node.clone()),
                 ..EdgeConfig::default()
             };
             let mut addresses = Addresses::new(&config, None);

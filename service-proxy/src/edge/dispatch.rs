@@ -47,10 +47,10 @@ pub(super) struct Dispatcher {
 }
 
 /// Which addresses are the node's and which are pods'.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Neighbourhood {
     pub(super) node: Vec<IpAddr>,
-    pub(super) pods: Vec<IpNet>,
+    pub(super) pods: ArcSwap<Vec<IpNet>>,
 }
 
 /// A connection that has no endpoint yet.
@@ -69,7 +69,7 @@ impl Neighbourhood {
         let ip = ip.to_canonical();
         if ip.is_loopback() || self.node.contains(&ip) {
             Client::Node
-        } else if self.pods.iter().any(|range| range.contains(&ip)) {
+        } else if self.pods.load().iter().any(|range| range.contains(&ip)) {
             Client::Pod(ip)
         } else {
             Client::Outside(ip)
@@ -334,7 +334,7 @@ mod tests {
     fn a_client_is_the_node_a_pod_or_from_outside() {
         let neighbourhood = Neighbourhood {
             node: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
-            pods: vec!["10.244.0.0/16".parse().unwrap()],
+            pods: ArcSwap::from_pointee(vec!["10.244.0.0/16".parse().unwrap()]),
         };
         let ip = |ip: &str| ip.parse::<IpAddr>().unwrap();
         let table = [

@@ -135,6 +135,11 @@ impl Drop for Routes {
     }
 }
 
+/// Lists the addresses of this machine's interfaces.
+pub(in crate::edge) fn machine_addresses() -> io::Result<Vec<IpAddr>> {
+    Netlink::open()?.addresses()
+}
+
 /// Takes the socket that stands for a range, nothing if a living process has it.
 fn claim(range: IpNet) -> Option<UnixListener> {
     let name = format!("coracle/services/{range}");

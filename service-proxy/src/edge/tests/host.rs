@@ -254,3 +254,15 @@ async fn a_stale_route_is_removed_and_a_foreign_one_refused() {
     drop(edge);
     assert_eq!(tagged_routes(), "");
 }
+
+#[tokio::test]
+async fn the_addresses_of_all_interfaces_are_known() {
+    if !is_inside("the_addresses_of_all_interfaces_are_known") {
+        return;
+    }
+    ip("address add 2001:db8::1/128 dev lo nodad");
+    let mut known = machine_addresses().unwrap();
+    known.sort_unstable();
+    let expected = ["127.0.0.1", "192.0.2.1", "::1", "2001:db8::1"];
+    assert_eq!(known, expected.map(|ip| ip.parse::<IpAddr>().unwrap()));
+}

@@ -1,4 +1,4 @@
-//! Three requests of rtnetlink: list the routes, add one, remove one.
+//! Four requests of rtnetlink: list the routes, add one, remove one; list the addresses.
 //!
 //! Written out, for the crates that know all of netlink bring other feature sets of what the engine is
 //! built from, and this is all that is ever asked.
@@ -13,6 +13,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::Route;
 
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
@@ -31,6 +33,9 @@ const RTN_LOCAL: u8 = 2;
 /// prohibit. Broadcast and multicast ones go with an interface's unicast route.
 const RTN_LEADING: [u8; 5] = [1, RTN_LOCAL, 6, 7, 8];
 
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_PREFSRC: u16 = 7;
@@ -40,6 +45,7 @@ const LOOPBACK_INDEX: u32 = 1;
 
 const HEADER_BYTES: usize = 16;
 const ROUTE_BYTES: usize = 12;
+const INTERFACE_ADDRESS_BYTES: usize = 8;
 const ATTRIBUTE_BYTES: usize = 4;
 
 /// The kernel answers a listing in parts of at most 32 KiB.
@@ -94,6 +100,18 @@ impl Netlink {
             is_tagged: entry.kind == RTN_LOCAL && entry.protocol == tag,
         });
         Ok(named.collect())
+    }
+
+    /// Lists the addresses of all interfaces.
+    pub(super) fn addresses(&mut self) -> io::Result<Vec<IpAddr>> {
+        self.send(RTM_GETADDR, NLM_F_DUMP, &[0; INTERFACE_ADDRESS_BYTES])?;
+        let mut addresses = Vec::new();
+        self.receive(|kind, body| {
+            if kind == RTM_NEWADDR {
+                addresses.extend(parse_address(body));
+            }
+        })?;
+        Ok(addresses)
     }
 
     /// Makes a range local, with `source` as the address that this machine's clients come from.
@@ -202,6 +220,32 @@ fn parse_route(body: &[u8]) -> Option<Entry> {
     })
 }
 
+/// Reads the address of an interface; nothing for one of a family that is neither of IP's.
+fn parse_address(body: &[u8]) -> Option<IpAddr> {
+    let family = u16::from(*body.first()?);
+    let is_v4 = family == AddressFamily::INET.as_raw();
+    if !is_v4 && family != AddressFamily::INET6.as_raw() {
+        return None;
+    }
+    let (mut address, mut local) = (None, None);
+    let mut rest = body.get(INTERFACE_ADDRESS_BYTES..)?;
+    while let Some((kind, value)) = next_attribute(&mut rest) {
+        let read = match is_v4 {
+            true => value.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+            false => value
+                .first_chunk::<16>()
+                .map(|octets| IpAddr::from(*octets)),
+        };
+        match kind {
+            IFA_ADDRESS => address = read,
+            IFA_LOCAL => local = read,
+            _ => {}
+        }
+    }
+    // Where the two differ, the other one is the other end's of a link between two.
+    local.or(address)
+}
+
 fn next_attribute<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
     let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
     let kind = u16::from_ne_bytes(*rest.get(2..)?.first_chunk()?);
@@ -274,8 +318,10 @@ mod tests {
             let mut rest = &bytes[..];
             while let Some((_, _, body)) = next_message(&mut rest) {
                 let _ = parse_route(body);
+                let _ = parse_address(body);
             }
             let _ = parse_route(&bytes);
+            let _ = parse_address(&bytes);
         }
     }
 }

@@ -223,7 +223,9 @@ async fn pods_come_from_their_own_addresses_without_a_program() {
 async fn pods_come_from_their_own_addresses() {
     let other = OtherNode::new();
     let fabric = node_fabric();
-    let edge = Edge::start(node_config(), Some(fabric.clone())).unwrap();
+    // The other node's range is heard of after the start.
+    let edge = Edge::start(config("10.96.0.0/16"), Some(fabric.clone())).unwrap();
+    edge.set_pod_ranges(vec!["10.244.2.0/24".parse().unwrap()]);
     let a = pod(&fabric, "a");
     for (remote, is_within) in [(REMOTE_POD, true), ("198.51.100.2:80", false)] {
         let mut program = other.host(&format!("serve {remote}"));
