@@ -139,6 +139,14 @@ async fn ask(to: SocketAddr, kept: Option<TcpStream>) -> std::io::Result<(TcpStr
     Ok((stream, answer[0]))
 }
 
+/// Returns how long endpoints are replaced, if that was said.
+fn soaks_for() -> Option<Duration> {
+    let seconds = std::env::var(SECONDS).ok()?;
+    Some(Duration::from_secs(
+        seconds.parse().expect("a number of seconds"),
+    ))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_is_lost_while_endpoints_are_replaced() {
     let fabric = fabric();
@@ -169,10 +177,7 @@ async fn no_request_is_lost_while_endpoints_are_replaced() {
             .map(|tally| tally.answered.load(Ordering::Acquire));
         each.collect::<Vec<_>>()
     };
-    let soaks_for = std::env::var(SECONDS).ok().map(|text| {
-        let seconds = text.parse().expect("a number of seconds");
-        Duration::from_secs(seconds)
-    });
+    let soaks_for = soaks_for();
     let began = std::time::Instant::now();
     let goes_on = |number: usize| match soaks_for {
         None => number < ENDPOINTS + ROUNDS,

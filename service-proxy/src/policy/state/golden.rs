@@ -13,9 +13,16 @@ use serde_json::{Value, json};
 use super::super::read::namespace_labels;
 use super::*;
 
-/// Every pod: its name, namespace and labels. The first three are in `shop`, whose team is `a`; the
+/// A pod: its name, its namespace and its labels.
+type Described = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
+/// Every pod. The first three are in `shop`, whose team is `a`; the
 /// last is in `other`, whose team is `b`.
-const PODS: [(&str, &str, &[(&str, &str)]); 4] = [
+const PODS: [Described; 4] = [
     ("web", "shop", &[("app", "web"), ("tier", "front")]),
     ("db", "shop", &[("app", "db")]),
     ("job", "shop", &[("app", "job"), ("tier", "back")]),

@@ -15,9 +15,9 @@ use super::super::side::Side;
 /// Pipes kept for the next bulk.
 const PIPES_IDLE_MAX: usize = 32;
 
-/// What a pipe is asked to hold: each system call then moves much, which in the benchmark takes a fifth
-/// less of the processor than a quarter of it. A user's share of pages may be used up, then it stays at
-/// the default of 64 KiB.
+/// What a pipe is asked to hold: fewer system calls than a quarter of it needs, and in a prototype 5 to
+/// 17 % less processor time. A user's share of pages may be used up, then it stays at the default of
+/// 64 KiB.
 const PIPE_BYTES: usize = 1024 * 1024;
 
 /// The pool.
