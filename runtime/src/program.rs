@@ -148,5 +148,14 @@ fn map(engine: &Engine, entry: &Entry) -> Result<Component> {
     // SAFETY: the file was written by a compiler child of this program (or of another process of
     // the same user with the same version), is never changed in place, and its SHA-256 was right
     // when this process first looked; the engine checks version and settings itself.
-    unsafe { Component::deserialize_file(engine, &entry.path) }
+    let mapped = unsafe { Component::deserialize_file(engine, &entry.path) };
+    if cfg!(windows) && mapped.is_err() {
+        // Not every file system there maps code for execution, and wine never does. A copy in memory is
+        // not shared between processes, but runs; what else is wrong with the file is found out again.
+        if let Ok(code) = std::fs::read(&entry.path) {
+            // SAFETY: as above, for the same bytes.
+            return unsafe { Component::deserialize(engine, code) };
+        }
+    }
+    mapped
 }
