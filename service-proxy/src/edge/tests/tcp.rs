@@ -223,7 +223,7 @@ async fn a_dual_stack_service_is_served_by_both_families_and_across_them() {
     route(&v4, &[elsewhere("4").await]);
     route(&v6, &[elsewhere_v6("6").await]);
     let config = EdgeConfig {
-        node_port_addresses: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
+        node_port_addresses: Some(vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()]),
         ..EdgeConfig::default()
     };
     let edge = Edge::start(config, None).unwrap();
