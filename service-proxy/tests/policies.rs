@@ -81,15 +81,12 @@ impl Site {
             subdomain: None,
         });
         let network = network.expect("an address is free");
+        serve(&network);
         let ip = network.ip().to_string();
         let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
         let (params, patch) = (PatchParams::default(), Patch::Merge(&status));
         let patched = api.patch_status(name, &params, &patch).await;
         patched.expect("it is taken");
-        let local = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 80);
-        let port = network.reserve_tcp(local).expect("the port is free");
-        let listener = network.listen(port, 128).expect("it listens");
-        tokio::spawn(async move { while listener.accept().await.is_ok() {} });
         Member { network }
     }
 
@@ -103,6 +100,14 @@ impl Site {
         let applied = api.patch(name, &params, &Patch::Apply(&policy)).await;
         applied.expect("it is taken");
     }
+}
+
+/// Accepts connections on port 80.
+fn serve(network: &PodNetwork) {
+    let local = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 80);
+    let port = network.reserve_tcp(local).expect("the port is free");
+    let listener = network.listen(port, 128).expect("it listens");
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
 }
 
 /// Tells whether a connection is made at once; one that is dropped hears nothing for minutes.
@@ -167,4 +172,43 @@ async fn policies_pods_and_namespaces_of_the_api_say_who_reaches_whom() {
     }
     until(&[(&guest, &db, true), (&web, &db, true)]).await;
     site.policies.stop().await;
+}
+
+/// What a policy that is not known yet forbids would be open otherwise.
+#[tokio::test]
+async fn while_the_api_does_not_answer_pods_reach_nobody() {
+    type Answer = Result<http::Response<kube::client::Body>, std::convert::Infallible>;
+    let silent = |_: http::Request<kube::client::Body>| Box::pin(std::future::pending::<Answer>());
+    let client = Client::new(tower::service_fn(silent), "default");
+    let fabric = Fabric::new(FabricConfig {
+        publish: PublishPlan::Nowhere,
+        ..FabricConfig::default()
+    });
+    let fabric = fabric.expect("the default layout is valid");
+    let members = ["a", "b"].map(|name| {
+        let network = fabric.attach(PodIdentity {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            uid: name.to_owned(),
+            hostname: name.to_owned(),
+            subdomain: None,
+        });
+        let network = network.expect("an address is free");
+        serve(&network);
+        Member { network }
+    });
+    let [a, b] = &members;
+    assert!(connects(a, b), "nobody follows policies yet");
+    let policies = Policies::start(PoliciesConfig {
+        client,
+        fabric,
+        node_name: None,
+    });
+    assert!(!connects(a, b) && !connects(b, a));
+    let mut synced = Box::pin(policies.synced());
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(synced.as_mut().poll(&mut context).is_pending());
+    drop(synced);
+    policies.stop().await;
+    assert!(!connects(a, b), "what held stays in force");
 }
