@@ -83,6 +83,16 @@ pub(crate) struct ProxyArgs {
     stop_timeout: Duration,
 }
 
+impl ProxyArgs {
+    /// Returns the addresses that node ports are served on.
+    fn node_ports(&self, node: &[IpAddr]) -> Vec<IpAddr> {
+        match self.nodeport_addresses.as_slice() {
+            [] => all_addresses(node),
+            asked => node_port_addresses(asked, node),
+        }
+    }
+}
+
 /// An address to listen on, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bind(pub(crate) Option<SocketAddr>);
@@ -144,10 +154,7 @@ async fn serve(args: ProxyArgs) -> anyhow::Result<Exit> {
              only; `--plan host`, as root on Linux, serves the true ones",
         );
     }
-    let node_ports = match args.nodeport_addresses.as_slice() {
-        [] => all_addresses(&node_ips),
-        asked => node_port_addresses(asked, &node_ips),
-    };
+    let node_ports = args.node_ports(&node_ips);
     let proxy = Proxy::start(ProxyConfig {
         client,
         node_name: node.is_some().then(|| host.clone()),

@@ -158,11 +158,7 @@ impl Proxy {
         if let Some(edge) = &edge {
             let telling = teller.tell_all(edge.published(), stop.clone());
             beside.push(tokio::spawn(telling));
-            if config.pod_ranges == PodRanges::OfNodes {
-                let following =
-                    ranges::follow(config.client.clone(), Arc::clone(edge), stop.clone());
-                beside.push(tokio::spawn(following));
-            }
+            beside.extend(follow_nodes(config.pod_ranges, &config.client, edge, &stop));
         }
         let compiler = Compiler::new(ground, config.node_name.clone());
         let follower = Follower::new(compiler, outlets);
@@ -229,6 +225,17 @@ impl Proxy {
             self.writing.abort();
         }
     }
+}
+
+/// Follows the Nodes' ranges of pods, if the edge is to have them.
+fn follow_nodes(
+    ranges: PodRanges,
+    client: &Client,
+    edge: &Arc<Edge>,
+    stop: &CancellationToken,
+) -> Option<JoinHandle<()>> {
+    let following = ranges::follow(client.clone(), Arc::clone(edge), stop.clone());
+    (ranges == PodRanges::OfNodes).then(|| tokio::spawn(following))
 }
 
 /// Answers at an address until `stop`, in a task that is put beside the others, and returns where.
