@@ -57,3 +57,35 @@ impl Drop for Tally {
         self.tell();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[test]
+    fn bytes_are_told_while_they_are_written_and_the_rest_at_the_end() {
+        let endpoint = Endpoint::new(([10, 244, 0, 2], 80).into());
+        let told = || {
+            let counters = endpoint.counters();
+            let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+            (read(&counters.received_bytes), read(&counters.sent_bytes))
+        };
+        let mut up = Tally::default();
+        // Those from before the endpoint was known count as well.
+        up.add(16 * 1024);
+        up.count_at(&endpoint, Way::Received);
+        assert_eq!(told(), (0, 0));
+        up.add(1);
+        assert_eq!(told(), (16 * 1024 + 1, 0));
+        up.add(16 * 1024 - 1);
+        assert_eq!(told(), (16 * 1024 + 1, 0));
+        let mut down = Tally::default();
+        down.count_at(&endpoint, Way::Sent);
+        down.add(16 * 1024);
+        assert_eq!(told(), (16 * 1024 + 1, 16 * 1024));
+        drop((up, down));
+        assert_eq!(told(), (32 * 1024, 16 * 1024));
+    }
+}

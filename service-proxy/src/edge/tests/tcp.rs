@@ -46,6 +46,31 @@ async fn an_endpoint_elsewhere_is_relayed_to_and_its_bytes_are_counted() {
 }
 
 #[tokio::test]
+async fn bytes_of_a_pod_and_of_an_endpoint_elsewhere_are_counted_while_the_connection_lives() {
+    let fabric = fabric();
+    let pod = pod(&fabric, "a");
+    let (listener, here) = listen(&pod, 8);
+    serve(listener, "h");
+    let web = service("web");
+    let edge = start(Some(fabric));
+    for at in [here, elsewhere("e").await] {
+        route(&web, &[at]);
+        edge.apply(fronts(&[(cluster_ip(), front(&web, FrontKind::ClusterIp))]));
+        let outside = published(&edge, cluster_ip()).await;
+        let (mut client, _) = connect(outside).await.expect("served");
+        echo(&mut client, b"hello").await;
+        let endpoint = &web.routes().cluster[0];
+        // They are counted when they have passed, which may be after the client has them.
+        until("counted", || {
+            let counters = endpoint.counters();
+            (read(&counters.received_bytes), read(&counters.sent_bytes)) == (5, 6)
+        })
+        .await;
+        echo(&mut client, b"it lives still").await;
+    }
+}
+
+#[tokio::test]
 async fn a_service_may_mix_pods_of_this_node_and_endpoints_elsewhere() {
     let fabric = fabric();
     let pod = pod(&fabric, "a");
