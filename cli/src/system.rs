@@ -143,6 +143,7 @@ pub(crate) fn wasm_runtime(data_dir: &Path) -> anyhow::Result<Runtime> {
         interactive_threads: cores(),
         batch_threads: cores(),
         memory_budget: memory_budget(),
+        mappings_max: None,
     })
     .context("failed to start the Wasm runtime")
 }

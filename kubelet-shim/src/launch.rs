@@ -269,17 +269,31 @@ fn prepare_failure(error: PrepareError) -> LaunchFailure {
         PrepareError::Link { .. } | PrepareError::Compile { .. } | PrepareError::Digest(_) => {
             return LaunchFailure::Dead(start_error(message));
         }
-        PrepareError::Read { .. } | PrepareError::Cache { .. } => Outlook::MayMend,
+        PrepareError::Read { .. } | PrepareError::Cache { .. } | PrepareError::Full { .. } => {
+            Outlook::MayMend
+        }
     };
+    create_problem(message, outlook)
+}
+
+/// A machine that has no room for an instance has it when another one has ended, so the container waits.
+fn start_failure(error: &StartError) -> LaunchFailure {
+    let message = describe(error);
+    match error {
+        StartError::Full(_) => create_problem(message, Outlook::MayMend),
+        StartError::NoCommand { .. }
+        | StartError::Listen { .. }
+        | StartError::Ended
+        | StartError::ShuttingDown => LaunchFailure::Dead(start_error(message)),
+    }
+}
+
+fn create_problem(message: String, outlook: Outlook) -> LaunchFailure {
     LaunchFailure::Refused(Problem {
         reason: "CreateContainerError",
         message: message.into(),
         outlook,
     })
-}
-
-fn start_failure(error: &StartError) -> LaunchFailure {
-    LaunchFailure::Dead(start_error(describe(error)))
 }
 
 /// What a container with these resources may use.

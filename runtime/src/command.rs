@@ -1,5 +1,6 @@
 //! Commands: one instance, run once to its end.
 
+use crate::engine::{Place, Places};
 use crate::instance::{End, Ending, Life, Verdict};
 use crate::pools::Pools;
 use crate::runtime::StartError;
@@ -15,11 +16,17 @@ use wasmtime_wasi::I32Exit;
 const OUT_OF_MEMORY_WINDOW: Duration = Duration::from_secs(1);
 
 /// Starts the container's command on the guest threads.
-pub(crate) fn start(container: Arc<Container>, pools: &Pools) -> Result<Arc<Life>, StartError> {
+pub(crate) fn start(
+    container: Arc<Container>,
+    pools: &Pools,
+    places: &Places,
+) -> Result<Arc<Life>, StartError> {
     if container.spec.program.inner().command().is_none() {
         let digest = container.spec.program.digest().to_owned();
         return Err(StartError::NoCommand { digest });
     }
+    let needs = container.spec.program.inner().needs();
+    let place = places.take(needs).map_err(StartError::Full)?;
     let ending = match (container.is_told(), container.spec.on_stop) {
         (true, _) | (false, OnStop::Grace) => Ending::Drain,
         (false, OnStop::AtOnce) => Ending::End,
@@ -27,7 +34,7 @@ pub(crate) fn start(container: Arc<Container>, pools: &Pools) -> Result<Arc<Life
     let life = Life::new(&container, ending);
     let end = End::of(&life);
     life.spawn(pools, async move {
-        let verdict = run(&container).await;
+        let verdict = run(&container, place).await;
         end.say(verdict);
     });
     Ok(life)
@@ -43,7 +50,8 @@ enum Outcome {
     NotStarted(Error),
 }
 
-async fn run(container: &Arc<Container>) -> Verdict {
+/// Runs the program in its `place`, which it has no longer than its memory.
+async fn run(container: &Arc<Container>, place: Place) -> Verdict {
     let pre = container
         .spec
         .program
@@ -63,6 +71,7 @@ async fn run(container: &Arc<Container>) -> Verdict {
     let verdict = judge_outcome(outcome, refused_at);
     let (stdout, stderr) = (store.data().stdout.clone(), store.data().stderr.clone());
     drop(store);
+    drop(place);
     if let ExitCause::Trapped { message } = &verdict.cause {
         stderr.print(message);
     }

@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
 mod child;
+mod footprint;
 mod limits;
 
 pub use child::compile_child;
@@ -67,6 +68,8 @@ pub(crate) struct Artefact {
     pub(crate) command: bool,
     /// Whether the program exports a handler.
     pub(crate) handler: bool,
+    /// Whether it was compiled for the dense engine.
+    pub(crate) dense: bool,
 }
 
 /// A compilation that did not succeed.

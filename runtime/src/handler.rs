@@ -4,6 +4,7 @@
 //! A connection's task also runs the guests of its requests: they share its thread, its reactor
 //! and its account, so a request crosses no thread.
 
+use crate::engine::Places;
 use crate::instance::{End, Ending, Life, Phase, Verdict};
 use crate::pools::Pools;
 use crate::runtime::StartError;
@@ -46,6 +47,7 @@ struct Server {
 pub(crate) fn start(
     container: Arc<Container>,
     pools: &Arc<Pools>,
+    places: &Arc<Places>,
 ) -> Result<Arc<Life>, StartError> {
     let options = container.spec.handler;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, options.port));
@@ -60,7 +62,7 @@ pub(crate) fn start(
     let life = Life::new(&container, Ending::Drain);
     let end = End::of(&life);
     let server = Arc::new(Server {
-        instances: InstanceSource::new(&container),
+        instances: InstanceSource::new(&container, places.clone()),
         container,
         pools: Arc::downgrade(pools),
         life: life.clone(),

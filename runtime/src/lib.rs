@@ -44,7 +44,7 @@ mod sockets;
 
 pub use account::PodAccount;
 pub use compile::{CompileError, CompilerCommand, compile_child};
-pub use engine::{BindingLimit, Capacity};
+pub use engine::{BindingLimit, Capacity, Full};
 pub use instance::Instance;
 pub use judge::{Refusal, WorkloadKind, judge};
 pub use program::Program;

@@ -1,7 +1,8 @@
 //! Compiled code, loaded into the engines and linked with what we offer.
 
 use crate::cache::{CodeDigest, Entry};
-use crate::engine::Engines;
+use crate::compile::Artefact;
+use crate::engine::{Engines, Filling, Full, Needs, Place};
 use crate::judge::WorkloadKind;
 use crate::store::{self, Guest};
 use crate::termination;
@@ -47,21 +48,40 @@ impl fmt::Debug for Program {
     }
 }
 
+/// Memories that an instance is taken to have whose component does not say: as many as one may have.
+const MEMORIES_UNKNOWN: u32 = 128;
+
 /// The engines with a linker for each; a linker costs about a millisecond to build.
 pub(crate) struct Loader {
     engines: Arc<Engines>,
-    on_demand: Linker<Guest>,
+    dense: Linker<Guest>,
+    on_demand: OnceLock<Linker<Guest>>,
     pooled: OnceLock<Option<Linker<Guest>>>,
 }
 
 impl Loader {
     pub(crate) fn new(engines: Arc<Engines>) -> Result<Arc<Self>> {
-        let on_demand = store::linker(engines.on_demand())?;
+        let dense = store::linker(engines.dense())?;
         Ok(Arc::new(Self {
             engines,
-            on_demand,
+            dense,
+            on_demand: OnceLock::new(),
             pooled: OnceLock::new(),
         }))
+    }
+
+    /// Takes the mappings of code that is loaded as `artefact` says.
+    pub(crate) fn place(&self, artefact: &Artefact) -> Result<Place, Full> {
+        let engines = if artefact.handler { 2 } else { 1 };
+        self.engines.places().take(Needs::code(engines))
+    }
+
+    fn on_demand(&self) -> Result<&Linker<Guest>> {
+        if let Some(linker) = self.on_demand.get() {
+            return Ok(linker);
+        }
+        let linker = store::linker(self.engines.on_demand())?;
+        Ok(self.on_demand.get_or_init(|| linker))
     }
 
     fn pooled(&self) -> Option<&Linker<Guest>> {
@@ -82,31 +102,48 @@ pub(crate) struct Loaded {
     command: Option<CommandPre<Guest>>,
     handler: Option<ProxyPre<Guest>>,
     pooled_handler: Option<ProxyPre<Guest>>,
+    needs: Needs,
+    /// Last, so that the code is unmapped before.
+    _place: Place,
 }
 
 impl Loaded {
-    /// Maps `entry` and links it; an error is a damaged file or an import that is not offered.
+    /// Maps `entry` and links it, in the `place` it was given; an error is a damaged file or an import
+    /// that is not offered.
     ///
     /// Blocks for as long as reading the file takes.
-    pub(crate) fn new(digest: CodeDigest, entry: &Entry, loader: &Loader) -> Result<Self> {
-        let on_demand = map(loader.engines.on_demand(), entry)?;
-        let pre = loader.on_demand.instantiate_pre(&on_demand)?;
-        let is_told = on_demand
-            .component_type()
-            .imports(loader.engines.on_demand())
-            .any(|(name, _)| termination::is_interface(name));
+    pub(crate) fn new(
+        digest: CodeDigest,
+        entry: &Entry,
+        loader: &Loader,
+        place: Place,
+    ) -> Result<Self> {
         let artefact = &entry.artefact;
+        let (linker, filling) = match artefact.dense {
+            true => (&loader.dense, Filling::Copied),
+            false => (loader.on_demand()?, Filling::Mapped),
+        };
+        let component = map(linker.engine(), entry)?;
+        let pre = linker.instantiate_pre(&component)?;
+        let is_told = component
+            .component_type()
+            .imports(linker.engine())
+            .any(|(name, _)| termination::is_interface(name));
+        let memories = component.resources_required();
+        let memories = memories.map_or(MEMORIES_UNKNOWN, |resources| resources.num_memories);
         let command = artefact
             .command
             .then(|| CommandPre::new(pre.clone()))
             .transpose()?;
         let handler = artefact.handler.then(|| ProxyPre::new(pre)).transpose()?;
-        let pooled_handler = match (&handler, loader.pooled()) {
-            (Some(_), Some(linker)) => {
+        // The pool is not asked for before there is a handler: it takes time and mappings.
+        let pool = handler.as_ref().and_then(|_| loader.pooled());
+        let pooled_handler = match pool {
+            Some(linker) => {
                 let pooled = map(linker.engine(), entry)?;
                 Some(ProxyPre::new(linker.instantiate_pre(&pooled)?)?)
             }
-            (None, _) | (_, None) => None,
+            None => None,
         };
         let kind = if artefact.handler {
             WorkloadKind::Handler
@@ -120,6 +157,8 @@ impl Loaded {
             command,
             handler,
             pooled_handler,
+            needs: Needs::instance(memories, filling),
+            _place: place,
         })
     }
 
@@ -130,6 +169,11 @@ impl Loaded {
 
     pub(crate) fn command(&self) -> Option<&CommandPre<Guest>> {
         self.command.as_ref()
+    }
+
+    /// What an instance beside the pool takes.
+    pub(crate) fn needs(&self) -> Needs {
+        self.needs
     }
 
     /// The handler in the engine that maps memory for each instance.

@@ -4,7 +4,7 @@ use crate::account::{Account, NodeBudget, PodAccount};
 use crate::blocking;
 use crate::cache::{Cache, CodeDigest, Entry};
 use crate::compile::{CompileError, Compiler, CompilerCommand};
-use crate::engine::{Capacity, Engines, compatibility};
+use crate::engine::{Capacity, Engines, Full};
 use crate::fs::FileExtent;
 use crate::instance::{Instance, Life};
 use crate::judge::{Refusal, WorkloadKind, examine};
@@ -35,6 +35,8 @@ pub struct RuntimeConfig {
     pub batch_threads: usize,
     /// Bytes that all guests together may use.
     pub memory_budget: u64,
+    /// Memory mappings that instances and code may take, where that is to be less than the machine allows.
+    pub mappings_max: Option<u64>,
 }
 
 /// Some Wasm, named by its content.
@@ -135,6 +137,15 @@ pub enum PrepareError {
         /// The import that does not fit.
         reason: String,
     },
+    /// The machine allows this process no more code; it may when something else has ended.
+    #[error("failed to load `{digest}`")]
+    Full {
+        /// The code's digest.
+        digest: String,
+        /// The limit, and what to do about it.
+        #[source]
+        source: Full,
+    },
 }
 
 /// A container could not be started.
@@ -155,6 +166,9 @@ pub enum StartError {
         #[source]
         source: coracle_network::NetError,
     },
+    /// The machine allows this process no more instances; it may when another one has ended.
+    #[error("failed to make an instance")]
+    Full(#[source] Full),
     /// The container that the program was to run in has ended.
     #[error("the container has ended")]
     Ended,
@@ -215,14 +229,14 @@ impl Runtime {
     /// # Errors
     /// The machine cannot run the engine, the folder cannot be written, threads are exhausted.
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
-        let engines = Engines::new().map_err(RuntimeError::Engine)?;
+        let engines = Engines::new(config.mappings_max).map_err(RuntimeError::Engine)?;
         let loader = Loader::new(engines.clone()).map_err(RuntimeError::Engine)?;
-        let cache = Cache::open(&config.cache_dir, &compatibility(engines.on_demand())).map_err(
-            |source| RuntimeError::Cache {
+        let cache = Cache::open(&config.cache_dir, &engines.compatibility()).map_err(|source| {
+            RuntimeError::Cache {
                 folder: config.cache_dir.clone(),
                 source,
-            },
-        )?;
+            }
+        })?;
         let ticking = engines.clone();
         let pools = Pools::new(PoolsConfig {
             interactive: config.interactive_threads,
@@ -251,7 +265,8 @@ impl Runtime {
     /// Needs a tokio runtime with input, output and time.
     ///
     /// # Errors
-    /// See [`PrepareError`]; all but [`PrepareError::Read`] and [`PrepareError::Cache`] are final.
+    /// See [`PrepareError`]; all but [`PrepareError::Read`], [`PrepareError::Cache`] and [`PrepareError::Full`]
+    /// are final.
     pub async fn prepare(&self, code: Code) -> Result<Program, PrepareError> {
         let digest = CodeDigest::parse(&code.digest)
             .ok_or_else(|| PrepareError::Digest(code.digest.clone()))?;
@@ -276,7 +291,8 @@ impl Runtime {
     /// Starts a container and returns at once; how it goes is told by the instance.
     ///
     /// # Errors
-    /// The program lacks the wanted entry point, a handler's port is taken, or the runtime ends.
+    /// The program lacks the wanted entry point, the machine has no room for its instance, a handler's
+    /// port is taken, or the runtime ends.
     pub fn start(&self, spec: SandboxSpec) -> Result<Instance, StartError> {
         let inner = &self.inner;
         let account = Arc::new(Account::new(&spec.id, &spec.limits, spec.pod.clone()));
@@ -290,8 +306,12 @@ impl Runtime {
             RunAs::Command => WorkloadKind::Command,
         };
         let life = match kind {
-            WorkloadKind::Command => command::start(container, &inner.pools)?,
-            WorkloadKind::Handler => handler::start(container, &inner.pools)?,
+            WorkloadKind::Command => {
+                command::start(container, &inner.pools, inner.engines.places())?
+            }
+            WorkloadKind::Handler => {
+                handler::start(container, &inner.pools, inner.engines.places())?
+            }
         };
         self.keep(&life);
         Ok(Instance::new(life))
@@ -301,7 +321,8 @@ impl Runtime {
     /// is ended by force when the container has ended; its own end leaves the container alone.
     ///
     /// # Errors
-    /// The program exports no `wasi:cli/run`, the container has ended, or the runtime ends.
+    /// The program exports no `wasi:cli/run`, the machine has no room for its instance, the container has
+    /// ended, or the runtime ends.
     pub fn exec(&self, container: &Instance, spec: ExecSpec) -> Result<Instance, StartError> {
         if self.inner.lives.lock().shutting_down {
             return Err(StartError::ShuttingDown);
@@ -328,7 +349,7 @@ impl Runtime {
             handler: HandlerOptions::on_port(0),
         };
         let guest = Container::new(guest, lent.account);
-        let life = command::start(guest, &self.inner.pools)?;
+        let life = command::start(guest, &self.inner.pools, self.inner.engines.places())?;
         host.adopt(&life);
         self.keep(&life);
         Ok(Instance::new(life))
@@ -468,7 +489,12 @@ impl Preparation {
 
     async fn load(&self, entry: Entry) -> Result<Program, PrepareError> {
         let (loader, digest) = (self.inner.loader.clone(), self.digest.clone());
-        let loaded = blocking::run(move || Loaded::new(digest, &entry, &loader))
+        let place = loader.place(&entry.artefact);
+        let place = place.map_err(|source| PrepareError::Full {
+            digest: self.digest(),
+            source,
+        })?;
+        let loaded = blocking::run(move || Loaded::new(digest, &entry, &loader, place))
             .await
             .map_err(|e| self.cache_error(e))?;
         match loaded {

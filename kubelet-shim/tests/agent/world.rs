@@ -67,6 +67,7 @@ impl World {
             interactive_threads: 1,
             batch_threads: 1,
             memory_budget: 1 << 30,
+            mappings_max: None,
         })
         .expect("a runtime");
         let (sender, lines) = mpsc::channel(256);

@@ -12,6 +12,7 @@ fn artefact(code: &[u8]) -> Artefact {
         sha256: hex(&Sha256::digest(code)),
         command: true,
         handler: false,
+        dense: false,
     }
 }
 

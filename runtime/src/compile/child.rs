@@ -1,8 +1,8 @@
 //! The child's side: reads one job, writes one file, answers one line.
 
-use super::{Answer, Artefact, Job, limits};
+use super::{Answer, Artefact, Job, footprint, limits};
 use crate::adapt;
-use crate::engine::{code_config, hex};
+use crate::engine::{code_config, dense_config, hex};
 use crate::judge::{Form, examine};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -75,7 +75,10 @@ fn compile(job: &Job, wasm: &[u8]) -> Answer {
             Err(error) => return Answer::Refused(chain(&error)),
         },
     };
-    let code = Engine::new(&code_config()).and_then(|e| e.precompile_component(&component));
+    // A handler's instances come and go with requests; the pool has them, and maps their data.
+    let dense = !judgement.handler && footprint::is_small(&component);
+    let config = if dense { dense_config() } else { code_config() };
+    let code = Engine::new(&config).and_then(|e| e.precompile_component(&component));
     let code = match code {
         Ok(code) => code,
         Err(error) => return Answer::Refused(format!("{error:#}")),
@@ -87,6 +90,7 @@ fn compile(job: &Job, wasm: &[u8]) -> Answer {
         sha256: hex(&Sha256::digest(&code)),
         command: judgement.command,
         handler: judgement.handler,
+        dense,
     })
 }
 

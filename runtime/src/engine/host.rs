@@ -9,6 +9,8 @@ pub(super) struct HostLimits {
     pub(super) max_map_count: Option<u64>,
     pub(super) address_space_limit: Option<u64>,
     pub(super) address_space: u64,
+    /// What somebody set below the machine's own limit.
+    pub(super) mappings_max: Option<u64>,
 }
 
 impl HostLimits {
@@ -24,6 +26,7 @@ impl HostLimits {
             max_map_count,
             address_space_limit,
             address_space: 1 << ADDRESS_BITS,
+            mappings_max: None,
         }
     }
 }

@@ -6,6 +6,7 @@ use super::connection::Part;
 use super::instances::Leased;
 use super::replies::Reply;
 use crate::command::trap_text;
+use crate::engine::Full;
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -92,6 +93,11 @@ async fn serve(
     };
     let leased = match server.instances.lease(container, permit).await {
         Ok(leased) => leased,
+        Err(error) if error.is::<Full>() => {
+            tracing::warn!(container = %container.id(), %error, "a request had no instance");
+            let _ = answer.send(Ok(Reply::Busy.response()));
+            return;
+        }
         Err(error) => return report(&server, &error),
     };
     let served = leased.served;

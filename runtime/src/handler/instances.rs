@@ -1,5 +1,6 @@
 //! Where a request's instance comes from: the pool, else memory of its own, or a kept one.
 
+use crate::engine::{Place, Places};
 use crate::spec::Instances;
 use crate::store::{Container, Guest};
 use parking_lot::Mutex;
@@ -20,6 +21,8 @@ pub(super) struct Leased {
     pub(super) proxy: Proxy,
     /// Requests served before this one.
     pub(super) served: u32,
+    /// Its place, if it is none of the pool's. Dropped after the store.
+    place: Option<Place>,
     permit: OwnedSemaphorePermit,
 }
 
@@ -28,6 +31,7 @@ struct Kept {
     store: Store<Guest>,
     proxy: Proxy,
     served: u32,
+    place: Option<Place>,
     used_since_sweep: bool,
 }
 
@@ -38,16 +42,18 @@ pub(super) struct InstanceSource {
     /// Whether this component needs more than a slot of the pool has.
     pool_unfit: AtomicBool,
     kept: Mutex<Vec<Kept>>,
+    places: Arc<Places>,
 }
 
 impl InstanceSource {
-    pub(super) fn new(container: &Container) -> Self {
+    pub(super) fn new(container: &Container, places: Arc<Places>) -> Self {
         let options = &container.spec.handler;
         Self {
             permits: Arc::new(Semaphore::new(options.instances_max)),
             reuse: AtomicBool::new(options.instances == Instances::Reuse),
             pool_unfit: AtomicBool::new(false),
             kept: Mutex::default(),
+            places,
         }
     }
 
@@ -61,7 +67,8 @@ impl InstanceSource {
         tokio::time::timeout(deadline, waiting).await.ok()?.ok()
     }
 
-    /// Returns a kept instance, or makes one.
+    /// Returns a kept instance, or makes one. Where the pool has no slot it waits for a place: the error
+    /// is [`crate::Full`] when the container's deadline has passed.
     pub(super) async fn lease(
         &self,
         container: &Arc<Container>,
@@ -72,6 +79,7 @@ impl InstanceSource {
             store,
             proxy,
             served,
+            place,
             ..
         }) = kept
         {
@@ -79,6 +87,7 @@ impl InstanceSource {
                 store,
                 proxy,
                 served,
+                place,
                 permit,
             });
         }
@@ -92,6 +101,7 @@ impl InstanceSource {
                         store,
                         proxy,
                         served: 0,
+                        place: None,
                         permit,
                     });
                 }
@@ -103,11 +113,14 @@ impl InstanceSource {
         let pre = loaded
             .handler()
             .expect("a handler's program exports a handler");
+        let deadline = container.spec.handler.queue_deadline;
+        let place = self.places.wait(loaded.needs(), deadline).await?;
         let (store, proxy) = instantiate(container, pre).await?;
         Ok(Leased {
             store,
             proxy,
             served: 0,
+            place: Some(place),
             permit,
         })
     }
@@ -118,6 +131,7 @@ impl InstanceSource {
             store,
             proxy,
             served,
+            place,
             permit,
         } = leased;
         let served = served + 1;
@@ -128,6 +142,7 @@ impl InstanceSource {
                     store,
                     proxy,
                     served,
+                    place,
                     used_since_sweep: true,
                 });
             }

@@ -34,11 +34,7 @@ async fn guest(world: &World, wasm: &[u8]) -> Guest {
 /// A container that does nothing, and a world around it.
 async fn sleeping() -> (World, Instance) {
     let world = World::new();
-    let says_and_sleeps = preview1(
-        "(drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 64)))
-         (call $sleep_for_an_hour)",
-    );
-    let container = world.container(&says_and_sleeps).await;
+    let container = world.container(&guests::says_and_sleeps()).await;
     let stdout = container.stdout.clone();
     let host = container.start();
     // Its memory is all there then.

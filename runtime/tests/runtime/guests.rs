@@ -47,6 +47,14 @@ pub(crate) fn sleeps() -> Vec<u8> {
     preview1("(call $sleep_for_an_hour)")
 }
 
+/// Writes `hello`, then waits in a call of the host.
+pub(crate) fn says_and_sleeps() -> Vec<u8> {
+    preview1(
+        "(drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 64)))
+         (call $sleep_for_an_hour)",
+    )
+}
+
 /// Writes `hello` and a line break to standard output.
 pub(crate) fn says_hello() -> Vec<u8> {
     preview1("(drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 64)))")

@@ -5,5 +5,6 @@ mod commands;
 mod exec;
 mod guests;
 mod handlers;
+mod places;
 mod termination;
 mod world;

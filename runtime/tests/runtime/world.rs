@@ -33,6 +33,18 @@ impl World {
         }
     }
 
+    /// One whose instances and code may take so many memory mappings together.
+    pub(crate) fn with_mappings(mappings: u64) -> Self {
+        let config = RuntimeConfig {
+            mappings_max: Some(mappings),
+            ..config(&shared_cache(), compiler(&[]))
+        };
+        Self {
+            runtime: Runtime::new(config).expect("this machine runs the engine"),
+            fabric: fabric(),
+        }
+    }
+
     /// Attaches a new pod.
     pub(crate) fn pod(&self) -> PodNetwork {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -204,14 +216,18 @@ pub(crate) fn compiler(args: &[&str]) -> CompilerCommand {
 }
 
 pub(crate) fn runtime(cache: &Path, compiler: CompilerCommand) -> Runtime {
-    Runtime::new(RuntimeConfig {
+    Runtime::new(config(cache, compiler)).expect("this machine runs the engine")
+}
+
+fn config(cache: &Path, compiler: CompilerCommand) -> RuntimeConfig {
+    RuntimeConfig {
         cache_dir: cache.to_owned(),
         compiler,
         interactive_threads: 2,
         batch_threads: 1,
         memory_budget: 4 << 30,
-    })
-    .expect("this machine runs the engine")
+        mappings_max: None,
+    }
 }
 
 pub(crate) async fn prepare(runtime: &Runtime, wasm: &[u8]) -> Result<Program, PrepareError> {

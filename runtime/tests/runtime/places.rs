@@ -1,0 +1,67 @@
+//! The machine's limits: who gets no instance is told why, and everybody else goes on.
+
+use crate::guests;
+use crate::world::World;
+use coracle_runtime::{BindingLimit, PrepareError, StartError};
+
+/// What code takes that is loaded into one engine.
+const CODE: u64 = 4;
+/// What a small command takes.
+const COMMAND: u64 = 4;
+
+#[tokio::test]
+async fn a_command_for_which_there_is_no_room_is_refused_and_starts_when_another_has_ended() {
+    let world = World::with_mappings(CODE + 2 * COMMAND);
+    let container = || async { world.container(&guests::sleeps()).await };
+    let (first, second) = (container().await.start(), container().await.start());
+    let refused = container().await.try_start();
+    let Err(StartError::Full(full)) = refused else {
+        panic!("a third one starts");
+    };
+    assert_eq!(full.limit, BindingLimit::MemoryMappings);
+    assert!(
+        full.to_string().contains("sysctl -w vm.max_map_count="),
+        "{full}"
+    );
+    assert_eq!(world.runtime.capacity().free, 0);
+    first.kill();
+    first.exited().await;
+    let third = container().await.start();
+    assert!(second.exit().is_none() && third.exit().is_none());
+}
+
+/// Also where a program in a container would be one too many.
+#[tokio::test]
+async fn code_for_which_there_is_no_room_is_not_loaded() {
+    let world = World::with_mappings(CODE - 1);
+    let refused = crate::world::prepare(&world.runtime, &guests::sleeps()).await;
+    assert!(
+        matches!(refused, Err(PrepareError::Full { .. })),
+        "{refused:?}"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_small_command_costs_four_mappings() {
+    const MANY: usize = 300;
+    let mappings = || {
+        let maps = std::fs::read_to_string("/proc/self/maps");
+        maps.expect("the kernel lists mappings").lines().count()
+    };
+    let world = World::new();
+    let mut running = vec![world.container(&guests::says_and_sleeps()).await.start()];
+    let before = mappings();
+    let mut said = Vec::new();
+    for _ in 0..MANY {
+        let container = world.container(&guests::says_and_sleeps()).await;
+        said.push(container.stdout.clone());
+        running.push(container.start());
+    }
+    while said.iter().any(|stdout| stdout.text().is_empty()) {
+        tokio::task::yield_now().await;
+    }
+    let each = (mappings() - before) / MANY;
+    // What else runs in this process maps a little, too; five would be 300 more.
+    assert!(each <= 4, "an instance takes {each} mappings");
+}
