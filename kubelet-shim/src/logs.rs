@@ -9,6 +9,7 @@ mod book;
 mod feed;
 mod file;
 mod reader;
+mod shelf;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;

@@ -9,6 +9,10 @@ use jiff::Timestamp;
 
 use super::StdStream;
 use super::feed::Feed;
+use super::shelf::{OPEN_LOGS_MAX, Place, Shelf};
+
+/// The open files of all logs of this process, as descriptors are the process's.
+static SHELF: Shelf = Shelf::new(OPEN_LOGS_MAX);
 
 /// A log file is put aside when it is this long; the kubelet's default.
 pub(crate) const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
@@ -28,8 +32,8 @@ pub(crate) struct LogFile {
 enum Open {
     /// Nothing was written yet.
     Not,
-    /// Being written, with its length.
-    Yes(File, u64),
+    /// Being written, with its length. It may have lost its place, and is opened again then.
+    Yes(Arc<Place>, u64),
     /// It could not be written; said once, then lines are dropped.
     Failed,
 }
@@ -97,8 +101,16 @@ impl LogFile {
         if matches!(self.open, Open::Not) {
             self.open = open(&self.path)?;
         }
-        if let Open::Yes(file, length) = &mut self.open {
-            file.write_all(&self.buffer)?;
+        if let Open::Yes(place, length) = &mut self.open {
+            let written = place.with(|file| file.write_all(&self.buffer));
+            match written {
+                Some(result) => result?,
+                None => {
+                    let mut file = append_to(&self.path)?;
+                    file.write_all(&self.buffer)?;
+                    *place = SHELF.put(file);
+                }
+            }
             *length += added;
         }
         if self.buffer.capacity() > super::LINE_BYTES_MAX / 4 {
@@ -109,7 +121,9 @@ impl LogFile {
 
     /// Puts the file aside and drops the oldest piece. It is closed first: Windows renames no open file.
     fn rotate(&mut self) -> io::Result<()> {
-        self.open = Open::Not;
+        if let Open::Yes(place, _) = std::mem::replace(&mut self.open, Open::Not) {
+            place.close();
+        }
         let mut rotations = self.feed.rotations();
         for index in (1..LOG_FILES_MAX).rev() {
             let (older, newer) = (piece(&self.path, index), piece(&self.path, index - 1));
@@ -124,13 +138,25 @@ impl LogFile {
     }
 }
 
+impl Drop for LogFile {
+    fn drop(&mut self) {
+        if let Open::Yes(place, _) = &self.open {
+            place.close();
+        }
+    }
+}
+
 fn open(path: &Path) -> io::Result<Open> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
+    let file = append_to(path)?;
     let length = file.metadata()?.len();
-    Ok(Open::Yes(file, length))
+    Ok(Open::Yes(SHELF.put(file), length))
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
 }
 
 /// The file that holds the `index`th older piece; the one being written is number 0.

@@ -111,6 +111,32 @@ fn a_log_is_cut_into_a_bounded_number_of_pieces() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+/// Ten thousand containers that once wrote a line must not have as many descriptors.
+#[test]
+fn more_logs_than_may_be_open_are_all_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |number| folder.path().join(format!("{number}.log"));
+    let many = super::shelf::OPEN_LOGS_MAX + 50;
+    let mut files: Vec<_> = (0..many).map(|n| LogFile::new(path(n))).collect();
+    for round in ["one", "two"] {
+        for file in &mut files {
+            let at = Timestamp::UNIX_EPOCH;
+            file.append(at, StdStream::Stdout, round.as_bytes(), true);
+        }
+    }
+    #[cfg(target_os = "linux")]
+    {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        let ours = open.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        let count = ours.filter(|file| file.starts_with(folder.path())).count();
+        assert!(count <= super::shelf::OPEN_LOGS_MAX, "{count} are open");
+    }
+    for number in 0..many {
+        let text = std::fs::read_to_string(path(number)).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+    }
+}
+
 proptest! {
     /// Whatever pieces a guest writes in, the file holds its bytes in order.
     #[test]
