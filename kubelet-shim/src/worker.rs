@@ -394,11 +394,16 @@ impl Worker {
             return;
         }
         let now = self.node.clock.now();
+        // One look: a second one, while the first is held, waits for whoever waits to write, for ever.
+        let (generation, gates) = {
+            let desired = self.desired.borrow();
+            (desired.renewal.generation, desired.gates.clone())
+        };
         let surroundings = Surroundings {
             host_ip: self.node.host_ip,
             pod_ip: self.kit.as_ref().map(|kit| kit.network.ip()),
-            generation: self.desired.borrow().renewal.generation,
-            gates: self.desired.borrow().gates.clone(),
+            generation,
+            gates,
         };
         let previous = self.reporter.conditions();
         let status = status::render(&self.spec, &self.facts, &surroundings, previous, now);

@@ -57,10 +57,9 @@ impl LogFile {
     /// The same with a smaller bound.
     #[cfg(test)]
     pub(super) fn bounded(path: PathBuf, bytes_max: u64) -> LogFile {
-        LogFile {
-            bytes_max,
-            ..LogFile::new(path)
-        }
+        let mut file = LogFile::new(path);
+        file.bytes_max = bytes_max;
+        file
     }
 
     /// Appends one line. A disk that is full must not end a container, so failures are only logged.
