@@ -1,4 +1,4 @@
-//! The harness of the scenarios that test the system from outside, through the real binary.
+//! The harness of what looks at the system from outside: scenarios through the real binary, and benchmarks.
 //!
 //! The scenarios lie beside this crate in `scenarios/`; they are test targets of the package `coracle`,
 //! because cargo tells only a package's own tests where its binary is.
@@ -8,20 +8,26 @@
 
 #[cfg(windows)]
 mod console;
+mod figures;
 mod guests;
 mod http;
 mod kubectl;
 mod layout;
+mod load;
 mod process;
 mod run;
 mod search;
 mod wine;
+mod wrk;
 
+pub use figures::{FIGURES_FILE, Figure, Figures, median, percentile};
 pub use guests::{module, repository};
 pub use http::{Answer, get, get_ready};
 pub use kubectl::{Cluster, Kubectl, StreamProtocol, Told};
 pub use layout::{linux_layout, wasm_layout};
-pub use process::{cpu_time, descriptors, resident_bytes};
+pub use load::Load;
+pub use process::{children_time, cpu_time, descriptors, resident_bytes};
 pub use run::{Coracle, Ended, Run};
 pub use search::files_with;
 pub use wine::beyond_wine;
+pub use wrk::Wrk;

@@ -12,15 +12,22 @@ pub fn resident_bytes(id: u32) -> u64 {
 
 /// Returns a process's CPU time; 0 where the system does not tell it in `/proc`.
 pub fn cpu_time(id: u32) -> Duration {
+    time_of(id, 11)
+}
+
+/// Returns the CPU time of a process's children that have ended and were waited for; 0 where the system
+/// does not tell it in `/proc`.
+pub fn children_time(id: u32) -> Duration {
+    time_of(id, 13)
+}
+
+/// The sum of the time in user and system mode, which stand from `first` on behind the name.
+fn time_of(id: u32, first: usize) -> Duration {
     // In ticks of a hundredth of a second, which Linux promises to programs whatever it uses itself.
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    let fields = stat
-        .rsplit(") ")
-        .next()
-        .unwrap_or_default()
-        .split(' ')
-        .skip(11);
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
     let ticks: u64 = fields
+        .skip(first)
         .take(2)
         .filter_map(|field| field.parse::<u64>().ok())
         .sum();
