@@ -8,6 +8,7 @@ mod image;
 mod kubeconfig;
 mod kubelet;
 mod manifest;
+mod manual;
 mod node;
 mod proxy;
 mod run;
@@ -61,6 +62,12 @@ enum Command {
     Completion {
         /// The shell to complete in
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Manual {
+        /// The folder, which must exist
+        folder: PathBuf,
     },
     /// Compile one module; started by `coracle` itself
     #[command(hide = true)]
@@ -116,6 +123,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 "coracle",
                 &mut std::io::stdout().lock(),
             );
+            Ok(Exit::Success.into())
+        }
+        Command::Manual { folder } => {
+            manual::write(Cli::command(), &folder)?;
             Ok(Exit::Success.into())
         }
         Command::CompileChild => Ok(coracle_runtime::compile_child()),
