@@ -68,7 +68,8 @@ make_prefix() {
     if [ ! -d "$prefix" ]; then
         say "making a Windows in $prefix (700 MB)"
         work=$(mktemp -d "$cache/work.XXXXXX")
-        trap 'rm -rf "$work"' EXIT
+        # shellcheck disable=SC2064  # the folder of now
+        trap "rm -rf '$work'" EXIT
         WINEPREFIX=$work $WINE wineboot --init >&2
         WINEPREFIX=$work wineserver -w
         make_shim "$work/drive_c/windows/system32"
