@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::guests;
 use crate::pods::{is_over, is_running, run};
-use crate::world::{World, container, phase};
+use crate::world::{PATIENCE, World, container, phase};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_running_container_follows_a_resize", || run(in_place())),
@@ -44,24 +44,32 @@ async fn resize(world: &World, pod: &str, resources: Value) {
 
 /// Waits until the container has these resources, as the node tells it.
 async fn until_given(world: &World, pod: &str, wanted: &Value) -> Pod {
-    loop {
-        let found = world.until(pod, is_running).await;
-        let given = container(&found).and_then(|one| one.resources.as_ref());
-        if given.is_some_and(|given| serde_json::to_value(given).expect("amounts") == *wanted) {
-            return found;
-        }
-        tokio::task::yield_now().await;
-    }
+    look(world, pod, |found| {
+        let given = container(found).and_then(|one| one.resources.as_ref());
+        let is_given =
+            given.is_some_and(|given| serde_json::to_value(given).expect("amounts") == *wanted);
+        is_given.then(|| found.clone())
+    })
+    .await
 }
 
 async fn until_condition(world: &World, pod: &str, kind: &str) -> PodCondition {
-    loop {
-        let found = world.until(pod, is_running).await;
-        if let Some(condition) = condition(&found, kind) {
-            return condition;
+    look(world, pod, |found| condition(found, kind)).await
+}
+
+/// Looks at a running pod until something is found in it.
+async fn look<T>(world: &World, pod: &str, find: impl Fn(&Pod) -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = find(&world.until(pod, is_running).await) {
+                return found;
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
+    };
+    tokio::time::timeout(PATIENCE, looking)
+        .await
+        .expect("it is told in time")
 }
 
 fn condition(pod: &Pod, kind: &str) -> Option<PodCondition> {
@@ -81,12 +89,14 @@ fn restarts(pod: &Pod) -> Option<i32> {
 }
 
 async fn in_place() {
-    let world = World::new().await;
-    let image = world.image("spins", &guests::spins());
+    let mut world = World::new().await;
+    let image = world.image("spins", &guests::says_and_spins("up"));
     let first = resources((50, 100), ("32Mi", "64Mi"));
     let spec = json!({"containers": [{"name": "main", "image": image, "resources": first}]});
     world.pod("p", spec).await;
     until_given(&world, "p", &first).await;
+    // A container runs a moment before its guest has its memory.
+    world.line().await;
     let second = resources((60, 200), ("64Mi", "128Mi"));
     resize(&world, "p", second.clone()).await;
     let pod = until_given(&world, "p", &second).await;
