@@ -28,8 +28,9 @@ pub(crate) const STATUS_WRITES_MAX: usize = 32;
 const START_UNTOLD_MAX: Duration = Duration::from_millis(100);
 
 /// That a new pod runs is told when it is not ready this long after that: the readiness probe is asked for
-/// at once, and what is up mostly answers within a few milliseconds.
-const READY_AWAITED_MAX: Duration = Duration::from_millis(20);
+/// at once, and what is up mostly answers within a millisecond. Whoever does not yet listen then has the
+/// next attempt after a whole period, so that waiting longer would only delay the news.
+const READY_AWAITED_MAX: Duration = Duration::from_millis(1);
 
 /// Delay after the first failed write; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
