@@ -1,10 +1,11 @@
 //! Pulling: from a name to an image in the store.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::auth::Access;
 use super::credentials::Credentials;
@@ -379,21 +380,30 @@ impl Pull<'_> {
     ) -> Result<(), PullFault> {
         let budget = Arc::new(UnpackBudget::default());
         let places = Semaphore::new(PARALLEL_LAYERS);
+        let (working, mut ended) = mpsc::channel(1);
         let mut running: FuturesUnordered<_> = layers
             .iter()
             .zip(diff_ids)
             .map(|((layer, compression), diff_id)| {
-                let (budget, places) = (budget.clone(), &places);
+                let (budget, places, working) = (budget.clone(), &places, working.clone());
                 async move {
                     let _place = places.acquire().await.map_err(|_| StoreError::Worker)?;
-                    self.layer(layer, (*compression, *diff_id), budget).await
+                    let form = (*compression, *diff_id);
+                    self.layer(layer, form, budget, working).await
                 }
             })
             .collect();
-        while let Some(ended) = running.next().await {
-            ended?;
+        let mut outcome = Ok(());
+        while outcome.is_ok()
+            && let Some(layer) = running.next().await
+        {
+            outcome = layer;
         }
-        Ok(())
+        // After a failure nothing more arrives for the others. Their workers end by that, and are waited
+        // for: what they still store would stay after the image has been cleaned away.
+        drop((running, working));
+        let _all_ended: Option<Infallible> = ended.recv().await;
+        outcome
     }
 
     async fn layer(
@@ -401,6 +411,7 @@ impl Pull<'_> {
         layer: &Descriptor,
         form: (Compression, Digest),
         budget: Arc<UnpackBudget>,
+        working: mpsc::Sender<Infallible>,
     ) -> Result<(), PullFault> {
         let _flight = self.board_below(form.1).await?;
         if let Some(index) = self.store.layer_index(form.1)? {
@@ -409,6 +420,7 @@ impl Pull<'_> {
         }
         let expected = layer.expected();
         let put = move |store: &ImageStore, arriving: super::download::Arriving| {
+            let _until_stored = working;
             store.put_layer(arriving, expected, form, &budget)
         };
         self.stream(layer, put).await
