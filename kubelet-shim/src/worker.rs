@@ -242,7 +242,10 @@ impl Worker {
             .and_then(|s| s.conditions.clone())
             .unwrap_or_default();
         let client = node.site.client.clone();
-        let reporter = Reporter::new(spec.key.clone(), client, node.writes.clone(), conditions);
+        let mut reporter = Reporter::new(spec.key.clone(), client, node.writes.clone(), conditions);
+        if !spec.containers.iter().all(care::is_asked_at_once) {
+            reporter.give_up_ready();
+        }
         let events = Arc::new(PodEvents::new(node.events.clone(), spec.key.clone()));
         let holds = spec.containers.iter().map(|_| Hold::default()).collect();
         let room = node.ledger.room();

@@ -28,9 +28,9 @@ pub(crate) const STATUS_WRITES_MAX: usize = 32;
 const START_UNTOLD_MAX: Duration = Duration::from_millis(100);
 
 /// That a new pod runs is told when it is not ready this long after that: the readiness probe is asked for
-/// at once, and what is up mostly answers within a millisecond. Whoever does not yet listen then has the
-/// next attempt after a whole period, so that waiting longer would only delay the news.
-const READY_AWAITED_MAX: Duration = Duration::from_millis(1);
+/// at once, and while many pods start its answer needs some milliseconds. An attempt that fails ends the
+/// wait, since the next one comes only after a whole period.
+const READY_AWAITED_MAX: Duration = Duration::from_millis(20);
 
 /// Delay after the first failed write; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -48,6 +48,8 @@ pub(crate) struct Reporter {
     /// The patch under way.
     pending: Option<Arc<Outgoing>>,
     start: Start,
+    /// The first attempts of the readiness probes may still make the pod ready at once.
+    awaits_ready: bool,
     conditions: Vec<PodCondition>,
     /// The server may have conditions that are gone by now.
     had_passing: bool,
@@ -111,6 +113,7 @@ impl Reporter {
                 true => Start::Told,
                 false => Start::Untold,
             },
+            awaits_ready: true,
             had_passing: has_passing(&conditions),
             conditions,
             failures: 0,
@@ -197,15 +200,24 @@ impl Reporter {
         self.start = Start::Told;
     }
 
+    /// Waits no longer for the pod to become ready at once, and says whether something was held back for
+    /// that, which is to be offered again.
+    pub(crate) fn give_up_ready(&mut self) -> bool {
+        self.awaits_ready = false;
+        matches!(self.start, Start::Readying(_))
+    }
+
     /// Whether nobody has to be told of this status yet.
     fn is_held(&mut self, status: &PodStatus, now: Moment) -> bool {
         self.start = match (self.start, stage(status)) {
             (Start::Untold, Stage::Making) => Start::Making(now.after(START_UNTOLD_MAX)),
             (Start::Making(at), Stage::Making) if !now.reached(at) => Start::Making(at),
-            (Start::Untold | Start::Making(_), Stage::Readying) => {
+            (Start::Untold | Start::Making(_), Stage::Readying) if self.awaits_ready => {
                 Start::Readying(now.after(READY_AWAITED_MAX))
             }
-            (Start::Readying(at), Stage::Readying) if !now.reached(at) => Start::Readying(at),
+            (Start::Readying(at), Stage::Readying) if self.awaits_ready && !now.reached(at) => {
+                Start::Readying(at)
+            }
             (Start::Untold | Start::Making(_) | Start::Readying(_) | Start::Told, _) => Start::Told,
         };
         self.start != Start::Told

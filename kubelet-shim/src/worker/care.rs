@@ -95,7 +95,7 @@ impl Worker {
             What::Failed(text) => {
                 let message = format!("{title} probe failed: {text}");
                 self.tell(index, Warning, "Unhealthy", message);
-                Taken::NoChange
+                self.attempted(kind)
             }
             What::Warned(text) => {
                 let message = format!("{title} probe warning: {text}");
@@ -106,7 +106,7 @@ impl Worker {
                 let message =
                     format!("{title} probe errored and resulted in unknown state: {text}");
                 self.tell(index, Warning, "Unhealthy", message);
-                Taken::NoChange
+                self.attempted(kind)
             }
             What::Verdict(verdict) => {
                 let probed = Probed {
@@ -119,6 +119,14 @@ impl Worker {
                     .settle(&self.spec, Outcome::Probed(index, probed), now);
                 Taken::Change
             }
+        }
+    }
+
+    /// Notes that a probe's attempt did not succeed: a status that waits for readiness goes out.
+    fn attempted(&mut self, kind: ProbeKind) -> Taken {
+        match kind {
+            ProbeKind::Readiness if self.reporter.give_up_ready() => Taken::Change,
+            ProbeKind::Readiness | ProbeKind::Startup | ProbeKind::Liveness => Taken::NoChange,
         }
     }
 
@@ -233,6 +241,12 @@ impl Worker {
             ),
         }
     }
+}
+
+/// Whether its readiness is asked for as soon as it runs.
+pub(super) fn is_asked_at_once(container: &ContainerPlan) -> bool {
+    let readiness = container.probes.get(ProbeKind::Readiness);
+    readiness.is_none_or(|probe| probe.initial_delay.is_zero())
 }
 
 /// Whether a container has any probe.

@@ -134,6 +134,19 @@ async fn that_a_pod_runs_waits_only_briefly_for_its_readiness() {
     assert_eq!(desk.reporter.due(), None);
 }
 
+// The next attempt of its probe is a whole period away.
+#[tokio::test]
+async fn that_a_pod_runs_is_told_when_its_first_probe_has_failed() {
+    let mut desk = Desk::new(Vec::new());
+    assert!(!desk.tell(&running(false, 0)).await);
+    assert!(desk.reporter.give_up_ready(), "something is held back");
+    assert!(desk.tell(&running(false, 0)).await);
+    assert!(!desk.reporter.give_up_ready());
+    let mut desk = Desk::new(Vec::new());
+    assert!(!desk.reporter.give_up_ready(), "nothing is held back yet");
+    assert!(desk.tell(&running(false, 0)).await);
+}
+
 // What went wrong is no part of a start that goes on.
 #[tokio::test]
 async fn trouble_is_told_at_once() {
