@@ -1,6 +1,9 @@
 //! Tokens of service accounts: JSON web tokens signed with a key of the cluster (ES256).
 
+use std::collections::HashSet;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+use parking_lot::Mutex;
 use rcgen::{KeyPair, PublicKeyData};
 use ring::{
     digest,
@@ -17,6 +20,9 @@ pub(crate) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// A token of ours has about a thousand bytes.
 const TOKEN_BYTES_MAX: usize = 16 << 10;
 
+/// Tokens whose signatures need no second look; a caller sends its token with each request.
+const VERIFIED_MAX: usize = 1024;
+
 /// A point on the curve is one byte of form and two numbers of this size.
 const COORDINATE_BYTES: usize = 32;
 
@@ -31,6 +37,8 @@ pub(crate) struct TokenKey {
     /// What tokens call the key: the digest of its public half, as on a stock server.
     id: String,
     pem: String,
+    /// Digests of tokens that this key is known to have signed.
+    verified: Mutex<HashSet<[u8; digest::SHA256_OUTPUT_LEN]>>,
 }
 
 impl TokenKey {
@@ -54,6 +62,7 @@ impl TokenKey {
             public: key.public_key_raw().to_vec(),
             id: BASE64.encode(digest),
             pem: key.serialize_pem(),
+            verified: Mutex::default(),
         })
     }
 
@@ -82,8 +91,17 @@ impl TokenKey {
         if header["alg"] != ALGORITHM || header["kid"] != *self.id {
             return None;
         }
-        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.public);
-        key.verify(text.as_bytes(), &decode(signature)?).ok()?;
+        let digest = digest::digest(&digest::SHA256, token.as_bytes());
+        let digest = digest.as_ref().try_into().ok()?;
+        if !self.verified.lock().contains(&digest) {
+            let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.public);
+            key.verify(text.as_bytes(), &decode(signature)?).ok()?;
+            let mut verified = self.verified.lock();
+            if verified.len() >= VERIFIED_MAX {
+                verified.clear();
+            }
+            verified.insert(digest);
+        }
         serde_json::from_slice(&decode(claims)?).ok()
     }
 
@@ -123,7 +141,10 @@ mod tests {
         let key = TokenKey::generate().unwrap();
         let claims = json!({"sub": "system:serviceaccount:a:b"});
         let token = key.sign(&claims).unwrap();
-        assert_eq!(key.verify(&token), Some(claims.clone()));
+        // The second time without a look at its signature.
+        for _ in 0..2 {
+            assert_eq!(key.verify(&token), Some(claims.clone()));
+        }
         let again = TokenKey::from_pem(key.pem()).unwrap();
         assert_eq!(again.verify(&token), Some(claims.clone()));
         let other = TokenKey::generate().unwrap();
@@ -143,5 +164,16 @@ mod tests {
         ] {
             assert_eq!(key.verify(&bad), None, "{bad:.80}");
         }
+    }
+
+    #[test]
+    fn the_tokens_that_are_remembered_are_bounded() {
+        let key = TokenKey::generate().unwrap();
+        for number in 0..=VERIFIED_MAX {
+            let token = key.sign(&json!({"number": number})).unwrap();
+            assert!(key.verify(&token).is_some());
+            assert!(key.verified.lock().len() <= VERIFIED_MAX);
+        }
+        assert_eq!(key.verified.lock().len(), 1);
     }
 }
