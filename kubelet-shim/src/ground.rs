@@ -523,7 +523,9 @@ fn read_inside(source: MountSource, path: &str) -> Option<Bytes> {
             source,
             sub_path: None,
             access: Access::ReadOnly,
+            group: None,
         }],
+        user: User::default(),
     };
     let files = FileSystem::new(spec).ok()?;
     let path = format!("/volume/{path}");

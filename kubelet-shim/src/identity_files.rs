@@ -99,6 +99,7 @@ pub(crate) fn mounts(container: &ContainerPlan, tree: &LiveTree) -> Vec<Mount> {
             source: MountSource::Live(tree.clone()),
             sub_path: Some((*name).to_owned()),
             access: Access::ReadOnly,
+            group: None,
         })
         .collect()
 }

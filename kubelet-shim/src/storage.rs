@@ -351,6 +351,7 @@ mod tests {
                 limit: 1 << 20,
             },
             mounts: Vec::new(),
+            user: User::default(),
         });
         let files = files.expect("an empty root");
         let storage = PodStorage {

@@ -28,6 +28,7 @@ mod path;
 mod position;
 mod resolve;
 mod tree;
+mod user;
 mod wasi;
 
 #[cfg(test)]
@@ -45,11 +46,14 @@ use self::node::{Layer, Mode, NodeRef};
 use self::operations::{How, Opening};
 use self::overlay::Overlay;
 use self::resolve::{Last, Walk};
+use self::user::Permissions;
 
 use crate::account::{Account, PodAccount};
 
 pub use live::LiveTree;
 pub use tree::{FileExtent, FileSource, Meta, Tree, TreeBuilder};
+pub use user::User;
+pub(crate) use wasi::posix::is_interface;
 pub(crate) use wasi::{FsCtx, FsState, FsView, add_to_linker};
 
 /// The most bytes one read or write moves, and so the most the host holds for one call of a guest.
@@ -64,6 +68,7 @@ pub const READ_FILE_MAX: u64 = 256 << 20;
 pub struct FileSystem {
     overlay: Arc<Overlay>,
     mounts: Mounts,
+    user: User,
 }
 
 /// What a container's file system is made of.
@@ -75,6 +80,8 @@ pub struct FileSystemSpec {
     pub upper: Upper,
     /// What is mounted over the root. Order is irrelevant: the longest matching path wins.
     pub mounts: Vec<Mount>,
+    /// Who the container runs as. What the host reads by a path, it reads as root.
+    pub user: User,
 }
 
 /// What happens to a write outside every mount.
@@ -102,6 +109,9 @@ pub struct Mount {
     pub sub_path: Option<String>,
     /// Whether the container may change it.
     pub access: Access,
+    /// The group that everything of it belongs to and may use it, as `fsGroup` says. A volume in memory
+    /// knows its own.
+    pub group: Option<u32>,
 }
 
 /// Where a mount's content comes from.
@@ -127,9 +137,11 @@ pub struct MemoryVolume(Arc<Overlay>);
 impl MemoryVolume {
     /// Makes a volume that is charged to `pod` and holds at most `limit` bytes, in whole
     /// pages. Beyond either a write fails
-    /// with `insufficient-space`.
-    pub fn new(pod: PodAccount, limit: Option<u64>) -> MemoryVolume {
-        MemoryVolume(Arc::new(Overlay::in_memory(pod, limit.unwrap_or(u64::MAX))))
+    /// with `insufficient-space`. Everybody may write in it, and what is made in it belongs to `group`.
+    pub fn new(pod: PodAccount, limit: Option<u64>, group: Option<u32>) -> MemoryVolume {
+        let top = Permissions::of_root(0o777).shared_with(group, true);
+        let limit = limit.unwrap_or(u64::MAX);
+        MemoryVolume(Arc::new(Overlay::in_memory(pod, limit, top)))
     }
 
     /// Returns the bytes it holds, in whole pages.
@@ -224,6 +236,7 @@ impl FileSystem {
         let mut files = FileSystem {
             overlay,
             mounts: Mounts::none(),
+            user: spec.user,
         };
         let mut mounts = spec.mounts;
         // A mount's path runs through the mounts above it, so those come first.
@@ -247,7 +260,7 @@ impl FileSystem {
             path: path::shorten(path),
             source,
         };
-        let mut walk = Walk::new(self, Mode::Blocking);
+        let mut walk = Walk::of_host(self, Mode::Blocking);
         let root = walk.root();
         let found = walk
             .to(root, path, Last::Follow)
@@ -289,6 +302,11 @@ impl FileSystem {
         if let Ok(store) = self.overlay.writable() {
             store.charge_names_to(account);
         }
+    }
+
+    /// Returns who the container runs as.
+    pub(crate) fn user(&self) -> &User {
+        &self.user
     }
 
     fn overlay(&self, layer: Layer) -> &Arc<Overlay> {

@@ -84,7 +84,9 @@ fn mounted(tree: LiveTree) -> Arc<FileSystem> {
             source: MountSource::Live(tree),
             sub_path: None,
             access: Access::ReadOnly,
+            group: None,
         }],
+        user: User::default(),
     })
     .unwrap()
 }

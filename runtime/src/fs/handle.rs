@@ -10,6 +10,7 @@ use super::host::HostFile;
 use super::node::{Kind, Mode, NewTimes, Outcome, Stat, Times};
 use super::overlay::{Overlay, OverlayFile, WriteAt, read_source};
 use super::tree::{Node, NodeKind};
+use super::user::Permissions;
 use super::{Access, FileExtent, FileSource, Tree};
 
 /// An open file of any storage. Clones are the same opening, which ends with the last of them: the
@@ -226,6 +227,7 @@ pub(super) fn stat_node(node: &Node) -> Stat {
         size,
         links: u64::from(node.links),
         times: Times::all(node.meta.mtime),
+        permissions: Permissions::from(&node.meta),
     }
 }
 

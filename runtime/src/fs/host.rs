@@ -23,6 +23,7 @@ use super::node::{Kind, NewTimes, Outcome, Stat, Times};
 use super::overlay::WriteAt;
 use super::path;
 use super::position::{read_vec, write_full};
+use super::user::Permissions;
 
 /// The most entries of one folder that are listed; a listing is held in memory whole.
 pub(super) const LISTING_MAX: usize = 1 << 18;
@@ -117,6 +118,22 @@ impl HostRoot {
 
     pub(super) fn stat(&self, path: &str) -> Outcome<Stat> {
         Ok(stat_of(&self.dir.symlink_metadata(at(path))?))
+    }
+
+    /// Sets an entry's mode, where the host's files have one. A link is followed inside the folder.
+    #[cfg(unix)]
+    pub(super) fn set_mode(&self, path: &str, mode: u32) -> Outcome<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let mode = std::fs::Permissions::from_mode(mode);
+        let mode = cap_std::fs::Permissions::from_std(mode);
+        Ok(self.dir.set_permissions(at(path), mode)?)
+    }
+
+    /// The host's files have no modes.
+    #[cfg(not(unix))]
+    pub(super) fn set_mode(&self, _path: &str, _mode: u32) -> Outcome<()> {
+        Err(ErrorCode::Unsupported.into())
     }
 
     /// Identifies an entry on this host; two mounts of one folder agree.
@@ -340,6 +357,7 @@ fn stat_of(metadata: &Metadata) -> Stat {
         size: metadata.len(),
         links: identity::links(metadata),
         times,
+        permissions: Permissions::of_root(identity::mode(metadata)),
     }
 }
 
@@ -348,6 +366,8 @@ mod identity {
     use std::time::{Duration, SystemTime};
 
     use cap_std::fs::{Metadata, MetadataExt};
+
+    use crate::fs::user::MODE_BITS;
 
     pub(super) fn of(metadata: &Metadata) -> Option<(u64, u64)> {
         Some((metadata.dev(), metadata.ino()))
@@ -359,6 +379,10 @@ mod identity {
 
     pub(super) fn links(metadata: &Metadata) -> u64 {
         metadata.nlink()
+    }
+
+    pub(super) fn mode(metadata: &Metadata) -> u32 {
+        metadata.mode() & MODE_BITS
     }
 
     pub(super) fn changed(metadata: &Metadata) -> Option<SystemTime> {
@@ -377,6 +401,8 @@ mod identity {
 
     use cap_std::fs::Metadata;
 
+    use crate::fs::user::{NEW_DIR, NEW_FILE};
+
     pub(super) fn of(_: &Metadata) -> Option<(u64, u64)> {
         None
     }
@@ -389,6 +415,13 @@ mod identity {
 
     pub(super) fn links(_: &Metadata) -> u64 {
         1
+    }
+
+    pub(super) fn mode(metadata: &Metadata) -> u32 {
+        match metadata.is_dir() {
+            true => NEW_DIR,
+            false => NEW_FILE,
+        }
     }
 
     pub(super) fn changed(_: &Metadata) -> Option<SystemTime> {

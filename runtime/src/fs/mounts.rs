@@ -12,6 +12,7 @@ use super::node::{Kind, Layer, Mode, NodeRef, Outcome};
 use super::overlay::{Overlay, ROOT};
 use super::resolve::{Last, Walk};
 use super::tree::NodeKind;
+use super::user::User;
 use super::{Access, FileSystem, FsError, LiveTree, Mount, MountSource, Tree, path};
 
 /// The mounts of a container.
@@ -29,6 +30,8 @@ pub(super) struct Mounts {
 pub(super) struct Mounted {
     pub(super) source: Source,
     pub(super) access: Access,
+    /// The group that everything of it belongs to.
+    pub(super) group: Option<u32>,
     pub(super) place: usize,
 }
 
@@ -235,7 +238,7 @@ fn frozen(tree: Arc<Tree>, sub_path: &str) -> io::Result<Source> {
     // A file system of this tree alone resolves the links as a container would, and no further.
     let alone = FileSystem::of_tree(Arc::clone(&tree));
     let root = NodeRef::Overlay(Layer::Own, ROOT);
-    let found = Walk::new(&alone, Mode::Blocking).to(root, sub_path, Last::Follow);
+    let found = Walk::of_host(&alone, Mode::Blocking).to(root, sub_path, Last::Follow);
     match found.map(|found| found.node) {
         Ok(Some((NodeRef::Overlay(_, inode), _))) => {
             let index = u32::try_from(inode).expect("a tree alone has its own nodes only");
@@ -262,6 +265,7 @@ fn inside(volume: &Arc<Overlay>, sub_path: &str) -> io::Result<Source> {
     let alone = FileSystem {
         overlay: Arc::clone(volume),
         mounts: Mounts::none(),
+        user: User::default(),
     };
     let root = NodeRef::Overlay(Layer::Own, ROOT);
     let found = Walk::new(&alone, Mode::Blocking).to(root, sub_path, Last::Follow);
@@ -270,7 +274,7 @@ fn inside(volume: &Arc<Overlay>, sub_path: &str) -> io::Result<Source> {
     }
     let mut at = ROOT;
     for name in names {
-        match volume.make_dir(at, name) {
+        match volume.make_dir(at, name, &alone.user) {
             Ok(()) | Err(ErrorCode::Exist) => {}
             Err(code) => return Err(io::Error::other(code)),
         }
@@ -312,6 +316,7 @@ impl FileSystem {
         self.mounts.mounted.push(Mounted {
             source,
             access: mount.access,
+            group: mount.group,
             place,
         });
         self.mounts.places[place].mount = Some(index);
@@ -329,7 +334,7 @@ impl FileSystem {
         let mut node = NodeRef::Overlay(Layer::Own, ROOT);
         let mut names = Vec::new();
         for (done, name) in rest.iter().enumerate() {
-            let mut walk = Walk::new(self, Mode::Blocking);
+            let mut walk = Walk::of_host(self, Mode::Blocking);
             let found = walk.to(node.clone(), name, Last::Follow);
             match found.map(|found| found.node) {
                 Ok(Some((next, Kind::Dir))) => {
@@ -436,6 +441,7 @@ impl FileSystem {
         FileSystem {
             overlay,
             mounts: Mounts::none(),
+            user: User::default(),
         }
     }
 }

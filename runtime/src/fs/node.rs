@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
 use super::Tree;
+use super::user::Permissions;
 
 /// The kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,7 @@ pub(super) struct Stat {
     pub(super) size: u64,
     pub(super) links: u64,
     pub(super) times: Times,
+    pub(super) permissions: Permissions,
 }
 
 /// The three times of an entry.

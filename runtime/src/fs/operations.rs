@@ -9,6 +9,7 @@ use super::host::HostOpen;
 use super::node::{Fault, Kind, Layer, Mode, NewTimes, NodeRef, Outcome, Stat, Times};
 use super::overlay::OverlayFile;
 use super::resolve::{Found, Last, Walk, join};
+use super::user::{NEW_DIR, NewPermissions, Permissions, Wish};
 use super::{Access, FileSystem, path};
 
 /// How often a file that appears and vanishes between our look and our creating it is looked up again.
@@ -85,7 +86,9 @@ impl FileSystem {
             let found = Walk::new(self, mode).to(base.clone(), path, last)?;
             let opened = match &found.node {
                 Some(_) if how.create && how.exclusive => Err(ErrorCode::Exist.into()),
-                Some((node, kind)) => self.open_found(node, *kind, how, mode),
+                Some((node, kind)) => self
+                    .require_rights(node, *kind, how, mode)
+                    .and_then(|()| self.open_found(node, *kind, how, mode)),
                 None if !how.create => Err(ErrorCode::NoEntry.into()),
                 None if found.wants_dir => Err(ErrorCode::IsDirectory.into()),
                 None => self.create(found, how, mode),
@@ -96,6 +99,32 @@ impl FileSystem {
             }
         }
         Err(ErrorCode::Busy.into())
+    }
+
+    /// Fails with `access` unless the container's user may open an entry like that. A folder's names are
+    /// asked for later, if at all.
+    fn require_rights(&self, node: &NodeRef, kind: Kind, how: How, mode: Mode) -> Outcome<()> {
+        if kind != Kind::File {
+            return Ok(());
+        }
+        if how.rights.read {
+            self.require(Wish::READ, node, mode)?;
+        }
+        if how.rights.write || how.truncate {
+            self.require(Wish::WRITE, node, mode)?;
+        }
+        Ok(())
+    }
+
+    /// Fails with `access` unless the container's user may do something with an entry. What of a host
+    /// folder the process itself may do, its containers may.
+    pub(super) fn require(&self, wish: Wish, node: &NodeRef, mode: Mode) -> Outcome<()> {
+        if self.user.is_root() || matches!(node, NodeRef::Host { .. }) {
+            return Ok(());
+        }
+        Ok(self
+            .user
+            .require(wish, self.stat(node, mode)?.permissions)?)
     }
 
     /// Opens what a path led to.
@@ -152,10 +181,10 @@ impl FileSystem {
     }
 
     fn create(&self, found: Found, how: How, mode: Mode) -> Outcome<Opening> {
-        let Spot { parent, name } = self.spot(found)?;
+        let Spot { parent, name } = self.spot(found, mode)?;
         let opened = match &parent {
             NodeRef::Overlay(layer, inode) => {
-                let file = self.overlay(*layer).create(*inode, &name)?;
+                let file = self.overlay(*layer).create(*inode, &name, &self.user)?;
                 Opened::Overlay(self.opening(*layer, file))
             }
             NodeRef::Host { mount, path } => {
@@ -202,10 +231,24 @@ impl FileSystem {
     pub(super) fn stat(&self, node: &NodeRef, mode: Mode) -> Outcome<Stat> {
         match node {
             NodeRef::Overlay(layer, inode) => Ok(self.overlay(*layer).stat(*inode)?),
-            NodeRef::Live { tree, index, .. } => Ok(stat_node(tree.node(*index))),
+            NodeRef::Live { mount, tree, index } => {
+                let mut stat = stat_node(tree.node(*index));
+                let (group, is_dir) = (self.mounts.mount(*mount).group, stat.kind == Kind::Dir);
+                if stat.kind != Kind::Symlink {
+                    stat.permissions = stat.permissions.shown_to(group, is_dir);
+                }
+                Ok(stat)
+            }
             NodeRef::Host { mount, path } => {
                 mode.require_blocking()?;
-                self.mounts.host(*mount).stat(path)
+                let mut stat = self.mounts.host(*mount).stat(path)?;
+                // The process owns the file there; here it is the container's.
+                (stat.permissions.uid, stat.permissions.gid) = (self.user.uid, self.user.gid);
+                let (group, is_dir) = (self.mounts.mount(*mount).group, stat.kind == Kind::Dir);
+                if stat.kind != Kind::Symlink {
+                    stat.permissions = stat.permissions.shared_with(group, is_dir);
+                }
+                Ok(stat)
             }
             NodeRef::Made(_) => {
                 let times = Times::all(std::time::SystemTime::UNIX_EPOCH);
@@ -214,8 +257,47 @@ impl FileSystem {
                     size: 0,
                     links: 1,
                     times,
+                    permissions: Permissions::of_root(NEW_DIR),
                 })
             }
+        }
+    }
+
+    /// Returns who may do what with the entry that a path leads to.
+    pub(super) fn permissions_at(
+        &self,
+        path: &str,
+        last: Last,
+        mode: Mode,
+    ) -> Outcome<Permissions> {
+        let (node, _) = self.find(&self.root(), path, last, mode)?;
+        Ok(self.stat(&node, mode)?.permissions)
+    }
+
+    /// Changes who may do what with the entry that a path leads to.
+    pub(super) fn set_permissions_at(
+        &self,
+        path: &str,
+        last: Last,
+        new: NewPermissions,
+        mode: Mode,
+    ) -> Outcome<()> {
+        let (node, _) = self.find(&self.root(), path, last, mode)?;
+        self.refuse_read_only(&node)?;
+        match &node {
+            NodeRef::Overlay(layer, inode) => {
+                let overlay = self.overlay(*layer);
+                Ok(overlay.set_permissions(*inode, new, &self.user)?)
+            }
+            NodeRef::Host { mount, path } => {
+                let known = self.stat(&node, mode)?.permissions;
+                let changed = self.user.change(known, new)?;
+                if (changed.uid, changed.gid) != (known.uid, known.gid) {
+                    return Err(ErrorCode::Unsupported.into());
+                }
+                self.mounts.host(*mount).set_mode(path, changed.mode)
+            }
+            NodeRef::Live { .. } | NodeRef::Made(_) => Err(ErrorCode::ReadOnly.into()),
         }
     }
 
@@ -234,6 +316,7 @@ impl FileSystem {
 
     /// The entries of a folder with what is mounted in it, sorted by name.
     pub(super) fn list(&self, node: &NodeRef, mode: Mode) -> Outcome<Vec<(String, Kind)>> {
+        self.require(Wish::READ, node, mode)?;
         let mut list = match node {
             NodeRef::Overlay(layer, inode) => self.overlay(*layer).list(*inode)?,
             NodeRef::Live { mount, tree, index } => {
@@ -265,6 +348,9 @@ impl FileSystem {
 
     pub(super) fn set_times(&self, node: &NodeRef, times: NewTimes, mode: Mode) -> Outcome<()> {
         self.refuse_read_only(node)?;
+        if self.require(Wish::WRITE, node, mode).is_err() {
+            self.user.require_own(self.stat(node, mode)?.permissions)?;
+        }
         match node {
             NodeRef::Overlay(layer, inode) => Ok(self.overlay(*layer).set_times(*inode, times)?),
             NodeRef::Host { mount, path } => {
@@ -285,7 +371,9 @@ impl FileSystem {
     pub(super) fn make_dir_at(&self, base: &NodeRef, path: &str, mode: Mode) -> Outcome<()> {
         let Spot { parent, name } = self.free_spot(base, path, mode)?;
         match &parent {
-            NodeRef::Overlay(layer, inode) => Ok(self.overlay(*layer).make_dir(*inode, &name)?),
+            NodeRef::Overlay(layer, inode) => {
+                Ok(self.overlay(*layer).make_dir(*inode, &name, &self.user)?)
+            }
             NodeRef::Host { mount, path } => {
                 mode.require_blocking()?;
                 self.mounts.host(*mount).make_dir(&join(path, &name))
@@ -311,9 +399,9 @@ impl FileSystem {
         }
         let Spot { parent, name } = self.free_spot(base, path, mode)?;
         match &parent {
-            NodeRef::Overlay(layer, inode) => {
-                Ok(self.overlay(*layer).make_symlink(*inode, &name, target)?)
-            }
+            NodeRef::Overlay(layer, inode) => Ok(self
+                .overlay(*layer)
+                .make_symlink(*inode, &name, target, &self.user)?),
             NodeRef::Host { mount, path } => {
                 mode.require_blocking()?;
                 self.mounts.host(*mount).symlink(target, &join(path, &name))
@@ -366,7 +454,10 @@ impl FileSystem {
         if to.wants_dir && *kind != Kind::Dir {
             return Err(ErrorCode::NotDirectory.into());
         }
-        let (from, to) = (self.spot(from)?, self.spot(to)?);
+        for found in [&from, &to] {
+            self.require_removal(found, mode)?;
+        }
+        let (from, to) = (self.spot(from, mode)?, self.spot(to, mode)?);
         match same(&from.parent, &to.parent)? {
             Same::Overlay(layer, old, new) => Ok(self
                 .overlay(layer)
@@ -413,7 +504,7 @@ impl FileSystem {
         if found.node.is_some() {
             return Err(ErrorCode::Exist.into());
         }
-        self.spot(found)
+        self.spot(found, mode)
     }
 
     /// A name that something has.
@@ -421,16 +512,31 @@ impl FileSystem {
         path::from_guest(path)?;
         let found = Walk::new(self, mode).to(base.clone(), path, Last::Keep)?;
         let kind = found.node.as_ref().ok_or(ErrorCode::NoEntry)?.1;
-        Ok((self.spot(found)?, kind))
+        self.require_removal(&found, mode)?;
+        Ok((self.spot(found, mode)?, kind))
     }
 
-    /// A name that may change: no `.`, no mount, nothing read-only.
-    fn spot(&self, found: Found) -> Outcome<Spot> {
+    /// Fails where a name is not to be taken from what has it.
+    fn require_removal(&self, found: &Found, mode: Mode) -> Outcome<()> {
+        let Some((node, _)) = &found.node else {
+            return Ok(());
+        };
+        if self.user.is_root() || matches!(found.parent, NodeRef::Host { .. }) {
+            return Ok(());
+        }
+        let of = self.stat(node, mode)?.permissions;
+        let from = self.stat(&found.parent, mode)?.permissions;
+        Ok(self.user.require_removal(of, from)?)
+    }
+
+    /// A name that may change: no `.`, no mount, nothing read-only, and nothing of others.
+    fn spot(&self, found: Found, mode: Mode) -> Outcome<Spot> {
         let name = found.name.ok_or(ErrorCode::Busy)?;
         if self.mounts.holds(&found.parent, &name) {
             return Err(ErrorCode::Busy.into());
         }
         self.refuse_read_only(&found.parent)?;
+        self.require(Wish::CHANGE, &found.parent, mode)?;
         Ok(Spot {
             parent: found.parent,
             name,

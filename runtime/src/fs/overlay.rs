@@ -21,10 +21,12 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
+use self::file::Known;
 pub(super) use self::file::{OverlayFile, WriteAt, read_source};
 pub(super) use self::store::Store;
 use super::node::{Kind, NewTimes, Stat, Times};
 use super::tree::{Node, NodeKind};
+use super::user::{NewPermissions, Permissions, User};
 use super::{Tree, Upper};
 use crate::account::PodAccount;
 
@@ -62,6 +64,7 @@ struct Dir {
     /// name of the tree that was removed.
     changes: BTreeMap<Box<str>, Option<u64>>,
     times: Times,
+    permissions: Permissions,
     state: DirState,
 }
 
@@ -77,6 +80,7 @@ struct Symlink {
     target: Box<str>,
     links: u64,
     times: Times,
+    permissions: Permissions,
 }
 
 impl Overlay {
@@ -100,8 +104,14 @@ impl Overlay {
     }
 
     /// A volume that is held in memory and charged to a pod.
-    pub(super) fn in_memory(pod: PodAccount, limit: u64) -> Overlay {
+    pub(super) fn in_memory(pod: PodAccount, limit: u64, top: Permissions) -> Overlay {
         let mut overlay = Overlay::new(Arc::new(Tree::empty()), Upper::ReadOnly);
+        let root = Dir::now(ROOT, top);
+        overlay
+            .state
+            .get_mut()
+            .inodes
+            .insert(ROOT, Inode::Dir(root));
         overlay.store = Some(Arc::new(Store::in_memory(pod, limit)));
         overlay
     }
@@ -211,6 +221,37 @@ impl Overlay {
     }
 }
 
+impl Overlay {
+    /// Changes permissions, if `user` may.
+    pub(super) fn set_permissions(
+        &self,
+        inode: u64,
+        new: NewPermissions,
+        user: &User,
+    ) -> Result<(), ErrorCode> {
+        self.writable()?;
+        let mut state = self.state.lock();
+        let changed = user.change(state.stat(inode)?.permissions, new)?;
+        match state.kind(inode)? {
+            Kind::Dir => {
+                let dir = state.dir_mut(inode)?;
+                dir.permissions = changed;
+                dir.times.changed = SystemTime::now();
+            }
+            Kind::Symlink => {
+                let link = state.symlink_mut(inode)?;
+                link.permissions = changed;
+                link.times.changed = SystemTime::now();
+            }
+            Kind::File | Kind::Other => {
+                let file = state.file(inode, self.store.as_ref())?;
+                file.set_permissions(changed);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl State {
     fn lower(&self, inode: u64) -> Result<&Node, ErrorCode> {
         self.tree.get(inode).ok_or(ErrorCode::NoEntry)
@@ -295,37 +336,43 @@ impl State {
     }
 
     fn stat(&self, inode: u64) -> Result<Stat, ErrorCode> {
-        let dir = |times| Stat {
+        let dir = |times, permissions| Stat {
             kind: Kind::Dir,
             size: 0,
             links: 1,
             times,
+            permissions,
         };
-        let symlink = |target: &str, links, times| Stat {
+        let symlink = |target: &str, links, times, permissions| Stat {
             kind: Kind::Symlink,
             size: target.len() as u64,
             links,
             times,
+            permissions,
         };
         Ok(match self.inodes.get(&inode) {
             Some(Inode::Dir(state)) if state.state == DirState::Removed => {
                 return Err(ErrorCode::NoEntry);
             }
-            Some(Inode::Dir(state)) => dir(state.times),
+            Some(Inode::Dir(state)) => dir(state.times, state.permissions),
             Some(Inode::File(file)) => file.stat(),
-            Some(Inode::Symlink(link)) => symlink(&link.target, link.links, link.times),
+            Some(Inode::Symlink(link)) => {
+                symlink(&link.target, link.links, link.times, link.permissions)
+            }
             None => {
                 let node = self.lower(inode)?;
                 let times = Times::all(node.meta.mtime);
                 let links = u64::from(node.links);
+                let permissions = Permissions::from(&node.meta);
                 match &node.kind {
-                    NodeKind::Dir(_) => dir(times),
-                    NodeKind::Symlink(target) => symlink(target, links, times),
+                    NodeKind::Dir(_) => dir(times, permissions),
+                    NodeKind::Symlink(target) => symlink(target, links, times, permissions),
                     NodeKind::File(source) => Stat {
                         kind: Kind::File,
                         size: source.len(),
                         links,
                         times,
+                        permissions,
                     },
                 }
             }
@@ -337,8 +384,8 @@ impl State {
         if self.dir(inode)?.is_none() {
             let node = self.lower(inode)?;
             let (parent, times) = (u64::from(node.parent), Times::all(node.meta.mtime));
-            self.inodes
-                .insert(inode, Inode::Dir(Dir::new(parent, times)));
+            let dir = Dir::new(parent, times, Permissions::from(&node.meta));
+            self.inodes.insert(inode, Inode::Dir(dir));
         }
         match self.inodes.get_mut(&inode) {
             Some(Inode::Dir(dir)) => Ok(dir),
@@ -352,12 +399,14 @@ impl State {
             if let NodeKind::Symlink(target) = &node.kind {
                 let (target, links) = (target.clone(), u64::from(node.links));
                 let times = Times::all(node.meta.mtime);
+                let permissions = Permissions::from(&node.meta);
                 self.inodes.insert(
                     inode,
                     Inode::Symlink(Symlink {
                         target,
                         links,
                         times,
+                        permissions,
                     }),
                 );
             }
@@ -384,8 +433,12 @@ impl State {
         let NodeKind::File(source) = &node.kind else {
             return Err(ErrorCode::IsDirectory);
         };
-        let times = Times::all(node.meta.mtime);
-        let file = OverlayFile::of_tree(inode, source.clone(), u64::from(node.links), times, store);
+        let known = Known {
+            links: u64::from(node.links),
+            times: Times::all(node.meta.mtime),
+            permissions: Permissions::from(&node.meta),
+        };
+        let file = OverlayFile::of_tree(inode, source.clone(), known, store);
         let file = Arc::new(file);
         self.inodes.insert(inode, Inode::File(Arc::clone(&file)));
         Ok(file)
@@ -393,16 +446,17 @@ impl State {
 }
 
 impl Dir {
-    fn new(parent: u64, times: Times) -> Dir {
+    fn new(parent: u64, times: Times, permissions: Permissions) -> Dir {
         Dir {
             parent,
             changes: BTreeMap::new(),
             times,
+            permissions,
             state: DirState::Linked,
         }
     }
 
-    fn now(parent: u64) -> Dir {
-        Dir::new(parent, Times::all(SystemTime::now()))
+    fn now(parent: u64, permissions: Permissions) -> Dir {
+        Dir::new(parent, Times::all(SystemTime::now()), permissions)
     }
 }

@@ -8,6 +8,7 @@ use super::mounts::Source;
 use super::node::{Fault, Kind, Layer, Mode, NodeRef, Outcome};
 use super::overlay::ROOT;
 use super::tree::NodeKind;
+use super::user::Wish;
 use super::{FileSystem, Tree, path};
 
 /// What happens to a link at the end of a path.
@@ -36,6 +37,8 @@ pub(super) struct Walk<'a> {
     mode: Mode,
     links: usize,
     versions: Vec<(usize, Arc<Tree>)>,
+    /// For the host itself, which may pass everywhere.
+    is_hosts: bool,
 }
 
 /// The names still to go, the next one last.
@@ -51,7 +54,15 @@ impl<'a> Walk<'a> {
             mode,
             links: 0,
             versions: Vec::new(),
+            is_hosts: false,
         }
+    }
+
+    /// A resolution for the host itself, whom no folder keeps out.
+    pub(super) fn of_host(files: &'a FileSystem, mode: Mode) -> Walk<'a> {
+        let mut walk = Walk::new(files, mode);
+        walk.is_hosts = true;
+        walk
     }
 
     /// Follows `path` from the folder `start`.
@@ -71,6 +82,9 @@ impl<'a> Walk<'a> {
         };
         todo.push(path)?;
         while let Some(name) = todo.names.pop() {
+            if !self.is_hosts {
+                self.files.require(Wish::SEARCH, &at, self.mode)?;
+            }
             if name == ".." {
                 at = self.up(&at)?;
                 continue;

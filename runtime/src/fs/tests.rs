@@ -6,6 +6,7 @@ mod memory;
 mod model;
 mod mounts;
 mod overlay;
+mod permissions;
 mod tree;
 
 use std::path::Path;
@@ -22,7 +23,7 @@ use super::overlay::WriteAt;
 use super::resolve::Last;
 use super::{
     Access, FileSource, FileSystem, FileSystemSpec, Meta, Mount, MountSource, Tree, TreeBuilder,
-    Upper,
+    Upper, User,
 };
 
 type Done<T> = Result<T, ErrorCode>;
@@ -39,11 +40,22 @@ impl View {
             root: Arc::new(root),
             upper,
             mounts,
+            user: User::default(),
         };
         let files = FileSystem::new(spec).expect("the test's spec is valid");
         View {
             root: files.root(),
             files,
+        }
+    }
+
+    /// The same for another user.
+    fn of(self, user: User) -> View {
+        let mut files = Arc::into_inner(self.files).expect("nobody else has it yet");
+        files.user = user;
+        View {
+            files: Arc::new(files),
+            root: self.root,
         }
     }
 
@@ -240,5 +252,6 @@ fn mount(path: &str, source: MountSource, access: Access) -> Mount {
         source,
         sub_path: None,
         access,
+        group: None,
     }
 }

@@ -9,6 +9,7 @@
 
 mod convert;
 mod descriptor;
+pub(super) mod posix;
 mod streams;
 
 use std::sync::Arc;
@@ -82,13 +83,14 @@ struct Slot {
     weight: usize,
 }
 
-/// Adds `wasi:filesystem/types` and `wasi:filesystem/preopens`, in place of what the linker has for them.
+/// Adds `wasi:filesystem/types` and `wasi:filesystem/preopens`, in place of what the linker has for them,
+/// and `coracle:posix`.
 pub(crate) fn add_to_linker<T: FsView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     types::add_to_linker::<T, HasFs>(linker, T::fs)?;
     preopens::add_to_linker::<T, HasFs>(linker, T::fs)?;
     linker.allow_shadowing(false);
-    Ok(())
+    posix::add_to_linker(linker)
 }
 
 impl FsState {

@@ -1,7 +1,7 @@
 //! What a program may import: the interfaces of WASI 0.2 that we serve, and preview 1.
 
 use super::Refusal;
-use crate::termination;
+use crate::{fs, termination};
 
 /// The WASI 0.2 interfaces that the linker serves.
 const INTERFACES: [&str; 29] = [
@@ -110,7 +110,7 @@ pub(super) fn preview1(module: &str, name: &str, function: bool) -> Result<(), R
 /// Accepts the import `name` of a component if we serve that interface.
 pub(super) fn component(name: &str) -> Result<(), Refusal> {
     let known = INTERFACES.iter().any(|known| is_preview2(name, known));
-    if known || termination::is_interface(name) {
+    if known || termination::is_interface(name) || fs::is_interface(name) {
         return Ok(());
     }
     let hint = match name.split_once('@') {

@@ -5,7 +5,7 @@
 //! by `kill`), nothing stays charged to it, the descriptors of the process are as many as before, and the
 //! guest threads are alive. Descriptors and threads are the process's, so the tests of this binary take turns.
 
-use coracle_runtime::fs::{FileSystem, FileSystemSpec, Tree, Upper};
+use coracle_runtime::fs::{FileSystem, FileSystemSpec, Tree, Upper, User};
 use coracle_runtime::{ExitCause, Instance, Output, SandboxSpec};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -99,6 +99,7 @@ impl Neighbourhood {
                 limit: LAYER_BYTES_MAX,
             },
             mounts: Vec::new(),
+            user: User::default(),
         });
         let container = self.world.container(wasm).await;
         container.with(|spec| {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use coracle_network::{
     EgressRules, Fabric, FabricConfig, LinkLocal, PodIdentity, PodNetwork, PublishPlan,
 };
-use coracle_runtime::fs::{FileSystem, FileSystemSpec, Tree, Upper};
+use coracle_runtime::fs::{FileSystem, FileSystemSpec, Tree, Upper, User};
 use coracle_runtime::{
     Chunk, Code, CodeBytes, CompilerCommand, ContainerId, HandlerOptions, Input, Instance, Limits,
     OnStop, Output, PodAccount, PodLimits, PrepareError, Program, QosClass, RunAs, Runtime,
@@ -81,6 +81,7 @@ impl World {
             root: Arc::new(Tree::empty()),
             upper: Upper::ReadOnly,
             mounts: Vec::new(),
+            user: User::default(),
         });
         let spec = SandboxSpec {
             id: ContainerId {

@@ -9,6 +9,7 @@ use super::file::OverlayFile;
 use super::store::Store;
 use super::{ADDED_ENTRIES_MAX, Dir, DirState, Inode, Overlay, ROOT, State, Symlink};
 use crate::fs::node::{Kind, Times};
+use crate::fs::user::{LINK_MODE, NEW_DIR, NEW_FILE, Permissions, User};
 
 /// What an added name costs of the byte limit beside its own length, so that entries without data are
 /// bounded too.
@@ -23,21 +24,29 @@ impl Overlay {
         &self,
         parent: u64,
         name: &str,
+        user: &User,
     ) -> Result<Arc<OverlayFile>, ErrorCode> {
         let store = self.writable()?;
         let mut state = self.state.lock();
-        let file = Arc::new(OverlayFile::empty(state.next, store));
+        let permissions = user.makes(NEW_FILE, state.stat(parent)?.permissions);
+        let file = Arc::new(OverlayFile::empty(state.next, permissions, store));
         state.insert_new(store, parent, name, Inode::File(Arc::clone(&file)))?;
         file.add_links(1);
         file.opened();
         Ok(file)
     }
 
-    pub(in crate::fs) fn make_dir(&self, parent: u64, name: &str) -> Result<(), ErrorCode> {
+    pub(in crate::fs) fn make_dir(
+        &self,
+        parent: u64,
+        name: &str,
+        user: &User,
+    ) -> Result<(), ErrorCode> {
         let store = self.writable()?;
-        self.state
-            .lock()
-            .insert_new(store, parent, name, Inode::Dir(Dir::now(parent)))
+        let mut state = self.state.lock();
+        let permissions = user.makes_dir(state.stat(parent)?.permissions);
+        let dir = Inode::Dir(Dir::now(parent, permissions));
+        state.insert_new(store, parent, name, dir)
     }
 
     /// Makes a folder to mount on, which costs the container nothing and needs no writable root.
@@ -52,7 +61,8 @@ impl Overlay {
             .dir_mut(parent)?
             .changes
             .insert(name.into(), Some(inode));
-        state.inodes.insert(inode, Inode::Dir(Dir::now(parent)));
+        let dir = Dir::now(parent, Permissions::of_root(NEW_DIR));
+        state.inodes.insert(inode, Inode::Dir(dir));
         state.next += 1;
         Ok(inode)
     }
@@ -62,17 +72,21 @@ impl Overlay {
         parent: u64,
         name: &str,
         target: &str,
+        user: &User,
     ) -> Result<(), ErrorCode> {
         let store = self.writable()?;
         let length = target.len() as u64;
         store.charge_entry(length)?;
-        let times = Times::all(SystemTime::now());
-        let link = Inode::Symlink(Symlink {
-            target: target.into(),
-            links: 1,
-            times,
+        let mut state = self.state.lock();
+        let made = state.stat(parent).and_then(|folder| {
+            let link = Inode::Symlink(Symlink {
+                target: target.into(),
+                links: 1,
+                times: Times::all(SystemTime::now()),
+                permissions: user.makes(LINK_MODE, folder.permissions),
+            });
+            state.insert_new(store, parent, name, link)
         });
-        let made = self.state.lock().insert_new(store, parent, name, link);
         made.inspect_err(|_| store.refund_entry(length))
     }
 

@@ -15,6 +15,7 @@ use super::pages::Pages;
 use super::store::Store;
 use crate::fs::node::{Fault, Kind, Mode, NewTimes, Outcome, Stat, Times};
 use crate::fs::position::{read_vec, write_full};
+use crate::fs::user::Permissions;
 use crate::fs::{FileExtent, FileSource, IO_BYTES_MAX};
 
 /// The largest file of a volume in memory that the host reads: it makes a copy, which nobody is charged for.
@@ -35,10 +36,16 @@ pub(in crate::fs) struct OverlayFile {
 
 struct Attributes {
     len: u64,
-    links: u64,
-    times: Times,
+    known: Known,
     /// Whether anything is not as in the tree.
     differs: bool,
+}
+
+/// What is known of a file beside its data.
+pub(super) struct Known {
+    pub(super) links: u64,
+    pub(super) times: Times,
+    pub(super) permissions: Permissions,
 }
 
 enum Data {
@@ -69,14 +76,12 @@ impl OverlayFile {
     pub(super) fn of_tree(
         inode: u64,
         source: FileSource,
-        links: u64,
-        times: Times,
+        known: Known,
         store: Option<&Arc<Store>>,
     ) -> OverlayFile {
         let attributes = Attributes {
             len: source.len(),
-            links,
-            times,
+            known,
             differs: false,
         };
         OverlayFile {
@@ -89,10 +94,14 @@ impl OverlayFile {
     }
 
     /// An empty file that the container made.
-    pub(super) fn empty(inode: u64, store: &Arc<Store>) -> OverlayFile {
+    pub(super) fn empty(inode: u64, permissions: Permissions, store: &Arc<Store>) -> OverlayFile {
         let source = FileSource::Bytes(Bytes::new());
-        let times = Times::all(SystemTime::now());
-        let file = OverlayFile::of_tree(inode, source, 0, times, Some(store));
+        let known = Known {
+            links: 0,
+            times: Times::all(SystemTime::now()),
+            permissions,
+        };
+        let file = OverlayFile::of_tree(inode, source, known, Some(store));
         file.attributes.lock().differs = true;
         file
     }
@@ -126,7 +135,7 @@ impl OverlayFile {
     }
 
     pub(super) fn is_unlinked(&self) -> bool {
-        self.attributes.lock().links == 0
+        self.attributes.lock().known.links == 0
     }
 
     pub(super) fn differs(&self) -> bool {
@@ -136,29 +145,38 @@ impl OverlayFile {
     /// Counts a name more or less; returns how many there are.
     pub(super) fn add_links(&self, change: i64) -> u64 {
         let mut attributes = self.attributes.lock();
-        attributes.links = attributes.links.saturating_add_signed(change);
+        let known = &mut attributes.known;
+        known.links = known.links.saturating_add_signed(change);
+        known.times.changed = SystemTime::now();
+        let links = known.links;
         attributes.differs = true;
-        attributes.times.changed = SystemTime::now();
-        attributes.links
+        links
     }
 
     pub(in crate::fs) fn stat(&self) -> Stat {
         let attributes = self.attributes.lock();
-        let (links, times) = (attributes.links, attributes.times);
         Stat {
             kind: Kind::File,
             size: attributes.len,
-            links,
-            times,
+            links: attributes.known.links,
+            times: attributes.known.times,
+            permissions: attributes.known.permissions,
         }
     }
 
     pub(in crate::fs) fn set_times(&self, times: NewTimes) -> Result<(), ErrorCode> {
         self.store.as_ref().ok_or(ErrorCode::ReadOnly)?;
         let mut attributes = self.attributes.lock();
-        attributes.times.set(times);
+        attributes.known.times.set(times);
         attributes.differs = true;
         Ok(())
+    }
+
+    pub(super) fn set_permissions(&self, permissions: Permissions) {
+        let mut attributes = self.attributes.lock();
+        attributes.known.permissions = permissions;
+        attributes.known.times.changed = SystemTime::now();
+        attributes.differs = true;
     }
 
     /// Reads up to `len` bytes; none only at the end of the file.
@@ -312,7 +330,7 @@ impl OverlayFile {
         let mut attributes = self.attributes.lock();
         attributes.len = len;
         attributes.differs = true;
-        attributes.times.touch();
+        attributes.known.times.touch();
     }
 
     fn reopen(&self) -> io::Result<()> {

@@ -32,6 +32,7 @@ impl Instance {
             root,
             upper,
             mounts,
+            user: User::default(),
         })
         .unwrap();
         let state = FsState::new(files);

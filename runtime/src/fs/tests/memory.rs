@@ -20,7 +20,7 @@ fn view(volume: &MemoryVolume, access: Access) -> View {
 
 #[test]
 fn what_one_container_writes_another_reads() {
-    let volume = MemoryVolume::new(pod(1 << 20), None);
+    let volume = MemoryVolume::new(pod(1 << 20), None, None);
     let (one, other) = (
         view(&volume, Access::ReadWrite),
         view(&volume, Access::ReadOnly),
@@ -66,7 +66,7 @@ fn what_one_container_writes_another_reads() {
 
 #[test]
 fn a_sub_path_is_made_and_is_all_that_is_seen() {
-    let volume = MemoryVolume::new(pod(1 << 20), None);
+    let volume = MemoryVolume::new(pod(1 << 20), None, None);
     let inner = |sub_path: &str| {
         let mount = Mount {
             sub_path: Some(sub_path.to_owned()),
@@ -90,7 +90,7 @@ fn a_sub_path_is_made_and_is_all_that_is_seen() {
 #[test]
 fn it_holds_what_its_limit_says_in_whole_pages() {
     let account = pod(1 << 20);
-    let volume = MemoryVolume::new(account.clone(), Some(8192));
+    let volume = MemoryVolume::new(account.clone(), Some(8192), None);
     let view = view(&volume, Access::ReadWrite);
     view.write("scratch/a", &"x".repeat(4096)).unwrap();
     view.write("scratch/b", "y").unwrap();
@@ -114,7 +114,7 @@ fn it_holds_what_its_limit_says_in_whole_pages() {
 #[test]
 fn what_the_pod_has_no_memory_for_is_no_room() {
     let account = pod(64 * 1024);
-    let volume = MemoryVolume::new(account.clone(), None);
+    let volume = MemoryVolume::new(account.clone(), None, None);
     let view = view(&volume, Access::ReadWrite);
     let refused = view.write("scratch/a", &"x".repeat(64 * 1024));
     assert_eq!(refused, Err(ErrorCode::InsufficientSpace));
@@ -131,7 +131,7 @@ fn what_the_pod_has_no_memory_for_is_no_room() {
 #[test]
 fn holes_cost_nothing_and_read_as_zeros() {
     let account = pod(1 << 20);
-    let volume = MemoryVolume::new(account.clone(), Some(1 << 20));
+    let volume = MemoryVolume::new(account.clone(), Some(1 << 20), None);
     let view = view(&volume, Access::ReadWrite);
     view.write("scratch/a", "begin").unwrap();
     let file = view.file("scratch/a", writing()).unwrap();

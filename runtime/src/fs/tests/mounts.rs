@@ -263,6 +263,7 @@ fn two_mounts_at_one_path_are_refused() {
         root,
         upper: Upper::ReadOnly,
         mounts,
+        user: User::default(),
     });
     assert!(matches!(made, Err(FsError::Mount { .. })));
 }
@@ -380,6 +381,7 @@ fn refused(mount: Mount) -> bool {
         root,
         upper,
         mounts: vec![mount],
+        user: User::default(),
     })
     .is_err()
 }

@@ -72,6 +72,7 @@ fn another_container_sees_none_of_it() {
             root: Arc::clone(&root),
             upper,
             mounts: vec![],
+            user: User::default(),
         };
         let files = FileSystem::new(spec).unwrap();
         View {
