@@ -16,6 +16,7 @@ use coracle_network::{
 use coracle_runtime::PodAccount;
 use coracle_runtime::fs::{
     Access, FileSource, FileSystem, FileSystemSpec, MemoryVolume, Mount, MountSource, Tree, Upper,
+    User,
 };
 
 use crate::agent::DeclaredPorts;
@@ -52,6 +53,8 @@ pub(crate) struct GroundKit {
     pub(crate) storage: Option<Arc<PodStorage>>,
     /// Volumes that nobody writes to, whatever a mount says.
     read_only: HashSet<String>,
+    /// The group that volumes belong to, those of the machine and of images aside (`fsGroup`).
+    groups: HashMap<String, u32>,
     /// Keeps the volumes in memory as their objects are.
     pub(crate) files: Arc<PodFiles>,
     /// Keeps the files of the volumes that are images in the store.
@@ -132,10 +135,24 @@ pub(crate) async fn lay(
         volumes,
         storage,
         read_only,
+        groups: groups(pod),
         files,
         _images: images,
         identity,
     })
+}
+
+/// The group of each volume that has one.
+fn groups(pod: &PodSpecPlan) -> HashMap<String, u32> {
+    let Some(group) = pod.groups.of_volumes else {
+        return HashMap::new();
+    };
+    let has_group = |volume: &&VolumePlan| match volume.source {
+        VolumeSource::Files(_) | VolumeSource::EmptyDir { .. } | VolumeSource::Claim { .. } => true,
+        VolumeSource::HostPath { .. } | VolumeSource::Image { .. } => false,
+    };
+    let volumes = pod.volumes.iter().filter(has_group);
+    volumes.map(|one| (one.name.clone(), group)).collect()
 }
 
 /// Removes what a pod's volumes left on the disk.
@@ -187,7 +204,8 @@ async fn mount_volumes(
                 limit,
             } => {
                 let limit = limit.as_ref().map(|limit| limit.bytes);
-                let volume = MemoryVolume::new(account.clone(), limit);
+                let group = pod.groups.of_volumes;
+                let volume = MemoryVolume::new(account.clone(), limit, group);
                 Ok(MountSource::Memory(volume))
             }
             VolumeSource::EmptyDir {
@@ -294,13 +312,31 @@ fn mount_problem(volume: &str, error: &dyn std::error::Error) -> Problem {
 }
 
 fn empty_dir(path: PathBuf) -> Result<MountSource, VolumeError> {
-    match fs::create_dir_all(&path) {
+    let made = fs::create_dir_all(&path).and_then(|()| open_to_all(&path));
+    match made {
         Ok(()) => Ok(MountSource::HostDir(path)),
         Err(source) => Err(VolumeError::Make {
             path: path.display().to_string(),
             source,
         }),
     }
+}
+
+/// Lets whoever a container runs as write in a folder, and keeps other people of the machine away from it.
+#[cfg(unix)]
+fn open_to_all(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    if let Some(of_pod) = folder.parent() {
+        fs::set_permissions(of_pod, fs::Permissions::from_mode(0o700))?;
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777))
+}
+
+/// The profile's folder, in which it lies, is closed to others.
+#[cfg(not(unix))]
+fn open_to_all(_folder: &Path) -> std::io::Result<()> {
+    Ok(())
 }
 
 fn host_path(path: PathBuf, check: HostPathCheck) -> Result<MountSource, VolumeError> {
@@ -507,6 +543,7 @@ impl GroundKit {
                 } else {
                     Access::ReadWrite
                 },
+                group: self.groups.get(&mount.volume).copied(),
             });
         }
         Ok(mounts)

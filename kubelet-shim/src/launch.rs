@@ -4,12 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use coracle_network::PodNetwork;
-use coracle_runtime::fs::{FileSource, FileSystem, FileSystemSpec, Mount, Upper};
+use coracle_runtime::fs::{
+    Access, FileSource, FileSystem, FileSystemSpec, MemoryVolume, Mount, MountSource, Upper, User,
+};
 use coracle_runtime::{
     ContainerId, Exit, ExitCause, HandlerOptions, Instance, Instances, Limits, PodAccount,
     PrepareError, Program, RunAs, Runtime, SandboxSpec, StartError, Terminal, WorkloadKind,
 };
 use jiff::Timestamp;
+
+mod user;
 
 use crate::environment::{self, Facts, Sources};
 use crate::exec::{Console, Discipline, ExecGround, ExecTarget, Planned, Tools};
@@ -67,7 +71,7 @@ impl Launch {
         mounts: impl FnOnce(&[(String, String)]) -> Result<Vec<Mount>, Problem>,
     ) -> Result<Alive, LaunchFailure> {
         let container = &self.pod.containers[self.index];
-        check_user(&self.pod, container, self.image.user()).map_err(config_problem)?;
+        user::check(&self.pod, container, self.image.user()).map_err(config_problem)?;
         let defaults = &self.image.defaults;
         let variables =
             environment::variables(&self.pod, container, &defaults.env, &sources, self.facts)
@@ -86,7 +90,9 @@ impl Launch {
             self.runtime.prepare(code).await
         };
         let program = program.map_err(prepare_failure)?;
-        let files = self.files(container, mounts).await?;
+        let user = user::find(&self.pod, self.index, &self.image).await;
+        let user = user.map_err(unknown_user)?;
+        let files = self.files(container, mounts, user).await?;
         let ground = ExecGround {
             image: self.image.clone(),
             files: files.clone(),
@@ -189,10 +195,29 @@ impl Launch {
         }
     }
 
+    /// The file of the container's last words, which it may write whoever it runs as, and if its root is
+    /// read-only too. Something of the pod's own at that path takes its place.
+    fn message_file(&self, container: &ContainerPlan, mounts: &[Mount]) -> Option<Mount> {
+        let path = &container.termination_message.path;
+        let is_taken = |mount: &Mount| mount.path.trim_end_matches('/') == path;
+        if !path.starts_with('/') || mounts.iter().any(is_taken) {
+            return None;
+        }
+        let volume = MemoryVolume::with_file(self.account.clone(), MESSAGE_FILE_BYTES_MAX);
+        Some(Mount {
+            path: path.clone(),
+            source: MountSource::Memory(volume),
+            sub_path: Some(MemoryVolume::FILE.to_owned()),
+            access: Access::ReadWrite,
+            group: None,
+        })
+    }
+
     async fn files(
         &self,
         container: &ContainerPlan,
-        mounts: Vec<Mount>,
+        mut mounts: Vec<Mount>,
+        user: User,
     ) -> Result<Arc<FileSystem>, LaunchFailure> {
         let upper = if container.security.read_only_root {
             Upper::ReadOnly
@@ -202,10 +227,12 @@ impl Launch {
                 limit: LAYER_BYTES_MAX.max(container.resources.storage_limit.unwrap_or(0)),
             }
         };
+        mounts.extend(self.message_file(container, &mounts));
         let spec = FileSystemSpec {
             root: self.image.tree.clone(),
             upper,
             mounts,
+            user,
         };
         // Only volumes of the machine touch its disk here; a container without any skips the thread.
         let made = if !spec.mounts.iter().any(Mount::may_block) {
@@ -223,34 +250,13 @@ impl Launch {
     }
 }
 
-/// `runAsNonRoot` by the contract's three messages (B.6).
-fn check_user(
-    pod: &PodSpecPlan,
-    container: &ContainerPlan,
-    image_user: &str,
-) -> Result<(), String> {
-    if !container.security.run_as_non_root {
-        return Ok(());
-    }
-    let place = format!("(pod: \"{}\", container: {})", pod.key, container.name);
-    let user = image_user.split(':').next().unwrap_or_default();
-    match (container.security.run_as_user, user.parse::<i64>()) {
-        (Some(0), _) => Err(format!(
-            "container's runAsUser breaks non-root policy {place}"
-        )),
-        (Some(_), _) => Ok(()),
-        (None, Ok(0)) => Err(format!(
-            "container has runAsNonRoot and image will run as root {place}"
-        )),
-        (None, Ok(_)) => Ok(()),
-        (None, Err(_)) if user.is_empty() => Err(format!(
-            "container has runAsNonRoot and image will run as root {place}"
-        )),
-        (None, Err(_)) => Err(format!(
-            "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user \
-             is non-root {place}"
-        )),
-    }
+/// The image names who it does not have: another image may.
+fn unknown_user(message: String) -> LaunchFailure {
+    LaunchFailure::Refused(Problem {
+        reason: "CreateContainerError",
+        message: message.into(),
+        outlook: Outlook::MayMend,
+    })
 }
 
 fn config_problem(message: String) -> LaunchFailure {

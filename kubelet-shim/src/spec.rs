@@ -112,6 +112,8 @@ pub struct PodSpecPlan {
     pub left_out: Vec<FieldRefusal>,
     /// Volumes by declaration.
     pub volumes: Vec<VolumePlan>,
+    /// Groups of its volumes and of whoever its containers run as.
+    pub groups: Groups,
     /// `spec.resources`: what it requests and may use as a whole.
     pub whole: Option<Resources>,
     /// `spec.overhead`: what it costs beside its containers; only requests.
@@ -426,9 +428,32 @@ pub struct Security {
     /// `runAsNonRoot`, container over pod.
     pub run_as_non_root: bool,
     /// `runAsUser`, container over pod.
-    pub run_as_user: Option<i64>,
+    pub run_as_user: Option<u32>,
+    /// `runAsGroup`, container over pod.
+    pub run_as_group: Option<u32>,
     /// `readOnlyRootFilesystem`.
     pub read_only_root: bool,
+}
+
+/// Groups of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// `fsGroup`: whose the pod's volumes are, those of the machine aside.
+    pub of_volumes: Option<u32>,
+    /// `supplementalGroups`.
+    pub supplemental: Vec<u32>,
+    /// Whether a user has the groups that the image gives it, too (`supplementalGroupsPolicy`).
+    pub of_image: bool,
+}
+
+impl Default for Groups {
+    fn default() -> Groups {
+        Groups {
+            of_volumes: None,
+            supplemental: Vec::new(),
+            of_image: true,
+        }
+    }
 }
 
 /// Where a container's last words are read.

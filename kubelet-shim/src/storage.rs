@@ -254,7 +254,7 @@ fn held(folder: &Path, enough: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use coracle_runtime::fs::{FileSystemSpec, Tree, Upper};
+    use coracle_runtime::fs::{FileSystemSpec, Tree, Upper, User};
     use k8s_openapi::api::core::v1::Pod;
     use serde_json::{Value, json};
 

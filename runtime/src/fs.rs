@@ -37,7 +37,8 @@ mod tests;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -140,9 +141,26 @@ impl MemoryVolume {
     /// with `insufficient-space`. Everybody may write in it, and what is made in it belongs to `group`.
     pub fn new(pod: PodAccount, limit: Option<u64>, group: Option<u32>) -> MemoryVolume {
         let top = Permissions::of_root(0o777).shared_with(group, true);
+        let meta = Meta {
+            mode: top.mode,
+            uid: top.uid,
+            gid: top.gid,
+            mtime: SystemTime::now(),
+        };
+        let tree = Arc::new(TreeBuilder::new().top(meta).build());
         let limit = limit.unwrap_or(u64::MAX);
-        MemoryVolume(Arc::new(Overlay::in_memory(pod, limit, top)))
+        MemoryVolume(Arc::new(Overlay::in_memory(tree, pod, limit)))
     }
+
+    /// Makes one with an empty file in it, [`MemoryVolume::FILE`], that everybody may write: to be mounted
+    /// by that name where a container writes something for the host, whatever it runs as.
+    pub fn with_file(pod: PodAccount, limit: u64) -> MemoryVolume {
+        static TREE: LazyLock<Arc<Tree>> = LazyLock::new(|| Arc::new(Tree::of_open_file()));
+        MemoryVolume(Arc::new(Overlay::in_memory(TREE.clone(), pod, limit)))
+    }
+
+    /// The name of the file that [`MemoryVolume::with_file`] makes.
+    pub const FILE: &str = "file";
 
     /// Returns the bytes it holds, in whole pages.
     pub fn used_bytes(&self) -> u64 {

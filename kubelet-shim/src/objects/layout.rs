@@ -46,8 +46,43 @@ pub(super) struct Sources<'a> {
     pub(super) tokens: &'a HashMap<TokenPlan, Result<Bytes, String>>,
 }
 
-/// Path to content and mode.
-pub(super) type Payload = BTreeMap<String, (Bytes, u32)>;
+/// Path to file.
+pub(super) type Payload = BTreeMap<String, Laid>;
+
+/// One file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Laid {
+    pub(super) content: Bytes,
+    pub(super) mode: u32,
+    /// Whose it is: root's, but for tokens.
+    pub(super) owner: u32,
+}
+
+/// The mode of a token that is for one user or group only.
+const TOKEN_MODE: u32 = 0o600;
+
+impl Laid {
+    fn new(content: Bytes, mode: u32) -> Laid {
+        Laid {
+            content,
+            mode,
+            owner: 0,
+        }
+    }
+
+    /// A token is for the user whom all containers run as, and for the group of the volumes.
+    fn token(content: Bytes, mode: u32, pod: &PodSpecPlan) -> Laid {
+        let mut users = pod.containers.iter().map(|one| one.security.run_as_user);
+        let first = users.next().flatten();
+        let user = first.filter(|_| users.all(|user| user == first));
+        let is_closed = user.is_some() || pod.groups.of_volumes.is_some();
+        Laid {
+            content,
+            mode: if is_closed { TOKEN_MODE } else { mode },
+            owner: user.unwrap_or(0),
+        }
+    }
+}
 
 fn key_word(kind: ObjectKind) -> &'static str {
     match kind {
@@ -73,7 +108,7 @@ pub(super) fn payload(volume: &FilesVolume, from: &Sources<'_>) -> Result<Payloa
                 for file in list {
                     let mode = file.mode.unwrap_or(volume.default_mode);
                     let content = Bytes::from(downward(file, from));
-                    files.insert(file.path.clone(), (content, mode));
+                    files.insert(file.path.clone(), Laid::new(content, mode));
                 }
             }
             FilesSource::Token { token, path } => {
@@ -82,7 +117,8 @@ pub(super) fn payload(volume: &FilesVolume, from: &Sources<'_>) -> Result<Payloa
                     Some(Err(why)) => return Err(LayoutError::NoToken(why.clone())),
                     None => return Err(LayoutError::NoToken("it was not asked for".to_owned())),
                 };
-                files.insert(path.clone(), (content, volume.default_mode));
+                let token = Laid::token(content, volume.default_mode, from.pod);
+                files.insert(path.clone(), token);
             }
         }
     }
@@ -98,7 +134,7 @@ fn add_keys(
 ) -> Result<(), LayoutError> {
     if items.is_empty() {
         let all = data.data.iter().chain(&data.binary);
-        files.extend(all.map(|(key, value)| (key.clone(), (value.clone(), default_mode))));
+        files.extend(all.map(|(key, value)| (key.clone(), Laid::new(value.clone(), default_mode))));
         return Ok(());
     }
     for item in items {
@@ -106,7 +142,7 @@ fn add_keys(
         match text.or_else(|| data.binary.get(&item.key)) {
             Some(value) => {
                 let mode = item.mode.unwrap_or(default_mode);
-                files.insert(item.path.clone(), (value.clone(), mode));
+                files.insert(item.path.clone(), Laid::new(value.clone(), mode));
             }
             None if object.optional => {}
             None => {
@@ -186,11 +222,14 @@ pub(super) fn tree(files: &Payload, now: SystemTime) -> Result<Tree, FsError> {
     tree.dir(&version, folder)?;
     tree.symlink("..data", &version, link)?;
     let mut last_top = None;
-    for (path, (content, mode)) in files {
+    for (path, file) in files {
         tree.file(
             &format!("{version}/{path}"),
-            Meta::new(*mode, now),
-            FileSource::Bytes(content.clone()),
+            Meta {
+                uid: file.owner,
+                ..Meta::new(file.mode, now)
+            },
+            FileSource::Bytes(file.content.clone()),
         )?;
         let top = path.split('/').next().unwrap_or(path);
         if last_top != Some(top) {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use coracle_control_plane::{ControlPlane, ControlPlaneConfig};
 use coracle_runtime::fs::{
-    Access, FileSystem, FileSystemSpec, LiveTree, Mount, MountSource, Tree, Upper,
+    Access, FileSystem, FileSystemSpec, LiveTree, Mount, MountSource, Tree, Upper, User,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
@@ -152,6 +152,31 @@ fn a_downward_volume_says_what_the_kubelet_says() {
             ("/v/disk", b"10737418240"),
         ],
     );
+}
+
+/// A token is for the user whom all containers run as and for the group of the volumes, else for everybody.
+#[test]
+fn a_token_belongs_to_whom_the_pod_runs_as() {
+    let token = json!({"serviceAccountToken": {"path": "x", "expirationSeconds": 3607}});
+    let map = json!({"configMap": {"name": "m", "items": [{"key": "a", "path": "y"}]}});
+    let volumes = json!([{"name": "v", "projected": {"sources": [token, map]}}]);
+    let mut pod = plan("p", volumes);
+    let seen = |pod: &PodSpecPlan| {
+        let files = drawn(pod, &[]).unwrap();
+        let token = (files["x"].mode, files["x"].owner);
+        assert_eq!((files["y"].mode, files["y"].owner), (0o644, 0));
+        token
+    };
+    assert_eq!(seen(&pod), (0o644, 0));
+    pod.groups.of_volumes = Some(7);
+    assert_eq!(seen(&pod), (0o600, 0));
+    pod.groups.of_volumes = None;
+    pod.containers[0].security.run_as_user = Some(5);
+    assert_eq!(seen(&pod), (0o600, 5));
+    let mut second = pod.containers[0].clone();
+    second.security.run_as_user = Some(6);
+    pod.containers.push(second);
+    assert_eq!(seen(&pod), (0o644, 0));
 }
 
 #[test]

@@ -188,6 +188,7 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         containers,
         left_out,
         volumes,
+        groups: security::groups(spec.security_context.as_ref(), &at),
     })
 }
 

@@ -4,11 +4,14 @@ use k8s_openapi::api::core::v1::{
     AppArmorProfile, Capabilities, PodSecurityContext, SeccompProfile, SecurityContext,
 };
 
-use super::Security;
 use super::check::{Field, UNSUPPORTED};
+use super::{Groups, Security};
 
 /// The only capability a guest has: its pod's ports below 1024 are its own.
 const GRANTED: [&str; 2] = ["NET_BIND_SERVICE", "CAP_NET_BIND_SERVICE"];
+
+/// The largest number of a user or group that Kubernetes takes.
+const ID_MAX: u32 = i32::MAX as u32;
 
 pub(super) fn of_pod(wire: Option<&PodSecurityContext>, at: &Field<'_>) -> Security {
     let Some(wire) = wire else {
@@ -16,12 +19,13 @@ pub(super) fn of_pod(wire: Option<&PodSecurityContext>, at: &Field<'_>) -> Secur
     };
     let at = at.field("securityContext");
     let PodSecurityContext {
-        // Mapped: WASI shows a guest neither owner nor group, so the identity is what status reports.
+        // The groups of the pod's volumes and users are converted below.
         fs_group: _,
-        fs_group_change_policy: _,
-        run_as_group: _,
         supplemental_groups: _,
         supplemental_groups_policy: _,
+        // Satisfied: a volume shows its group at once, nothing of it is changed.
+        fs_group_change_policy: _,
+        run_as_group,
         // Satisfied: there is no SELinux boundary inside the process.
         se_linux_change_policy: _,
         se_linux_options: _,
@@ -37,9 +41,38 @@ pub(super) fn of_pod(wire: Option<&PodSecurityContext>, at: &Field<'_>) -> Secur
     at.absent("windowsOptions", windows_options);
     Security {
         run_as_non_root: run_as_non_root.unwrap_or(false),
-        run_as_user: *run_as_user,
+        run_as_user: id(*run_as_user, "runAsUser", &at),
+        run_as_group: id(*run_as_group, "runAsGroup", &at),
         read_only_root: false,
     }
+}
+
+/// The groups that all containers of a pod have.
+pub(super) fn groups(wire: Option<&PodSecurityContext>, at: &Field<'_>) -> Groups {
+    let Some(wire) = wire else {
+        return Groups::default();
+    };
+    let at = at.field("securityContext");
+    let supplemental = wire.supplemental_groups.as_deref().unwrap_or_default();
+    let supplemental = supplemental
+        .iter()
+        .filter_map(|group| id(Some(*group), "supplementalGroups", &at));
+    Groups {
+        of_volumes: id(wire.fs_group, "fsGroup", &at),
+        supplemental: supplemental.collect(),
+        of_image: wire.supplemental_groups_policy.as_deref() != Some("Strict"),
+    }
+}
+
+/// The number of a user or group, as far as Linux has them.
+fn id(value: Option<i64>, field: &str, at: &Field<'_>) -> Option<u32> {
+    let value = value?;
+    let id = u32::try_from(value).ok().filter(|id| *id <= ID_MAX);
+    if id.is_none() {
+        at.field(field)
+            .refuse(format!("must be between 0 and {ID_MAX}, inclusive"));
+    }
+    id
 }
 
 pub(super) fn of_container(
@@ -52,8 +85,7 @@ pub(super) fn of_container(
     let SecurityContext {
         // Satisfied: nothing in a guest can gain a privilege.
         allow_privilege_escalation: _,
-        // Mapped, as for the pod.
-        run_as_group: _,
+        run_as_group,
         se_linux_options: _,
         app_armor_profile,
         capabilities,
@@ -81,7 +113,8 @@ pub(super) fn of_container(
     at.absent("windowsOptions", windows_options);
     Security {
         run_as_non_root: run_as_non_root.unwrap_or(pod.run_as_non_root),
-        run_as_user: run_as_user.or(pod.run_as_user),
+        run_as_user: id(*run_as_user, "runAsUser", &at).or(pod.run_as_user),
+        run_as_group: id(*run_as_group, "runAsGroup", &at).or(pod.run_as_group),
         read_only_root: read_only_root_filesystem.unwrap_or(false),
     }
 }

@@ -49,6 +49,11 @@ pub(super) struct HostOpen {
     pub(super) create_new: bool,
 }
 
+#[cfg(unix)]
+const LENDS_IDENTITY: u32 = 0o6000;
+#[cfg(unix)]
+const OWNER_USES: u32 = 0o700;
+
 impl HostRoot {
     /// Opens a folder, or what `sub_path` names in it; a missing sub-path is made, as Kubernetes does.
     pub(super) fn folder(host: &Path, sub_path: Option<&str>) -> io::Result<HostRoot> {
@@ -120,12 +125,17 @@ impl HostRoot {
         Ok(stat_of(&self.dir.symlink_metadata(at(path))?))
     }
 
-    /// Sets an entry's mode, where the host's files have one. A link is followed inside the folder.
+    /// Sets an entry's mode, where the host's files have one. A link is followed inside the folder. The host
+    /// gets no program that runs as somebody else, and no folder that this process is kept out of.
     #[cfg(unix)]
     pub(super) fn set_mode(&self, path: &str, mode: u32) -> Outcome<()> {
         use std::os::unix::fs::PermissionsExt as _;
 
-        let mode = std::fs::Permissions::from_mode(mode);
+        let kept = match self.kind(path)? {
+            Kind::Dir => OWNER_USES,
+            Kind::File | Kind::Symlink | Kind::Other => 0,
+        };
+        let mode = std::fs::Permissions::from_mode(mode & !LENDS_IDENTITY | kept);
         let mode = cap_std::fs::Permissions::from_std(mode);
         Ok(self.dir.set_permissions(at(path), mode)?)
     }

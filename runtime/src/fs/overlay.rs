@@ -103,15 +103,9 @@ impl Overlay {
         }
     }
 
-    /// A volume that is held in memory and charged to a pod.
-    pub(super) fn in_memory(pod: PodAccount, limit: u64, top: Permissions) -> Overlay {
-        let mut overlay = Overlay::new(Arc::new(Tree::empty()), Upper::ReadOnly);
-        let root = Dir::now(ROOT, top);
-        overlay
-            .state
-            .get_mut()
-            .inodes
-            .insert(ROOT, Inode::Dir(root));
+    /// A volume whose changes are held in memory and charged to a pod.
+    pub(super) fn in_memory(tree: Arc<Tree>, pod: PodAccount, limit: u64) -> Overlay {
+        let mut overlay = Overlay::new(tree, Upper::ReadOnly);
         overlay.store = Some(Arc::new(Store::in_memory(pod, limit)));
         overlay
     }

@@ -178,6 +178,16 @@ impl Tree {
         TreeBuilder::new().build()
     }
 
+    /// One empty file that everybody may write.
+    pub(super) fn of_open_file() -> Tree {
+        let mut tree = TreeBuilder::new();
+        let meta = Meta::new(0o666, SystemTime::UNIX_EPOCH);
+        let empty = FileSource::Bytes(Bytes::new());
+        let added = tree.file(super::MemoryVolume::FILE, meta, empty);
+        added.expect("it is a plain name and the only one");
+        tree.build()
+    }
+
     /// The number of entries, the root included.
     pub fn entries(&self) -> usize {
         self.nodes.len()
@@ -262,6 +272,12 @@ impl TreeBuilder {
         let index = self.dir_index(&names, path)?;
         self.nodes[index as usize].meta = meta;
         Ok(self)
+    }
+
+    /// Describes the root itself.
+    pub fn top(mut self, meta: Meta) -> TreeBuilder {
+        self.nodes[ROOT as usize].meta = meta;
+        self
     }
 
     /// Adds a file.
