@@ -21,6 +21,7 @@ mod grep;
 mod listing;
 mod network;
 mod output;
+pub(crate) mod owners;
 mod place;
 mod reading;
 mod real;
@@ -50,6 +51,7 @@ pub(crate) const ALL: &[&[Applet]] = &[
     listing::APPLETS,
     network::APPLETS,
     output::APPLETS,
+    owners::APPLETS,
     place::APPLETS,
     reading::APPLETS,
     sed::APPLETS,

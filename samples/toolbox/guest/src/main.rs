@@ -6,12 +6,14 @@
 //! - `reactor` polls the futures and waits for the outside world;
 //! - `platform` is that world: WASI, or std when the tests run natively;
 //! - `stream` is what stands behind a descriptor; `terminal` edits lines when that is a terminal;
+//! - `ownership` reads and writes users, owners and modes;
 //! - `applet` finds a program by its name and runs it; `applets` are the programs;
 //! - `shell` is `sh`.
 
 mod applet;
 mod applets;
 mod options;
+mod ownership;
 mod pattern;
 mod platform;
 mod reactor;

@@ -3,14 +3,16 @@
 mod header;
 
 use std::fs::{self, Metadata};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
-use super::listing;
 use super::time::{self, Moment};
+use super::{listing, owners};
 use crate::applet::{Context, Failure, Outcome};
 use crate::options::Options;
+use crate::ownership::{self, Permissions, Table};
 use crate::pattern;
 use crate::platform;
 use crate::stream::{Handle, Mode, Stream};
@@ -27,11 +29,8 @@ const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Options that only say what is done anyway, or what WASI has nothing for.
 const WITHOUT_EFFECT: &[&str] = &[
-    "--no-same-permissions",
-    "--no-same-owner",
     "--same-owner",
     "--same-permissions",
-    "--preserve-permissions",
     "--numeric-owner",
     "--overwrite",
     "--warning=no-unknown-keyword",
@@ -39,6 +38,9 @@ const WITHOUT_EFFECT: &[&str] = &[
     "--format=ustar",
     "--format=pax",
 ];
+
+/// What files lose of their mode that are not unpacked as they were.
+const UMASK: u32 = 0o022;
 
 /// What is done with an archive.
 struct Job {
@@ -73,8 +75,11 @@ async fn tar(context: Context) -> Outcome {
         ("dereference", 'h'),
         ("absolute-names", 'P'),
         ("keep-old-files", 'k'),
+        ("no-same-owner", 'o'),
+        ("no-same-permissions", 'N'),
+        ("preserve-permissions", 'p'),
     ];
-    let options = Options::read(&words, "cxtf:C:vmOX:S:zhPkpoj", long)?;
+    let options = Options::read(&words, "cxtf:C:vmOX:S:zhPkpojN", long)?;
     if options.has('z') || options.has('j') {
         return Err(Failure::new("compressed archives are not supported"));
     }
@@ -167,7 +172,8 @@ impl Job {
                 fs::symlink_metadata(&path)
             };
             let metadata = found.map_err(about)?;
-            let mut entry = entry_of(name, &metadata);
+            let known = platform::permissions(&path, self.options.has('h')).map_err(about)?;
+            let mut entry = entry_of(name, &metadata, known);
             if entry.kind == Kind::Link {
                 let target = fs::read_link(&path).map_err(about)?;
                 entry.target = target.display().to_string();
@@ -239,9 +245,16 @@ impl Job {
             }
             skip(&input, header::padding(entry.size) as u64).await?;
         }
-        // Times of folders change with what is put into them.
-        for (path, modified) in folders.iter().rev() {
-            let _ = platform::set_times(path, *modified);
+        // Times of folders change with what is put into them, and a mode may close one.
+        for (path, entry) in folders.iter().rev() {
+            if let Err(error) = self.hand_over(path, entry) {
+                let failure = Failure::about(&entry.name, &error);
+                self.context.complain(&failure).await?;
+                code = 1;
+            }
+            if !self.options.has('m') {
+                let _ = platform::set_times(path, modified(entry));
+            }
         }
         // Who writes the archive may still be writing zeros.
         while !input.read(CHUNK_BYTES).await?.is_empty() {}
@@ -273,15 +286,21 @@ impl Job {
             self.context.line(name).await?;
             return Ok(());
         }
-        let (mode, target) = match entry.kind {
-            Kind::Folder => ("drwxr-xr-x", String::new()),
-            Kind::Link => ("lrwxrwxrwx", format!(" -> {}", entry.target)),
-            Kind::HardLink => ("hrw-r--r--", format!(" link to {}", entry.target)),
-            Kind::File | Kind::Other => ("-rw-r--r--", String::new()),
+        let (kind, target) = match entry.kind {
+            Kind::Folder => ('d', String::new()),
+            Kind::Link => ('l', format!(" -> {}", entry.target)),
+            Kind::HardLink => ('h', format!(" link to {}", entry.target)),
+            Kind::File | Kind::Other => ('-', String::new()),
         };
+        let Permissions { mode, uid, gid } = entry.permissions;
+        let mode = ownership::shown_as(mode, kind);
+        let (user, group) = (Table::Users.shown(uid), Table::Groups.shown(gid));
         let moment = Moment::of(modified(entry));
         let time = time::format(moment, "%Y-%m-%d %H:%M:%S");
-        let text = format!("{mode} root/root {:>9} {time} {name}{target}", entry.size);
+        let text = format!(
+            "{mode} {user}/{group} {:>9} {time} {name}{target}",
+            entry.size
+        );
         self.context.line(text).await?;
         Ok(())
     }
@@ -291,7 +310,7 @@ impl Job {
         input: &Handle,
         entry: &Entry,
         name: &str,
-        folders: &mut Vec<(PathBuf, SystemTime)>,
+        folders: &mut Vec<(PathBuf, Entry)>,
     ) -> Result<(), Failure> {
         if entry.kind == Kind::File && self.options.has('O') {
             let output = self.context.descriptors.get(1)?;
@@ -316,9 +335,7 @@ impl Job {
                 if !path.is_dir() {
                     fs::create_dir_all(&path).map_err(about)?;
                 }
-                if !self.options.has('m') {
-                    folders.push((path, modified(entry)));
-                }
+                folders.push((path, entry.clone()));
                 return skip(input, entry.size).await;
             }
             Kind::Link => platform::symlink(&entry.target, &path).map_err(about)?,
@@ -338,6 +355,7 @@ impl Job {
                 };
                 copy(input, entry.size, &output).await?;
                 drop(output);
+                self.hand_over(&path, entry).map_err(about)?;
                 if !self.options.has('m') {
                     let _ = platform::set_times(&path, modified(entry));
                 }
@@ -351,6 +369,22 @@ impl Job {
             }
         }
         skip(input, entry.size).await
+    }
+
+    /// Gives a file the mode of its entry, and its owner as well if root asks, as tar does.
+    fn hand_over(&self, path: &Path, entry: &Entry) -> io::Result<()> {
+        let Permissions { mode, uid, gid } = entry.permissions;
+        let is_root = platform::user().uid == 0;
+        let found = platform::permissions(path, true)?;
+        if is_root && !self.options.has('o') && (uid, gid) != (found.uid, found.gid) {
+            owners::settle(platform::set_owner(path, true, Some(uid), Some(gid)))?;
+        }
+        let is_whole = self.options.has('p') || is_root && !self.options.has('N');
+        let mode = mode & if is_whole { 0o7777 } else { !UMASK & 0o777 };
+        match mode == found.mode {
+            true => Ok(()),
+            false => owners::settle(platform::set_mode(path, true, mode)),
+        }
     }
 
     /// The path of an entry; `None` when it leads out of the folder.
@@ -367,7 +401,7 @@ impl Job {
     }
 }
 
-fn entry_of(name: &str, metadata: &Metadata) -> Entry {
+fn entry_of(name: &str, metadata: &Metadata, permissions: Permissions) -> Entry {
     let kind = if metadata.is_dir() {
         Kind::Folder
     } else if metadata.is_symlink() {
@@ -393,6 +427,7 @@ fn entry_of(name: &str, metadata: &Metadata) -> Entry {
         },
         seconds: u64::try_from(Moment::of(modified).seconds).unwrap_or(0),
         target: String::new(),
+        permissions,
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::applet::{Context, Failure, Outcome};
+use crate::platform;
 use crate::stream::Descriptors;
 
 applets! {
@@ -77,21 +78,34 @@ pub(crate) fn unary(operator: &str, operand: &str, folder: &Path, open: &Descrip
             | "/dev/stderr"
     );
     let metadata = || fs::metadata(&path).ok().filter(|_| !operand.is_empty());
+    let permissions = || {
+        let found = platform::permissions(&path, true).ok();
+        found.filter(|_| !operand.is_empty())
+    };
+    let may = |bit| permissions().is_some_and(|of| platform::user().may(bit, of));
+    let has = |bits| permissions().is_some_and(|of| of.mode & bits != 0);
     match operator {
         "-n" => !operand.is_empty(),
         "-z" => operand.is_empty(),
-        "-e" | "-a" | "-r" | "-w" => device || metadata().is_some(),
+        "-e" | "-a" => device || metadata().is_some(),
+        "-r" => device || may(4),
+        "-w" => device || may(2),
         "-c" => device,
         "-f" => metadata().is_some_and(|found| found.is_file()),
         "-d" => metadata().is_some_and(|found| found.is_dir()),
         "-s" => metadata().is_some_and(|found| found.len() > 0),
-        "-x" => metadata().is_some(),
+        "-x" => may(1),
+        "-u" => has(0o4000),
+        "-g" => has(0o2000),
+        "-k" => has(0o1000),
+        "-O" => permissions().is_some_and(|of| of.uid == platform::user().uid),
+        "-G" => permissions().is_some_and(|of| of.gid == platform::user().gid),
         "-h" | "-L" => fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()),
         "-t" => operand
             .parse()
             .is_ok_and(|number| open.get(number).is_ok_and(|stream| stream.is_terminal())),
-        "-O" | "-G" | "-N" => metadata().is_some(),
-        // Blocks, pipes, sockets and mode bits are not there.
+        "-N" => metadata().is_some(),
+        // Blocks, pipes and sockets are not there.
         _ => false,
     }
 }

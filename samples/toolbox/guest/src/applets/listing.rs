@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 use super::time::{self, Moment};
 use crate::applet::{Context, Failure, Outcome};
 use crate::options::Options;
+use crate::ownership::{self, Permissions, Table};
+use crate::platform;
 
 applets! {
     "ls" => ls,
@@ -24,18 +26,6 @@ const RECENT: Duration = Duration::from_secs(183 * 24 * 3600);
 struct Entry {
     name: String,
     metadata: Metadata,
-}
-
-/// How a file looks in a list. WASI tells no modes and no owners, so these are what a kubelet's usual
-/// defaults would be.
-pub(crate) fn mode(metadata: &Metadata) -> &'static str {
-    if metadata.is_dir() {
-        "drwxr-xr-x"
-    } else if metadata.is_symlink() {
-        "lrwxrwxrwx"
-    } else {
-        "-rw-r--r--"
-    }
 }
 
 async fn ls(context: Context) -> Outcome {
@@ -218,14 +208,21 @@ async fn line(
     } else {
         folder.join(&entry.name)
     };
-    let target = match fs::read_link(path) {
+    let target = match fs::read_link(&path) {
         Ok(target) if metadata.is_symlink() => format!(" -> {}", target.display()),
         Ok(_) | Err(_) => String::new(),
     };
-    let owner = if options.has('n') { "0 " } else { "root " };
+    let known = platform::permissions(&path, !metadata.is_symlink())?;
+    let (user, group) = match options.has('n') {
+        true => (known.uid.to_string(), known.gid.to_string()),
+        false => (
+            Table::Users.shown(known.uid),
+            Table::Groups.shown(known.gid),
+        ),
+    };
     let text = format!(
-        "{} {:>4} {owner:<8} {owner:<8} {size:>9} {} {name}{target}",
-        mode(metadata),
+        "{} {:>4} {user:<8} {group:<8} {size:>9} {} {name}{target}",
+        ownership::shown(known.mode, metadata),
         1,
         shown_time(metadata),
     );
@@ -281,11 +278,12 @@ async fn stat(context: Context) -> Outcome {
         } else {
             fs::symlink_metadata(&path)
         };
-        match found {
-            Ok(metadata) => {
+        let known = platform::permissions(&path, options.has('L'));
+        match found.and_then(|found| Ok((found, known?))) {
+            Ok((metadata, known)) => {
                 let text = match options.value('c') {
-                    Some(format) => stat_format(format, name, &metadata, &path),
-                    None => stat_text(name, &metadata),
+                    Some(format) => stat_format(format, name, &metadata, &path, known),
+                    None => stat_text(name, &metadata, known),
                 };
                 context.line(text).await?;
             }
@@ -310,34 +308,34 @@ fn kind(metadata: &Metadata) -> &'static str {
     }
 }
 
-fn permissions(metadata: &Metadata) -> &'static str {
-    if metadata.is_dir() {
-        "755"
-    } else if metadata.is_symlink() {
-        "777"
-    } else {
-        "644"
-    }
-}
-
 fn modified(metadata: &Metadata) -> Moment {
     Moment::of(metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH))
 }
 
-fn stat_text(name: &str, metadata: &Metadata) -> String {
+fn stat_text(name: &str, metadata: &Metadata, known: Permissions) -> String {
     let time = time::format(modified(metadata), "%Y-%m-%d %H:%M:%S %z");
     format!(
-        "  File: {name}\n  Size: {:<10}\tBlocks: {:<10} IO Block: 4096   {}\nAccess: (0{}/{})  \
-         Uid: (    0/    root)   Gid: (    0/    root)\nModify: {time}",
+        "  File: {name}\n  Size: {:<10}\tBlocks: {:<10} IO Block: 4096   {}\nAccess: ({:04o}/{})  \
+         Uid: ({:5}/{:>8})   Gid: ({:5}/{:>8})\nModify: {time}",
         metadata.len(),
         metadata.len().div_ceil(512),
         kind(metadata),
-        permissions(metadata),
-        mode(metadata),
+        known.mode,
+        ownership::shown(known.mode, metadata),
+        known.uid,
+        Table::Users.shown(known.uid),
+        known.gid,
+        Table::Groups.shown(known.gid),
     )
 }
 
-fn stat_format(format: &str, name: &str, metadata: &Metadata, path: &Path) -> String {
+fn stat_format(
+    format: &str,
+    name: &str,
+    metadata: &Metadata,
+    path: &Path,
+    known: Permissions,
+) -> String {
     let mut text = String::new();
     let mut chars = format.chars();
     while let Some(c) = chars.next() {
@@ -354,14 +352,16 @@ fn stat_format(format: &str, name: &str, metadata: &Metadata, path: &Path) -> St
             },
             Some('s') => text.push_str(&metadata.len().to_string()),
             Some('F') => text.push_str(kind(metadata)),
-            Some('a') => text.push_str(permissions(metadata)),
-            Some('A') => text.push_str(mode(metadata)),
+            Some('a') => text.push_str(&format!("{:o}", known.mode)),
+            Some('A') => text.push_str(&ownership::shown(known.mode, metadata)),
             Some('Y' | 'X' | 'Z') => text.push_str(&seconds),
             Some('y' | 'x' | 'z') => {
                 text.push_str(&time::format(modified(metadata), "%Y-%m-%d %H:%M:%S %z"));
             }
-            Some('u' | 'g') => text.push('0'),
-            Some('U' | 'G') => text.push_str("root"),
+            Some('u') => text.push_str(&known.uid.to_string()),
+            Some('g') => text.push_str(&known.gid.to_string()),
+            Some('U') => text.push_str(&Table::Users.shown(known.uid)),
+            Some('G') => text.push_str(&Table::Groups.shown(known.gid)),
             Some('b') => text.push_str(&metadata.len().div_ceil(512).to_string()),
             Some('h') => text.push('1'),
             Some('%') => text.push('%'),

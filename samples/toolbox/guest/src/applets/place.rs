@@ -6,6 +6,8 @@ use std::rc::Rc;
 
 use crate::applet::{self, Context, Environment, Failure, NOT_FOUND, Outcome};
 use crate::options::Options;
+use crate::ownership::{Table, User};
+use crate::platform;
 use crate::reactor;
 
 applets! {
@@ -223,28 +225,50 @@ fn parts(path: &Path) -> Vec<String> {
     parts.rev().map(str::to_owned).collect()
 }
 
-/// Who the account is: WASI tells nothing of it, and it makes no difference within an instance.
+/// Who the container runs as.
 async fn id(context: Context) -> Outcome {
     let options = Options::read(context.arguments(), "ugGnr", &[])?;
-    let text = match (
-        options.has('u') || options.has('g') || options.has('G'),
-        options.has('n'),
-    ) {
-        (true, true) => "root",
-        (true, false) => "0",
-        (false, _) => "uid=0(root) gid=0(root) groups=0(root)",
+    let User { uid, gid, groups } = platform::user();
+    let shown = |table: Table, number: u32| match options.has('n') {
+        true => table.shown(number),
+        false => number.to_string(),
+    };
+    let text = if options.has('u') {
+        shown(Table::Users, uid)
+    } else if options.has('g') {
+        shown(Table::Groups, gid)
+    } else if options.has('G') {
+        let all = [gid].into_iter().chain(groups);
+        let all: Vec<_> = all.map(|group| shown(Table::Groups, group)).collect();
+        all.join(" ")
+    } else {
+        let named = |table: Table, number: u32| match table.name(number) {
+            Some(name) => format!("{number}({name})"),
+            None => number.to_string(),
+        };
+        let all = [gid].into_iter().chain(groups);
+        let all: Vec<_> = all.map(|group| named(Table::Groups, group)).collect();
+        let (user, group) = (named(Table::Users, uid), named(Table::Groups, gid));
+        format!("uid={user} gid={group} groups={}", all.join(","))
     };
     context.line(text).await?;
     context.end(0).await
 }
 
 async fn whoami(context: Context) -> Outcome {
-    context.line("root").await?;
+    let uid = platform::user().uid;
+    match Table::Users.name(uid) {
+        Some(name) => context.line(name).await?,
+        None => return Err(Failure::new(format!("unknown uid {uid}"))),
+    }
     context.end(0).await
 }
 
 async fn groups(context: Context) -> Outcome {
-    context.line("root").await?;
+    let User { gid, groups, .. } = platform::user();
+    let all = [gid].into_iter().chain(groups);
+    let all: Vec<_> = all.map(|group| Table::Groups.shown(group)).collect();
+    context.line(all.join(" ")).await?;
     context.end(0).await
 }
 

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::listing::DEPTH_MAX;
-use super::time;
+use super::{owners, time};
 use crate::applet::{Context, Failure, Outcome};
 use crate::options::Options;
-use crate::platform;
 use crate::stream::{Mode, Stream};
+use crate::{ownership, platform};
 
 applets! {
     "cp" => cp,
@@ -23,9 +23,6 @@ applets! {
     "ln" => ln,
     "mktemp" => mktemp,
     "truncate" => truncate,
-    "chmod" => accepted,
-    "chown" => accepted,
-    "chgrp" => accepted,
     "sync" => sync,
 }
 
@@ -151,7 +148,12 @@ fn copy<'a>(
                     "`{source}` and `{target}` are the same file"
                 )));
             }
+            let is_new = !to.exists();
             copy_content(source, &from, target, &to).await?;
+            let keeps = options.has('p') || options.has('a');
+            if is_new || keeps {
+                owners::carry(&from, &to, keeps).map_err(about)?;
+            }
         }
         if (options.has('p') || options.has('a')) && !metadata.is_symlink() {
             let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
@@ -296,12 +298,20 @@ async fn mkdir(context: Context) -> Outcome {
         "pm:v",
         &[("parents", 'p'), ("mode", 'm')],
     )?;
+    let mode = match options.value('m') {
+        Some(word) => Some(
+            ownership::change(word, 0o777, true)
+                .ok_or_else(|| Failure::new(format!("invalid mode '{word}'")))?,
+        ),
+        None => None,
+    };
     each(&context, &options, |path| {
         if options.has('p') {
-            fs::create_dir_all(path)
+            fs::create_dir_all(path)?;
         } else {
-            fs::create_dir(path)
+            fs::create_dir(path)?;
         }
+        mode.map_or(Ok(()), |mode| platform::set_mode(path, true, mode))
     })
     .await
 }
@@ -476,26 +486,6 @@ async fn truncate(context: Context) -> Outcome {
         file.set_len(size)
     })
     .await
-}
-
-/// Modes and owners are neither kept nor enforced in a pod, so a wish for them is granted if the files are there.
-async fn accepted(context: Context) -> Outcome {
-    // Modes may begin with a dash, and the first word is no file.
-    let words: Vec<&String> = context
-        .arguments()
-        .iter()
-        .filter(|word| !word.starts_with('-'))
-        .collect();
-    let mut code = 0;
-    for name in words.iter().skip(1) {
-        if let Err(error) = fs::symlink_metadata(context.path(name.as_str())) {
-            context
-                .complain(&Failure::about(name.as_str(), &error))
-                .await?;
-            code = 1;
-        }
-    }
-    context.end(code).await
 }
 
 async fn sync(_context: Context) -> Outcome {

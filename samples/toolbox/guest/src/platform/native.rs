@@ -2,10 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
+
+use crate::ownership::{Permissions, User};
 
 /// Nothing is waited for natively: reads block.
 pub(crate) struct Source;
@@ -72,6 +75,51 @@ pub(crate) fn random(length: usize) -> Vec<u8> {
         state as u8
     };
     (0..length).map(|_| next()).collect()
+}
+
+/// Whom the tests run as, as Linux tells it.
+pub(crate) fn user() -> User {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let numbers = |field: &str| -> Vec<u32> {
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let words = line.unwrap_or_default().split_whitespace();
+        words.filter_map(|word| word.parse().ok()).collect()
+    };
+    let effective = |field| numbers(field).get(1).copied().unwrap_or(0);
+    User {
+        uid: effective("Uid:"),
+        gid: effective("Gid:"),
+        groups: numbers("Groups:"),
+    }
+}
+
+pub(crate) fn permissions(path: &Path, follow: bool) -> io::Result<Permissions> {
+    let found = match follow {
+        true => std::fs::metadata(path)?,
+        false => std::fs::symlink_metadata(path)?,
+    };
+    Ok(Permissions {
+        mode: found.mode() & 0o7777,
+        uid: found.uid(),
+        gid: found.gid(),
+    })
+}
+
+/// A link has no mode here.
+pub(crate) fn set_mode(path: &Path, _follow: bool, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+pub(crate) fn set_owner(
+    path: &Path,
+    follow: bool,
+    uid: Option<u32>,
+    gid: Option<u32>,
+) -> io::Result<()> {
+    match follow {
+        true => std::os::unix::fs::chown(path, uid, gid),
+        false => std::os::unix::fs::lchown(path, uid, gid),
+    }
 }
 
 pub(crate) fn symlink(target: &str, link: &Path) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! The headers of tar archives: ustar, with GNU's and pax' records for what does not fit.
 
+use crate::ownership::{Permissions, Table};
+
 /// Everything is a multiple of this.
 pub(super) const BLOCK: usize = 512;
 /// What a name has room for.
@@ -26,6 +28,7 @@ pub(super) struct Entry {
     pub(super) seconds: u64,
     /// What a link leads to.
     pub(super) target: String,
+    pub(super) permissions: Permissions,
 }
 
 /// What records said about the entry that follows them.
@@ -52,7 +55,19 @@ impl Entry {
                 let mut content = text.clone().into_bytes();
                 content.push(0);
                 let size = content.len() as u64;
-                bytes.extend_from_slice(&block("././@LongLink", letter, size, 0, ""));
+                let record = Head {
+                    letter,
+                    name: "././@LongLink".to_owned(),
+                    target: String::new(),
+                    size,
+                    seconds: 0,
+                    permissions: Permissions {
+                        mode: 0o644,
+                        uid: 0,
+                        gid: 0,
+                    },
+                };
+                bytes.extend_from_slice(&record.to_block());
                 bytes.extend_from_slice(&content);
                 bytes.resize(bytes.len() + padding(size), 0);
             }
@@ -63,47 +78,21 @@ impl Entry {
             Kind::Link => b'2',
             Kind::Folder => b'5',
         };
-        let header = block(&self.name, letter, self.size, self.seconds, &self.target);
-        bytes.extend_from_slice(&header);
+        let head = Head {
+            letter,
+            name: self.name.clone(),
+            target: self.target.clone(),
+            size: self.size,
+            seconds: self.seconds,
+            permissions: self.permissions,
+        };
+        bytes.extend_from_slice(&head.to_block());
         bytes
     }
 }
 
-fn block(name: &str, letter: u8, size: u64, seconds: u64, target: &str) -> [u8; BLOCK] {
-    let mut block = [0; BLOCK];
-    let mut put = |at: usize, bytes: &[u8], most: usize| {
-        let length = bytes.len().min(most);
-        block[at..at + length].copy_from_slice(&bytes[..length]);
-    };
-    let mode = match letter {
-        b'5' => "0000755",
-        b'2' => "0000777",
-        _ => "0000644",
-    };
-    put(0, name.as_bytes(), NAME_BYTES);
-    put(100, mode.as_bytes(), 8);
-    put(108, b"0000000", 8);
-    put(116, b"0000000", 8);
-    let size = if size < 1 << 33 {
-        format!("{size:011o}\0").into_bytes()
-    } else {
-        // GNU's way for what is too large for octal digits.
-        let mut bytes = vec![0x80, 0, 0, 0];
-        bytes.extend_from_slice(&size.to_be_bytes());
-        bytes
-    };
-    put(124, &size, 12);
-    put(136, format!("{seconds:011o}").as_bytes(), 12);
-    put(148, b"        ", 8);
-    put(156, &[letter], 1);
-    put(157, target.as_bytes(), NAME_BYTES);
-    put(257, b"ustar  \0", 8);
-    put(265, b"root", 32);
-    put(297, b"root", 32);
-    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    block
-}
+/// The largest number of a user or group that seven octal digits hold.
+const ID_MAX: u32 = 0o7_777_777;
 
 /// A header as it was read.
 pub(super) struct Head {
@@ -112,6 +101,7 @@ pub(super) struct Head {
     target: String,
     size: u64,
     seconds: u64,
+    permissions: Permissions,
 }
 
 /// Reads a header; `None` when its checksum is wrong.
@@ -142,10 +132,52 @@ pub(super) fn parse(block: &[u8; BLOCK]) -> Option<Head> {
         target: text(&block[157..257]),
         size: number(&block[124..136])?,
         seconds: number(&block[136..148]).unwrap_or(0),
+        permissions: Permissions {
+            mode: small(&block[100..108]) & 0o7777,
+            uid: small(&block[108..116]),
+            gid: small(&block[116..124]),
+        },
     })
 }
 
 impl Head {
+    /// The block that says this.
+    fn to_block(&self) -> [u8; BLOCK] {
+        let mut block = [0; BLOCK];
+        let mut put = |at: usize, bytes: &[u8], most: usize| {
+            let length = bytes.len().min(most);
+            block[at..at + length].copy_from_slice(&bytes[..length]);
+        };
+        let Permissions { mode, uid, gid } = self.permissions;
+        put(0, self.name.as_bytes(), NAME_BYTES);
+        for (at, number) in [(100, mode), (108, uid), (116, gid)] {
+            put(at, format!("{:07o}", number.min(ID_MAX)).as_bytes(), 8);
+        }
+        let size = if self.size < 1 << 33 {
+            format!("{:011o}\0", self.size).into_bytes()
+        } else {
+            // GNU's way for what is too large for octal digits.
+            let mut bytes = vec![0x80, 0, 0, 0];
+            bytes.extend_from_slice(&self.size.to_be_bytes());
+            bytes
+        };
+        put(124, &size, 12);
+        put(136, format!("{:011o}", self.seconds).as_bytes(), 12);
+        put(148, b"        ", 8);
+        put(156, &[self.letter], 1);
+        put(157, self.target.as_bytes(), NAME_BYTES);
+        put(257, b"ustar  \0", 8);
+        for (at, name) in [
+            (265, Table::Users.name(uid)),
+            (297, Table::Groups.name(gid)),
+        ] {
+            put(at, name.unwrap_or_default().as_bytes(), 31);
+        }
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        block
+    }
+
     /// Whether it belongs to the entry that follows.
     pub(super) fn is_record(&self) -> bool {
         matches!(self.letter, b'L' | b'K' | b'x' | b'g')
@@ -189,8 +221,15 @@ impl Head {
             size,
             seconds: extra.seconds.unwrap_or(self.seconds),
             target: extra.target.unwrap_or(self.target),
+            permissions: self.permissions,
         }
     }
+}
+
+/// A number that is at most 32 bits long; 0 for what is none.
+fn small(digits: &[u8]) -> u32 {
+    let number = number(digits).and_then(|number| u32::try_from(number).ok());
+    number.unwrap_or(0)
 }
 
 /// Reads `length key=value` lines.
@@ -271,6 +310,11 @@ mod tests {
             size: 7,
             seconds: 1_700_000_000,
             target: String::new(),
+            permissions: Permissions {
+                mode: 0o4750,
+                uid: 1000,
+                gid: 2000,
+            },
         };
         check(&entry);
         check(&Entry {

@@ -1,0 +1,11 @@
+//! Tells the linker what the functions mean that the program imports by name.
+
+fn main() {
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let wit = format!("{folder}/../../../runtime/wit/coracle-posix/posix.wit");
+    println!("cargo:rerun-if-changed={wit}");
+    // Natively, for the tests, nothing is imported.
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "wasi") {
+        println!("cargo:rustc-link-arg-bins=--component-type={wit}");
+    }
+}
