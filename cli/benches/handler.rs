@@ -5,16 +5,19 @@
 //! with 32 connections that are kept. All servers are up at once and take turns within each round. Who is
 //! not on the path is named as missing.
 //!
-//! `CORACLE_BENCH_ROUNDS` (7), `CORACLE_BENCH_SECONDS` (2) for a sample.
+//! `CORACLE_BENCH_ROUNDS` (7), `CORACLE_BENCH_SECONDS` (2) for a sample, `CORACLE_BENCH_BINARY` for another
+//! program than the one that was built with the benchmark.
 
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use coracle_tests::{Coracle, Figure, Figures, Run, Wrk, cpu_time, repository};
+use coracle_tests::{
+    Coracle, Figure, Figures, Run, Wrk, comes_up, cpu_time, free_port, measured_binary, repository,
+    setting,
+};
 use http::Response;
 use http_body_util::Full;
 use hyper::service::service_fn;
@@ -35,9 +38,6 @@ const TUNED: &[&str] = &[
     "-Opooling-table-keep-resident=65536",
     "-Opooling-pagemap-scan=y",
 ];
-
-/// The longest a server takes to listen.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 const PODS: &str = "
 apiVersion: v1
@@ -92,7 +92,7 @@ fn main() {
         return serve_hyper();
     }
     let mut figures = Figures::begin("handler");
-    let coracle = Coracle::new(env!("CARGO_BIN_EXE_coracle"));
+    let coracle = Coracle::new(&measured_binary(env!("CARGO_BIN_EXE_coracle")));
     let servers = Servers::start(&coracle, &mut figures);
     let mut found: Vec<Found> = servers.all.iter().map(|_| Found::default()).collect();
     for _ in 0..setting("ROUNDS", 7) {
@@ -182,7 +182,7 @@ impl Servers {
         servers.start_wasmtime(WASMTIME, &["-Opooling-allocator=y"], &component, figures);
         servers.start_wasmtime(WASMTIME_TUNED, TUNED, &component, figures);
         for (name, at) in [(FRESH, fresh), (REUSED, reused)] {
-            wait_for(at);
+            assert!(comes_up(at), "`{name}` listens");
             servers.all.push(Server { name, at, process });
         }
         servers
@@ -228,7 +228,9 @@ impl Servers {
         };
         let process = child.id();
         self.children.push(child);
-        wait_for(at);
+        if !comes_up(at) {
+            return figures.missing(name, "it does not listen");
+        }
         self.all.push(Server { name, at, process });
     }
 }
@@ -263,24 +265,4 @@ fn serve_hyper() {
             tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
         }
     });
-}
-
-fn setting(name: &str, otherwise: u32) -> u32 {
-    let given = std::env::var(format!("CORACLE_BENCH_{name}")).ok();
-    given
-        .and_then(|given| given.parse().ok())
-        .unwrap_or(otherwise)
-}
-
-fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("bound")
-}
-
-fn wait_for(at: SocketAddr) {
-    let begun = Instant::now();
-    while TcpStream::connect(at).is_err() {
-        assert!(begun.elapsed() < START_TIMEOUT, "`{at}` listens");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

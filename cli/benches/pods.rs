@@ -1,49 +1,63 @@
 //! Measures pods on `coracle up` from outside: how fast they start, what they cost while they wait, how
 //! fast they are back after a crash. Client and watcher run on the same machine, inside the figures.
 //!
-//! Prints one figure a line. "Running" is what a watch shows; the clock starts when the create is
-//! acknowledged, as in the goals.
+//! "Running" is what a watch shows; the clock starts when the create is acknowledged, as in the goals.
+//! Every round is a cluster of its own for each workload. At the end, once, as many pods as a node is to
+//! hold.
+//!
+//! `CORACLE_BENCH_ROUNDS` (3), `CORACLE_BENCH_IDLE_SECONDS` (20) that waiting pods are left alone,
+//! `CORACLE_BENCH_MANY` (10,000) pods at the end, 0 for none, `CORACLE_BENCH_BINARY` for another program
+//! than the one that was built with the benchmark.
 
-use std::collections::HashMap;
+#[path = "from_outside/client.rs"]
+mod client;
+mod pods {
+    pub(super) mod world;
+}
+
 use std::time::{Duration, Instant};
 
-use coracle_tests::{Cluster, Coracle, cpu_time, descriptors, repository, resident_bytes};
-use futures::stream::{self, StreamExt};
-use futures::{TryStreamExt, pin_mut};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, Config, ResourceExt};
-use serde_json::json;
-use tokio::sync::mpsc;
+use coracle_tests::{
+    Coracle, Figure, Figures, cpu_time, descriptors, mappings, measured_binary, percentile,
+    resident_bytes, setting, short, threads,
+};
+use pods::world::{Burst, Workload, World};
 
 /// Pods started one after the other.
 const ALONE: usize = 200;
 /// Pods of a burst.
 const BURST: usize = 1_000;
-/// Clients of a burst.
-const CLIENTS: usize = 8;
-/// How long the pods are left alone to see what that costs.
-const IDLE: Duration = Duration::from_secs(20);
+/// What a node is to hold; only at this number do goals of many pods count.
+const MANY: usize = 10_000;
 
-/// What the watch has shown and nobody has looked at yet.
-const NEWS_MAX: usize = 100_000;
-
-/// What a pod runs.
-#[derive(Clone, Copy)]
-enum Workload {
-    Handler,
-    Command,
+/// What was found of one workload, a value a round.
+#[derive(Default)]
+struct Found {
+    alone_p50: Vec<f64>,
+    alone_p99: Vec<f64>,
+    burst_p50: Vec<f64>,
+    burst_p99: Vec<f64>,
+    /// Seconds until all of the burst run again after a kill.
+    back: Vec<f64>,
+    waiting: Waiting,
 }
 
-/// A cluster and its pods as a watch shows them.
-struct World {
-    cluster: Cluster,
-    clients: Vec<Api<Pod>>,
-    /// Names of pods and their restarts, when they were seen to run.
-    running: mpsc::Receiver<(String, i32, Instant)>,
-    watching: tokio::task::JoinHandle<()>,
+/// What pods cost that were started as fast as they were taken, and then wait; a value a round.
+#[derive(Default)]
+struct Waiting {
+    /// Microseconds of the process for each start.
+    processor: Vec<f64>,
+    /// A second, until all run.
+    rate: Vec<f64>,
+    ready: Vec<f64>,
+    ready_count: Vec<f64>,
+    /// Percent of a core.
+    idle: Vec<f64>,
+    /// Kilobytes of resident memory for each.
+    memory: Vec<f64>,
+    descriptors: Vec<f64>,
+    threads: Vec<f64>,
+    mappings: Vec<f64>,
 }
 
 fn main() {
@@ -52,213 +66,173 @@ fn main() {
         .build();
     runtime.expect("a runtime starts").block_on(async {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        for workload in [Workload::Handler, Workload::Command] {
-            measure(workload).await;
+        let mut figures = Figures::begin("pods");
+        let mut found = Workload::ALL.map(|workload| (workload, Found::default()));
+        for _ in 0..setting("ROUNDS", 3) {
+            for (workload, found) in &mut found {
+                round(*workload, found).await;
+            }
         }
+        tell(&found, &mut figures);
+        let count = setting("MANY", MANY);
+        if count > 0 {
+            let mut many = Workload::ALL.map(|workload| (workload, Waiting::default()));
+            for (workload, waiting) in &mut many {
+                let coracle = coracle();
+                let mut world = World::with(&coracle, *workload).await;
+                waiting.take(&mut world, *workload, count).await;
+                world.kill();
+            }
+            tell_waiting(many.each_ref().map(|(w, it)| (*w, it)), count, &mut figures);
+        }
+        figures.finish();
     });
 }
 
-async fn measure(workload: Workload) {
-    let what = workload.name();
-    let coracle = Coracle::new(env!("CARGO_BIN_EXE_coracle"));
-    let sample = workload.sample();
-    let file = repository().join(format!("samples/{sample}/{sample}.wasm"));
-    let file = file.to_str().expect("the path is text");
-    let built = coracle.finish(&["image", "build", file, "-t", "bench.test/guest:1"]);
-    assert_eq!(built.code, Some(0), "{built:?}");
-    let mut world = World::start(&coracle).await;
-    let id = world.cluster.run.id();
+fn coracle() -> Coracle {
+    Coracle::new(&measured_binary(env!("CARGO_BIN_EXE_coracle")))
+}
 
-    // The first one compiles.
-    world.start_pod("warm", workload).await;
+async fn round(workload: Workload, found: &mut Found) {
+    let coracle = coracle();
+    let mut world = World::with(&coracle, workload).await;
     let mut alone = Vec::new();
     for number in 0..ALONE {
-        alone.push(world.start_pod(&format!("alone-{number}"), workload).await);
+        let took = world.start_pod(&format!("alone-{number}"), workload).await;
+        alone.push(took.as_secs_f64() * 1e3);
     }
-    tell(what, "alone", &mut alone);
-    world.remove_all().await;
+    found.alone_p50.extend(percentile(&alone, 0.5));
+    found.alone_p99.extend(percentile(&alone, 0.99));
+    world.kill();
 
-    let before = resident_bytes(id);
-    let (begun, cpu) = (Instant::now(), cpu_time(id));
-    let mut burst = world.burst(workload).await;
-    let (took, cpu) = (begun.elapsed(), cpu_time(id).saturating_sub(cpu));
-    tell(what, "in a burst", &mut burst);
-    println!(
-        "{what}: {BURST} pods in {took:?}: {:.0}/s, {:?} CPU each",
-        BURST as f64 / took.as_secs_f64(),
-        cpu / BURST as u32
-    );
-    let cpu = cpu_time(id);
-    tokio::time::sleep(IDLE).await;
-    let cpu = cpu_time(id).saturating_sub(cpu);
-    println!(
-        "{what}: {BURST} waiting pods, each probed every 10 s: {:.2} % of a core, {} KB each, {} \
-         descriptors in all",
-        100.0 * cpu.as_secs_f64() / IDLE.as_secs_f64(),
-        resident_bytes(id).saturating_sub(before) / 1000 / BURST as u64,
-        descriptors(id)
-    );
-
-    world.cluster.run.kill();
-    world.watching.abort();
-    drop(world);
+    // A cluster without history, for what its pods weigh.
+    let coracle = self::coracle();
+    let mut world = World::with(&coracle, workload).await;
+    let burst = found.waiting.take(&mut world, workload, BURST).await;
+    found.burst_p50.extend(percentile(&burst.each, 0.5));
+    found.burst_p99.extend(percentile(&burst.each, 0.99));
+    world.kill();
     let begun = Instant::now();
     let mut world = World::start(&coracle).await;
-    let mut back = 0;
-    while back < BURST {
-        let (_, restarts, _) = world.running.recv().await.expect("the watch goes on");
-        back += usize::from(restarts == 1);
-    }
-    println!(
-        "{what}: {BURST} pods are back {:?} after the start that follows a kill",
-        begun.elapsed()
-    );
-    world.cluster.run.kill();
-    world.watching.abort();
+    world.all_restarted(BURST).await;
+    found.back.push(begun.elapsed().as_secs_f64());
+    world.kill();
 }
 
-fn tell(what: &str, how: &str, times: &mut [Duration]) {
-    times.sort();
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-    println!(
-        "{what}: acknowledged to Running, {how}: p50 {:?}, p99 {:?}, worst {:?}",
-        at(0.5),
-        at(0.99),
-        at(1.0)
-    );
-}
-
-impl Workload {
-    fn name(self) -> &'static str {
-        match self {
-            Workload::Handler => "handler",
-            Workload::Command => "command",
-        }
-    }
-
-    fn sample(self) -> &'static str {
-        match self {
-            Workload::Handler => "hello-http",
-            Workload::Command => "tcp-echo",
-        }
-    }
-
-    fn pod(self, name: &str) -> Pod {
-        let probe = match self {
-            Workload::Handler => json!({"httpGet": {"port": 80}, "periodSeconds": 10}),
-            Workload::Command => json!({"tcpSocket": {"port": 7}, "periodSeconds": 10}),
-        };
-        let pod = json!({
-            "metadata": {"name": name, "labels": {"app": "bench"}},
-            "spec": {"terminationGracePeriodSeconds": 0, "containers": [{
-                "name": "c", "image": "bench.test/guest:1", "imagePullPolicy": "Never",
-                "readinessProbe": probe,
-            }]},
-        });
-        serde_json::from_value(pod).expect("a Pod")
+impl Waiting {
+    /// Starts pods and leaves them alone.
+    async fn take(&mut self, world: &mut World, workload: Workload, count: usize) -> Burst {
+        let id = world.cluster.run.id();
+        let before = resident_bytes(id);
+        let burst = world.burst(workload, count).await;
+        let cpu = cpu_time(id);
+        let idle = Duration::from_secs(setting("IDLE_SECONDS", 20) as u64);
+        tokio::time::sleep(idle).await;
+        let idle = cpu_time(id).saturating_sub(cpu).as_secs_f64() / idle.as_secs_f64();
+        let pods = count as f64;
+        let spent = burst.processor.as_secs_f64();
+        self.processor.push(spent * 1e6 / pods);
+        self.rate.push(pods / burst.running.as_secs_f64());
+        self.ready.push(burst.ready.as_secs_f64());
+        self.ready_count.push(burst.ready_count as f64);
+        self.idle.push(idle * 100.0);
+        let memory = resident_bytes(id).saturating_sub(before) as f64;
+        self.memory.push(memory / 1e3 / pods);
+        self.descriptors.push(descriptors(id) as f64);
+        self.threads.push(threads(id) as f64);
+        self.mappings.push(mappings(id) as f64);
+        burst
     }
 }
 
-impl World {
-    async fn start(coracle: &Coracle) -> World {
-        let cluster = Cluster::start(coracle);
-        let mut clients = Vec::new();
-        for _ in 0..CLIENTS {
-            clients.push(Api::default_namespaced(client(&cluster).await));
-        }
-        let pods: Api<Pod> = Api::default_namespaced(client(&cluster).await);
-        let (seen, running) = mpsc::channel(NEWS_MAX);
-        let watching = tokio::spawn(async move {
-            let events = watcher(pods, watcher::Config::default().labels("app=bench"));
-            let pods = events.default_backoff().applied_objects();
-            pin_mut!(pods);
-            while let Ok(Some(pod)) = pods.try_next().await {
-                let at = Instant::now();
-                let status = pod.status.as_ref();
-                let statuses = status.and_then(|it| it.container_statuses.as_ref());
-                let container = statuses.and_then(|it| it.first());
-                let runs = container.filter(|it| {
-                    it.state
-                        .as_ref()
-                        .is_some_and(|state| state.running.is_some())
-                });
-                if let Some(container) = runs {
-                    let news = (pod.name_any(), container.restart_count, at);
-                    if seen.send(news).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        });
-        World {
-            cluster,
-            clients,
-            running,
-            watching,
-        }
+/// What a waiting pod may weigh, in kilobytes.
+fn memory_goal(workload: Workload) -> f64 {
+    match workload {
+        Workload::Handler => 150.0,
+        Workload::Command => 500.0,
     }
+}
 
-    /// Starts one pod and returns how long that took.
-    async fn start_pod(&mut self, name: &str, workload: Workload) -> Duration {
-        create(&self.clients[0], &workload.pod(name)).await;
-        let begun = Instant::now();
-        loop {
-            let (running, _, at) = self.running.recv().await.expect("the watch goes on");
-            if running == name {
-                return at.saturating_duration_since(begun);
-            }
-        }
-    }
-
-    /// Starts many pods as fast as they are taken, and returns how long each took.
-    async fn burst(&mut self, workload: Workload) -> Vec<Duration> {
-        let clients = self.clients.clone();
-        let creates = tokio::spawn(async move {
-            let creates = stream::iter(0..BURST).map(|number| {
-                let pods = clients[number % CLIENTS].clone();
-                async move {
-                    let name = format!("burst-{number}");
-                    create(&pods, &workload.pod(&name)).await;
-                    (name, Instant::now())
-                }
+fn tell(all: &[(Workload, Found); 2], figures: &mut Figures) {
+    let mut add = |name: &str, unit, goal: Option<f64>, of: &dyn Fn(&Found) -> &Vec<f64>| {
+        for (workload, found) in all {
+            let figure = Figure::lower(name, workload.name(), unit, of(found).iter().copied());
+            figures.add(match goal {
+                Some(goal) => figure.goal(goal),
+                None => figure,
             });
-            let acknowledged = creates.buffer_unordered(CLIENTS);
-            acknowledged.collect::<HashMap<_, _>>().await
+        }
+    };
+    let alone = "acknowledged to Running, one after the other";
+    add(&format!("{alone}, p50"), "ms", Some(5.0), &|found| {
+        &found.alone_p50
+    });
+    add(&format!("{alone}, p99"), "ms", None, &|found| {
+        &found.alone_p99
+    });
+    let burst = "acknowledged to Running, 1,000 by 8 clients";
+    add(&format!("{burst}, p50"), "ms", None, &|found| {
+        &found.burst_p50
+    });
+    add(&format!("{burst}, p99"), "ms", Some(50.0), &|found| {
+        &found.burst_p99
+    });
+    add(
+        "1,000 Running again after the start that follows a kill",
+        "s",
+        None,
+        &|found| &found.back,
+    );
+    let waiting = all.each_ref().map(|(w, found)| (*w, &found.waiting));
+    tell_waiting(waiting, BURST, figures);
+}
+
+fn tell_waiting(all: [(Workload, &Waiting); 2], count: usize, figures: &mut Figures) {
+    let pods = format!("{} pods", short(count as f64));
+    for (workload, found) in all {
+        let spent = found.processor.iter().copied();
+        let name = format!("{pods}: processor time of a start");
+        figures.add(Figure::lower(name, workload.name(), "µs", spent));
+    }
+    for (workload, found) in all {
+        let rate = found.rate.iter().copied();
+        let name = format!("{pods} by 8 clients: started a second");
+        let figure = Figure::higher(name, workload.name(), "1/s", rate);
+        figures.add(match count {
+            BURST => figure.goal(2_000.0),
+            _ => figure,
         });
-        let mut running = HashMap::new();
-        while running.len() < BURST {
-            let (name, _, at) = self.running.recv().await.expect("the watch goes on");
-            if name.starts_with("burst-") {
-                running.entry(name).or_insert(at);
-            }
-        }
-        let acknowledged = creates.await.expect("the clients do not panic");
-        let took = running
-            .into_iter()
-            .map(|(name, at)| at.saturating_duration_since(acknowledged[&name]));
-        took.collect()
     }
-
-    async fn remove_all(&self) {
-        let pods = &self.clients[0];
-        let all = ListParams::default();
-        let deleted = pods.delete_collection(&DeleteParams::default(), &all).await;
-        deleted.expect("the pods may be deleted");
-        while !pods.list(&all).await.expect("a list").items.is_empty() {
-            tokio::task::yield_now().await;
-        }
+    for (workload, found) in all {
+        let name = format!("{pods}: Ready at once");
+        let ready = found.ready_count.iter().copied();
+        let figure = Figure::higher(name, workload.name(), "pods", ready);
+        figures.add(match count {
+            MANY => figure.goal(MANY as f64),
+            _ => figure,
+        });
     }
-}
-
-async fn create(pods: &Api<Pod>, pod: &Pod) {
-    let created = pods.create(&PostParams::default(), pod).await;
-    created.expect("the pod is created");
-}
-
-async fn client(cluster: &Cluster) -> Client {
-    let config = Kubeconfig::read_from(cluster.kubeconfig()).expect("a kubeconfig");
-    let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
-        .await
-        .expect("the kubeconfig is complete");
-    Client::try_from(config).expect("a client")
+    for (workload, found) in all {
+        let name = format!("{pods}: memory of each");
+        let figure = Figure::lower(name, workload.name(), "KB", found.memory.iter().copied());
+        figures.add(figure.goal(memory_goal(workload)));
+    }
+    let mut add = |what: &str, unit, of: &dyn Fn(&Waiting) -> &Vec<f64>| {
+        for (workload, found) in all {
+            let values = of(found).iter().copied();
+            let name = format!("{pods}: {what}");
+            figures.add(Figure::lower(name, workload.name(), unit, values));
+        }
+    };
+    add("first create to all Ready", "s", &|found| &found.ready);
+    add("waiting, each probed every 10 s", "% of a core", &|found| {
+        &found.idle
+    });
+    add("descriptors of the process", "", &|found| {
+        &found.descriptors
+    });
+    add("threads of the process", "", &|found| &found.threads);
+    add("memory mappings of the process", "", &|found| {
+        &found.mappings
+    });
 }

@@ -1,11 +1,16 @@
 //! Measures the API in one process, without TLS: creates, lists, watches, memory.
 //!
-//! Prints one figure a line. The requests go through the same service that connections end in.
+//! The requests go through the same service that connections end in. Memory is looked at once, before
+//! anything is freed whose room it could take; the rest takes turns within each round, which is an API of
+//! its own.
+//!
+//! `CORACLE_BENCH_ROUNDS` (3).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use coracle_control_plane::{ApiBody, ApiService, ControlPlane, ControlPlaneConfig};
+use coracle_tests::{Figure, Figures, cpu_time, resident_bytes, setting};
 use futures::stream::{self, StreamExt};
 use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full};
@@ -13,6 +18,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 const PODS: usize = 10_000;
@@ -20,6 +26,7 @@ const WATCHERS: usize = 1_000;
 const EVENTS: usize = 200;
 const IDLE_WATCHES: usize = 10_000;
 const PATH: &str = "/api/v1/namespaces/default/pods";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
 fn main() {
@@ -30,27 +37,112 @@ fn main() {
     runtime.expect("a runtime starts").block_on(measure());
 }
 
+/// What was found of one kind of work, a value a round.
+#[derive(Default)]
+struct Found {
+    /// Microseconds of processors for each.
+    processor: Vec<f64>,
+    /// Each second.
+    rate: Vec<f64>,
+    /// Milliseconds for all.
+    took: Vec<f64>,
+}
+
+impl Found {
+    /// Measures work that tells how much of it was done.
+    async fn take(&mut self, work: impl Future<Output = usize>) {
+        let id = std::process::id();
+        let (begun, cpu) = (Instant::now(), cpu_time(id));
+        let count = work.await as f64;
+        let took = begun.elapsed().as_secs_f64();
+        let spent = cpu_time(id).saturating_sub(cpu).as_secs_f64();
+        self.processor.push(spent * 1e6 / count);
+        self.rate.push(count / took);
+        self.took.push(took * 1e3);
+    }
+}
+
 async fn measure() {
-    let empty = resident_bytes();
+    let mut figures = Figures::begin("api");
+    memory(&mut figures).await;
+    let [mut one, mut many, mut kube, mut fan] = [(); 4].map(|()| Found::default());
+    let [mut objects, mut table, mut parsed] = [(); 3].map(|()| Found::default());
+    for _ in 0..setting("ROUNDS", 3) {
+        let plane = ControlPlane::start(ControlPlaneConfig::default()).await;
+        let service = plane.service();
+        one.take(creates(&service, 1, bodies("p"))).await;
+        many.take(creates(&service, 64, bodies("q"))).await;
+        kube.take(creates_of_kube(&plane)).await;
+        objects.take(list(&service, "application/json")).await;
+        table.take(list(&service, TABLE)).await;
+        parsed.take(list_of_kube(&plane)).await;
+        let readers = watchers(&service, "news").await;
+        fan.take(changes(&service, "news", readers)).await;
+        plane.stop().await;
+    }
+    let creates = [
+        ("1 at once", &one),
+        ("64 at once", &many),
+        ("kube's client, 1 at once", &kube),
+    ];
+    for (who, found) in creates {
+        let spent = found.processor.iter().copied();
+        figures.add(Figure::lower(
+            "processor time of a create in memory",
+            who,
+            "µs",
+            spent,
+        ));
+    }
+    for (who, found) in creates {
+        let rate = found.rate.iter().copied();
+        figures.add(Figure::higher("creates in memory", who, "1/s", rate));
+    }
+    let lists = [
+        ("as objects", objects),
+        ("as a table", table),
+        ("as objects, parsed by kube", parsed),
+    ];
+    for (who, found) in lists {
+        figures.add(Figure::lower(
+            "a list of 10,000 pods",
+            who,
+            "ms",
+            found.took,
+        ));
+    }
+    let name = "events to 1,000 watchers";
+    figures.add(Figure::lower(
+        name,
+        "processor time of each",
+        "µs",
+        fan.processor,
+    ));
+    figures.add(Figure::higher(name, "events", "1/s", fan.rate));
+    figures.finish();
+}
+
+async fn memory(figures: &mut Figures) {
+    let empty = resident();
     let plane = ControlPlane::start(ControlPlaneConfig::default()).await;
-    println!(
-        "resident after the start: {} KiB more",
-        (resident_bytes() - empty) / 1024
-    );
-    // Before anything is freed whose room it could take.
-    idle_watches(&plane.service()).await;
-    creates(&plane.service(), 1, "p").await;
-    let before = resident_bytes();
-    creates(&plane.service(), 64, "q").await;
-    let each = resident_bytes().saturating_sub(before) / PODS as u64;
-    println!(
-        "resident: {each} bytes a pod of {} bytes",
-        pod("q0").to_string().len()
-    );
-    lists(&plane.service()).await;
-    through_kube(&plane).await;
-    fan_out(&plane.service()).await;
+    let all = resident() - empty;
+    let watch = idle_watches(&plane.service()).await;
+    let bodies = bodies("p");
+    let before = resident();
+    let count = creates(&plane.service(), 64, bodies).await;
+    let each = (resident() - before).max(0.0) / count as f64;
     plane.stop().await;
+    let name = "resident memory";
+    let pod = Figure::lower(name, "a waiting pod", "B", [each]);
+    figures.add(pod.goal(60_000.0));
+    figures.add(Figure::lower(name, "an idle watch", "B", [watch]));
+    let name = "resident memory after the start";
+    figures.add(Figure::lower(name, "ours", "KB", [all / 1e3]));
+}
+
+/// This process's resident memory in bytes.
+fn resident() -> f64 {
+    resident_bytes(std::process::id()) as f64
 }
 
 fn pod(name: &str) -> Value {
@@ -85,11 +177,13 @@ async fn ask(
         .expect("the service always answers")
 }
 
-async fn creates(service: &ApiService, clients: usize, prefix: &str) {
-    let bodies: Vec<_> = (0..PODS)
-        .map(|number| Bytes::from(pod(&format!("{prefix}{number}")).to_string()))
-        .collect();
-    let (begun, cpu) = (Instant::now(), cpu_time());
+/// What is sent to create pods whose names begin so.
+fn bodies(prefix: &str) -> Vec<Bytes> {
+    let pods = (0..PODS).map(|number| pod(&format!("{prefix}{number}")).to_string());
+    pods.map(Bytes::from).collect()
+}
+
+async fn creates(service: &ApiService, clients: usize, bodies: Vec<Bytes>) -> usize {
     let requests = stream::iter(bodies).map(|body| async {
         let response = ask(service, Request::post(PATH), body).await;
         assert_eq!(response.status(), 201);
@@ -98,59 +192,46 @@ async fn creates(service: &ApiService, clients: usize, prefix: &str) {
         .buffer_unordered(clients)
         .for_each(|()| async {})
         .await;
-    let cpu = cpu_time().saturating_sub(cpu) / PODS as u32;
-    println!(
-        "creates in memory, {clients} at once: {:.0}/s, {cpu:?} CPU each",
-        rate(PODS, begun)
-    );
+    PODS
 }
 
-async fn lists(service: &ApiService) {
-    for (what, accept) in [("objects", "application/json"), ("a table", TABLE)] {
-        let begun = Instant::now();
-        let path = format!("{PATH}?limit={PODS}");
-        let response = ask(
-            service,
-            Request::get(path).header(header::ACCEPT, accept),
-            Bytes::new(),
-        )
-        .await;
-        assert_eq!(response.status(), 200, "{what}");
-        let mut bytes = 0;
-        let mut body = response.into_body();
-        while let Some(frame) = body.frame().await {
-            let data = frame.ok().and_then(|frame| frame.into_data().ok());
-            bytes += data.map_or(0, |data| data.len());
-        }
-        println!(
-            "list of {PODS} pods as {what}: {:?}, {bytes} bytes",
-            begun.elapsed()
-        );
+async fn list(service: &ApiService, accept: &str) -> usize {
+    let path = format!("{PATH}?limit={PODS}");
+    let request = Request::get(path).header(header::ACCEPT, accept);
+    let response = ask(service, request, Bytes::new()).await;
+    assert_eq!(response.status(), 200, "{accept}");
+    let mut bytes = 0;
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        let data = frame.ok().and_then(|frame| frame.into_data().ok());
+        bytes += data.map_or(0, |data| data.len());
     }
+    assert!(bytes > PODS * 100, "the list is whole");
+    PODS
 }
 
-async fn through_kube(plane: &ControlPlane) {
+async fn creates_of_kube(plane: &ControlPlane) -> usize {
     let pods: Api<Pod> = Api::namespaced(plane.client("default"), "kube-system");
-    let begun = Instant::now();
     for number in 0..PODS {
         let object = serde_json::from_value(pod(&format!("k{number}"))).expect("a Pod");
         pods.create(&PostParams::default(), &object)
             .await
             .expect("created");
     }
-    println!("creates through kube's client: {:.0}/s", rate(PODS, begun));
-    let begun = Instant::now();
-    let list = pods.list(&ListParams::default()).await.expect("a list");
-    println!(
-        "list of {} pods, parsed by kube: {:?}",
-        list.items.len(),
-        begun.elapsed()
-    );
+    PODS
 }
 
-/// What watches cost that wait for a namespace in which nothing happens.
-async fn idle_watches(service: &ApiService) {
-    let before = resident_bytes();
+async fn list_of_kube(plane: &ControlPlane) -> usize {
+    let pods: Api<Pod> = Api::namespaced(plane.client("default"), "kube-system");
+    let limit = ListParams::default().limit(PODS as u32);
+    let list = pods.list(&limit).await.expect("a list");
+    assert_eq!(list.items.len(), PODS);
+    PODS
+}
+
+/// What each watch costs that waits for a namespace in which nothing happens, in bytes.
+async fn idle_watches(service: &ApiService) -> f64 {
+    let before = resident();
     let path = "/api/v1/namespaces/kube-public/configmaps?watch=true&resourceVersion=0";
     let mut watches = Vec::new();
     for _ in 0..IDLE_WATCHES {
@@ -162,17 +243,15 @@ async fn idle_watches(service: &ApiService) {
         assert!(waiting.is_pending() || waiting.is_ready());
         watches.push(body);
     }
-    let each = resident_bytes().saturating_sub(before) / IDLE_WATCHES as u64;
-    println!("{IDLE_WATCHES} idle watches: {each} bytes each");
+    (resident() - before).max(0.0) / IDLE_WATCHES as f64
 }
 
-/// How fast changes reach many watchers.
-async fn fan_out(service: &ApiService) {
-    let path =
-        "/api/v1/namespaces/default/configmaps?watch=true&fieldSelector=metadata.name%3Dnews";
+/// Readers that follow one object and tell how many of its events they have read.
+async fn watchers(service: &ApiService, name: &str) -> Vec<JoinHandle<usize>> {
+    let path = format!("{MAPS}?watch=true&fieldSelector=metadata.name%3D{name}");
     let mut readers = Vec::new();
     for _ in 0..WATCHERS {
-        let mut body = ask(service, Request::get(path), Bytes::new())
+        let mut body = ask(service, Request::get(&path), Bytes::new())
             .await
             .into_body();
         readers.push(tokio::spawn(async move {
@@ -187,14 +266,17 @@ async fn fan_out(service: &ApiService) {
             lines
         }));
     }
-    let (begun, cpu) = (Instant::now(), cpu_time());
-    let maps = "/api/v1/namespaces/default/configmaps";
-    let first = json!({"metadata": {"name": "news"}, "data": {"number": "0"}});
-    let created = ask(service, Request::post(maps), Bytes::from(first.to_string())).await;
+    readers
+}
+
+/// Changes the object before them, and returns how many events they were told.
+async fn changes(service: &ApiService, name: &str, readers: Vec<JoinHandle<usize>>) -> usize {
+    let first = json!({"metadata": {"name": name}, "data": {"number": "0"}});
+    let created = ask(service, Request::post(MAPS), Bytes::from(first.to_string())).await;
     assert_eq!(created.status(), 201);
     for number in 1..EVENTS {
         let patch = json!({"data": {"number": number.to_string()}}).to_string();
-        let request = Request::patch(format!("{maps}/news"))
+        let request = Request::patch(format!("{MAPS}/{name}"))
             .header(header::CONTENT_TYPE, "application/merge-patch+json");
         assert_eq!(
             ask(service, request, Bytes::from(patch)).await.status(),
@@ -206,38 +288,5 @@ async fn fan_out(service: &ApiService) {
         seen += reader.await.expect("a reader runs to its end");
     }
     assert_eq!(seen, WATCHERS * EVENTS);
-    let cpu = cpu_time().saturating_sub(cpu) / seen as u32;
-    println!(
-        "{EVENTS} changes to {WATCHERS} watchers: {:.0} events/s, {cpu:?} CPU each",
-        rate(seen, begun)
-    );
-}
-
-fn rate(count: usize, begun: Instant) -> f64 {
-    count as f64 / begun.elapsed().as_secs_f64()
-}
-
-/// Returns this process's resident memory; 0 where the system does not tell it in `/proc`.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
-}
-
-/// Returns this process's CPU time; 0 where the system does not tell it in `/proc`.
-fn cpu_time() -> Duration {
-    // In ticks of a hundredth of a second, which Linux promises to programs whatever it uses itself.
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = stat
-        .rsplit(") ")
-        .next()
-        .unwrap_or_default()
-        .split(' ')
-        .skip(11);
-    let ticks: u64 = fields
-        .take(2)
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum();
-    Duration::from_millis(ticks * 10)
+    seen
 }

@@ -1,8 +1,11 @@
 //! Measures the fabric from host end to host end, and the same over loopback TCP in the same run.
 //!
-//! Prints nanoseconds for a connection (connect, accept, close) and for a round trip of 64 bytes,
-//! best and median of several rounds: directly from pod to pod, through a Service that is the only
-//! one and through one of ten thousand. Each side is a task of its own on one thread, then on two.
+//! The figures are nanoseconds for a connection (connect, accept, close) and for a round trip of 64
+//! bytes: directly from pod to pod, through a Service that is the only one and through one of ten
+//! thousand; and gigabytes a second in chunks of 64 KiB. All of them take turns within each round. Each
+//! side is a task of its own on one thread, then on two.
+//!
+//! `CORACLE_BENCH_ROUNDS` (9).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -10,11 +13,12 @@ use std::time::Instant;
 
 use coracle_network::{
     Endpoint, Fabric, FabricConfig, Front, FrontAddress, FrontKind, Fronts, Listener, PodIdentity,
-    PodNetwork, Protocol, PublishPlan, Routes, ServicePort, ServicePortName,
+    PodNetwork, Protocol, PublishPlan, Routes, ServicePort, ServicePortName, Stream,
 };
+use coracle_tests::{Figure, Figures, own_bytes, setting};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
-const ROUNDS: usize = 9;
 const CONNECTIONS: u32 = 20_000;
 const CONNECTIONS_TCP: u32 = 2_000;
 const ROUND_TRIPS: u32 = 200_000;
@@ -27,9 +31,27 @@ const SERVICES: u32 = 10_000;
 /// The Service that is connected to.
 const VIP: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 1), 80));
 
+/// The contender of every comparison.
+const LOOPBACK: &str = "loopback TCP";
+
+/// Ways from one pod to another, as they are told.
+const WAYS: [&str; 3] = [
+    "pod to pod",
+    "through the only Service",
+    "through one of 10,000 Services",
+];
+
+/// Nanoseconds, a value a round: over loopback TCP, and by each way of the fabric.
+#[derive(Default)]
+struct Compared {
+    loopback: Vec<f64>,
+    ways: [Vec<f64>; WAYS.len()],
+}
+
 fn main() {
-    memory_of_pods();
-    for threads in [1, 2] {
+    let mut figures = Figures::begin("fabric");
+    memory_of_pods(&mut figures);
+    for (threads, text) in [(1, "one thread"), (2, "two threads")] {
         let runtime = match threads {
             1 => tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -41,55 +63,81 @@ fn main() {
         };
         runtime
             .expect("a runtime starts")
-            .block_on(compare(threads));
+            .block_on(compare(text, &mut figures));
     }
+    figures.finish();
 }
 
-async fn compare(threads: usize) {
+async fn compare(threads: &str, figures: &mut Figures) {
     let (fabric, a, b) = two_pods();
     let direct = SocketAddr::from((b.ip(), 80));
-    let mut connect = Compared::default();
-    let mut tcp = Vec::new();
-    for _ in 0..ROUNDS {
-        serve(&fabric, &b, 1);
-        connect.direct.push(connect_in_fabric(&a, &b, direct).await);
-        connect.one.push(connect_in_fabric(&a, &b, VIP).await);
-        serve(&fabric, &b, SERVICES);
-        connect.many.push(connect_in_fabric(&a, &b, VIP).await);
-        tcp.push(connect_over_tcp().await);
+    let [mut connect, mut trip] = [(); 2].map(|()| Compared::default());
+    let (mut bulk, mut bulk_tcp) = (Vec::new(), Vec::new());
+    for _ in 0..setting("ROUNDS", 9) {
+        for (way, (to, services)) in [(direct, 1), (VIP, 1), (VIP, SERVICES)]
+            .into_iter()
+            .enumerate()
+        {
+            serve(&fabric, &b, services);
+            connect.ways[way].push(connect_in_fabric(&a, &b, to).await);
+            trip.ways[way].push(trips_in_fabric(&a, &b, to).await);
+        }
+        connect.loopback.push(connect_over_tcp().await);
+        trip.loopback.push(trips_over_tcp().await);
+        bulk.push(bulk_in_fabric(&a, &b).await);
+        bulk_tcp.push(bulk_over_tcp().await);
     }
-    connect.report(threads, "connect, accept, close", &tcp);
-
-    let listener = listen(&b, 81);
-    let to = SocketAddr::from((b.ip(), 81));
-    let client = a.connect(None, to).await.expect("listening");
-    let server = listener.accept().await.expect("waiting");
-    let bulk = bulk(client, server).await;
-    let mut trip = Compared::default();
-    let http = listen(&b, 80);
-    trip.direct = trips(&a, &http, direct).await;
-    trip.many = trips(&a, &http, VIP).await;
-    serve(&fabric, &b, 1);
-    trip.one = trips(&a, &http, VIP).await;
-
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .expect("free");
-    let to = listener.local_addr().expect("bound");
-    let client = tokio::net::TcpStream::connect(to).await.expect("listening");
-    client.set_nodelay(true).expect("a socket");
-    let (server, _) = listener.accept().await.expect("waiting");
-    server.set_nodelay(true).expect("a socket");
-    tokio::spawn(echo(server));
-    let tcp = tokio::spawn(round_trips(client, ROUND_TRIPS_TCP))
-        .await
-        .expect("runs to its end");
-    trip.report(threads, "round trip of 64 bytes", &tcp);
-    let client = tokio::net::TcpStream::connect(to).await.expect("listening");
-    let (server, _) = listener.accept().await.expect("waiting");
-    let tcp = self::bulk(client, server).await;
-    println!("{threads} thread(s), bulk: fabric {bulk:.1} GB/s, loopback TCP {tcp:.1} GB/s");
+    connect.tell(
+        &format!("connect, accept, close, {threads}"),
+        2_000.0,
+        figures,
+    );
+    trip.tell(
+        &format!("round trip of 64 bytes, {threads}"),
+        1_000.0,
+        figures,
+    );
+    let name = format!("bulk in chunks of 64 KiB, {threads}");
+    figures.add(Figure::higher(&name, LOOPBACK, "GB/s", bulk_tcp).peer());
+    figures.add(Figure::higher(&name, WAYS[0], "GB/s", bulk).against(LOOPBACK));
     drop(fabric);
+}
+
+async fn bulk_in_fabric(a: &PodNetwork, b: &PodNetwork) -> f64 {
+    let (client, server) = joined(a, &listen(b, 81), SocketAddr::from((b.ip(), 81))).await;
+    bulk(client, server).await
+}
+
+async fn bulk_over_tcp() -> f64 {
+    let (client, server) = joined_by_tcp().await;
+    bulk(client, server).await
+}
+
+/// A round of round trips over one connection to `to`, which port 80 of `b` answers.
+async fn trips_in_fabric(a: &PodNetwork, b: &PodNetwork, to: SocketAddr) -> f64 {
+    let (client, server) = joined(a, &listen(b, 80), to).await;
+    trips(client, server, ROUND_TRIPS).await
+}
+
+async fn trips_over_tcp() -> f64 {
+    let (client, server) = joined_by_tcp().await;
+    for stream in [&client, &server] {
+        stream.set_nodelay(true).expect("a socket");
+    }
+    trips(client, server, ROUND_TRIPS_TCP).await
+}
+
+async fn joined(from: &PodNetwork, listener: &Listener, to: SocketAddr) -> (Stream, Stream) {
+    let client = from.connect(None, to).await.expect("listening");
+    (client, listener.accept().await.expect("waiting"))
+}
+
+async fn joined_by_tcp() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.expect("free");
+    let to = listener.local_addr().expect("bound");
+    let client = TcpStream::connect(to).await.expect("listening");
+    (client, listener.accept().await.expect("waiting").0)
 }
 
 /// Returns how many gigabytes a second go through a connection in chunks of 64 KiB.
@@ -177,16 +225,6 @@ fn serve(fabric: &Fabric, pod: &PodNetwork, count: u32) {
     fabric.services().set_fronts(fronts);
 }
 
-/// Rounds of round trips over one connection to `to`, where `listener` answers.
-async fn trips(from: &PodNetwork, listener: &Listener, to: SocketAddr) -> Vec<f64> {
-    let client = from.connect(None, to).await.expect("listening");
-    let server = listener.accept().await.expect("waiting");
-    tokio::spawn(echo(server));
-    tokio::spawn(round_trips(client, ROUND_TRIPS))
-        .await
-        .expect("runs to its end")
-}
-
 async fn connect_in_fabric(a: &PodNetwork, b: &PodNetwork, to: SocketAddr) -> f64 {
     let listener = listen(b, 80);
     let start = Instant::now();
@@ -199,31 +237,35 @@ async fn connect_in_fabric(a: &PodNetwork, b: &PodNetwork, to: SocketAddr) -> f6
 }
 
 async fn connect_over_tcp() -> f64 {
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .expect("free");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.expect("free");
     let to = listener.local_addr().expect("bound");
     let start = Instant::now();
     for _ in 0..CONNECTIONS_TCP {
-        let client = tokio::net::TcpStream::connect(to).await.expect("listening");
+        let client = TcpStream::connect(to).await.expect("listening");
         let server = listener.accept().await.expect("waiting");
         drop((client, server));
     }
     start.elapsed().as_nanos() as f64 / f64::from(CONNECTIONS_TCP)
 }
 
-async fn round_trips(mut stream: impl AsyncRead + AsyncWrite + Unpin, count: u32) -> Vec<f64> {
-    let mut buf = [7; 64];
-    let mut all = Vec::new();
-    for _ in 0..ROUNDS {
+/// Returns the nanoseconds of a round trip between two ends, each a task of its own.
+async fn trips(
+    mut client: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    server: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    count: u32,
+) -> f64 {
+    tokio::spawn(echo(server));
+    let trips = tokio::spawn(async move {
+        let mut buf = [7; 64];
         let start = Instant::now();
         for _ in 0..count {
-            stream.write_all(&buf).await.expect("open");
-            stream.read_exact(&mut buf).await.expect("an echo");
+            client.write_all(&buf).await.expect("open");
+            client.read_exact(&mut buf).await.expect("an echo");
         }
-        all.push(start.elapsed().as_nanos() as f64 / f64::from(count));
-    }
-    all
+        start.elapsed().as_nanos() as f64 / f64::from(count)
+    });
+    trips.await.expect("runs to its end")
 }
 
 async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
@@ -235,78 +277,35 @@ async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     }
 }
 
-/// The same from pod to pod, by address and through a Service.
-#[derive(Default)]
-struct Compared {
-    direct: Vec<f64>,
-    /// The Service is the only one.
-    one: Vec<f64>,
-    /// It is one of [`SERVICES`].
-    many: Vec<f64>,
-}
-
 impl Compared {
-    fn report(&self, threads: usize, what: &str, tcp: &[f64]) {
-        let tcp = Spread::of(tcp);
-        println!(
-            "{threads} thread(s), {what}: loopback TCP {:.0} ns (best {:.0})",
-            tcp.median, tcp.best,
-        );
-        let ways = [
-            ("pod to pod".to_owned(), &self.direct),
-            ("through the only Service".to_owned(), &self.one),
-            (format!("through one of {SERVICES} Services"), &self.many),
-        ];
-        for (way, rounds) in ways {
-            let ours = Spread::of(rounds);
-            println!(
-                "    {way}: {:.0} ns (best {:.0}), ratio {:.0}",
-                ours.median,
-                ours.best,
-                tcp.median / ours.median,
-            );
+    fn tell(self, name: &str, goal: f64, figures: &mut Figures) {
+        figures.add(Figure::lower(name, LOOPBACK, "ns", self.loopback).peer());
+        for (way, rounds) in WAYS.into_iter().zip(self.ways) {
+            let figure = Figure::lower(name, way, "ns", rounds);
+            figures.add(figure.against(LOOPBACK).goal(goal));
         }
     }
 }
 
-struct Spread {
-    best: f64,
-    median: f64,
-}
-
-impl Spread {
-    fn of(rounds: &[f64]) -> Spread {
-        let mut sorted = rounds.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        Spread {
-            best: sorted[0],
-            median: sorted[sorted.len() / 2],
-        }
-    }
-}
-
-fn memory_of_pods() {
+/// What a pod's place in the network weighs; once, for memory that was freed is taken again.
+fn memory_of_pods(figures: &mut Figures) {
     let (fabric, _a, _b) = two_pods();
-    let before = resident_bytes();
+    let own = || own_bytes(std::process::id()) as f64;
+    let before = own();
     let pods = (10..PODS + 10)
         .map(|number| pod(&fabric, number))
         .collect::<Vec<_>>();
-    let attached = resident_bytes();
+    let attached = own();
     let listeners = pods.iter().map(|pod| listen(pod, 80)).collect::<Vec<_>>();
-    let listening = resident_bytes();
-    if let (Some(before), Some(attached), Some(listening)) = (before, attached, listening) {
-        let each = |from: u64, to: u64| to.saturating_sub(from) / u64::from(PODS);
-        println!(
-            "{PODS} pods: {} bytes each attached, {} more each with a listener",
-            each(before, attached),
-            each(attached, listening),
-        );
-    }
+    let listening = own();
+    let name = "memory of each of 10,000 pods";
+    let each = |from: f64, to: f64| [(to - from).max(0.0) / f64::from(PODS)];
+    figures.add(Figure::lower(name, "attached", "B", each(before, attached)));
+    figures.add(Figure::lower(
+        name,
+        "a listener more",
+        "B",
+        each(attached, listening),
+    ));
     drop(listeners);
-}
-
-/// Returns the memory the process occupies, where the system tells.
-fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    Some(statm.split(' ').nth(1)?.parse::<u64>().ok()? * 4096)
 }

@@ -1,9 +1,9 @@
 //! Measures what a hostile pod costs its neighbour: an open loop of requests against a handler, alone,
 //! beside a spinning pod of half a processor, and beside one without limits.
 //!
-//! Prints the median and the 99th percentile of each, over all rounds, and their ratios to those of the
-//! handler alone. The three take turns in every round, so that what the machine does meanwhile hits all of
-//! them. A latency counts from when the request was due, not from when it could be sent.
+//! The figures are the median and the 99th percentile of each round. The three take turns in every round, so
+//! that what the machine does meanwhile hits all of them. A latency counts from when the request was due,
+//! not from when it could be sent.
 
 #[expect(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/runtime/guests.rs"]
@@ -15,11 +15,12 @@ mod world;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use coracle_tests::{Figure, Figures, percentile, setting};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use world::{PORT, World};
 
-const ROUNDS: usize = 7;
 /// 200 requests a second, as the goal says.
 const PERIOD: Duration = Duration::from_millis(5);
 const REQUESTS_PER_ROUND: u32 = 800;
@@ -48,6 +49,15 @@ impl Beside {
         }
     }
 
+    /// By how much it may lengthen the median, as `docs/performance.md` says.
+    fn goal(self) -> Option<f64> {
+        match self {
+            Beside::Nothing => None,
+            Beside::HalfAProcessor => Some(1.1),
+            Beside::WithoutLimits => Some(2.0),
+        }
+    }
+
     fn is_there(self) -> bool {
         match self {
             Beside::Nothing => false,
@@ -70,22 +80,38 @@ async fn compare() {
     let container = world.container(&guests::answers()).await;
     let address = SocketAddr::from((container.spec.network.ip(), PORT));
     let neighbour = container.start();
-    let mut latencies = [const { Vec::new() }; ALL.len()];
-    for _ in 0..ROUNDS {
-        for (beside, all) in ALL.into_iter().zip(&mut latencies) {
-            all.extend(round(&world, address, beside).await);
+    let mut figures = Figures::begin("neighbour");
+    let mut rounds = [const { Vec::new() }; ALL.len()];
+    for _ in 0..setting("ROUNDS", 7) {
+        for (beside, all) in ALL.into_iter().zip(&mut rounds) {
+            all.push(round(&world, address, beside).await);
         }
     }
-    let alone = report("", &mut latencies[0], None);
-    for (beside, latencies) in ALL.into_iter().zip(&mut latencies) {
-        report(beside.name(), latencies, Some(alone));
+    let shares = [
+        ("median of an answer", 0.5),
+        ("99th percentile of an answer", 0.99),
+    ];
+    for (name, share) in shares {
+        for (beside, rounds) in ALL.into_iter().zip(&rounds) {
+            let found = rounds.iter().filter_map(|round| percentile(round, share));
+            let figure = Figure::lower(name, beside.name(), "ms", found);
+            let figure = match beside.is_there() {
+                true => figure.against(Beside::Nothing.name()),
+                false => figure,
+            };
+            figures.add(match beside.goal() {
+                Some(goal) if share == 0.5 => figure.ratio_goal(goal),
+                _ => figure,
+            });
+        }
     }
+    figures.finish();
     neighbour.kill();
     world.runtime.shutdown().await;
 }
 
-/// One round of requests; returns their latencies.
-async fn round(world: &Arc<World>, address: SocketAddr, beside: Beside) -> Vec<Duration> {
+/// One round of requests; returns their latencies in milliseconds.
+async fn round(world: &Arc<World>, address: SocketAddr, beside: Beside) -> Vec<f64> {
     let hostile = match beside.is_there() {
         false => None,
         true => {
@@ -108,7 +134,7 @@ async fn round(world: &Arc<World>, address: SocketAddr, beside: Beside) -> Vec<D
         let world = world.clone();
         asking.spawn(async move {
             ask(&world, address).await;
-            due.elapsed()
+            due.elapsed().as_secs_f64() * 1e3
         });
     }
     let latencies = asking.join_all().await;
@@ -125,21 +151,4 @@ async fn ask(world: &World, address: SocketAddr) {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("it answers");
     assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
-}
-
-/// Returns median and 99th percentile; prints them beside those of the handler alone, if given.
-fn report(name: &str, latencies: &mut [Duration], alone: Option<[Duration; 2]>) -> [Duration; 2] {
-    latencies.sort_unstable();
-    let found = [50, 99].map(|percent| latencies[latencies.len() * percent / 100]);
-    if let Some(alone) = alone {
-        let ratio = |index: usize| found[index].as_secs_f64() / alone[index].as_secs_f64();
-        println!(
-            "{name}: median {:?} ({:.2}x), p99 {:?} ({:.2}x)",
-            found[0],
-            ratio(0),
-            found[1],
-            ratio(1)
-        );
-    }
-    found
 }

@@ -2,6 +2,7 @@
 //! each request, both in one process without a kernel socket. The program is compiled and loaded before.
 //!
 //! Processor time is that of the whole process, so what the guest's threads and the reactor spend is in it.
+//! `CORACLE_BENCH_ROUNDS` (7).
 
 #[expect(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/runtime/guests.rs"]
@@ -15,11 +16,10 @@ use std::time::Instant;
 
 use coracle_network::Stream;
 use coracle_runtime::{Instances, SandboxSpec};
-use coracle_tests::{Figure, Figures, cpu_time};
+use coracle_tests::{Figure, Figures, cpu_time, setting};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use world::{Container, PORT, World};
 
-const ROUNDS: usize = 7;
 /// Enough that processor time, told in hundredths of a second, is known to some percent.
 const COMMANDS: usize = 2_000;
 const REQUESTS: usize = 20_000;
@@ -53,7 +53,7 @@ async fn measure() {
     let [mut commands, mut fresh, mut reused] = [(); 3].map(|()| Spent::default());
     // The first of each loads and warms up.
     run_commands(&world, &command, 1).await;
-    for _ in 0..ROUNDS {
+    for _ in 0..setting("ROUNDS", 7) {
         commands
             .take(COMMANDS, run_commands(&world, &command, COMMANDS))
             .await;

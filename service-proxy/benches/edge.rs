@@ -4,10 +4,12 @@
 //! are measured in turn within each round; ratios are of one round. The first figure is processor time
 //! for a million operations, of the contender alone and of everything that took part (contender,
 //! backend, client), for it is steady where rates are not. A contender that is not on the path is named
-//! as missing. Before all that, how soon news of an endpoint are routed.
+//! as missing. Before all that, how soon news of an endpoint are routed; after it, what an idle connection
+//! costs in memory.
 //!
 //! `CORACLE_BENCH_ROUNDS` (7), `CORACLE_BENCH_SECONDS` (1) for a sample, `CORACLE_BENCH_THREADS` (1) for
-//! each contender, `CORACLE_BENCH_IDLE` (2,000) idle connections for the memory of one.
+//! each contender, `CORACLE_BENCH_IDLE` (2,000) idle connections for the memory of one,
+//! `CORACLE_BENCH_BINARY` for another program than the `coracle` that was built beside the benchmark.
 
 #[cfg(target_os = "linux")]
 mod edge {
@@ -21,6 +23,7 @@ mod edge {
 
 #[cfg(target_os = "linux")]
 fn main() {
+    use coracle_tests::{Figures, setting};
     use edge::{contenders::Contenders, load, machine, report::Report, routing, serve};
 
     let mut arguments = std::env::args().skip(1);
@@ -31,24 +34,29 @@ fn main() {
         Some("read-bulk") => return load::read_bulk(arguments),
         _ => {}
     }
-    routing::measure();
     machine::enter_namespace();
     machine::raise_descriptors();
-    let contenders = Contenders::start();
+    let mut figures = Figures::begin("edge");
+    routing::measure(&mut figures);
+    let contenders = Contenders::start(&mut figures);
+    let tests = load::Test::ALL.into_iter().filter(|test| test.can_run());
+    let tests: Vec<_> = tests.collect();
+    if tests.len() < load::Test::ALL.len() {
+        figures.missing("wrk", "the client of requests and connections");
+    }
     let mut report = Report::default();
-    for round in 0..machine::setting("ROUNDS", 7) {
-        for test in load::Test::ALL {
+    for _ in 0..setting("ROUNDS", 7) {
+        for test in &tests {
             for contender in contenders.all() {
-                if let Some(sample) = load::measure(contender, test) {
-                    report.add(round, test, contender.name, sample);
-                }
+                report.add(*test, contender, load::measure(contender, *test));
             }
         }
     }
-    report.print();
     for contender in contenders.all() {
-        load::idle_memory(contender);
+        report.add_idle(contender, load::idle_memory(contender));
     }
+    report.tell(&mut figures);
+    figures.finish();
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -11,6 +11,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::Load;
+use crate::spread::{Spread, short};
 
 /// The environment variable with the path of the file to which figures are appended.
 pub const FIGURES_FILE: &str = "CORACLE_BENCH_FIGURES";
@@ -232,22 +233,18 @@ impl Figure {
     }
 
     fn row(&self, all: &[Figure]) -> String {
-        let mut row = format!(
-            "  {:<32} {} {}",
-            self.contender,
-            spread(&self.rounds),
-            self.unit
-        );
+        let spread = Spread::of(&self.rounds).map_or_else(|| "–".to_owned(), |it| it.to_string());
+        let mut row = format!("  {:<36} {spread} {}", self.contender, self.unit);
         let ratios = self.ratios(all);
-        if let (Some(against), false) = (&self.against, ratios.is_empty()) {
-            row.push_str(&format!(", {} × {against}", spread(&ratios)));
+        if let (Some(against), Some(spread)) = (&self.against, Spread::of(&ratios)) {
+            row.push_str(&format!(", {spread} × {against}"));
         }
         for goal in &self.goals {
             let (values, of) = match goal.of {
                 Of::Value => (&self.rounds, ""),
                 Of::Ratio => (&ratios, " ×"),
             };
-            let Some(found) = median(values) else {
+            let Some(found) = Spread::of(values).map(|spread| spread.median) else {
                 continue;
             };
             let (sign, is_met) = match self.better {
@@ -255,7 +252,10 @@ impl Figure {
                 Better::Higher => ("≥", found >= goal.bound),
             };
             let verdict = if is_met { "met" } else { "missed" };
-            row.push_str(&format!("; goal {sign} {}{of}: {verdict}", goal.bound));
+            row.push_str(&format!(
+                "; goal {sign} {}{of}: {verdict}",
+                short(goal.bound)
+            ));
         }
         row.push('\n');
         row
@@ -291,50 +291,6 @@ impl Figure {
     }
 }
 
-/// The median and, of several values, the range.
-fn spread(values: &[f64]) -> String {
-    let Some(median) = median(values) else {
-        return "–".to_owned();
-    };
-    if values.len() == 1 {
-        return figure(median);
-    }
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    format!("{} ({}–{})", figure(median), figure(least), figure(most))
-}
-
-/// Three digits that count.
-fn figure(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        ..0.1 => format!("{value:.4}"),
-        ..10.0 => format!("{value:.2}"),
-        ..100.0 => format!("{value:.1}"),
-        _ => format!("{value:.0}"),
-    }
-}
-
-/// Returns the value in the middle; of an even number, the upper of the two. `None` of no finite value.
-pub fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted: Vec<f64> = values
-        .iter()
-        .copied()
-        .filter(|value| value.is_finite())
-        .collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
-}
-
-/// Returns the value below which `share` of all lie, by nearest rank; `None` of no value.
-pub fn percentile(values: &[f64], share: f64) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let last = sorted.len().checked_sub(1)?;
-    let rank = (sorted.len() as f64 * share).ceil() as usize;
-    sorted.get(rank.saturating_sub(1).min(last)).copied()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,8 +312,8 @@ mod tests {
     #[test]
     fn a_table_tells_range_ratio_and_verdict() {
         let table = two().table();
-        let expected = "\nrequests\n  haproxy                          20.0 (10.0–30.0) 1/s\n  ours                             \
-             30.0 (22.0–75.0) 1/s, 2.20 (1.50–2.50) × haproxy; goal ≥ 2 ×: met; goal ≥ 40: missed\n";
+        let expected = "\nrequests\n  haproxy                              20.0 (10.0–30.0) 1/s\n  ours                                 \
+             30.0 (22.0–75.0) 1/s, 2.20 (1.50–2.50) × haproxy; goal ≥ 2.00 ×: met; goal ≥ 40.0: missed\n";
         assert_eq!(table, expected);
     }
 
@@ -367,14 +323,5 @@ mod tests {
         figures.add(Figure::lower("requests", "ours", "us", []));
         figures.add(Figure::lower("requests", "theirs", "us", [f64::NAN]));
         assert_eq!(figures.table(), "");
-    }
-
-    #[test]
-    fn percentiles_are_ranks() {
-        let values: Vec<f64> = (1..=200).map(f64::from).collect();
-        assert_eq!(percentile(&values, 0.5), Some(100.0));
-        assert_eq!(percentile(&values, 0.99), Some(198.0));
-        assert_eq!(percentile(&values, 1.0), Some(200.0));
-        assert_eq!(percentile(&[], 0.5), None);
     }
 }

@@ -14,20 +14,26 @@ mod http;
 mod kubectl;
 mod layout;
 mod load;
+mod place;
 mod process;
 mod run;
 mod search;
+mod spread;
 mod wine;
 mod wrk;
 
-pub use figures::{FIGURES_FILE, Figure, Figures, median, percentile};
+pub use figures::{FIGURES_FILE, Figure, Figures};
 pub use guests::{module, repository};
 pub use http::{Answer, get, get_ready};
 pub use kubectl::{Cluster, Kubectl, StreamProtocol, Told};
 pub use layout::{linux_layout, wasm_layout};
 pub use load::Load;
-pub use process::{children_time, cpu_time, descriptors, resident_bytes};
+pub use place::{comes_up, free_port, measured_binary, setting};
+pub use process::{
+    children_time, cpu_time, descriptors, mappings, own_bytes, resident_bytes, threads,
+};
 pub use run::{Coracle, Ended, Run};
 pub use search::files_with;
+pub use spread::{Spread, percentile, short};
 pub use wine::beyond_wine;
 pub use wrk::Wrk;

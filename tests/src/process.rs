@@ -4,10 +4,32 @@ use std::time::Duration;
 
 /// Returns a process's resident memory in bytes; 0 where the system does not tell it in `/proc`.
 pub fn resident_bytes(id: u32) -> u64 {
+    status(id, "VmRSS:") * 1024
+}
+
+/// Returns the part of a process's resident memory that is no file's, in bytes: what it holds itself; 0
+/// where the system does not tell it in `/proc`.
+pub fn own_bytes(id: u32) -> u64 {
+    status(id, "RssAnon:") * 1024
+}
+
+/// Returns how many threads a process has; 0 where the system does not tell it in `/proc`.
+pub fn threads(id: u32) -> u64 {
+    status(id, "Threads:")
+}
+
+/// Returns how many memory mappings a process has; 0 where the system does not tell it in `/proc`.
+pub fn mappings(id: u32) -> usize {
+    let maps = std::fs::read_to_string(format!("/proc/{id}/maps")).unwrap_or_default();
+    maps.lines().count()
+}
+
+/// The number of a line of `/proc/PID/status`.
+fn status(id: u32, label: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+    let line = status.lines().find_map(|line| line.strip_prefix(label));
+    let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.unwrap_or(0)
 }
 
 /// Returns a process's CPU time; 0 where the system does not tell it in `/proc`.

@@ -23,11 +23,14 @@ impl Wrk {
     /// Runs `wrk --latency` with more arguments, the last of them an address; `None` when it is not on the
     /// path or says nothing that is understood.
     pub fn run(arguments: &[&str]) -> Option<Self> {
-        let output = Command::new("wrk")
-            .arg("--latency")
-            .args(arguments)
-            .output();
-        Self::read(&String::from_utf8_lossy(&output.ok()?.stdout))
+        Self::of(Command::new("wrk").arg("--latency").args(arguments))
+    }
+
+    /// Runs a program that speaks as `wrk` does, `wrk` in another namespace of the network say; `None` when
+    /// it cannot be started or says nothing that is understood.
+    pub fn of(client: &mut Command) -> Option<Self> {
+        let output = client.output().ok()?;
+        Self::read(&String::from_utf8_lossy(&output.stdout))
     }
 
     /// Reads what it printed.

@@ -12,14 +12,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use coracle_tests::FIGURES_FILE;
 
 use self::compare::Comparison;
 use self::record::Record;
 use crate::workspace::{call, cargo, metadata, read};
-
-/// The environment variable with the file to which benchmarks append their figures, as
-/// `coracle_tests::FIGURES_FILE` says.
-const FIGURES_FILE: &str = "CORACLE_BENCH_FIGURES";
 
 /// Each benchmark: its name, what it tells.
 const BENCHES: &[(&str, &str)] = &[
@@ -202,11 +199,6 @@ mod tests {
         found.sort_unstable();
         listed.sort_unstable();
         assert_eq!(found, listed);
-    }
-
-    #[test]
-    fn the_variable_is_the_one_that_benchmarks_read() {
-        assert_eq!(FIGURES_FILE, coracle_tests::FIGURES_FILE);
     }
 
     #[test]

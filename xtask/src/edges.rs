@@ -34,7 +34,7 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
     ("coracle-socket-lookup", &[]),
     ("coracle-store", &[]),
     ("coracle-tests", &[]),
-    ("xtask", &[]),
+    ("xtask", &["coracle-tests"]),
 ];
 
 /// The same for what only tests and benchmarks need: the agent's tests speak to the embedded API as to any
@@ -54,7 +54,6 @@ pub(crate) const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
         &["coracle-control-plane", "coracle-tests"],
     ),
     ("coracle-store", &["coracle-tests"]),
-    ("xtask", &["coracle-tests"]),
 ];
 
 /// Libraries that only the named packages may depend on; everyone else sees our types. A name stands

@@ -1,25 +1,32 @@
 //! Who is measured, each a set of processes and an address.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::{Duration, Instant};
 use std::{env, fs};
 
+use coracle_tests::{Figures, comes_up, free_port, setting};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::machine::{self, setting};
-
-/// The longest a contender takes to listen.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+use super::machine;
 
 /// As many Services as a large cluster has.
 const SERVICES: u32 = 10_000;
 
+// The names of contenders.
+pub(crate) const DIRECT: &str = "direct";
+pub(crate) const HAPROXY: &str = "haproxy";
+pub(crate) const NGINX: &str = "nginx stream";
+pub(crate) const RELAYED: &str = "ours, relayed";
+pub(crate) const POD: &str = "ours, pod";
+pub(crate) const POD_OF_MANY: &str = "ours, pod, 10,000 Services";
+pub(crate) const HANDLER: &str = "ours, Wasm handler";
+pub(crate) const DNAT: &str = "DNAT";
+
 const HANDLER_NODE_PORT: u16 = 30_080;
 
-const HANDLER: &str = "
+const MANIFEST: &str = "
 apiVersion: v1
 kind: Pod
 metadata: {name: hello, labels: {app: hello}}
@@ -70,7 +77,7 @@ pub(crate) struct Contenders {
 
 impl Contenders {
     /// Starts everybody there is, and names who is missing.
-    pub(crate) fn start() -> Contenders {
+    pub(crate) fn start(figures: &mut Figures) -> Contenders {
         let folder = env::temp_dir().join(format!("coracle-bench-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder for temporary files");
         let mut contenders = Contenders {
@@ -79,7 +86,7 @@ impl Contenders {
             inputs: Vec::new(),
             folder,
         };
-        contenders.start_all();
+        contenders.start_all(figures);
         contenders
     }
 
@@ -88,31 +95,31 @@ impl Contenders {
         &self.all
     }
 
-    fn start_all(&mut self) {
+    fn start_all(&mut self, figures: &mut Figures) {
         let own = || Command::new(env::current_exe().expect("this program has a path"));
         let (backend, backend_at) = self.spawn_own(own().args(["serve-backend", "0"]));
         let backend_at = SocketAddr::from(([127, 0, 0, 1], backend_at.port()));
         self.all.push(Contender {
-            name: "direct",
+            name: DIRECT,
             own: Vec::new(),
             backend: vec![backend],
             at: backend_at,
             namespace: None,
             kind: Kind::Backend,
         });
-        self.start_haproxy(backend, backend_at);
-        self.start_nginx(backend, backend_at);
+        self.start_haproxy(backend, backend_at, figures);
+        self.start_nginx(backend, backend_at, figures);
         let port = backend_at.port().to_string();
         let (relay, at) = self.spawn_own(own().args(["serve-relay", &port]));
         self.all.push(Contender {
-            name: "ours, relayed",
+            name: RELAYED,
             own: vec![relay],
             backend: vec![backend],
             at,
             namespace: None,
             kind: Kind::Backend,
         });
-        for (name, services) in [("ours, pod", 1), ("ours, pod, 10,000 Services", SERVICES)] {
+        for (name, services) in [(POD, 1), (POD_OF_MANY, SERVICES)] {
             let count = services.to_string();
             let (pod, at) = self.spawn_own(own().args(["serve-pod", &count]));
             self.all.push(Contender {
@@ -124,15 +131,15 @@ impl Contenders {
                 kind: Kind::Backend,
             });
         }
-        self.start_handler();
-        for (name, services) in [("DNAT", 1), ("DNAT, 10,000 Services", SERVICES)] {
-            self.start_dnat(name, services);
+        self.start_handler(figures);
+        for (name, services) in [(DNAT, 1), ("DNAT, 10,000 Services", SERVICES)] {
+            self.start_dnat(name, services, figures);
         }
     }
 
-    fn start_haproxy(&mut self, backend: u32, to: SocketAddr) {
+    fn start_haproxy(&mut self, backend: u32, to: SocketAddr, figures: &mut Figures) {
         if !machine::is_found("haproxy") {
-            return println!("missing: haproxy");
+            return figures.missing(HAPROXY, "not on the path");
         }
         let at = free_port();
         let threads = setting("THREADS", 1);
@@ -143,12 +150,12 @@ impl Contenders {
         );
         let file = self.write("haproxy.cfg", &config);
         let pid = self.spawn(Command::new("haproxy").arg("-db").arg("-f").arg(file));
-        self.push("haproxy", pid, backend, at);
+        self.push(HAPROXY, pid, backend, at, figures);
     }
 
-    fn start_nginx(&mut self, backend: u32, to: SocketAddr) {
+    fn start_nginx(&mut self, backend: u32, to: SocketAddr, figures: &mut Figures) {
         if !machine::is_found("nginx") {
-            return println!("missing: nginx");
+            return figures.missing(NGINX, "not on the path");
         }
         let at = free_port();
         let threads = setting("THREADS", 1);
@@ -167,16 +174,18 @@ impl Contenders {
         );
         let file = self.write("nginx.conf", &config);
         let pid = self.spawn(Command::new("nginx").arg("-c").arg(file));
-        self.push("nginx stream", pid, backend, at);
+        self.push(NGINX, pid, backend, at, figures);
     }
 
     /// A Wasm handler behind a Service of `coracle run`: the program as it is shipped, on all cores.
-    fn start_handler(&mut self) {
-        const NAME: &str = "ours, Wasm handler";
+    fn start_handler(&mut self, figures: &mut Figures) {
         let here = env::current_exe().expect("this program has a path");
         let built = here.ancestors().nth(2).map(|folder| folder.join("coracle"));
-        let Some(program) = built.filter(|program| program.exists()) else {
-            return println!("missing: {NAME} (build the program `coracle` with the same profile)");
+        let given = env::var_os("CORACLE_BENCH_BINARY").map(PathBuf::from);
+        let program = given.or(built).filter(|program| program.exists());
+        let Some(program) = program else {
+            let why = "build the program `coracle` with the same profile";
+            return figures.missing(HANDLER, why);
         };
         let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples/hello-http");
         let copied = fs::copy(
@@ -184,16 +193,16 @@ impl Contenders {
             self.folder.join("hello-http.wasm"),
         );
         copied.expect("the sample is in the repository");
-        let manifest = self.write("handler.yaml", HANDLER);
+        let manifest = self.write("handler.yaml", MANIFEST);
         let mut command = Command::new(program);
         command.arg("run").arg(manifest);
         let pid = self.spawn(command.env("CORACLE_DATA_DIR", self.folder.join("data")));
         let at = SocketAddr::from(([127, 0, 0, 1], HANDLER_NODE_PORT));
-        if !answers(at) {
-            return println!("missing: {NAME} (it did not start)");
+        if !comes_up(at) {
+            return figures.missing(HANDLER, "it did not start");
         }
         self.all.push(Contender {
-            name: NAME,
+            name: HANDLER,
             own: vec![pid],
             backend: Vec::new(),
             at,
@@ -203,9 +212,9 @@ impl Contenders {
     }
 
     /// The kernel's translation, in a namespace of its own, for it taxes every connection there.
-    fn start_dnat(&mut self, name: &'static str, services: u32) {
+    fn start_dnat(&mut self, name: &'static str, services: u32, figures: &mut Figures) {
         if !machine::is_in_namespace() || !machine::is_found("nft") {
-            return println!("missing: {name} (needs nft and a network namespace)");
+            return figures.missing(name, "needs nft and a network namespace");
         }
         let port = 18_080;
         let first = 0x0a60_0001_u32;
@@ -243,9 +252,16 @@ impl Contenders {
         });
     }
 
-    fn push(&mut self, name: &'static str, pid: u32, backend: u32, at: SocketAddr) {
-        if !answers(at) {
-            return println!("missing: {name} (it did not start)");
+    fn push(
+        &mut self,
+        name: &'static str,
+        pid: u32,
+        backend: u32,
+        at: SocketAddr,
+        figures: &mut Figures,
+    ) {
+        if !comes_up(at) {
+            return figures.missing(name, "it did not start");
         }
         let mut own = vec![pid];
         own.extend(children_of(pid));
@@ -310,20 +326,4 @@ fn children_of(pid: u32) -> Vec<u32> {
     told.split_whitespace()
         .filter_map(|pid| pid.parse().ok())
         .collect()
-}
-
-fn free_port() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("bound")
-}
-
-fn answers(at: SocketAddr) -> bool {
-    let start = Instant::now();
-    while start.elapsed() < START_TIMEOUT {
-        if TcpStream::connect(at).is_ok() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    false
 }

@@ -9,8 +9,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, fmt};
 
+use coracle_tests::{Wrk, setting};
+
 use super::contenders::{Contender, Kind};
-use super::machine::{self, setting};
+use super::machine;
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,8 +35,6 @@ pub(crate) struct Sample {
     pub(crate) own_seconds: f64,
     /// Of all who took part.
     pub(crate) whole_seconds: f64,
-    /// Processors that others kept busy meanwhile.
-    pub(crate) foreign: f64,
     /// Of the longest of a hundred answers, in microseconds.
     pub(crate) p99: f64,
 }
@@ -47,6 +47,14 @@ const BULK_READ_BYTES: usize = 256 * 1024;
 
 impl Test {
     pub(crate) const ALL: [Test; 3] = [Test::Requests, Test::Connections, Test::Bulk];
+
+    /// Tells whether its client is there.
+    pub(crate) fn can_run(self) -> bool {
+        match self {
+            Test::Requests | Test::Connections => machine::is_found("wrk"),
+            Test::Bulk => true,
+        }
+    }
 }
 
 impl fmt::Display for Test {
@@ -65,31 +73,19 @@ pub(crate) fn measure(contender: &Contender, test: Test) -> Option<Sample> {
     if (contender.kind, test) == (Kind::Handler, Test::Bulk) {
         return None;
     }
-    let mut client = client(contender, test);
     let own = || machine::cpu_nanoseconds(&contender.own);
     let backend = || machine::cpu_nanoseconds(&contender.backend);
     let before = (own(), backend(), machine::ended_children_nanoseconds());
-    let (start, busy) = (Instant::now(), machine::busy_nanoseconds());
-    let output = match client.output() {
-        Ok(output) => output,
-        Err(error) => {
-            println!("missing: wrk ({error})");
-            return None;
-        }
-    };
-    let took = start.elapsed().as_secs_f64();
-    let busy = machine::busy_nanoseconds() - busy;
+    let told = Wrk::of(&mut client(contender, test));
     let own = own() - before.0;
     let others = backend() - before.1 + machine::ended_children_nanoseconds() - before.2;
-    let told = String::from_utf8_lossy(&output.stdout);
-    let Some(told) = Told::read(&told) else {
-        println!("{}: wrk says {told}", contender.name);
+    let Some(told) = told else {
+        println!("{}, {test}: the client says nothing", contender.name);
         return None;
     };
     if told.errors > 0 {
         println!("{}, {test}: {} errors", contender.name, told.errors);
     }
-    let whole = (own + others) as f64 / 1e9;
     Some(Sample {
         operations: match test {
             Test::Bulk => told.bytes / 1e9,
@@ -97,8 +93,7 @@ pub(crate) fn measure(contender: &Contender, test: Test) -> Option<Sample> {
         },
         seconds: told.seconds,
         own_seconds: own as f64 / 1e9,
-        whole_seconds: whole,
-        foreign: (busy as f64 / 1e9 - whole).max(0.0) / took,
+        whole_seconds: (own + others) as f64 / 1e9,
         p99: told.p99,
     })
 }
@@ -163,63 +158,13 @@ pub(crate) fn read_bulk(mut arguments: impl Iterator<Item = String>) {
         .map(|reader| reader.join().expect("it reads"))
         .sum();
     let took = began.elapsed().as_secs_f64();
-    println!("  0 requests in {took}s, {read}B read\n  99%  0s");
+    println!("  0 requests in {took}s, {read}B read\n  50%  0s\n  99%  0s");
 }
 
-/// What wrk says.
-struct Told {
-    requests: f64,
-    bytes: f64,
-    seconds: f64,
-    p99: f64,
-    errors: u64,
-}
-
-impl Told {
-    fn read(text: &str) -> Option<Told> {
-        let line = text.lines().find(|line| line.contains(" requests in "))?;
-        let mut words = line.split_whitespace();
-        let requests = words.next()?.parse().ok()?;
-        let seconds = quantity(words.nth(2)?.trim_end_matches(','))?;
-        let bytes = quantity(words.next()?)?;
-        let p99 = text
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("99%"));
-        let errors = text
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("Socket errors:"));
-        let errors = errors.into_iter().flat_map(|line| line.split([' ', ',']));
-        Some(Told {
-            requests,
-            bytes,
-            seconds,
-            p99: quantity(p99?.trim())? * 1e6,
-            errors: errors.filter_map(|word| word.parse::<u64>().ok()).sum(),
-        })
-    }
-}
-
-/// Reads a number with wrk's unit, in bytes or seconds.
-fn quantity(text: &str) -> Option<f64> {
-    let split = text.find(|letter: char| letter.is_ascii_alphabetic())?;
-    let (number, unit) = text.split_at(split);
-    let factor = match unit {
-        "B" | "s" => 1.0,
-        "KB" => 1024.0,
-        "MB" => 1024.0 * 1024.0,
-        "GB" => 1024.0 * 1024.0 * 1024.0,
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "m" => 60.0,
-        _ => return None,
-    };
-    Some(number.parse::<f64>().ok()? * factor)
-}
-
-/// Prints what an idle connection costs a contender in user memory.
-pub(crate) fn idle_memory(contender: &Contender) {
+/// Returns what an idle connection costs a contender in bytes of user memory; `None` of the kernel.
+pub(crate) fn idle_memory(contender: &Contender) -> Option<f64> {
     if contender.own.is_empty() {
-        return;
+        return None;
     }
     let count = setting("IDLE", 2_000);
     let before = machine::memory_bytes(&contender.own);
@@ -235,10 +180,6 @@ pub(crate) fn idle_memory(contender: &Contender) {
         }
         now = next;
     }
-    let each = now.saturating_sub(before) / connections.len().max(1) as u64;
-    println!(
-        "{}: {each} bytes of user memory for each of {} idle connections",
-        contender.name,
-        connections.len()
-    );
+    let held = connections.len();
+    (held > 0).then(|| now.saturating_sub(before) as f64 / held as f64)
 }

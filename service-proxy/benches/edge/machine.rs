@@ -8,14 +8,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const INSIDE: &str = "CORACLE_BENCH_NAMESPACE";
 
-/// Returns a setting of the environment.
-pub(crate) fn setting(name: &str, otherwise: usize) -> usize {
-    let given = env::var(format!("CORACLE_BENCH_{name}")).ok();
-    given
-        .and_then(|given| given.parse().ok())
-        .unwrap_or(otherwise)
-}
-
 /// Runs this program again in a namespace of its own, where nobody else's connections and settings
 /// are; where that cannot be, it goes on here and says so.
 pub(crate) fn enter_namespace() {
@@ -90,19 +82,6 @@ pub(crate) fn ended_children_nanoseconds() -> u64 {
     let fields = after.split_whitespace().skip(13).take(2);
     let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
     ticks * 10_000_000
-}
-
-/// Returns the busy time of all processors so far, in nanoseconds.
-pub(crate) fn busy_nanoseconds() -> u64 {
-    let told = fs::read_to_string("/proc/stat").expect("the kernel tells");
-    let line = told.lines().next().expect("there is one");
-    let fields = line.split_whitespace().skip(1);
-    let ticks = fields.map(|field| field.parse::<u64>().unwrap_or(0));
-    // All but idle and waiting for disks; guests are counted in user time already.
-    let busy = ticks
-        .enumerate()
-        .filter(|(at, _)| !matches!(at, 3 | 4 | 8..));
-    busy.map(|(_, ticks)| ticks).sum::<u64>() * 10_000_000
 }
 
 /// Returns the memory of processes, shared pages divided among those who share them, in bytes.

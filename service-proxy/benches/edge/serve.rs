@@ -13,9 +13,8 @@ use coracle_network::{
     PublishPlan, Routes, ServicePort, ServicePortName,
 };
 use coracle_service_proxy::edge::{Edge, EdgeConfig};
+use coracle_tests::setting;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-
-use super::machine::setting;
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n";
 const LAST_ANSWER: &[u8] =

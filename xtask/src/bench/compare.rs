@@ -11,7 +11,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::record::{Better, Figure, Key, Machine, Record, Spread};
+use coracle_tests::Spread;
+
+use super::record::{Better, Figure, Key, Machine, Record};
 
 /// Below this the range of the rounds says nothing.
 const ROUNDS_MIN: usize = 3;

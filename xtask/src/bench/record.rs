@@ -4,6 +4,7 @@
 //! left out has a meaning when it is; anything else that is wrong is refused by name.
 
 use anyhow::{Context, bail};
+use coracle_tests::{Spread, short};
 use serde_json::{Value, json};
 
 /// The version of the record's fields that this program writes, and the newest that it reads.
@@ -262,38 +263,17 @@ impl Figure {
         let own = self.goal.map(|bound| {
             let found = Spread::of(&self.rounds).map(|spread| spread.median);
             let unit = &self.key.unit;
-            (format!("{sign} {bound} {unit}"), bound, found)
+            (format!("{sign} {} {unit}", short(bound)), bound, found)
         });
         let ratio = self.ratio_goal.map(|bound| {
             let found = Spread::of(&self.ratios).map(|spread| spread.median);
             let against = self.against.as_deref().unwrap_or("nobody");
-            (format!("{sign} {bound} × {against}"), bound, found)
+            (format!("{sign} {} × {against}", short(bound)), bound, found)
         });
         own.into_iter()
             .chain(ratio)
             .filter_map(|(text, bound, found)| Some((text, is_met(found?, bound))))
             .collect()
-    }
-}
-
-/// Median and range of several values.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Spread {
-    pub(super) least: f64,
-    pub(super) median: f64,
-    pub(super) most: f64,
-}
-
-impl Spread {
-    /// Returns `None` of no values; the median of an even number is the upper of the two in the middle.
-    pub(super) fn of(values: &[f64]) -> Option<Self> {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        Some(Self {
-            least: *sorted.first()?,
-            median: *sorted.get(sorted.len() / 2)?,
-            most: *sorted.last()?,
-        })
     }
 }
 
@@ -394,8 +374,8 @@ mod tests {
         assert_eq!(
             verdicts,
             [
-                ("≥ 3 1/s".to_owned(), true),
-                ("≥ 2 × haproxy".to_owned(), true)
+                ("≥ 3.00 1/s".to_owned(), true),
+                ("≥ 2.00 × haproxy".to_owned(), true)
             ]
         );
     }
