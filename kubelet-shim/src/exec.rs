@@ -24,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use console::{Attached, Console};
 pub(crate) use pipe::Pipe;
-pub(crate) use terminal::{LineEditor, Typed, to_screen};
+pub(crate) use terminal::{CTRL_BACKSLASH, LineEditor, Typed, to_screen};
 pub use toolbox::Toolbox;
 pub(crate) use toolbox::Tools;
 
@@ -77,7 +77,8 @@ pub(crate) struct ExecStreams {
 pub(crate) enum Discipline {
     /// We do; the program reads lines.
     Ours,
-    /// The program does, as the toolbox; keys and output pass through.
+    /// The program does, as the toolbox; keys and output pass through, and `^\` ends one that does not
+    /// read its keys.
     Theirs,
 }
 
@@ -301,6 +302,11 @@ impl Running {
     /// Ends the program as a person at a terminal does: 130.
     pub(crate) fn interrupt(&self) {
         self.instance.interrupt();
+    }
+
+    /// Ends the program as a person does who insists: 131.
+    pub(crate) fn quit(&self) {
+        self.instance.quit();
     }
 }
 

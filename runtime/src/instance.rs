@@ -65,6 +65,12 @@ impl Instance {
         self.life.stop(Asked::Interrupt);
     }
 
+    /// Ends the container as the key at a terminal does that programs seldom listen to: as
+    /// [`Instance::interrupt`], but a command exits 131.
+    pub fn quit(&self) {
+        self.life.stop(Asked::Quit);
+    }
+
     /// Ends the container at once, also in a tight loop or a blocked host call: 137.
     pub fn kill(&self) {
         self.life.kill();
@@ -143,6 +149,13 @@ impl Verdict {
         }
     }
 
+    fn quit() -> Self {
+        Self {
+            code: ExitCause::QUIT,
+            cause: ExitCause::Stopped,
+        }
+    }
+
     fn out_of_memory() -> Self {
         Self {
             code: ExitCause::KILLED,
@@ -198,6 +211,7 @@ struct Tasks {
 pub(crate) enum Asked {
     Stop,
     Interrupt,
+    Quit,
     Kill,
     /// The node's memory is used up.
     OutOfMemory,
@@ -297,7 +311,7 @@ impl Life {
             let mut tasks = self.tasks.lock();
             tasks.asked = match tasks.asked {
                 forced @ Some(Asked::Kill | Asked::OutOfMemory) => forced,
-                Some(Asked::Stop | Asked::Interrupt) | None => Some(why),
+                Some(Asked::Stop | Asked::Interrupt | Asked::Quit) | None => Some(why),
             };
             tasks.take()
         };
@@ -329,8 +343,10 @@ impl Life {
         let mut tasks = self.tasks.lock();
         let ended = match (tasks.asked, self.ending_by) {
             (Some(Asked::Kill | Asked::OutOfMemory), _)
-            | (Some(Asked::Stop | Asked::Interrupt), Ending::End) => true,
-            (Some(Asked::Stop | Asked::Interrupt), Ending::Drain) | (None, _) => false,
+            | (Some(Asked::Stop | Asked::Interrupt | Asked::Quit), Ending::End) => true,
+            (Some(Asked::Stop | Asked::Interrupt | Asked::Quit), Ending::Drain) | (None, _) => {
+                false
+            }
         };
         if ended {
             drop(tasks);
@@ -353,7 +369,7 @@ impl Life {
                 Some(forced @ (Asked::Kill | Asked::OutOfMemory)),
             ) => match forced {
                 Asked::OutOfMemory => Verdict::out_of_memory(),
-                Asked::Kill | Asked::Stop | Asked::Interrupt => Verdict::killed(),
+                Asked::Kill | Asked::Stop | Asked::Interrupt | Asked::Quit => Verdict::killed(),
             },
             // It failed for what it was ended for.
             (Some(verdict), Some(Asked::OutOfMemory)) if verdict.code != 0 => {
@@ -362,6 +378,7 @@ impl Life {
             (Some(verdict), _) => verdict,
             (None, Some(Asked::Stop)) => Verdict::stopped(),
             (None, Some(Asked::Interrupt)) => Verdict::interrupted(),
+            (None, Some(Asked::Quit)) => Verdict::quit(),
             (None, None) => Verdict {
                 code: ExitCause::TRAPPED,
                 cause: ExitCause::Trapped {

@@ -284,6 +284,8 @@ impl ExitCause {
     pub const STOPPED: i32 = 143;
     /// The code of an end that a person at a terminal asked for: 128 + SIGINT.
     pub const INTERRUPTED: i32 = 130;
+    /// The code of an end that a person at a terminal insisted on: 128 + SIGQUIT.
+    pub const QUIT: i32 = 131;
     /// The code of a start that failed.
     pub const FAILED_TO_START: i32 = 128;
 }

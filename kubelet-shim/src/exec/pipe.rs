@@ -114,6 +114,11 @@ impl Pipe {
         state.bytes.is_empty() && !state.readers.0.is_empty()
     }
 
+    /// Tells whether bytes were written that no reader has taken.
+    pub(crate) fn holds_bytes(&self) -> bool {
+        !self.0.lock().bytes.is_empty()
+    }
+
     /// The bytes that a write would take now.
     pub(crate) fn room(&self) -> usize {
         let state = self.0.lock();

@@ -14,8 +14,10 @@ const CTRL_D: u8 = 0x04;
 const BACKSPACE: u8 = 0x08;
 const CTRL_U: u8 = 0x15;
 const CTRL_W: u8 = 0x17;
+const CTRL_Z: u8 = 0x1a;
 const ESCAPE: u8 = 0x1b;
-const CTRL_BACKSLASH: u8 = 0x1c;
+/// Ends a program that listens to no other key.
+pub(crate) const CTRL_BACKSLASH: u8 = 0x1c;
 const DELETE: u8 = 0x7f;
 
 /// The line that is being typed.
@@ -97,6 +99,12 @@ impl LineEditor {
                 echo(happened, b"^\\\n");
                 self.line.clear();
                 happened.push(Typed::Quit);
+            }
+            CTRL_Z => {
+                // Nobody could let the program go on again, so it is not stopped; Linux, too, only flushes
+                // the line for a program that no shell has in its hands.
+                echo(happened, b"^Z");
+                self.line.clear();
             }
             CTRL_D if self.line.is_empty() => happened.push(Typed::EndOfInput),
             CTRL_D => happened.push(Typed::Line(std::mem::take(&mut self.line))),
@@ -224,6 +232,7 @@ mod tests {
         check("ab\x03", "ab^C\n", &[Typed::Interrupt { had_line: true }]);
         check("\x03", "^C\n", &[Typed::Interrupt { had_line: false }]);
         check("x\x1c", "x^\\\n", &[Typed::Quit]);
+        check("x\x1ay\r", "x^Zy\n", &[line("y\n")]);
         check(
             "x\x03y\r",
             "x^C\ny\n",

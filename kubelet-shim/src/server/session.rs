@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 
 use super::{Refusal, Shared};
 use crate::exec::{
-    Attached, Discipline, ExecError, ExecStreams, ExecTarget, LineEditor, Located, Pipe, Running,
-    Typed, to_screen,
+    Attached, CTRL_BACKSLASH, Discipline, ExecError, ExecStreams, ExecTarget, LineEditor, Located,
+    Pipe, Running, Typed, to_screen,
 };
 use crate::images::describe;
 use crate::logs::{Look, Missing};
@@ -276,7 +276,8 @@ impl Plumbing {
                 (Some(from), Some(Discipline::Ours)) => {
                     type_in(from, pipe, &self.stdout, running).await;
                 }
-                (Some(from), Some(Discipline::Theirs) | None) => feed(from, pipe).await,
+                (Some(from), Some(Discipline::Theirs)) => pass_keys(from, pipe, running).await,
+                (Some(from), None) => feed(from, pipe).await,
                 (None, _) => (),
             }
             pipe.end();
@@ -401,7 +402,8 @@ async fn attach(
                 Some(Discipline::Ours) => {
                     type_in(from, pipe, &attached.stdout, &target.instance).await;
                 }
-                Some(Discipline::Theirs) | None => feed(from, pipe).await,
+                Some(Discipline::Theirs) => pass_keys(from, pipe, &target.instance).await,
+                None => feed(from, pipe).await,
             }
             attached.end_input();
         }
@@ -489,18 +491,47 @@ async fn feed(mut from: Source, pipe: &Pipe) {
 
 /// What a person at a terminal can end.
 trait Interruptible {
+    /// What `^C` does: 130.
     fn interrupt(&self);
+
+    /// What `^\` does: 131.
+    fn quit(&self);
 }
 
 impl Interruptible for Running {
     fn interrupt(&self) {
         Running::interrupt(self);
     }
+
+    fn quit(&self) {
+        Running::quit(self);
+    }
 }
 
 impl Interruptible for coracle_runtime::Instance {
     fn interrupt(&self) {
         coracle_runtime::Instance::interrupt(self);
+    }
+
+    fn quit(&self) {
+        coracle_runtime::Instance::quit(self);
+    }
+}
+
+/// Gives keys to a program that does a terminal's work itself, until the client sends no more. What ends
+/// a command within is the program's to know; one that computes and reads no keys is ended by `^\`, so that
+/// nothing a person starts is out of reach.
+async fn pass_keys(mut from: Source, pipe: &Pipe, program: &impl Interruptible) {
+    let mut buffer = vec![0; READ_BYTES_MAX];
+    loop {
+        let keys = match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => &buffer[..count],
+        };
+        if keys.contains(&CTRL_BACKSLASH) && pipe.holds_bytes() {
+            program.quit();
+        }
+        pipe.write_all(keys).await;
     }
 }
 
@@ -526,7 +557,8 @@ async fn type_in(mut from: Source, pipe: &Pipe, screen: &Pipe, program: &impl In
                     // A shell writes its prompt again.
                     pipe.write(b"\n");
                 }
-                Typed::Interrupt { .. } | Typed::Quit => program.interrupt(),
+                Typed::Interrupt { .. } => program.interrupt(),
+                Typed::Quit => program.quit(),
             }
         }
     }

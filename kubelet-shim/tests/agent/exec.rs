@@ -58,6 +58,7 @@ pub(crate) async fn spinning(world: &World) {
         "show.wasm": ByteString(guests::shows_environment_and("tools/note")),
         "fails.wasm": ByteString(guests::says_and_exits("no", 3)),
         "args.wasm": ByteString(guests::says_arguments()),
+        "spins.wasm": ByteString(guests::says_and_spins("round")),
     });
     let texts = json!({
         "note": "noted",
@@ -137,14 +138,21 @@ async fn found() {
     world.stop().await;
 }
 
-async fn toolbox_names() {
+/// The toolbox that is built into the program.
+pub(crate) fn real_toolbox() -> Toolbox {
     let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/../samples/toolbox");
     let read = |file| std::fs::read(format!("{samples}/{file}")).expect("the toolbox is here");
     let applets = String::from_utf8(read("applets.txt")).expect("text");
-    let toolbox = Toolbox {
+    Toolbox {
         wasm: read("toolbox.wasm").into(),
         applets: applets.lines().map(str::to_owned).collect(),
-    };
+    }
+}
+
+async fn toolbox_names() {
+    let toolbox = real_toolbox();
+    let mut applets = toolbox.applets.join("\n");
+    applets.push('\n');
     let world = World::with_toolbox(Some(toolbox)).await;
     spinning(&world).await;
     check(&world, "/run/default/p/main?cmd=toolbox", 200, &applets).await;

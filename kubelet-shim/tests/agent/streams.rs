@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use base64::Engine as _;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{SinkExt, StreamExt};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -14,9 +14,9 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::exec::spinning;
-use crate::pods::run;
-use crate::world::World;
+use crate::exec::{real_toolbox, spinning};
+use crate::pods::{is_running, run};
+use crate::world::{PATIENCE, World, container};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     (
@@ -26,6 +26,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_stream_that_cannot_be_opened_is_refused", || {
         run(refused())
     }),
+    (
+        "keys_end_what_a_terminal_runs_and_not_its_container",
+        || run(keys_end()),
+    ),
 ];
 
 /// Asks on a connection of its own.
@@ -131,6 +135,132 @@ async fn heard() {
             assert!(text.contains("exit"), "{protocol}: {text}");
         }
     }
+    world.stop().await;
+}
+
+/// Sends keys to a program at a terminal, each time once its screen shows something, and returns its exit
+/// code and the screen.
+async fn type_at(world: &World, command: &str, keys: &[(&str, &str)]) -> (i32, String) {
+    let path = format!("/exec/default/p/main?{command}&input=1&output=1&tty=1");
+    let answer = ask(world, &path, &fields("v5.channel.k8s.io")).await;
+    assert_eq!(answer.status(), 101, "{command}");
+    let io = hyper::upgrade::on(answer).await.expect("upgraded");
+    let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Client, None).await;
+    let (mut screen, mut shown, mut keys) = (String::new(), 0, keys.iter().peekable());
+    let mut status = Vec::new();
+    loop {
+        while let Some((_, typed)) = keys.next_if(|(awaited, _)| screen[shown..].contains(awaited))
+        {
+            shown = screen.len();
+            let mut message = vec![0];
+            message.extend_from_slice(typed.as_bytes());
+            let sent = socket.send(Message::Binary(message.into())).await;
+            sent.expect("the keys are taken");
+        }
+        let message = tokio::time::timeout(PATIENCE, socket.next()).await;
+        let Ok(message) = message else {
+            panic!("{command} did not end: {screen:?}")
+        };
+        match message {
+            Some(Ok(Message::Binary(bytes))) if bytes[0] == 1 => {
+                screen.push_str(&String::from_utf8_lossy(&bytes[1..]));
+            }
+            Some(Ok(Message::Binary(bytes))) => status.extend_from_slice(&bytes[1..]),
+            Some(Ok(Message::Ping(_))) => panic!("{command} {keys:?} does not go on: {screen:?}"),
+            Some(Ok(Message::Close(_))) | None => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let status: Value = serde_json::from_slice(&status).expect("JSON");
+    let code = match status["status"].as_str() {
+        Some("Success") => 0,
+        _ => status["details"]["causes"][0]["message"]
+            .as_str()
+            .and_then(|code| code.parse().ok())
+            .unwrap_or_else(|| panic!("no code: {status}")),
+    };
+    (code, screen)
+}
+
+/// Commands at a terminal, the keys that are pressed once something is on the screen, the exit code, and all that
+/// is on the screen then.
+type KeysCase = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    i32,
+    &'static str,
+);
+
+const KEYS: &[KeysCase] = &[
+    ("command=sleep&command=1000", &[("", "\x03")], 130, "^C\r\n"),
+    (
+        "command=sleep&command=1000",
+        &[("", "\x1c")],
+        131,
+        "^\\\r\n",
+    ),
+    ("command=sleep&command=1", &[("", "\x1a")], 0, ""),
+    (
+        "command=cat",
+        &[("", "ab\r"), ("ab\r\nab\r\n", "c\x03")],
+        130,
+        "ab\r\nab\r\n^C\r\n",
+    ),
+    // A program of a shell reads what was typed, too.
+    (
+        "command=sh",
+        &[
+            ("$ ", "cat\r"),
+            ("cat\r\n", "ab\r"),
+            ("ab\r\nab\r\n", "\x04"),
+            ("$ ", "exit 3\r"),
+        ],
+        3,
+        "$ cat\r\nab\r\nab\r\n$ exit 3\r\n",
+    ),
+    (
+        "command=sh&command=-c&command=sleep+1000;echo+on",
+        &[("", "\x03")],
+        130,
+        "^C\r\n",
+    ),
+    // What graphical clients start: a shell within a shell, which hears the keys itself.
+    (
+        "command=sh&command=-c&command=true;(bash+||+sh)",
+        &[
+            ("$ ", "ab\x03"),
+            ("^C\r\n$ ", "sleep 1000\r\x03"),
+            ("^C\r\n$ ", "\x1ctest $? = 130 && exit\r"),
+        ],
+        0,
+        "$ ab^C\r\n$ sleep 1000\r\n^C\r\n$ test $? = 130 && exit\r\n",
+    ),
+    (
+        "command=/tools/spins.wasm",
+        &[("round", "\x03")],
+        130,
+        "round\r\n^C\r\n",
+    ),
+    (
+        "command=/tools/spins.wasm",
+        &[("round", "\x1c")],
+        131,
+        "round\r\n^\\\r\n",
+    ),
+];
+
+async fn keys_end() {
+    let world = World::with_toolbox(Some(real_toolbox())).await;
+    spinning(&world).await;
+    for (command, keys, code, screen) in KEYS {
+        let found = type_at(&world, command, keys).await;
+        assert_eq!(found, (*code, (*screen).to_owned()), "{command} {keys:?}");
+    }
+    let pod = world.until("p", is_running).await;
+    assert_eq!(
+        container(&pod).map(|container| container.restart_count),
+        Some(0)
+    );
     world.stop().await;
 }
 

@@ -150,18 +150,22 @@ async fn everything_that_was_written_reaches_the_client_after_the_end() {
     assert_eq!((ended, seen.as_str()), (Some(7), "one\r\ntwo\r\n"));
 }
 
-/// Counts how often it is interrupted.
+/// Notes how it was ended, by the codes.
 #[derive(Default)]
-struct Counted(std::cell::Cell<u32>);
+struct Ended(std::cell::RefCell<Vec<i32>>);
 
-impl Interruptible for Counted {
+impl Interruptible for Ended {
     fn interrupt(&self) {
-        self.0.set(self.0.get() + 1);
+        self.0.borrow_mut().push(130);
+    }
+
+    fn quit(&self) {
+        self.0.borrow_mut().push(131);
     }
 }
 
-async fn typed(keys: &'static [u8], is_awaited: bool) -> (Vec<u8>, u32) {
-    let (pipe, screen, program) = (Pipe::of_lines(), Pipe::default(), Counted::default());
+async fn typed(keys: &'static [u8], is_awaited: bool) -> (Vec<u8>, Vec<i32>) {
+    let (pipe, screen, program) = (Pipe::of_lines(), Pipe::default(), Ended::default());
     if is_awaited {
         assert!(futures::poll!(std::pin::pin!(pipe.next())).is_pending());
     }
@@ -171,14 +175,32 @@ async fn typed(keys: &'static [u8], is_awaited: bool) -> (Vec<u8>, u32) {
     while let Some(line) = pipe.next().await {
         given.extend_from_slice(&line);
     }
-    (given, program.0.get())
+    (given, program.0.into_inner())
 }
 
 #[tokio::test]
 async fn an_interrupt_gives_up_the_line_or_the_program() {
-    assert_eq!(typed(b"ls\r", true).await, (b"ls\n".to_vec(), 0));
-    assert_eq!(typed(b"l\x03", true).await, (b"\n".to_vec(), 0));
-    assert_eq!(typed(b"\x03", true).await, (Vec::new(), 1));
-    assert_eq!(typed(b"l\x03", false).await, (Vec::new(), 1));
-    assert_eq!(typed(b"l\x1c", true).await, (Vec::new(), 1));
+    assert_eq!(typed(b"ls\r", true).await, (b"ls\n".to_vec(), vec![]));
+    assert_eq!(typed(b"l\x03", true).await, (b"\n".to_vec(), vec![]));
+    assert_eq!(typed(b"\x03", true).await, (Vec::new(), vec![130]));
+    assert_eq!(typed(b"l\x03", false).await, (Vec::new(), vec![130]));
+    assert_eq!(typed(b"l\x1c", true).await, (Vec::new(), vec![131]));
+}
+
+#[tokio::test]
+async fn a_program_that_reads_none_of_its_keys_can_still_be_ended() {
+    for (unread, keys, expected) in [
+        ("", "\x1c", vec![]),
+        ("", "\x03", vec![]),
+        ("x", "\x03", vec![]),
+        ("\x03", "\x1c", vec![131]),
+    ] {
+        let (pipe, program) = (Pipe::default(), Ended::default());
+        pipe.write(unread.as_bytes());
+        pass_keys(Box::new(keys.as_bytes()), &pipe, &program).await;
+        pipe.end();
+        let all = pipe.next().await.unwrap_or_default();
+        assert_eq!(all, format!("{unread}{keys}"), "all keys pass");
+        assert_eq!(program.0.into_inner(), expected, "{unread:?} {keys:?}");
+    }
 }

@@ -22,12 +22,19 @@ mod stream;
 mod terminal;
 
 use applet::Context;
+use terminal::{Foreground, Signal};
 
 fn main() {
     let words: Vec<String> = std::env::args().collect();
     let context = Context::of_process(applet::words_of_program(words));
     let code = reactor::run(async move {
-        let code = applet::run(context).await;
+        let program = applet::run(context);
+        let code = if platform::is_terminal() {
+            let ended = Foreground::of_program().run(program).await;
+            ended.unwrap_or_else(Signal::code)
+        } else {
+            program.await
+        };
         platform::flush().await;
         code
     });

@@ -1,10 +1,11 @@
-//! The line discipline of a terminal: echo, editing, Ctrl-C and Ctrl-D.
+//! The line discipline of a terminal: echo, editing, Ctrl-C, Ctrl-\ and Ctrl-D.
 //!
 //! The client of `kubectl exec -it` sends every key as it is pressed and shows only what it is sent, and
 //! between it and us there is no kernel to do the rest.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 
 use crate::{platform, reactor};
@@ -24,6 +25,10 @@ thread_local! {
 struct Terminal {
     keys: RefCell<VecDeque<u8>>,
     ended: Cell<bool>,
+    /// How often something was read.
+    reads: Cell<u32>,
+    /// Interactive shells that run now, each started by the one before.
+    shells: Cell<u32>,
     history: RefCell<Vec<String>>,
 }
 
@@ -58,26 +63,111 @@ pub(crate) async fn read() -> io::Result<Vec<u8>> {
     }
 }
 
-/// Waits for Ctrl-C while a command runs; other keys are kept for who reads next.
-pub(crate) async fn interrupted() {
-    loop {
-        let hit = TERMINAL.with(|terminal| {
-            let mut keys = terminal.keys.borrow_mut();
-            let position = keys.iter().position(|key| *key == 3);
-            if let Some(position) = position {
-                keys.drain(..=position);
-            }
-            position.is_some()
-        });
-        if hit {
-            let _ = platform::write_stdout(b"^C\r\n").await;
-            return;
+/// A key that ends what runs, as a terminal on Linux turns it into a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// Ctrl-C.
+    Interrupt,
+    /// Ctrl-\.
+    Quit,
+}
+
+impl Signal {
+    fn of(key: u8) -> Option<Self> {
+        match key {
+            3 => Some(Self::Interrupt),
+            0x1c => Some(Self::Quit),
+            _ => None,
         }
-        if TERMINAL.with(|terminal| terminal.ended.get()) {
-            return std::future::pending().await;
-        }
-        fetch().await;
     }
+
+    fn echo(self) -> &'static [u8] {
+        match self {
+            Self::Interrupt => b"^C\r\n",
+            Self::Quit => b"^\\\r\n",
+        }
+    }
+
+    /// The exit code of what it ends: 128 and the number of the signal.
+    pub(crate) fn code(self) -> i32 {
+        match self {
+            Self::Interrupt => 130,
+            Self::Quit => 131,
+        }
+    }
+}
+
+/// Who is in front of the terminal: the keys that end something end what this one runs, until an
+/// interactive shell within that takes its place. Dropping it gives the place back.
+pub(crate) struct Foreground {
+    level: u32,
+    is_shell: bool,
+}
+
+impl Foreground {
+    /// The program that this instance was started as.
+    pub(crate) fn of_program() -> Self {
+        Self {
+            level: 0,
+            is_shell: false,
+        }
+    }
+
+    /// An interactive shell.
+    pub(crate) fn of_shell() -> Self {
+        let level = TERMINAL.with(|terminal| {
+            terminal.shells.set(terminal.shells.get() + 1);
+            terminal.shells.get()
+        });
+        Self {
+            level,
+            is_shell: true,
+        }
+    }
+
+    /// Runs a program until it ends, or a key ends it. Other keys are kept for who reads next.
+    pub(crate) async fn run<T>(&self, program: impl Future<Output = T>) -> Result<T, Signal> {
+        let hit = Cell::new(Signal::Interrupt);
+        let hearing = async { hit.set(self.signal().await) };
+        let ended = reactor::unless(program, hearing).await;
+        ended.ok_or(hit.get())
+    }
+
+    async fn signal(&self) -> Signal {
+        loop {
+            let is_front = |terminal: &Terminal| terminal.shells.get() == self.level;
+            reactor::wait_until_some(|| TERMINAL.with(is_front).then_some(())).await;
+            let (signal, ended) = TERMINAL.with(|terminal| {
+                let signal = take_signal(&mut terminal.keys.borrow_mut());
+                (signal, terminal.ended.get())
+            });
+            if let Some(signal) = signal {
+                let _ = platform::write_stdout(signal.echo()).await;
+                return signal;
+            }
+            if ended {
+                return std::future::pending().await;
+            }
+            fetch().await;
+        }
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        if self.is_shell {
+            TERMINAL.with(|terminal| terminal.shells.set(self.level - 1));
+            reactor::progressed();
+        }
+    }
+}
+
+/// Finds a key that ends something, and gives up what was typed before it.
+fn take_signal(keys: &mut VecDeque<u8>) -> Option<Signal> {
+    let mut signals = keys.iter().enumerate();
+    let (position, signal) = signals.find_map(|(at, key)| Some((at, Signal::of(*key)?)))?;
+    keys.drain(..=position);
+    Some(signal)
 }
 
 /// Whether lines are kept for the arrows.
@@ -99,6 +189,12 @@ pub(crate) async fn edit(prompt: &str, remember: Remember) -> io::Result<Line> {
         let Some(key) = next_key().await else {
             return Ok(Line::Ended);
         };
+        if remember == Remember::No && Signal::of(key).is_some() {
+            // It ends this program; who runs it knows how.
+            TERMINAL.with(|terminal| terminal.keys.borrow_mut().push_front(key));
+            reactor::progressed();
+            return std::future::pending().await;
+        }
         let step = editor.press(key);
         platform::write_stdout(&editor.take_output()).await?;
         let Some(line) = step else { continue };
@@ -134,10 +230,17 @@ async fn next_key() -> Option<u8> {
     }
 }
 
-/// Reads what was typed. Of two who wait, one reads and both see it.
+/// Reads what was typed. Of two who wait, one reads and both go on.
 async fn fetch() {
-    let bytes = platform::read_stdin(CHUNK_BYTES).await.unwrap_or_default();
+    let reads = || TERMINAL.with(|terminal| terminal.reads.get());
+    let before = reads();
+    let another = reactor::wait_until_some(|| (reads() != before).then_some(()));
+    let Some(bytes) = reactor::unless(platform::read_stdin(CHUNK_BYTES), another).await else {
+        return;
+    };
+    let bytes = bytes.unwrap_or_default();
     TERMINAL.with(|terminal| {
+        terminal.reads.set(before.wrapping_add(1));
         if bytes.is_empty() {
             terminal.ended.set(true);
         }
@@ -335,5 +438,41 @@ mod tests {
     fn control_keys_interrupt_and_end() {
         check("abc\x03", Line::Interrupted);
         check("\x04", Line::Ended);
+    }
+
+    #[test]
+    fn a_key_that_ends_something_gives_up_what_was_typed_before() {
+        for (typed, signal, rest) in [
+            ("a\x03b", Some(Signal::Interrupt), "b"),
+            ("\x1c\x03", Some(Signal::Quit), "\x03"),
+            ("a\x1ab\x04", None, "a\x1ab\x04"),
+        ] {
+            let mut keys = typed.bytes().collect();
+            assert_eq!(take_signal(&mut keys), signal, "for {typed:?}");
+            assert_eq!(Vec::from(keys), rest.as_bytes(), "for {typed:?}");
+        }
+    }
+
+    /// Types `keys` while a program runs that ends once it was polled so often.
+    fn run_at(foreground: &Foreground, keys: &str) -> Result<(), Signal> {
+        TERMINAL.with(|terminal| {
+            terminal.keys.borrow_mut().extend(keys.bytes());
+            terminal.ended.set(true);
+        });
+        reactor::run(foreground.run(reactor::yield_now()))
+    }
+
+    #[test]
+    fn keys_end_what_the_innermost_interactive_shell_runs() {
+        let program = Foreground::of_program();
+        assert_eq!(run_at(&program, "x"), Ok(()));
+        assert_eq!(run_at(&program, "\x03"), Err(Signal::Interrupt));
+        let shell = Foreground::of_shell();
+        let inner = Foreground::of_shell();
+        assert_eq!(run_at(&program, "\x1c"), Ok(()));
+        assert_eq!(run_at(&shell, ""), Ok(()));
+        assert_eq!(run_at(&inner, ""), Err(Signal::Quit));
+        drop(inner);
+        assert_eq!(run_at(&shell, "\x03"), Err(Signal::Interrupt));
     }
 }

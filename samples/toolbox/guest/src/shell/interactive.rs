@@ -1,18 +1,15 @@
-//! The shell at a terminal: a prompt, line after line, Ctrl-C for what takes too long.
+//! The shell at a terminal: a prompt, line after line, Ctrl-C and Ctrl-\ for what takes too long.
 
 use super::parser::{self, Parser};
 use super::{Flow, Ran, Shell};
-use crate::reactor;
 use crate::stream::Handle;
-use crate::terminal::{self, Line, Remember};
-
-/// What Ctrl-C leaves in `$?`.
-const INTERRUPTED: i32 = 130;
+use crate::terminal::{self, Foreground, Line, Remember, Signal};
 
 impl Shell {
     /// Runs what is entered until `exit` or the end of the input, and returns the code.
     pub(super) async fn interact(mut self, input: &Handle) -> i32 {
         self.switches.interactive = true;
+        let terminal = input.is_terminal().then(Foreground::of_shell);
         loop {
             let text = match self.enter_command(input).await {
                 Entered::Text(text) => text,
@@ -20,23 +17,22 @@ impl Shell {
                 Entered::End => break,
             };
             let before = self.clone();
-            let ran = if input.is_terminal() {
-                let running = self.run_entered(&text);
-                reactor::unless(running, terminal::interrupted()).await
-            } else {
-                Some(self.run_entered(&text).await)
+            let running = self.run_entered(&text);
+            let ran = match &terminal {
+                Some(terminal) => terminal.run(running).await,
+                None => Ok(running.await),
             };
             match ran {
-                Some(Ok(code)) => self.status = code,
-                Some(Err(Flow::Exit(code))) => return self.finish(Err(Flow::Exit(code))).await,
-                Some(Err(Flow::Fatal(code) | Flow::Return(code))) => {
+                Ok(Ok(code)) => self.status = code,
+                Ok(Err(Flow::Exit(code))) => return self.finish(Err(Flow::Exit(code))).await,
+                Ok(Err(Flow::Fatal(code) | Flow::Return(code))) => {
                     self.unwind(before);
                     self.status = code;
                 }
-                Some(Err(Flow::Break(_) | Flow::Continue(_))) => self.unwind(before),
-                None => {
+                Ok(Err(Flow::Break(_) | Flow::Continue(_))) => self.unwind(before),
+                Err(signal) => {
                     self.unwind(before);
-                    self.status = INTERRUPTED;
+                    self.status = signal.code();
                 }
             }
         }
@@ -91,7 +87,7 @@ impl Shell {
                     text.push('\n');
                 }
                 Ok(Line::Interrupted) => {
-                    self.status = INTERRUPTED;
+                    self.status = Signal::Interrupt.code();
                     return Entered::Nothing;
                 }
                 Ok(Line::Ended) | Err(_) => return Entered::End,
