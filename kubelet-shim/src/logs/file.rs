@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::StdStream;
 use super::feed::Feed;
@@ -20,12 +20,19 @@ pub(crate) const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
 /// Log files kept per instance, the one being written included; the kubelet's default.
 pub(crate) const LOG_FILES_MAX: u32 = 5;
 
+/// How long a log that failed is left alone before it is tried again.
+const RETRY_AFTER: SignedDuration = SignedDuration::from_secs(10);
+
 /// A file that is made at the first line, so a silent container costs no descriptor.
 pub(crate) struct LogFile {
     path: PathBuf,
     open: Open,
     buffer: Vec<u8>,
     bytes_max: u64,
+    /// Since a file could not be put aside: when that is tried again.
+    rotate_again: Option<Timestamp>,
+    /// Whether what fails now was told.
+    told: bool,
     feed: Arc<Feed>,
 }
 
@@ -34,8 +41,8 @@ enum Open {
     Not,
     /// Being written, with its length. It may have lost its place, and is opened again then.
     Yes(Arc<Place>, u64),
-    /// It could not be written; said once, then lines are dropped.
-    Failed,
+    /// It could not be written; said once, then lines are dropped until this time.
+    Failed(Timestamp),
 }
 
 impl LogFile {
@@ -45,6 +52,8 @@ impl LogFile {
             open: Open::Not,
             buffer: Vec::new(),
             bytes_max: LOG_BYTES_MAX,
+            rotate_again: None,
+            told: false,
             feed: Arc::default(),
         }
     }
@@ -66,10 +75,17 @@ impl LogFile {
     pub(crate) fn append(&mut self, at: Timestamp, stream: StdStream, line: &[u8], is_whole: bool) {
         let result = self.try_append(at, stream, line, is_whole);
         if let Err(error) = result {
-            tracing::warn!(path = %self.path.display(), %error, "failed to write a container log");
-            self.open = Open::Failed;
+            self.complain(&error, "failed to write a container log; lines are lost");
+            self.open = Open::Failed(after(at, RETRY_AFTER));
         }
         self.feed.tell();
+    }
+
+    fn complain(&mut self, error: &io::Error, what: &str) {
+        if !self.told {
+            tracing::warn!(path = %self.path.display(), %error, "{what}");
+        }
+        self.told = true;
     }
 
     fn try_append(
@@ -79,8 +95,11 @@ impl LogFile {
         line: &[u8],
         is_whole: bool,
     ) -> io::Result<()> {
-        if matches!(self.open, Open::Failed) {
-            return Ok(());
+        if let Open::Failed(until) = self.open {
+            if at < until {
+                return Ok(());
+            }
+            self.open = Open::Not;
         }
         self.buffer.clear();
         let name = match stream {
@@ -94,13 +113,19 @@ impl LogFile {
         let added = self.buffer.len() as u64;
         if let Open::Yes(_, length) = &self.open
             && *length + added > self.bytes_max
+            && self.rotate_again.is_none_or(|again| at >= again)
         {
-            self.rotate()?;
+            self.put_aside(at);
         }
         if matches!(self.open, Open::Not) {
             self.open = open(&self.path)?;
         }
+        let most = self.bytes_max.saturating_mul(LOG_FILES_MAX.into());
         if let Open::Yes(place, length) = &mut self.open {
+            if *length + added > most {
+                // It cannot be put aside, and holds as much as all pieces together may.
+                return Ok(());
+            }
             let written = place.with(|file| file.write_all(&self.buffer));
             match written {
                 Some(result) => result?,
@@ -111,6 +136,7 @@ impl LogFile {
                 }
             }
             *length += added;
+            self.told &= self.rotate_again.is_some();
         }
         if self.buffer.capacity() > super::LINE_BYTES_MAX / 4 {
             self.buffer = Vec::new();
@@ -118,13 +144,32 @@ impl LogFile {
         Ok(())
     }
 
-    /// Puts the file aside and drops the oldest piece. It is closed first: Windows renames no open file.
+    /// Puts the file aside; when that fails, it is written on, and put aside later.
+    fn put_aside(&mut self, at: Timestamp) {
+        self.rotate_again = match self.rotate() {
+            Ok(()) => None,
+            Err(error) => {
+                self.complain(
+                    &error,
+                    "failed to put a container log aside; it is written on",
+                );
+                Some(after(at, RETRY_AFTER))
+            }
+        };
+    }
+
+    /// Puts the file aside and, if there are all, drops the oldest piece. It is closed first: Windows renames
+    /// no open file.
     fn rotate(&mut self) -> io::Result<()> {
         if let Open::Yes(place, _) = std::mem::replace(&mut self.open, Open::Not) {
             place.close();
         }
         let mut rotations = self.feed.rotations();
-        for index in (1..LOG_FILES_MAX).rev() {
+        // What a rotation left half-way is filled first, so that no piece is lost by trying again.
+        let mut places = 1..LOG_FILES_MAX;
+        let free = places.find(|index| !piece(&self.path, *index).exists());
+        let last = free.unwrap_or(LOG_FILES_MAX - 1);
+        for index in (1..=last).rev() {
             let (older, newer) = (piece(&self.path, index), piece(&self.path, index - 1));
             match fs::rename(&newer, &older) {
                 Ok(()) => {}
@@ -143,6 +188,10 @@ impl Drop for LogFile {
             place.close();
         }
     }
+}
+
+fn after(at: Timestamp, time: SignedDuration) -> Timestamp {
+    at.checked_add(time).unwrap_or(Timestamp::MAX)
 }
 
 fn open(path: &Path) -> io::Result<Open> {

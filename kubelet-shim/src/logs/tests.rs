@@ -158,3 +158,59 @@ proptest! {
         prop_assert_eq!(found, expected);
     }
 }
+
+#[test]
+fn a_file_that_cannot_be_put_aside_is_written_on_and_put_aside_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.log");
+    let piece = |index: u32| folder.path().join(format!("0.log.{index}"));
+    let mut file = LogFile::bounded(path.clone(), 100);
+    let mut at: jiff::Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+    let mut line = |seconds: i64, text: &str| {
+        at += jiff::SignedDuration::from_secs(seconds);
+        file.append(at, StdStream::Stdout, text.as_bytes(), true);
+    };
+    let text = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+    // Folders that are not empty are where the pieces belong.
+    for index in 1..LOG_FILES_MAX {
+        std::fs::create_dir_all(piece(index).join("x")).unwrap();
+    }
+    for number in 0..4 {
+        line(0, &format!("line {number}"));
+    }
+    assert_eq!(text(&path).lines().count(), 4, "nothing is lost");
+    for _ in 0..20 {
+        line(0, "more");
+    }
+    let held = std::fs::metadata(&path).unwrap().len();
+    assert!((400..=500).contains(&held), "as much as all pieces: {held}");
+    for index in 1..LOG_FILES_MAX {
+        std::fs::remove_dir_all(piece(index)).unwrap();
+    }
+    line(9, "too early");
+    assert!(!piece(1).exists());
+    line(1, "again");
+    assert_eq!(text(&path).lines().count(), 1);
+    assert!(text(&path).ends_with("again\n"));
+    assert!(text(&piece(1)).contains("line 0"));
+}
+
+#[test]
+fn a_rotation_that_was_left_half_way_loses_no_piece_when_it_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.log");
+    let piece = |index: u32| folder.path().join(format!("0.log.{index}"));
+    std::fs::write(&path, vec![b'x'; 100]).unwrap();
+    for index in [1, 3, 4] {
+        std::fs::write(piece(index), index.to_string()).unwrap();
+    }
+    let mut file = LogFile::bounded(path.clone(), 100);
+    let at = "2026-01-02T03:04:05Z".parse().unwrap();
+    for _ in 0..2 {
+        file.append(at, StdStream::Stdout, b"y", true);
+    }
+    let held: Vec<_> = (2..LOG_FILES_MAX)
+        .map(|index| std::fs::read_to_string(piece(index)).unwrap())
+        .collect();
+    assert_eq!(held, ["1", "3", "4"]);
+}
