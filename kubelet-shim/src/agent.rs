@@ -19,13 +19,14 @@ use tokio::task::JoinHandle;
 
 use crate::allocation::Ledger;
 use crate::events;
+use crate::eviction::Evictor;
 use crate::exec::{ExecBook, Toolbox, Tools};
 use crate::folders::FolderBook;
 use crate::ground::Site;
 use crate::images::Images;
 use crate::logs::{LogBook, OutputLine};
 use crate::metrics::Metrics;
-use crate::node::pressure::DiskLeast;
+use crate::node::pressure::{self, DiskLeast, Least};
 use crate::node::{Amounts, Registration, Watched};
 use crate::objects::{self, ObjectSource};
 use crate::probes::Prober;
@@ -152,6 +153,7 @@ pub struct Agent {
     heartbeat: JoinHandle<()>,
     prober: JoinHandle<()>,
     storage: JoinHandle<()>,
+    evictor: JoinHandle<()>,
     events: JoinHandle<()>,
     objects: JoinHandle<()>,
 }
@@ -186,11 +188,13 @@ impl Agent {
         make_data_dir(&config.data_dir).await?;
         let settings = &config.node;
         let amounts = Amounts::find(settings, &config.runtime, &config.data_dir);
-        let registration = register(&config, amounts).await?;
+        let execs = Arc::<ExecBook>::default();
+        let evictor = Evictor::new(config.runtime.clone(), Arc::clone(&execs));
+        let least = amounts.least(settings.disk_least);
+        let registration = register(&config, amounts, evictor.clone(), least).await?;
         let (client, clock) = (config.client.clone(), settings.clock.clone());
         let (sink, write_events) = events::channel(client, config.node_name.as_str().into(), clock);
         let logs = Arc::<LogBook>::default();
-        let execs = Arc::<ExecBook>::default();
         let tools = Arc::new(Tools::new(config.toolbox.clone()));
         let folders = Arc::<FolderBook>::default();
         let metrics = Metrics::new(&config.node_name, Arc::clone(&execs));
@@ -202,7 +206,7 @@ impl Agent {
             fabric: config.fabric.clone(),
             folders: Arc::clone(&folders),
             metrics: metrics.clone(),
-            disk_least: settings.disk_least,
+            least,
             probes: prober.metrics().clone(),
         };
         let kubelet = KubeletService::new(
@@ -229,22 +233,23 @@ impl Agent {
             prober,
             ledger: Ledger::new(amounts),
             storage: storage.clone(),
+            evictor: evictor.clone(),
             folders,
             metrics,
         };
         let (shutdown, stopping) = watch::channel(Shutdown::No);
-        let runtime = config.runtime;
         let labels = registration.labels().clone();
         let pods = Pods::new(Arc::new(node), labels, config.host_path);
         Ok(Agent {
             kubelet,
             tools,
-            runtime,
+            runtime: config.runtime,
             shutdown,
             pods: tokio::spawn(pods.run(config.node_name, stopping)),
             heartbeat: tokio::spawn(registration.keep_alive()),
             prober: tokio::spawn(probe),
             storage: tokio::spawn(storage::run(storage)),
+            evictor: tokio::spawn(evictor.run(pressure::memory_available)),
             events: tokio::spawn(write_events),
             objects: tokio::spawn(objects::run(objects)),
         })
@@ -274,6 +279,7 @@ impl Agent {
         self.heartbeat.abort();
         self.prober.abort();
         self.storage.abort();
+        self.evictor.abort();
         self.objects.abort();
         // The sinks are gone with the pods, so the writer ends when it has written what is queued.
         if tokio::time::timeout(STOP_SLACK, &mut self.events)
@@ -313,7 +319,12 @@ async fn make_data_dir(path: &Path) -> Result<(), AgentError> {
 }
 
 /// Makes the Node known to the API server.
-async fn register(config: &AgentConfig, amounts: Amounts) -> Result<Registration, AgentError> {
+async fn register(
+    config: &AgentConfig,
+    amounts: Amounts,
+    evictor: Evictor,
+    least: Least,
+) -> Result<Registration, AgentError> {
     let (client, name) = (config.client.clone(), &config.node_name);
     let mut registration = Registration::new(
         client,
@@ -323,6 +334,8 @@ async fn register(config: &AgentConfig, amounts: Amounts) -> Result<Registration
         Watched {
             data_dir: config.data_dir.as_path().into(),
             images: config.images.clone(),
+            evictor,
+            least,
         },
     );
     match registration.register().await {
@@ -340,6 +353,7 @@ impl Drop for Agent {
         self.heartbeat.abort();
         self.prober.abort();
         self.storage.abort();
+        self.evictor.abort();
         self.events.abort();
         self.objects.abort();
     }

@@ -302,6 +302,7 @@ mod tests {
         Ledger::new(Amounts {
             cpu_milli: 4_000,
             memory: 1_000,
+            memory_least: 0,
             storage: 500,
             pods: 3,
         })

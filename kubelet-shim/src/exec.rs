@@ -345,6 +345,21 @@ struct Entry {
 }
 
 impl Entry {
+    /// The container of the pod with that namespace and name.
+    fn occupant(&self, (namespace, name): &(Arc<str>, Arc<str>)) -> Option<Occupant> {
+        let target = self.target.upgrade()?;
+        Some(Occupant {
+            key: PodKey {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                uid: self.uid.clone(),
+            },
+            container: self.container.clone(),
+            instance: target.instance.clone(),
+            plan: target.plan.clone(),
+        })
+    }
+
     /// The target, unless its container has ended; a session may keep it for longer.
     fn alive(&self) -> Option<Arc<ExecTarget>> {
         let target = self.target.upgrade()?;
@@ -382,22 +397,18 @@ impl ExecBook {
     /// Returns the containers that run now.
     pub(crate) fn occupants(&self) -> Vec<Occupant> {
         let entries = self.0.lock();
-        let all = entries.iter().flat_map(|((namespace, name), pod)| {
-            pod.iter().filter_map(|entry| {
-                let target = entry.target.upgrade()?;
-                Some(Occupant {
-                    key: PodKey {
-                        namespace: namespace.clone(),
-                        name: name.clone(),
-                        uid: entry.uid.clone(),
-                    },
-                    container: entry.container.clone(),
-                    instance: target.instance.clone(),
-                    plan: target.plan.clone(),
-                })
-            })
-        });
-        all.collect()
+        let all = entries.iter();
+        all.flat_map(|(name, pod)| pod.iter().filter_map(|entry| entry.occupant(name)))
+            .collect()
+    }
+
+    /// Returns the containers of a pod that run now.
+    pub(crate) fn occupants_of(&self, key: &PodKey) -> Vec<Occupant> {
+        let name = (key.namespace.clone(), key.name.clone());
+        let entries = self.0.lock();
+        let pod = entries.get(&name).into_iter().flatten();
+        let own = pod.filter(|entry| entry.uid == key.uid);
+        own.filter_map(|entry| entry.occupant(&name)).collect()
     }
 
     /// Finds a running container; of a name that was used again, that of the newest pod unless `uid`

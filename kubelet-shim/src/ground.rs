@@ -20,8 +20,10 @@ use coracle_runtime::fs::{
 };
 
 use crate::agent::DeclaredPorts;
+use tokio::sync::watch;
 
 use crate::environment;
+use crate::eviction::PodMemory;
 use crate::folders::{PodFolders, VolumePlace};
 use crate::identity_files::{self, Identity, Surroundings};
 use crate::images::{Images, PullKeys, SharedImage, blocking, describe};
@@ -51,6 +53,8 @@ pub(crate) struct GroundKit {
     pub(crate) volumes: HashMap<String, MountSource>,
     /// What it keeps on the disk, if that has a limit.
     pub(crate) storage: Option<Arc<PodStorage>>,
+    /// What it uses of the node's memory.
+    pub(crate) memory: Arc<PodMemory>,
     /// Volumes that nobody writes to, whatever a mount says.
     read_only: HashSet<String>,
     /// The group that volumes belong to, those of the machine and of images aside (`fsGroup`).
@@ -123,13 +127,17 @@ pub(crate) async fn lay(
         .map_err(|error| sandbox_problem(&error))?;
     network.set_resolver(identity.resolver.clone());
     network.name_hosts(identity_files::aliases(pod));
+    let excess = watch::Sender::new(None);
     let storage = PodStorage::of(
         pod,
+        excess.clone(),
         |volume| volume_dir(site, pod).join(volume),
         |container| log_dir(&site.data_dir, &pod.key).join(container),
     );
+    let memory = PodMemory::new(account.clone(), pod.clone(), excess);
     Ok(GroundKit {
         account,
+        memory,
         network,
         published,
         volumes,

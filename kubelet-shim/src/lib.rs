@@ -8,6 +8,7 @@
 //! * the pod source: input: a watch of this node's pods; output: one worker per pod, told what is wanted;
 //! * one worker per pod: input: what is wanted, results, timers; output: steps, status, events;
 //! * the storage monitor: input: the pods that have a limit of storage; output: word to the workers of those over it;
+//! * the evictor: input: what memory is left, what pods use; output: word to the worker of the pod that goes;
 //! * the prober: input: the probes that workers want watched; output: news to the workers;
 //! * the event writer: input: events of all workers; output: Event objects;
 //! * the heartbeat: output: Lease and Node status;
@@ -19,6 +20,7 @@ mod agent;
 mod allocation;
 mod environment;
 mod events;
+mod eviction;
 mod exec;
 mod folders;
 mod ground;

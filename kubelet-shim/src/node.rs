@@ -23,11 +23,12 @@ use kube::api::{Patch, PatchParams, PostParams};
 use tokio::time::Instant;
 
 use crate::agent::NodeSettings;
+use crate::eviction::{Evictor, memory_least};
 use crate::status::whole_seconds;
 use crate::time::Clock;
 
 use crate::images::blocking;
-use pressure::{Signals, Watchman};
+use pressure::{DiskLeast, Least, Signals, Watchman};
 
 /// How often the lease is renewed, and the machine looked at.
 const LEASE_EVERY: Duration = Duration::from_secs(10);
@@ -73,6 +74,7 @@ pub(crate) struct Registration {
     /// What the API has been told, for the times of change.
     conditions: Vec<NodeCondition>,
     watchman: Watchman,
+    evictor: Evictor,
     data_dir: Arc<Path>,
     store: ImageStore,
     images: Vec<ContainerImage>,
@@ -84,13 +86,20 @@ pub(crate) struct Watched {
     pub(crate) data_dir: Arc<Path>,
     /// The images that are told.
     pub(crate) images: ImageStore,
+    /// Who knows whether guests ran short of memory.
+    pub(crate) evictor: Evictor,
+    /// What is to be left.
+    pub(crate) least: Least,
 }
 
 /// What a node has to give.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Amounts {
     pub(crate) cpu_milli: u64,
+    /// What is offered to pods.
     pub(crate) memory: u64,
+    /// What of the capacity is to be left: with less, pods are evicted.
+    pub(crate) memory_least: u64,
     pub(crate) storage: u64,
     pub(crate) pods: u64,
 }
@@ -104,14 +113,27 @@ impl Amounts {
     ) -> Amounts {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let cores = u64::try_from(cores).unwrap_or(1);
+        let memory = settings.memory_bytes.unwrap_or_else(machine_memory);
+        let memory_least = memory_least(runtime.memory().budget);
         Amounts {
             cpu_milli: settings.cpu_milli.unwrap_or(cores * 1000),
-            memory: settings.memory_bytes.unwrap_or_else(machine_memory),
+            memory: memory.saturating_sub(memory_least),
+            memory_least,
             // A folder whose disk cannot be measured still gets pods; it only shows no room.
             storage: fs4::total_space(data_dir).unwrap_or(0),
             pods: settings
                 .pods
                 .unwrap_or_else(|| runtime.capacity().instances.min(PODS_MAX)),
+        }
+    }
+}
+
+impl Amounts {
+    /// Returns what is to be left of everything.
+    pub(crate) fn least(&self, disk: DiskLeast) -> Least {
+        Least {
+            memory: self.memory_least,
+            disk,
         }
     }
 }
@@ -142,7 +164,8 @@ impl Registration {
             taints: settings.taints.clone(),
             uid: None,
             conditions: Vec::new(),
-            watchman: Watchman::new(settings.disk_least),
+            watchman: Watchman::new(watched.least),
+            evictor: watched.evictor,
             data_dir: watched.data_dir,
             store: watched.images,
             images: Vec::new(),
@@ -236,7 +259,10 @@ impl Registration {
     /// Measures the machine, and says what its conditions are.
     async fn look(&mut self) -> Vec<NodeCondition> {
         let data_dir = self.data_dir.clone();
-        let signals = blocking(move || Signals::measure(&data_dir)).await;
+        let mut signals = blocking(move || Signals::measure(&data_dir)).await;
+        if self.evictor.was_short() {
+            signals.memory_available = Some(0);
+        }
         let now = self.clock.now();
         let short = self.watchman.note(signals, now);
         conditions(&self.conditions, short, now.wall())
@@ -343,15 +369,18 @@ fn architecture() -> &'static str {
 }
 
 fn status(name: &str, settings: &NodeSettings, amounts: Amounts) -> NodeStatus {
-    let quantities: BTreeMap<String, Quantity> = [
-        ("cpu", format!("{}m", amounts.cpu_milli)),
-        ("memory", amounts.memory.to_string()),
-        ("ephemeral-storage", amounts.storage.to_string()),
-        ("pods", amounts.pods.to_string()),
-    ]
-    .into_iter()
-    .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
-    .collect();
+    let quantities = |memory: u64| -> BTreeMap<String, Quantity> {
+        let amounts = [
+            ("cpu", format!("{}m", amounts.cpu_milli)),
+            ("memory", memory.to_string()),
+            ("ephemeral-storage", amounts.storage.to_string()),
+            ("pods", amounts.pods.to_string()),
+        ];
+        let named = amounts.into_iter();
+        named
+            .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+            .collect()
+    };
     let address = |type_: &str, address: String| NodeAddress {
         type_: type_.to_owned(),
         address,
@@ -362,8 +391,8 @@ fn status(name: &str, settings: &NodeSettings, amounts: Amounts) -> NodeStatus {
             address("InternalIP", settings.ip.to_string()),
             address("Hostname", name.to_owned()),
         ]),
-        capacity: Some(quantities.clone()),
-        allocatable: Some(quantities),
+        capacity: Some(quantities(amounts.memory + amounts.memory_least)),
+        allocatable: Some(quantities(amounts.memory)),
         node_info: Some(NodeSystemInfo {
             architecture: architecture().to_owned(),
             operating_system: std::env::consts::OS.to_owned(),

@@ -44,7 +44,7 @@ use crate::exec::ExecBook;
 use crate::folders::FolderBook;
 use crate::logs::LogBook;
 use crate::metrics::Metrics;
-use crate::node::pressure::DiskLeast;
+use crate::node::pressure::Least;
 use crate::probes::ProbeMetrics;
 use crate::time::Clock;
 use streaming::{AfterUpgrade, CONNECTIONS_MAX, STREAMS_MAX, Wish};
@@ -75,7 +75,7 @@ struct Shared {
     disk: stats::Disk,
     folders: Arc<FolderBook>,
     metrics: Metrics,
-    disk_least: DiskLeast,
+    least: Least,
     probes: ProbeMetrics,
     connections: Arc<Semaphore>,
     streams: Arc<Semaphore>,
@@ -88,7 +88,7 @@ pub(crate) struct Whereabouts {
     pub(crate) fabric: Fabric,
     pub(crate) folders: Arc<FolderBook>,
     pub(crate) metrics: Metrics,
-    pub(crate) disk_least: DiskLeast,
+    pub(crate) least: Least,
     pub(crate) probes: ProbeMetrics,
 }
 
@@ -120,7 +120,7 @@ impl KubeletService {
             fabric,
             folders,
             metrics,
-            disk_least,
+            least,
             probes,
         } = whereabouts;
         KubeletService(Arc::new(Shared {
@@ -136,7 +136,7 @@ impl KubeletService {
             disk: stats::Disk::default(),
             folders,
             metrics,
-            disk_least,
+            least,
             probes,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),

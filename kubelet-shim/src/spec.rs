@@ -120,6 +120,8 @@ pub struct PodSpecPlan {
     pub overhead: Resources,
     /// Its quality of service, by what its containers request and may use.
     pub class: QosClass,
+    /// `spec.priority`: who has less goes first when the node runs short.
+    pub priority: i32,
 }
 
 /// `spec.restartPolicy`.

@@ -62,10 +62,11 @@ struct ContainerStorage {
 }
 
 impl PodStorage {
-    /// Describes a pod by its plan; nothing when it has no limit. `volume` and `logs` say where a volume and
-    /// a container's logs are.
+    /// Describes a pod by its plan; nothing when it has no limit. `excess` is told once, when the pod keeps too
+    /// much; `volume` and `logs` say where a volume and a container's logs are.
     pub(crate) fn of(
         pod: &PodSpecPlan,
+        excess: watch::Sender<Option<Arc<str>>>,
         volume: impl Fn(&str) -> PathBuf,
         logs: impl Fn(&str) -> PathBuf,
     ) -> Option<Arc<PodStorage>> {
@@ -106,7 +107,7 @@ impl PodStorage {
             volumes,
             total,
             containers: Mutex::new(containers.collect()),
-            excess: watch::Sender::new(None),
+            excess,
         }))
     }
 
@@ -116,11 +117,6 @@ impl PodStorage {
         if let Some(known) = containers.iter_mut().find(|one| *one.name == *container) {
             known.files = Arc::downgrade(files);
         }
-    }
-
-    /// Told once, when the pod keeps too much.
-    pub(crate) fn excess(&self) -> watch::Receiver<Option<Arc<str>>> {
-        self.excess.subscribe()
     }
 
     /// Measures, and returns what a kubelet says of the first limit that is exceeded. Blocks.
@@ -283,7 +279,8 @@ mod tests {
             let folder = folder.path().join(kind);
             move |name: &str| folder.join(name)
         };
-        PodStorage::of(&plan, place("volumes"), place("logs"))?.measure()
+        let excess = watch::Sender::new(None);
+        PodStorage::of(&plan, excess, place("volumes"), place("logs"))?.measure()
     }
 
     #[test]

@@ -30,6 +30,7 @@ use hold::Hold;
 use crate::agent::AtStop;
 use crate::allocation::Ledger;
 use crate::events::{EventSink, PodEvents, Severity};
+use crate::eviction::Evictor;
 use crate::exec::{ExecBook, Tools};
 use crate::folders::FolderBook;
 use crate::ground::{GroundKit, Site};
@@ -74,6 +75,8 @@ pub(crate) struct Node {
     pub(crate) ledger: Ledger,
     /// Measures what pods keep on the disk.
     pub(crate) storage: StorageMonitor,
+    /// Chooses who goes when memory is short.
+    pub(crate) evictor: Evictor,
     /// Told where the files of pods are.
     pub(crate) folders: Arc<FolderBook>,
     pub(crate) metrics: Metrics,
@@ -191,7 +194,8 @@ pub(crate) struct Worker {
     room: watch::Receiver<u64>,
     /// A resize was begun and is not followed by all that lives.
     is_resizing: bool,
-    /// Told when the pod keeps more on the disk than it may; only of one that has a limit.
+    /// Told when the pod is to go: it keeps more on the disk than it may, or the node is short of memory. Only
+    /// while its ground stands.
     excess: Option<watch::Receiver<Option<Arc<str>>>>,
     /// When the agent saw the pod first, until it is shown to run.
     awaited_since: Option<Instant>,
@@ -359,6 +363,7 @@ impl Worker {
             }
             if let Some(kit) = &self.kit {
                 kit.files.describe(&self.spec);
+                kit.memory.follow(&self.spec);
             }
         }
     }
@@ -379,7 +384,7 @@ impl Worker {
         }
     }
 
-    /// Ends a pod that keeps more on the disk than it may.
+    /// Ends a pod that keeps more on the disk than it may, or more memory than the node has left.
     fn evict_for(&mut self, excess: &Arc<str>) {
         if self.facts.evict(&self.spec, excess.clone()) {
             self.events
@@ -495,7 +500,7 @@ impl Worker {
                     Taken::Change => return true,
                     Taken::NoChange => {}
                 },
-                // Safe to cancel: the worker holds the sender, and what it says is told once.
+                // Safe to cancel: the pod's ground holds a sender, and what it says is told once.
                 Ok(Some(excess)) = excess => {
                     self.evict_for(&excess);
                     return true;

@@ -21,6 +21,7 @@ mod quota;
 mod victim;
 
 pub(crate) use budget::NodeBudget;
+pub use budget::NodeMemory;
 pub use pod::PodAccount;
 
 /// How long a guest runs before it is asked to let others run: one tick of the engine's clock.

@@ -42,7 +42,7 @@ pub mod fs;
 mod outgoing;
 mod sockets;
 
-pub use account::PodAccount;
+pub use account::{NodeMemory, PodAccount};
 pub use compile::{CompileError, CompilerCommand, compile_child};
 pub use engine::{BindingLimit, Capacity, Full};
 pub use instance::Instance;

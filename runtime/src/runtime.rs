@@ -1,6 +1,6 @@
 //! The crate's front door: prepare code, start containers, say what the machine can hold.
 
-use crate::account::{Account, NodeBudget, PodAccount};
+use crate::account::{Account, NodeBudget, NodeMemory, PodAccount};
 use crate::blocking;
 use crate::cache::{Cache, CodeDigest, Entry};
 use crate::compile::{CompileError, Compiler, CompilerCommand};
@@ -286,6 +286,17 @@ impl Runtime {
     /// Makes the account of a pod, which its containers share.
     pub fn pod(&self, limits: PodLimits) -> PodAccount {
         PodAccount::new(limits, self.inner.budget.clone())
+    }
+
+    /// Returns the memory of all guests, and what of it is used.
+    pub fn memory(&self) -> NodeMemory {
+        self.inner.budget.state()
+    }
+
+    /// Waits until less than `least` bytes of that are left, or a guest was refused some. Each time is told once,
+    /// to one who waits; what happened while nobody waited is told at the next wait. Cancel safe.
+    pub async fn memory_falls_short(&self, least: u64) {
+        self.inner.budget.falls_short(least).await;
     }
 
     /// Starts a container and returns at once; how it goes is told by the instance.

@@ -28,6 +28,7 @@ fn facts() -> Facts {
         amounts: Amounts {
             cpu_milli: 2500,
             memory: 3 << 30,
+            memory_least: 0,
             storage: 5 << 30,
             pods: 110,
         },

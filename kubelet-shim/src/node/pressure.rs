@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::spec::bytes_text;
 use crate::time::Moment;
-
-/// `memory.available`
-const MEMORY_LEAST: u64 = 100 << 20;
 
 /// `pid.available`, in hundredths. A kubelet has none by default; guests have no processes, so what runs short
 /// here are threads of others.
@@ -26,6 +24,14 @@ pub enum DiskLeast {
     Percent(u64),
     /// With less than so many bytes left.
     Bytes(u64),
+}
+
+/// What is to be left of everything that a node can run short of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Least {
+    /// `memory.available`, in bytes.
+    pub(crate) memory: u64,
+    pub(crate) disk: DiskLeast,
 }
 
 /// What a node can run short of.
@@ -53,24 +59,22 @@ pub(crate) struct Signals {
 /// Remembers when something was short.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Watchman {
-    disk: DiskLeast,
+    least: Least,
     seen: [Option<Moment>; 3],
 }
 
 impl Signals {
     /// Measures the machine. Touches the disk.
     pub(crate) fn measure(data_dir: &Path) -> Signals {
-        let mut system = sysinfo::System::new();
-        system.refresh_memory();
         let disk = fs4::available_space(data_dir).ok();
         Signals {
-            memory_available: Some(system.available_memory()),
+            memory_available: memory_available(),
             disk: disk.zip(fs4::total_space(data_dir).ok()),
             pids: pids(),
         }
     }
 
-    fn is_short(&self, of: Pressure, disk: DiskLeast) -> bool {
+    fn is_short(&self, of: Pressure, least: Least) -> bool {
         let below = |pair: Option<(u64, u64)>, percent: u64| {
             pair.is_some_and(|(left, all)| {
                 all > 0 && u128::from(left) * 100 < u128::from(all) * u128::from(percent)
@@ -79,14 +83,21 @@ impl Signals {
         match of {
             Pressure::Memory => self
                 .memory_available
-                .is_some_and(|left| left < MEMORY_LEAST),
-            Pressure::Disk => match disk {
+                .is_some_and(|left| left < least.memory),
+            Pressure::Disk => match least.disk {
                 DiskLeast::Percent(percent) => below(self.disk, percent),
                 DiskLeast::Bytes(bytes) => self.disk.is_some_and(|(left, _)| left < bytes),
             },
             Pressure::Pids => below(self.pids, PIDS_LEAST_PERCENT),
         }
     }
+}
+
+/// Returns the bytes that the machine has left.
+pub(crate) fn memory_available() -> Option<u64> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    Some(system.available_memory())
 }
 
 /// Linux says how many threads there are and may be.
@@ -103,9 +114,9 @@ fn parse_pids(load: &str, most: &str) -> Option<(u64, u64)> {
 }
 
 impl Watchman {
-    pub(crate) fn new(disk: DiskLeast) -> Watchman {
+    pub(crate) fn new(least: Least) -> Watchman {
         Watchman {
-            disk,
+            least,
             seen: [None; 3],
         }
     }
@@ -113,9 +124,9 @@ impl Watchman {
     /// Takes a measurement in, and says of each kind whether it is short, or was until lately.
     pub(crate) fn note(&mut self, signals: Signals, now: Moment) -> [bool; 3] {
         let mut all = [false; 3];
-        let disk = self.disk;
+        let least = self.least;
         for ((of, seen), is_short) in Pressure::ALL.iter().zip(&mut self.seen).zip(&mut all) {
-            if signals.is_short(*of, disk) {
+            if signals.is_short(*of, least) {
                 *seen = Some(now);
             }
             *is_short = seen.is_some_and(|at| now.since(at) < STAYS_FOR);
@@ -125,13 +136,13 @@ impl Watchman {
 }
 
 /// The thresholds as a kubelet's configuration writes them.
-pub(crate) fn thresholds(disk: DiskLeast) -> Value {
-    let disk = match disk {
+pub(crate) fn thresholds(least: Least) -> Value {
+    let disk = match least.disk {
         DiskLeast::Percent(percent) => format!("{percent}%"),
         DiskLeast::Bytes(bytes) => bytes.to_string(),
     };
     json!({
-        "memory.available": format!("{}Mi", MEMORY_LEAST >> 20),
+        "memory.available": bytes_text(least.memory),
         "nodefs.available": disk,
         "imagefs.available": disk,
         "pid.available": format!("{PIDS_LEAST_PERCENT}%"),
@@ -145,21 +156,25 @@ mod tests {
     use super::*;
     use crate::time::Clock;
 
+    const LEAST: Least = Least {
+        memory: 100 << 20,
+        disk: DiskLeast::Percent(15),
+    };
+
     #[test]
     fn the_kubelets_thresholds_decide() {
         let well = Signals {
-            memory_available: Some(MEMORY_LEAST),
+            memory_available: Some(LEAST.memory),
             disk: Some((15, 100)),
             pids: Some((5, 100)),
         };
         let check = |signals: Signals, expected: [bool; 3]| {
-            let least = DiskLeast::Percent(15);
-            let found = Pressure::ALL.map(|of| signals.is_short(of, least));
+            let found = Pressure::ALL.map(|of| signals.is_short(of, LEAST));
             assert_eq!(found, expected, "{signals:?}");
         };
         check(well, [false; 3]);
         check(Signals::default(), [false; 3]);
-        let memory_available = Some(MEMORY_LEAST - 1);
+        let memory_available = Some(LEAST.memory - 1);
         let signals = Signals {
             memory_available,
             ..well
@@ -172,7 +187,11 @@ mod tests {
             ..well
         };
         for (left, expected) in [(100, false), (99, true)] {
-            let found = full(left).is_short(Pressure::Disk, DiskLeast::Bytes(100));
+            let least = Least {
+                disk: DiskLeast::Bytes(100),
+                ..LEAST
+            };
+            let found = full(left).is_short(Pressure::Disk, least);
             assert_eq!(found, expected, "{left}");
         }
         let pids = Some((4, 100));
@@ -182,7 +201,7 @@ mod tests {
     #[test]
     fn a_condition_stays_for_five_minutes_after_its_cause() {
         let (clock, hand) = Clock::manual(Timestamp::UNIX_EPOCH);
-        let mut watchman = Watchman::new(DiskLeast::Percent(15));
+        let mut watchman = Watchman::new(LEAST);
         let short = Signals {
             memory_available: Some(0),
             ..Signals::default()

@@ -27,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const AMOUNTS: Amounts = Amounts {
     cpu_milli: 2000,
     memory: 1 << 30,
+    memory_least: 0,
     storage: 10 << 30,
     pods: 110,
 };

@@ -26,7 +26,7 @@ impl Shared {
             "containerLogMaxSize": format!("{}Mi", LOG_BYTES_MAX >> 20),
             "containerLogMaxFiles": LOG_FILES_MAX,
             "evictionPressureTransitionPeriod": "5m0s",
-            "evictionHard": pressure::thresholds(self.disk_least),
+            "evictionHard": pressure::thresholds(self.least),
         });
         answer(&json!({"kubeletconfig": config}))
     }

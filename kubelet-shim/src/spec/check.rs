@@ -132,7 +132,6 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         return None;
     };
     let key = pod_key(pod, root)?;
-    let labels = metadata.labels.clone().unwrap_or_default();
     let annotations = metadata.annotations.clone().unwrap_or_default();
     let at = root.field("spec");
     let host = refuse_pod_fields(spec, &at);
@@ -159,7 +158,7 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
     Some(PodSpecPlan {
         hostname: hostname(spec, &key.name, &at),
         key,
-        labels,
+        labels: metadata.labels.clone().unwrap_or_default(),
         annotations,
         subdomain: host,
         node_name: spec.node_name.clone().unwrap_or_default(),
@@ -183,6 +182,7 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         active_deadline: seconds(spec.active_deadline_seconds, "activeDeadlineSeconds", &at),
         readiness_gates: readiness_gates(spec),
         class: resources::class(whole.as_ref(), &containers),
+        priority: spec.priority.unwrap_or(0),
         whole,
         overhead: resources::overhead(spec.overhead.as_ref(), &at),
         containers,

@@ -115,10 +115,11 @@ impl Worker {
     }
 
     fn tear_down(&mut self) {
-        self.excess = None;
         if let Some(kit) = self.kit.take() {
             kit.network.detach();
         }
+        // Whoever waits for what the pod had is told when it has come back.
+        self.excess = None;
         let (node, spec) = (self.node.clone(), self.spec.clone());
         self.under_way.push(Box::pin(async move {
             ground::clear(&node.site, &spec).await;
@@ -304,8 +305,9 @@ impl Worker {
                 for trimmed in &kit.identity.trimmed {
                     self.events.emit(Warning, "DNSConfigForming", trimmed, None);
                 }
+                self.excess = Some(kit.memory.excess());
+                self.node.evictor.watch(&kit.memory);
                 if let Some(storage) = &kit.storage {
-                    self.excess = Some(storage.excess());
                     self.node.storage.watch(storage);
                 }
                 self.node.folders.note(kit.folders(&self.spec));

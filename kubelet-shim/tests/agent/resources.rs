@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::guests;
 use crate::pods::{is_over, is_running, run};
-use crate::world::{PATIENCE, World, container, phase};
+use crate::world::{Means, PATIENCE, World, container, phase};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_running_container_follows_a_resize", || run(in_place())),
@@ -23,6 +23,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_volume_in_memory_is_shared_and_leaves_no_file", || {
         run(memory_volume())
     }),
+    (
+        "a_pod_whose_volumes_take_the_nodes_memory_is_evicted_and_its_neighbours_are_not",
+        || run(memory_pressure()),
+    ),
 ];
 
 fn resources(cpu: (u64, u64), memory: (&str, &str)) -> Value {
@@ -269,5 +273,51 @@ async fn memory_volume() {
         !world.holds_file("env"),
         "a file of the volume is on the disk"
     );
+    world.stop().await;
+}
+
+/// A container that fills a file in memory with so many bytes, and then spins.
+fn filling(image: &str, bytes: u64, resources: Value) -> Value {
+    let script =
+        format!("head -c {bytes} /dev/zero > /scratch/f; echo full; while :; do sleep 1; done");
+    json!({
+        "containers": [{"name": "main", "image": image, "args": ["sh", "-c", script],
+            "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}], "resources": resources}],
+        "volumes": [{"name": "scratch", "emptyDir": {"medium": "Memory"}}],
+    })
+}
+
+/// No container's end gives back what a volume holds, so the pod has to go; who uses what it asked for stays.
+async fn memory_pressure() {
+    let means = Means {
+        memory: 64 << 20,
+        ..Means::default()
+    };
+    let mut world = World::with(means).await;
+    let image = world.sample("toolbox");
+    let asked = json!({"requests": {"memory": "40Mi"}});
+    world.pod("modest", filling(&image, 20 << 20, asked)).await;
+    assert_eq!(world.line().await, "full");
+    world
+        .pod("small", filling(&image, 1 << 20, json!({})))
+        .await;
+    assert_eq!(world.line().await, "full");
+    world
+        .pod("greedy", filling(&image, 60 << 20, json!({})))
+        .await;
+    let pod = world.until("greedy", is_over).await;
+    assert_eq!(phase(&pod), "Failed");
+    let status = pod.status.clone().unwrap_or_default();
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    let message = status.message.unwrap_or_default();
+    let expected = "The node was low on resource: memory. Threshold quantity: 4Mi, available: ";
+    assert!(message.starts_with(expected), "{message}");
+    world.message("greedy", "Evicted", &message).await;
+    let disruption = condition(&pod, "DisruptionTarget").expect("a condition");
+    assert_eq!(disruption.reason.as_deref(), Some("TerminationByKubelet"));
+    for name in ["modest", "small"] {
+        let pod = world.until(name, is_running).await;
+        assert_eq!(restarts(&pod), Some(0), "{name}");
+    }
     world.stop().await;
 }

@@ -29,6 +29,25 @@ pub(crate) struct World {
     images: ImageStore,
 }
 
+/// What a node has for its pods.
+pub(crate) struct Means {
+    pub(crate) toolbox: Option<Toolbox>,
+    /// Bytes for all guests.
+    pub(crate) memory: u64,
+    /// As the kernel's limit of mappings.
+    pub(crate) mappings: Option<u64>,
+}
+
+impl Default for Means {
+    fn default() -> Means {
+        Means {
+            toolbox: None,
+            memory: 1 << 30,
+            mappings: None,
+        }
+    }
+}
+
 struct AnyCode;
 
 impl Judge for AnyCode {
@@ -46,6 +65,15 @@ impl World {
 
     /// A world whose containers have `toolbox` beside their images.
     pub(crate) async fn with_toolbox(toolbox: Option<Toolbox>) -> World {
+        World::with(Means {
+            toolbox,
+            ..Means::default()
+        })
+        .await
+    }
+
+    /// A world whose node has these means.
+    pub(crate) async fn with(means: Means) -> World {
         let folder = tempfile::tempdir().expect("a folder");
         let config = ControlPlaneConfig {
             local_volumes: Some(LocalVolumes {
@@ -66,8 +94,8 @@ impl World {
             },
             interactive_threads: 1,
             batch_threads: 1,
-            memory_budget: 1 << 30,
-            mappings_max: None,
+            memory_budget: means.memory,
+            mappings_max: means.mappings,
         })
         .expect("a runtime");
         let (sender, lines) = mpsc::channel(256);
@@ -81,7 +109,7 @@ impl World {
             host_path: HostPathPolicy::Refuse,
             output: Some(sender),
             pull_progress: Arc::new(Quiet),
-            toolbox,
+            toolbox: means.toolbox,
             node: NodeSettings::default(),
         })
         .await

@@ -10,12 +10,32 @@ use tokio::sync::futures::Notified;
 /// Accounts that are known before the list of them is first cleared of those that are gone.
 const SWEEP_MIN: usize = 64;
 
+/// The memory of all guests of a node, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeMemory {
+    /// What there is.
+    pub budget: u64,
+    /// What is charged to pods now.
+    pub used: u64,
+}
+
+impl NodeMemory {
+    /// Returns what is left.
+    pub fn available(&self) -> u64 {
+        self.budget.saturating_sub(self.used)
+    }
+}
+
 /// The bytes that all containers of the node may use together.
 pub(crate) struct NodeBudget {
     limit: u64,
     used: AtomicU64,
     /// Told at every giving back.
     freed: Notify,
+    /// What may be used before somebody is told.
+    line: AtomicU64,
+    /// Told when the line is passed, and when there was not enough.
+    short: Notify,
     accounts: Mutex<Known>,
 }
 
@@ -32,6 +52,8 @@ impl NodeBudget {
             limit: bytes,
             used: AtomicU64::new(0),
             freed: Notify::new(),
+            line: AtomicU64::new(bytes),
+            short: Notify::new(),
             accounts: Mutex::default(),
         }
     }
@@ -39,6 +61,21 @@ impl NodeBudget {
     /// Remembers a container that can be ended.
     pub(super) fn enrol(&self, account: &Arc<Account>) {
         self.accounts.lock().add(account);
+    }
+
+    /// Returns what there is and what of it is used.
+    pub(crate) fn state(&self) -> NodeMemory {
+        NodeMemory {
+            budget: self.limit,
+            used: self.used.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits until less than `least` bytes are left, or somebody was refused some, since this was last waited for.
+    pub(crate) async fn falls_short(&self, least: u64) {
+        let line = self.limit.saturating_sub(least);
+        self.line.store(line, Ordering::Relaxed);
+        self.short.notified().await;
     }
 
     /// Waits for the next giving back.
@@ -75,7 +112,19 @@ impl NodeBudget {
         let taken = self
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
-        taken.map(|_| ()).map_err(|_| MemoryRefused::Node)
+        let line = self.line.load(Ordering::Relaxed);
+        match taken {
+            Ok(before) => {
+                if before <= line && before + bytes > line {
+                    self.short.notify_one();
+                }
+                Ok(())
+            }
+            Err(_) => {
+                self.short.notify_one();
+                Err(MemoryRefused::Node)
+            }
+        }
     }
 
     pub(super) fn give_back(&self, bytes: u64) {
@@ -124,4 +173,29 @@ fn doom(
         victims.push(victim);
     }
     (victims, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    #[test]
+    fn who_waits_is_told_when_little_is_left_and_when_it_was_not_enough() {
+        let budget = NodeBudget::new(100);
+        let told = |budget: &NodeBudget| budget.falls_short(10).now_or_never().is_some();
+        assert!(!told(&budget));
+        assert_eq!(budget.take(90), Ok(()));
+        assert!(!told(&budget), "10 are left");
+        assert_eq!(budget.take(1), Ok(()));
+        assert!(told(&budget) && !told(&budget), "once");
+        assert_eq!(budget.take(1), Ok(()));
+        assert!(!told(&budget), "the line is passed already");
+        assert_eq!(budget.take(9), Err(MemoryRefused::Node));
+        assert!(told(&budget));
+        budget.give_back(50);
+        assert_eq!(budget.take(49), Ok(()));
+        assert!(told(&budget), "it is passed again");
+        assert_eq!(budget.state().available(), 9);
+    }
 }
