@@ -27,7 +27,7 @@ const LOGS_KEPT: u32 = 2;
 
 /// What became of something under way. Nothing inside means that it was abandoned.
 pub(crate) enum Report {
-    Laid(Result<GroundKit, Problem>),
+    Laid(Box<Result<GroundKit, Problem>>),
     Cleared,
     Fetched(usize, Option<Result<Fetched, Problem>>),
     Started(usize, Option<Result<Alive, LaunchFailure>>),
@@ -68,7 +68,8 @@ impl Worker {
                     .runtime
                     .pod(spec.limits(|index| spec.containers[index].resources));
                 self.under_way.push(Box::pin(async move {
-                    Report::Laid(ground::lay(&node.site, &node.images, &keys, &spec, account).await)
+                    let laid = ground::lay(&node.site, &node.images, &keys, &spec, account);
+                    Report::Laid(Box::new(laid.await))
                 }));
             }
             Step::TearDown => self.tear_down(),
@@ -250,7 +251,7 @@ impl Worker {
     /// Takes a result in: keeps what is to be held, tells of it, and notes the outcome.
     pub(super) fn take(&mut self, report: Report) {
         let outcome = match report {
-            Report::Laid(result) => Outcome::SetUp(self.laid(result)),
+            Report::Laid(result) => Outcome::SetUp(self.laid(*result)),
             Report::Cleared => {
                 // No container is left, so no probe counts any more.
                 self.node.prober.metrics().forget(&self.spec.key.uid);

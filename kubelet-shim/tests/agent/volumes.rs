@@ -20,11 +20,47 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_claim_that_is_not_there_makes_a_pod_wait", || {
         run(missing_claim())
     }),
+    ("a_container_runs_as_its_security_context_says", || {
+        run(another_user())
+    }),
     ("an_image_can_be_a_volume", || run(image_volume())),
     ("a_pod_has_its_token_and_its_services_variables", || {
         run(token())
     }),
 ];
+
+/// What the toolbox tells: whom it runs as, whose the volumes are, and that modes hold.
+async fn another_user() {
+    let mut world = World::new().await;
+    let image = world.sample("toolbox");
+    let script = "touch /disk/f /memory/f; chmod 640 /memory/f; echo $(id -u) $(id -G) \
+        $(stat -c %u:%g /disk /disk/f) $(stat -c %a:%u:%g /memory /memory/f) \
+        $(stat -Lc %a:%u:%g /map/key) $(cat /map/key) $(touch /etc/f 2>&1); \
+        echo last words > /dev/termination-log";
+    let spec = json!({
+        "restartPolicy": "Never",
+        "securityContext": {"runAsUser": 1000, "runAsGroup": 2000, "runAsNonRoot": true,
+            "fsGroup": 3000, "supplementalGroups": [4000]},
+        "containers": [{"name": "main", "image": image, "command": ["sh", "-c", script],
+            "volumeMounts": [{"name": "disk", "mountPath": "/disk"},
+                {"name": "memory", "mountPath": "/memory"}, {"name": "map", "mountPath": "/map"}]}],
+        "volumes": [{"name": "disk", "emptyDir": {}},
+            {"name": "memory", "emptyDir": {"medium": "Memory"}},
+            {"name": "map", "downwardAPI": {"defaultMode": 0o400, "items": [
+                {"path": "key", "fieldRef": {"fieldPath": "metadata.name"}}]}}],
+    });
+    world.pod("p", spec).await;
+    assert_eq!(
+        world.line().await,
+        "1000 2000 3000 4000 0:3000 1000:3000 2777:0:3000 640:1000:3000 440:0:3000 p touch: /etc/f: \
+         Permission denied"
+    );
+    let pod = world.until("p", is_over).await;
+    let ended = container(&pod).and_then(|main| main.state.as_ref()?.terminated.clone());
+    let message = ended.and_then(|ended| ended.message);
+    assert_eq!(message.as_deref(), Some("last words\n"));
+    world.stop().await;
+}
 
 async fn variables_in_a_file() {
     let mut world = World::new().await;

@@ -242,12 +242,20 @@ impl FileSystem {
             NodeRef::Host { mount, path } => {
                 mode.require_blocking()?;
                 let mut stat = self.mounts.host(*mount).stat(path)?;
-                // The process owns the file there; here it is the container's.
-                (stat.permissions.uid, stat.permissions.gid) = (self.user.uid, self.user.gid);
-                let (group, is_dir) = (self.mounts.mount(*mount).group, stat.kind == Kind::Dir);
-                if stat.kind != Kind::Symlink {
-                    stat.permissions = stat.permissions.shared_with(group, is_dir);
+                // The process owns what is there; here that is the container's, and the volume is root's.
+                if !path.is_empty() {
+                    stat.permissions.uid = self.user.uid;
+                    stat.permissions.gid = self.user.gid;
                 }
+                let group = self.mounts.mount(*mount).group;
+                stat.permissions = match (stat.kind, group) {
+                    (Kind::Dir, group) => stat.permissions.shared_with(group, true),
+                    (_, Some(gid)) => Permissions {
+                        gid,
+                        ..stat.permissions
+                    },
+                    (_, None) => stat.permissions,
+                };
                 Ok(stat)
             }
             NodeRef::Made(_) => {

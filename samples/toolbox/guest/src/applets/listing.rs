@@ -92,6 +92,10 @@ async fn ls(context: Context) -> Outcome {
 }
 
 fn entries(path: &Path, options: &Options) -> std::io::Result<Vec<Entry>> {
+    let looked_at = |path: &Path| match options.has('L') {
+        true => fs::metadata(path).or_else(|_| fs::symlink_metadata(path)),
+        false => fs::symlink_metadata(path),
+    };
     let mut found = Vec::new();
     if options.has('a') {
         for name in [".", ".."] {
@@ -107,7 +111,7 @@ fn entries(path: &Path, options: &Options) -> std::io::Result<Vec<Entry>> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let hidden = name.starts_with('.') && !options.has('a') && !options.has('A');
         // What has gone in the meantime is left out.
-        if let (false, Ok(metadata)) = (hidden, fs::symlink_metadata(entry.path())) {
+        if let (false, Ok(metadata)) = (hidden, looked_at(&entry.path())) {
             found.push(Entry { name, metadata });
         }
     }
