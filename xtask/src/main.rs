@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod dist;
 mod distil;
 mod edges;
 mod golden;
@@ -21,6 +22,8 @@ enum Chore {
     Bench(bench::Options),
     /// Runs exactly what CI runs: formatting, tidy, clippy, documentation, tests.
     Ci,
+    /// Builds what is handed out, and shows that it can be built again.
+    Dist(dist::Options),
     /// Distils the control plane's tables of types from Kubernetes' documents and sources.
     Distil(distil::Options),
     /// Records what Kubernetes answers to the requests of the API's golden tables.
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match Chore::parse() {
         Chore::Bench(options) => bench::run(&options),
         Chore::Ci => ci::run(),
+        Chore::Dist(options) => dist::run(&options),
         Chore::Distil(options) => distil::run(&options),
         Chore::RecordGolden(options) => golden::run(&options),
         Chore::Guests(options) => guests::run(&options),

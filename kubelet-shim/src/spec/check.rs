@@ -167,10 +167,7 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         host_aliases: identity::host_aliases(spec.host_aliases.as_deref(), &at),
         dns: identity::dns(spec, &at),
         shown_name: identity::shown_name(spec, &at),
-        service_links: match spec.enable_service_links {
-            None | Some(true) => ServiceLinks::Namespace,
-            Some(false) => ServiceLinks::ApiOnly,
-        },
+        service_links: service_links(spec),
         pull_secrets: pull_secrets(spec, &at),
         restart_policy: restart_policy(spec.restart_policy.as_deref(), &at),
         grace: seconds(
@@ -190,6 +187,13 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         volumes,
         groups: security::groups(spec.security_context.as_ref(), &at),
     })
+}
+
+fn service_links(spec: &PodSpec) -> ServiceLinks {
+    match spec.enable_service_links {
+        None | Some(true) => ServiceLinks::Namespace,
+        Some(false) => ServiceLinks::ApiOnly,
+    }
 }
 
 fn service_account(spec: &PodSpec) -> String {

@@ -82,9 +82,7 @@ impl<'a> Walk<'a> {
         };
         todo.push(path)?;
         while let Some(name) = todo.names.pop() {
-            if !self.is_hosts {
-                self.files.require(Wish::SEARCH, &at, self.mode)?;
-            }
+            self.enter(&at)?;
             if name == ".." {
                 at = self.up(&at)?;
                 continue;
@@ -137,6 +135,14 @@ impl<'a> Walk<'a> {
             node,
             wants_dir: todo.wants_dir,
         })
+    }
+
+    /// Fails with `access` where a folder keeps the container's user out.
+    fn enter(&self, dir: &NodeRef) -> Outcome<()> {
+        match self.is_hosts {
+            true => Ok(()),
+            false => self.files.require(Wish::SEARCH, dir, self.mode),
+        }
     }
 
     /// The container's root.
