@@ -22,7 +22,7 @@ pub(crate) const CLIENTS: usize = 8;
 const NEWS_MAX: usize = 100_000;
 
 /// The longest that pods take to be Ready; what is not by then is told as a lower number.
-const READY_TIMEOUT: Duration = Duration::from_secs(180);
+const READY_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What a pod runs.
 #[derive(Clone, Copy)]
