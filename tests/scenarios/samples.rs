@@ -144,6 +144,21 @@ fn two_tier_survives_the_restart_of_its_back_end() {
     check_end(run);
 }
 
+/// Two pods meet through a Service, again and again.
+#[test]
+fn round_trips_says_how_long_each_took() {
+    let coracle = coracle();
+    let mut run = coracle.start(&["run", &sample("round-trips")], "");
+    for part in [
+        "a connection with one byte to and fro: ",
+        "a round trip of 64 bytes: ",
+    ] {
+        let prefix = format!("client/client | {part}");
+        run.wait_for(part, |line| line.starts_with(&prefix).then_some(()));
+    }
+    check_end(run);
+}
+
 /// A change of the selector moves traffic from one version to the other.
 #[tokio::test]
 async fn canary_moves_traffic_with_a_change_of_the_selector() {

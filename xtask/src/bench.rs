@@ -36,6 +36,10 @@ const BENCHES: &[(&str, &str)] = &[
     ),
     ("fabric", "connections and streams between pods"),
     (
+        "guests",
+        "connections and round trips of guests through a Service, beside kernel sockets",
+    ),
+    (
         "edge",
         "Services from outside, beside haproxy, nginx and DNAT",
     ),

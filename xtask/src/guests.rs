@@ -113,6 +113,20 @@ const GUESTS: &[Guest] = &[
         },
     },
     Guest {
+        sample: "round-trips",
+        file: "client.wasm",
+        source: Source::Rust {
+            artifact: "round-trips-client.wasm",
+        },
+    },
+    Guest {
+        sample: "round-trips",
+        file: "server.wasm",
+        source: Source::Rust {
+            artifact: "round-trips-server.wasm",
+        },
+    },
+    Guest {
         sample: "sidecar",
         file: "web.wasm",
         source: Source::Rust {
