@@ -277,6 +277,23 @@ impl Shared {
         self.home(&task).push(task);
     }
 
+    /// Lets a task that was woken wait for its thread. Where that sleeps and a guest thread woke the task
+    /// that would take it up at once, it is polled there instead: waking a thread costs more than most
+    /// polls, and what woke the task is in this thread's cache. An idle thread takes it if that was wrong,
+    /// within two ticks.
+    fn enqueue_woken(this: &Arc<Self>, task: Arc<Task>) {
+        let home = this.home(&task);
+        if task.pool() == PoolKind::Interactive
+            && home.is_idle()
+            && let Some((pools, index)) = HERE.get()
+            && pools == this.identity()
+            && this.interactive[index].is_prompt()
+        {
+            return this.interactive[index].push(task);
+        }
+        home.push(task);
+    }
+
     fn enqueue_first(&self, task: Arc<Task>) {
         self.home(&task).push_first(task);
     }

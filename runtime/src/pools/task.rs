@@ -30,6 +30,12 @@ const ENDED: u8 = 4;
 /// How much a task may use without blocking before it moves to the batch pool: two whole slices.
 const BATCH_AFTER: Duration = crate::account::SLICE.saturating_mul(2);
 
+/// A poll that is over so soon does not keep another task waiting that it woke: a fraction of what waking
+/// another thread takes until that thread is at work.
+const BRIEF: Duration = Duration::from_micros(50);
+/// After so many brief polls on end the next one is taken to be brief, too.
+const BRIEF_AFTER: u8 = 4;
+
 /// A future of some container, to be polled by one worker at a time.
 pub(super) struct Task {
     pub(super) id: u64,
@@ -40,6 +46,8 @@ pub(super) struct Task {
     /// Nanoseconds used since the task last blocked.
     unblocked_nanos: AtomicU64,
     is_batch: AtomicBool,
+    /// Its last polls on end that were brief and left it blocked, up to [`BRIEF_AFTER`].
+    brief_polls: AtomicU8,
     /// The task's worker in each pool, in the order of [`PoolKind`].
     homes: [AtomicUsize; 2],
     future: Mutex<Option<BoxFuture<'static, ()>>>,
@@ -81,6 +89,7 @@ impl Task {
             aborted: AtomicBool::new(false),
             unblocked_nanos: AtomicU64::new(0),
             is_batch: AtomicBool::new(false),
+            brief_polls: AtomicU8::new(0),
             homes: homes.map(AtomicUsize::new),
             future: Mutex::new(Some(future)),
         })
@@ -101,6 +110,21 @@ impl Task {
             true => PoolKind::Batch,
             false => PoolKind::Interactive,
         }
+    }
+
+    /// Tells whether its next poll is likely to block soon.
+    pub(super) fn is_brief(&self) -> bool {
+        self.brief_polls.load(Ordering::Relaxed) == BRIEF_AFTER
+    }
+
+    /// Notes a poll after which the task waits.
+    fn note_blocked(&self, used: Duration) {
+        let polls = self.brief_polls.load(Ordering::Relaxed);
+        let polls = match used < BRIEF {
+            true => (polls + 1).min(BRIEF_AFTER),
+            false => 0,
+        };
+        self.brief_polls.store(polls, Ordering::Relaxed);
     }
 
     pub(super) fn is_aborted(&self) -> bool {
@@ -143,6 +167,7 @@ impl Task {
     pub(super) fn after_poll(&self, used: Duration) -> Polled {
         if self.state.load(Ordering::SeqCst) == RUNNING {
             let (was, nanos) = (self.pool(), self.unblocked_nanos.swap(0, Ordering::Relaxed));
+            self.note_blocked(used);
             self.is_batch.store(false, Ordering::Relaxed);
             if self.change(RUNNING, IDLE) {
                 return Polled::Blocked;
@@ -152,6 +177,7 @@ impl Task {
             self.is_batch
                 .store(was == PoolKind::Batch, Ordering::Relaxed);
         }
+        self.brief_polls.store(0, Ordering::Relaxed);
         let used = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
         let nanos = self
             .unblocked_nanos
@@ -195,7 +221,7 @@ impl Wake for Task {
             match self.state.load(Ordering::SeqCst) {
                 IDLE => {
                     if self.change(IDLE, QUEUED) {
-                        return self.shared.enqueue(self.clone());
+                        return Shared::enqueue_woken(&self.shared, self.clone());
                     }
                 }
                 RUNNING => {

@@ -284,6 +284,69 @@ fn tasks_of_one_thread_are_helped_by_an_idle_one() {
     assert!(outer.load(Ordering::SeqCst));
 }
 
+/// Two tasks that answer each other: the second says on which thread each word found it.
+fn conversation(pools: &Pools) -> (Words, GuestTask<()>) {
+    let (ask, mut asked) = tokio::sync::mpsc::channel::<()>(1);
+    let (answer, answered) = tokio::sync::mpsc::channel(1);
+    let second = pools.spawn(account(None), async move {
+        while asked.recv().await.is_some() {
+            let _ = answer.send(thread_name()).await;
+        }
+    });
+    (Words { ask, answered }, second)
+}
+
+struct Words {
+    ask: tokio::sync::mpsc::Sender<()>,
+    answered: tokio::sync::mpsc::Receiver<String>,
+}
+
+impl Words {
+    /// Talks until an answer came from this thread; false if none did.
+    async fn meet(&mut self) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < DEADLINE {
+            self.ask.send(()).await.expect("the other one listens");
+            let there = self.answered.recv().await.expect("the other one answers");
+            if there == thread_name() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Two guests that talk to each other would wake a thread for each word.
+#[test]
+fn tasks_that_answer_each_other_come_to_share_a_thread() {
+    let Fixture { pools, .. } = fixture(2, 1);
+    let (mut words, second) = conversation(&pools);
+    let first = pools.spawn(account(None), async move { words.meet().await });
+    assert_eq!(wait(first), Ok(true));
+    assert_eq!(wait(second), Ok(()));
+}
+
+/// Whoever wakes a task and computes on has taken a thread that it does not give: another one helps.
+#[test]
+fn a_task_that_was_kept_on_a_busy_thread_is_helped_by_an_idle_one() {
+    let Fixture { pools, .. } = fixture(2, 1);
+    let (mut words, second) = conversation(&pools);
+    let first = pools.spawn(account(None), async move {
+        let met = words.meet().await;
+        words.ask.send(()).await.expect("the other one listens");
+        // Never yields, so that only another thread can answer.
+        let began = Instant::now();
+        let mut answer = words.answered.try_recv();
+        while answer.is_err() && began.elapsed() < DEADLINE {
+            std::hint::spin_loop();
+            answer = words.answered.try_recv();
+        }
+        met && answer.is_ok_and(|there| there != thread_name())
+    });
+    assert_eq!(wait(first), Ok(true));
+    assert_eq!(wait(second), Ok(()));
+}
+
 #[test]
 fn the_clock_ticks_only_while_somebody_is_polled() {
     let Fixture { pools, ticks } = fixture(1, 1);

@@ -39,6 +39,8 @@ pub(super) struct Worker {
     /// Whether the thread may take even a single waiting task from a sibling.
     invited: AtomicBool,
     idle: AtomicBool,
+    /// Whether what the thread does now is over soon. Read by the thread itself, while it wakes others.
+    prompt: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -63,12 +65,24 @@ impl Worker {
             polls_at_tick: AtomicU64::new(0),
             invited: AtomicBool::new(false),
             idle: AtomicBool::new(false),
+            prompt: AtomicBool::new(true),
             waker: AtomicWaker::new(),
         }
     }
 
     pub(super) fn residents(&self) -> &AtomicUsize {
         &self.residents
+    }
+
+    /// Tells whether the thread sleeps, or waits for its reactor.
+    pub(super) fn is_idle(&self) -> bool {
+        self.idle.load(Ordering::SeqCst)
+    }
+
+    /// Tells the thread itself whether a task that it adds now is polled soon: nobody waits before it, and
+    /// whoever is polled is likely to block soon.
+    pub(super) fn is_prompt(&self) -> bool {
+        self.prompt.load(Ordering::Relaxed) && self.waiting.load(Ordering::Relaxed) == 0
     }
 
     /// Lets a queued task wait for this thread.
@@ -170,7 +184,9 @@ impl Worker {
             .has_quota()
             .then(cpu_clock::thread_time)
             .flatten();
+        self.prompt.store(task.is_brief(), Ordering::Relaxed);
         let result = task.poll();
+        self.prompt.store(true, Ordering::Relaxed);
         let ended = Instant::now();
         let mut used = ended.duration_since(now);
         if used > SLICE
