@@ -22,7 +22,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
@@ -30,6 +29,9 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trust;
+
+pub(crate) use trust::{Trust, of_process};
 
 /// How long to look for the destination, connect to it and shake hands, if the guest does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -53,8 +55,8 @@ pub(crate) struct OutgoingHttp {
     network: PodNetwork,
     /// Whose memory the requests take.
     account: Arc<Account>,
-    /// Gives what speaks TLS; asked only for `https`, since the first call loads the authorities.
-    tls: fn() -> TlsConnector,
+    /// Whom servers of `https` have to be vouched for by.
+    trust: Arc<Trust>,
     /// One permit for each request that may be under way beside the others.
     room: Arc<Semaphore>,
 }
@@ -70,14 +72,14 @@ type Rest = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Answer = (Response<WasiBody>, Rest);
 
 impl OutgoingHttp {
-    /// Makes the sender of an instance of a container with `account` whose pod has `network`.
-    pub(crate) fn new(network: PodNetwork, account: Arc<Account>) -> Self {
-        let tls = tls::of_process;
+    /// Makes the sender of an instance of a container with `account` whose pod has `network` and whose
+    /// program has `trust`.
+    pub(crate) fn new(network: PodNetwork, account: Arc<Account>, trust: Arc<Trust>) -> Self {
         let room = Arc::new(Semaphore::new(REQUESTS_MAX));
         Self {
             network,
             account,
-            tls,
+            trust,
             room,
         }
     }
@@ -104,14 +106,14 @@ impl WasiHttpHooks for OutgoingHttp {
         options: Option<RequestOptions>,
         _processed: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Result<Answer, Error>> + Send> {
-        let (network, tls) = (self.network.clone(), self.tls);
+        let (network, trust) = (self.network.clone(), self.trust.clone());
         let options = options.unwrap_or_default();
         let place = self.place();
         Box::new(async move {
             let place = place?;
             let destination = Destination::of(request.uri())?;
             let timeout = options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
-            let connecting = destination.reach(&network, tls);
+            let connecting = destination.reach(&network, &trust);
             let connected = tokio::time::timeout(timeout, connecting).await;
             match connected.map_err(|_| Error::ConnectionTimeout)?? {
                 Wire::Plain(stream) => exchange(stream, request, options, place).await,
@@ -228,11 +230,16 @@ impl Destination {
     }
 
     /// Connects, and shakes hands if that is to be done.
-    async fn reach(self, network: &PodNetwork, tls: fn() -> TlsConnector) -> Result<Wire, Error> {
+    async fn reach(self, network: &PodNetwork, trust: &Arc<Trust>) -> Result<Wire, Error> {
         let stream = self.connect(network).await?;
         Ok(match self.server {
             None => Wire::Plain(stream),
-            Some(server) => Wire::Tls(Box::new(tls::shake_hands(&tls(), server, stream).await?)),
+            Some(server) => {
+                let connector = trust.connector(&self.host).await?;
+                Wire::Tls(Box::new(
+                    tls::shake_hands(&connector, server, stream).await?,
+                ))
+            }
         })
     }
 

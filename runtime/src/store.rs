@@ -2,7 +2,7 @@
 
 use crate::account::{Account, Held};
 use crate::fs::{FsCtx, FsState, FsView};
-use crate::outgoing::OutgoingHttp;
+use crate::outgoing::{self, OutgoingHttp, Trust};
 use crate::random;
 use crate::sockets::{NetCtx, NetState, NetView};
 use crate::spec::{ContainerId, OnStop, SandboxSpec};
@@ -39,14 +39,18 @@ pub(crate) struct Container {
     pub(crate) spec: SandboxSpec,
     pub(crate) account: Arc<Account>,
     pub(crate) closing: Arc<Closing>,
+    trust: Arc<Trust>,
 }
 
 impl Container {
     pub(crate) fn new(spec: SandboxSpec, account: Arc<Account>) -> Arc<Self> {
+        let (files, env) = (spec.files.clone(), spec.env.clone());
+        let trust = Trust::new(outgoing::of_process, files, env, account.clone());
         Arc::new(Self {
             spec,
             account,
             closing: Arc::default(),
+            trust: Arc::new(trust),
         })
     }
 
@@ -113,7 +117,11 @@ impl Guest {
             table,
             wasi,
             http,
-            outgoing: OutgoingHttp::new(spec.network.clone(), container.account.clone()),
+            outgoing: OutgoingHttp::new(
+                spec.network.clone(),
+                container.account.clone(),
+                container.trust.clone(),
+            ),
             files: FsState::new(spec.files.clone()),
             network: NetState::new(spec.network.clone(), container.closing_inputs()),
             memory: MemoryMeter {

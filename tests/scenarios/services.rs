@@ -7,10 +7,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use coracle_tests::{Cluster, Coracle, Kubectl, get, get_ready, repository};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, PostParams};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{Api, LogParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::wait::await_condition;
 use serde_json::json;
 
 /// How long a change of a Service may take to be seen on a machine under load.
@@ -316,4 +318,105 @@ async fn a_proxy_beside_a_cluster_balances_its_services() {
     );
     proxy.interrupt();
     assert_eq!(proxy.end().code, Some(0));
+}
+
+/// Lists pods as every client in a cluster does, once by each name of the API.
+const ASKS: &str = r#"
+folder=/var/run/secrets/kubernetes.io/serviceaccount
+for host in kubernetes.default.svc kubernetes.default.svc.cluster.local $KUBERNETES_SERVICE_HOST; do
+  url=https://$host/api/v1/namespaces/default/pods
+  curl -s -o /answer -w '%{http_code}\n' -H "Authorization: Bearer $(cat $folder/token 2>/dev/null)" $url || echo failed
+done
+grep -q '"stranger"' /answer && echo listed || echo nothing"#;
+
+/// A pod that asks and ends; `spec` says what is different.
+fn asking(name: &str, spec: serde_json::Value) -> Pod {
+    let mut pod = json!({
+        "metadata": {"name": name},
+        "spec": {"restartPolicy": "Never", "containers": [{
+            "name": "sh",
+            "image": "toolbox:1",
+            "imagePullPolicy": "Never",
+            "command": ["sh", "-c", ASKS],
+        }]},
+    });
+    let spec = spec.as_object().expect("fields").clone();
+    pod["spec"].as_object_mut().expect("fields").extend(spec);
+    serde_json::from_value(pod).expect("a Pod")
+}
+
+/// Returns what a pod has written once it has ended.
+async fn said(pods: &Api<Pod>, name: &str) -> Vec<String> {
+    let is_over = |pod: Option<&Pod>| {
+        let phase = pod.and_then(|pod| pod.status.as_ref()?.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    // The toolbox is compiled first.
+    let ended = tokio::time::timeout(4 * PATIENCE, await_condition(pods.clone(), name, is_over));
+    ended.await.expect("in time").expect("watched");
+    let text = pods.logs(name, &LogParams::default()).await;
+    text.expect("logs").lines().map(str::to_owned).collect()
+}
+
+/// A guest trusts the authority that is mounted beside its token when it asks the API, and is somebody there.
+#[tokio::test]
+async fn a_guest_asks_the_api_with_its_mounted_token() {
+    let coracle = Coracle::new(env!("CARGO_BIN_EXE_coracle"));
+    build_images(&coracle);
+    let cluster = Cluster::start(&coracle);
+    let client = client(&cluster).await;
+    let (accounts, roles) = (
+        Api::default_namespaced(client.clone()),
+        Api::default_namespaced(client.clone()),
+    );
+    let (bindings, pods) = (
+        Api::default_namespaced(client.clone()),
+        Api::default_namespaced(client),
+    );
+    let how = PostParams::default();
+    let account = json!({"metadata": {"name": "reader"}});
+    let account: ServiceAccount = serde_json::from_value(account).expect("a ServiceAccount");
+    accounts.create(&how, &account).await.expect("created");
+    let role: Role = serde_json::from_value(json!({
+        "metadata": {"name": "reads-pods"},
+        "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}],
+    }))
+    .expect("a Role");
+    roles.create(&how, &role).await.expect("created");
+    let binding: RoleBinding = serde_json::from_value(json!({
+        "metadata": {"name": "reader-reads-pods"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reads-pods"},
+        "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": "default"}],
+    }))
+    .expect("a RoleBinding");
+    bindings.create(&how, &binding).await.expect("created");
+    for (name, spec) in [
+        // Before who looks for it.
+        ("stranger", json!({})),
+        ("reader", json!({"serviceAccountName": "reader"})),
+        ("nobody", json!({"automountServiceAccountToken": false})),
+    ] {
+        pods.create(&how, &asking(name, spec))
+            .await
+            .expect("created");
+    }
+    assert_eq!(said(&pods, "reader").await, ["200", "200", "200", "listed"]);
+    assert_eq!(
+        said(&pods, "stranger").await,
+        ["403", "403", "403", "nothing"]
+    );
+    // Without the mounted authority nobody vouches for the API.
+    let said = said(&pods, "nobody").await;
+    let failed = said.iter().filter(|line| *line == "failed").count();
+    assert_eq!(failed, 3, "{said:?}");
+    cluster.run.interrupt();
+    assert_eq!(cluster.run.end().code, Some(0));
+}
+
+async fn client(cluster: &Cluster) -> kube::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = Kubeconfig::read_from(cluster.kubeconfig()).expect("a kubeconfig");
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(config, &options).await;
+    kube::Client::try_from(config.expect("the kubeconfig is complete")).expect("a client")
 }

@@ -1,7 +1,12 @@
 //! One pod asks another, in the clear and over TLS.
 
+use super::trust::Base;
 use super::*;
 use crate::account::{NodeBudget, PodAccount};
+use crate::fs::{
+    Access, FileSource, FileSystem, FileSystemSpec, LiveTree, Meta, Mount, MountSource, Tree,
+    TreeBuilder, Upper, User,
+};
 use crate::sockets::tests::pods;
 use crate::spec::{ContainerId, Limits, PodLimits};
 use coracle_network::{
@@ -86,12 +91,27 @@ fn test_authority() -> RootCertStore {
 }
 
 /// Who asks: somebody who trusts the authority of the tests, or only the public ones.
-fn trusting_test() -> TlsConnector {
-    tls::trusting(test_authority())
+fn trusting_test() -> Base {
+    Base::new(test_authority())
 }
 
-fn trusting_public() -> TlsConnector {
-    tls::trusting(tls::public_authorities())
+fn trusting_public() -> Base {
+    Base::new(trust::public_authorities())
+}
+
+/// What a program trusts whose container has `files` and who begins with `base`.
+fn trust(base: fn() -> Base, files: Vec<Mount>, env: &[(&str, &str)]) -> Arc<Trust> {
+    let files = FileSystem::new(FileSystemSpec {
+        root: Arc::new(Tree::empty()),
+        upper: Upper::ReadOnly,
+        mounts: files,
+        user: User::default(),
+    });
+    let env = env
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_string()));
+    let files = files.expect("a file system");
+    Arc::new(Trust::new(base, files, env.collect(), account(u64::MAX)))
 }
 
 /// Whether a server asks for the client's certificate, which the client has none of.
@@ -168,7 +188,17 @@ async fn ask(
     uri: &str,
     server: &Server,
     options: RequestOptions,
-    tls: fn() -> TlsConnector,
+    base: fn() -> Base,
+) -> Result<String, Error> {
+    ask_trusting(uri, server, options, trust(base, Vec::new(), &[])).await
+}
+
+/// The same, who trusts `trust`.
+async fn ask_trusting(
+    uri: &str,
+    server: &Server,
+    options: RequestOptions,
+    trust: Arc<Trust>,
 ) -> Result<String, Error> {
     let (fabric, asking, answering) = pods();
     let port = if uri.starts_with("https:") { 443 } else { 80 };
@@ -185,15 +215,15 @@ async fn ask(
         }
     };
     let address = answering.ip().to_string();
-    let name = address.replace('.', "-") + ".default.pod.cluster.local";
-    let uri = uri.replace("POD", &address).replace("NAME", &name);
+    let uri = uri
+        .replace("POD", &address)
+        .replace("NAME", &name_of(&answering));
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get(uri)
         .header("host", "pod")
         .body(body)
         .expect("request");
-    let mut outgoing = OutgoingHttp::new(asking, account(u64::MAX));
-    outgoing.tls = tls;
+    let mut outgoing = OutgoingHttp::new(asking, account(u64::MAX), trust);
     let processed = Box::new(std::future::ready(Ok(())));
     let exchange = Box::into_pin(outgoing.send_request(request, Some(options), processed));
     let exchange = async {
@@ -253,7 +283,8 @@ async fn a_pod_is_asked_over_tls_of_either_version() {
 #[tokio::test]
 async fn a_guest_that_names_no_scheme_asks_over_tls() {
     let (_fabric, asking, _) = pods();
-    let scheme = OutgoingHttp::new(asking, account(u64::MAX)).default_scheme();
+    let nobody = trust(trusting_public, Vec::new(), &[]);
+    let scheme = OutgoingHttp::new(asking, account(u64::MAX), nobody).default_scheme();
     assert_eq!(scheme, Some(Scheme::HTTPS));
 }
 
@@ -315,13 +346,13 @@ async fn what_fails_is_named() {
 
 #[tokio::test]
 async fn what_fails_over_tls_is_named() {
-    let check = async |uri: &str, server: Server, tls: fn() -> TlsConnector, expected: &str| {
+    let check = async |uri: &str, server: Server, base: fn() -> Base, expected: &str| {
         let options = RequestOptions {
             // Passes only with the server that says nothing.
             connect_timeout: matches!(server, Server::Other("")).then_some(SOON),
             ..RequestOptions::default()
         };
-        let error = ask(uri, &server, options, tls).await;
+        let error = ask(uri, &server, options, base).await;
         let error = error.expect_err(expected).to_string();
         assert_eq!(error, expected, "{uri}");
     };
@@ -359,6 +390,128 @@ async fn what_fails_over_tls_is_named() {
     .await;
 }
 
+/// The name that the certificate of the tests is for.
+fn name_of(pod: &PodNetwork) -> String {
+    pod.ip().to_string().replace('.', "-") + ".default.pod.cluster.local"
+}
+
+/// A folder with one file that its owner may change.
+fn folder(path: &str, file: &str, bytes: &'static [u8]) -> (Mount, LiveTree) {
+    let live = LiveTree::new(tree(file, bytes));
+    let mount = Mount {
+        path: path.to_owned(),
+        source: MountSource::Live(live.clone()),
+        sub_path: None,
+        access: Access::ReadOnly,
+        group: None,
+    };
+    (mount, live)
+}
+
+fn tree(file: &str, bytes: &'static [u8]) -> Tree {
+    let meta = Meta::new(0o444, std::time::UNIX_EPOCH);
+    let mut builder = TreeBuilder::new();
+    let made = builder.file(file, meta, FileSource::Bytes(Bytes::from_static(bytes)));
+    made.expect("a file");
+    builder.build()
+}
+
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The authority that is mounted beside the token vouches for the API, and for nobody else; it may be
+/// renewed in place.
+#[tokio::test]
+async fn the_mounted_authority_vouches_for_the_api_alone() {
+    let (_fabric, _, answering) = pods();
+    let api = name_of(&answering);
+    let check = async |trust: &Arc<Trust>, expected: Result<&str, &str>| {
+        let server = https(BOTH, Clients::Anybody, &["http/1.1"]);
+        let options = RequestOptions::default();
+        let answer = ask_trusting("https://NAME/path?query", &server, options, trust.clone());
+        let answer = answer.await.map_err(|error| error.to_string());
+        assert_eq!(answer.as_deref().map_err(String::as_str), expected);
+    };
+    let refused = Err("TLS certificate error");
+    let mounts = |bytes| {
+        let (mount, live) = folder(ACCOUNT, "ca.crt", bytes);
+        (vec![mount], live)
+    };
+    let of_api: &[_] = &[("KUBERNETES_SERVICE_HOST", api.as_str())];
+    let trusting = trust(trusting_public, mounts(AUTHORITY).0, of_api);
+    check(&trusting, Ok("hello")).await;
+    let elsewhere = &[("KUBERNETES_SERVICE_HOST", "10.96.0.1")];
+    check(
+        &trust(trusting_public, mounts(AUTHORITY).0, elsewhere),
+        refused,
+    )
+    .await;
+    check(&trust(trusting_public, Vec::new(), of_api), refused).await;
+    let (mounts, live) = mounts(b"none yet");
+    let trusting = trust(trusting_public, mounts, of_api);
+    check(&trusting, refused).await;
+    live.swap(tree("ca.crt", AUTHORITY));
+    check(&trusting, Ok("hello")).await;
+    live.swap(tree("other", AUTHORITY));
+    check(&trusting, refused).await;
+}
+
+/// What `SSL_CERT_FILE` names in a container vouches for everybody, there alone.
+#[tokio::test]
+async fn a_container_names_authorities_of_its_own() {
+    let check = async |name: &str, expected: Result<&str, &str>| {
+        let (mount, _live) = folder("/etc/ssl", "own.pem", AUTHORITY);
+        let trusting = trust(trusting_public, vec![mount], &[("SSL_CERT_FILE", name)]);
+        let server = https(BOTH, Clients::Anybody, &["http/1.1"]);
+        let options = RequestOptions::default();
+        let answer = ask_trusting("https://NAME/path?query", &server, options, trusting).await;
+        let answer = answer.map_err(|error| error.to_string());
+        assert_eq!(
+            answer.as_deref().map_err(String::as_str),
+            expected,
+            "{name}"
+        );
+    };
+    let refused = Err("TLS certificate error");
+    check("/etc/ssl/own.pem", Ok("hello")).await;
+    check("/etc/ssl/../ssl/own.pem", Ok("hello")).await;
+    for none in ["/etc/ssl/none.pem", "/etc/ssl", "own.pem", ""] {
+        check(none, refused).await;
+    }
+}
+
+/// The authorities of a container are held for it.
+#[tokio::test]
+async fn authorities_of_a_container_are_charged_to_it() {
+    let (mount, _live) = folder("/etc/ssl", "own.pem", AUTHORITY);
+    let files = FileSystem::new(FileSystemSpec {
+        root: Arc::new(Tree::empty()),
+        upper: Upper::ReadOnly,
+        mounts: vec![mount],
+        user: User::default(),
+    });
+    let files = files.expect("a file system");
+    let env: Arc<[_]> = [("SSL_CERT_FILE".to_owned(), "/etc/ssl/own.pem".to_owned())].into();
+    let make = |memory| {
+        let account = account(memory);
+        let trust = Trust::new(trusting_public, files.clone(), env.clone(), account.clone());
+        (account, Arc::new(trust))
+    };
+    let (roomy, trust) = make(u64::MAX);
+    for _ in 0..2 {
+        assert!(trust.connector("example.com").await.is_ok());
+        let (least, most) = (AUTHORITY.len() as u64, 1 << 20);
+        assert!(
+            (least..most).contains(&roomy.memory()),
+            "{}",
+            roomy.memory()
+        );
+    }
+    drop(trust);
+    assert_eq!(roomy.memory(), 0);
+    let (_full, trust) = make(1);
+    assert!(trust.connector("example.com").await.is_err());
+}
+
 /// An account with this much memory.
 fn account(memory: u64) -> Arc<Account> {
     let id = ContainerId {
@@ -382,7 +535,8 @@ async fn requests_under_way_are_charged_and_end_a_container_that_has_no_memory_f
     let (ended, told) = (Arc::new(AtomicBool::new(false)), account.clone());
     let ending = ended.clone();
     told.end_by(move || ending.store(true, Ordering::SeqCst));
-    let outgoing = OutgoingHttp::new(asking, account.clone());
+    let nobody = trust(trusting_public, Vec::new(), &[]);
+    let outgoing = OutgoingHttp::new(asking, account.clone(), nobody);
     let places = [outgoing.place(), outgoing.place()];
     assert!(places.iter().all(Result::is_ok));
     assert_eq!(account.memory(), 2 * REQUEST_BYTES);
