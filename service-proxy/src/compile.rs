@@ -1,7 +1,8 @@
 //! Services and EndpointSlices in, what the network routes by out.
 //!
 //! A slice touches the [`Routes`] of its own Service and nothing else, so that a pod's readiness costs
-//! the same with one Service and with ten thousand. A Service changes [`Fronts`], which are made anew
+//! the same with one Service and with ten thousand; of its Service it touches the endpoints that it names
+//! (`roster`). A Service changes [`Fronts`], which are made anew
 //! from all Services; whoever drives the compiler does that once for all changes that are there.
 //! Ports and endpoints are kept over changes, with their counters and with the clients they have.
 
@@ -11,15 +12,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_network::{
-    Endpoint, Front, FrontAddress, FrontKind, Fronts, Protocol, Routes, ServicePort,
-    ServicePortName,
+    Endpoint, Front, FrontAddress, FrontKind, Fronts, Routes, ServicePort, ServicePortName,
 };
 use ipnet::IpNet;
 
 use crate::facts::{
     EndpointFacts, Family, PortFacts, ServiceFacts, ServiceKey, SliceFacts, SliceKey,
 };
-use crate::topology::{self, Candidate, Chosen, Place};
+use crate::topology::{Candidate, Place};
+
+mod roster;
+
+use roster::{Outcome, Roster};
 
 /// What a change asks of whoever drives the compiler; the greater one includes the smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,8 +79,7 @@ struct Entry {
 struct Compiled {
     family: Family,
     port: Arc<ServicePort>,
-    /// By address.
-    endpoints: Vec<Arc<Endpoint>>,
+    roster: Roster,
 }
 
 impl Compiler {
@@ -96,10 +99,7 @@ impl Compiler {
         }
         self.place.zone = zone;
         let place = &self.place;
-        let changes = self
-            .services
-            .values_mut()
-            .map(|entry| entry.route(place, None));
+        let changes = self.services.values_mut().map(|entry| entry.route(place));
         changes.max().unwrap_or(Change::Nothing)
     }
 
@@ -112,7 +112,7 @@ impl Compiler {
         let had_ports = !entry.ports.is_empty();
         entry.renew_ports(&service);
         entry.service = Some(service);
-        let routed = entry.route(&self.place, None);
+        let routed = entry.route(&self.place);
         match had_ports || !entry.ports.is_empty() {
             true => Change::Fronts,
             false => routed,
@@ -148,16 +148,10 @@ impl Compiler {
         if entry.slices.get(&key.name) == Some(&slice) {
             return left;
         }
-        let family = slice.family;
-        let before = entry.slices.insert(key.name.clone(), slice);
+        let name = key.name.clone();
         self.owners.insert(key, owner);
-        let other = before
-            .map(|slice| slice.family)
-            .filter(|before| *before != family);
-        let other = other.map_or(Change::Nothing, |other| {
-            entry.route(&self.place, Some(other))
-        });
-        left.max(other).max(entry.route(&self.place, Some(family)))
+        let before = entry.slices.insert(name.clone(), slice);
+        left.max(entry.turn(&self.place, before.as_ref(), Some(&name)))
     }
 
     /// Forgets a slice.
@@ -171,7 +165,7 @@ impl Compiler {
         let Some(gone) = entry.slices.remove(&key.name) else {
             return Change::Nothing;
         };
-        let change = entry.route(&self.place, Some(gone.family));
+        let change = entry.turn(&self.place, Some(&gone), None);
         self.drop_if_empty(&owner);
         change
     }
@@ -278,42 +272,49 @@ impl Entry {
         }
     }
 
-    /// Routes the ports anew, of one family or of all.
-    fn route(&mut self, place: &Place, family: Option<Family>) -> Change {
-        let Some(service) = &self.service else {
+    /// Routes all ports anew.
+    fn route(&mut self, place: &Place) -> Change {
+        let Some(service) = self.service.clone() else {
             return Change::Nothing;
         };
-        let mut change = Change::Nothing;
-        for compiled in &mut self.ports {
-            if family.is_some_and(|family| family != compiled.family) {
-                continue;
+        let slices = &self.slices;
+        let routed = self.ports.iter_mut().map(|compiled| {
+            let name = compiled.port.name().clone();
+            let entries = slices
+                .values()
+                .flat_map(|slice| entries(slice, compiled.family, &name, place));
+            compiled.roster.renew(entries);
+            compiled.route(&service)
+        });
+        routed.max().unwrap_or(Change::Nothing)
+    }
+
+    /// Routes by the slice of this name what was routed by `before`.
+    fn turn(
+        &mut self,
+        place: &Place,
+        before: Option<&SliceFacts>,
+        after: Option<&String>,
+    ) -> Change {
+        let Some(service) = self.service.clone() else {
+            return Change::Nothing;
+        };
+        let slices = &self.slices;
+        let after = after.and_then(|name| slices.get(name));
+        let routed = self.ports.iter_mut().map(|compiled| {
+            let (family, name) = (compiled.family, compiled.port.name().clone());
+            let of = |slice| entries(slice, family, &name, place);
+            let outcome = compiled.roster.turn(
+                before.into_iter().flat_map(of),
+                after.into_iter().flat_map(of),
+                || slices.values().flat_map(of),
+            );
+            match outcome {
+                Outcome::Same => Change::Nothing,
+                Outcome::Changed => compiled.route(&service),
             }
-            let before = compiled.port.routes();
-            let (cluster, local) = compiled.endpoints_of(&self.slices, place);
-            let same = |a: &[Arc<Endpoint>], b: &[Arc<Endpoint>]| {
-                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
-            };
-            let policies = (service.internal, service.external);
-            if same(&before.cluster, &cluster)
-                && same(&before.local, &local)
-                && (before.internal, before.external) == policies
-            {
-                continue;
-            }
-            let was = (before.cluster.is_empty(), before.local.is_empty());
-            let is = (cluster.is_empty(), local.is_empty());
-            change = change.max(match was == is {
-                true => Change::Routes,
-                false => Change::Reachability,
-            });
-            compiled.port.set_routes(Routes {
-                cluster: cluster.into(),
-                local: local.into(),
-                internal: service.internal,
-                external: service.external,
-            });
-        }
-        change
+        });
+        routed.max().unwrap_or(Change::Nothing)
     }
 
     fn add_fronts(&self, ground: &Ground, fronts: &mut Fronts) {
@@ -375,7 +376,7 @@ impl Compiled {
         Compiled {
             family,
             port: Arc::new(ServicePort::new(name, affinity)),
-            endpoints: Vec::new(),
+            roster: Roster::default(),
         }
     }
 
@@ -383,73 +384,52 @@ impl Compiled {
         self.family == family && self.port.name() == name
     }
 
-    /// Returns the endpoints of the port for both policies, and keeps an endpoint for every address
-    /// that a slice names, so that one which is not ready for a while is the same afterwards.
-    fn endpoints_of(
-        &mut self,
-        slices: &BTreeMap<String, SliceFacts>,
-        place: &Place,
-    ) -> (Vec<Arc<Endpoint>>, Vec<Arc<Endpoint>>) {
-        let name = self.port.name();
-        let named = gather(slices, self.family, &name.port, name.protocol);
-        let candidates = named
-            .iter()
-            .map(|(_, one)| candidate(one))
-            .collect::<Vec<_>>();
-        let Chosen { cluster, local } = topology::choose(&candidates, place);
-        // Both are in the order of addresses: one walk through both finds who was there before.
-        let mut before = std::mem::take(&mut self.endpoints).into_iter().peekable();
-        let all = named.iter().map(|(address, _)| {
-            while before.next_if(|one| one.address() < *address).is_some() {}
-            let kept = before.next_if(|one| one.address() == *address);
-            kept.unwrap_or_else(|| Endpoint::new(*address))
-        });
-        let all = all.collect::<Vec<_>>();
-        let pick = |places: Vec<usize>| {
-            let picked = places.into_iter().filter_map(|place| all.get(place));
-            picked.cloned().collect::<Vec<_>>()
+    /// Chooses endpoints, and routes to them if they are others than before.
+    fn route(&self, service: &ServiceFacts) -> Change {
+        let before = self.port.routes();
+        let (cluster, local) = self.roster.chosen();
+        let same = |a: &[Arc<Endpoint>], b: &[Arc<Endpoint>]| {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
         };
-        let sets = (pick(cluster), pick(local));
-        self.endpoints = all;
-        sets
-    }
-}
-
-/// Returns the endpoints that slices name for a port, each address once and in a stable order.
-fn gather<'a>(
-    slices: &'a BTreeMap<String, SliceFacts>,
-    family: Family,
-    port: &str,
-    protocol: Protocol,
-) -> Vec<(SocketAddr, &'a EndpointFacts)> {
-    let mut found = Vec::<(SocketAddr, &EndpointFacts)>::new();
-    let slices = slices
-        .values()
-        .filter(|slice| slice.is_proxied && slice.family == family);
-    for slice in slices {
-        let matching = slice.ports.iter();
-        let matching = matching.filter(|one| one.name == port && one.protocol == protocol);
-        for number in matching.map(|one| one.port) {
-            let named = slice.endpoints.iter();
-            found.extend(named.map(|one| (SocketAddr::new(one.ip, number), one)));
+        let policies = (service.internal, service.external);
+        if same(&before.cluster, &cluster)
+            && same(&before.local, &local)
+            && (before.internal, before.external) == policies
+        {
+            return Change::Nothing;
+        }
+        let was = (before.cluster.is_empty(), before.local.is_empty());
+        let is = (cluster.is_empty(), local.is_empty());
+        self.port.set_routes(Routes {
+            cluster: cluster.into(),
+            local: local.into(),
+            internal: service.internal,
+            external: service.external,
+        });
+        match was == is {
+            true => Change::Routes,
+            false => Change::Reachability,
         }
     }
-    // Slices are in order within themselves more often than not, which a stable sort makes use of. Of
-    // equal entries the first one stays, that is the one to be believed.
-    found.sort_by(|(a, one), (b, other)| a.cmp(b).then_with(|| rank(other).cmp(&rank(one))));
-    found.dedup_by_key(|(address, _)| *address);
-    found
 }
 
-/// Which of two entries for one address is believed: while a pod moves between slices, the old entry
-/// may say less than the new one.
-fn rank(one: &EndpointFacts) -> (bool, bool, bool) {
-    let condition = one.condition;
-    (
-        condition.is_ready,
-        !condition.is_terminating,
-        condition.is_serving,
-    )
+/// Returns what a slice says of the endpoints of a port.
+fn entries<'a>(
+    slice: &'a SliceFacts,
+    family: Family,
+    port: &'a ServicePortName,
+    place: &'a Place,
+) -> impl Iterator<Item = roster::Entry> + 'a {
+    let is_meant = slice.is_proxied && slice.family == family;
+    let ports = slice.ports.iter().filter(move |_| is_meant);
+    let matching = ports.filter(|one| one.name == port.port && one.protocol == port.protocol);
+    matching.flat_map(move |number| {
+        let named = slice.endpoints.iter();
+        named.map(move |one| {
+            let address = SocketAddr::new(one.ip, number.port);
+            (address, candidate(one).standing(place))
+        })
+    })
 }
 
 fn candidate(one: &EndpointFacts) -> Candidate<'_> {

@@ -24,6 +24,30 @@ pub(crate) struct Candidate<'a> {
     pub(crate) for_zones: &'a [String],
 }
 
+/// What the choice at one place depends on, of one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// What it can do now.
+    pub(crate) condition: Condition,
+    /// Whether it is on this node.
+    pub(crate) is_local: bool,
+    /// What its hints for nodes say.
+    pub(crate) for_nodes: Hint,
+    /// What its hints for zones say.
+    pub(crate) for_zones: Hint,
+}
+
+/// What the hints of one kind say of an endpoint, at one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hint {
+    /// It has none.
+    Missing,
+    /// Others shall use it.
+    Elsewhere,
+    /// This place shall.
+    Here,
+}
+
 /// The endpoints for each policy, as places in the list of candidates.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chosen {
@@ -46,32 +70,41 @@ impl Candidate<'_> {
     pub(crate) fn is_local(&self, place: &Place) -> bool {
         self.node.is_some() && self.node == place.node.as_deref()
     }
+
+    /// Returns what the choice depends on at a place.
+    pub(crate) fn standing(&self, place: &Place) -> Standing {
+        Standing {
+            condition: self.condition,
+            is_local: self.is_local(place),
+            for_nodes: Hint::of(self.for_nodes, place.node.as_deref()),
+            for_zones: Hint::of(self.for_zones, place.zone.as_deref()),
+        }
+    }
 }
 
 /// Chooses the endpoints for each policy.
-pub(crate) fn choose(candidates: &[Candidate<'_>], place: &Place) -> Chosen {
-    let preference = preference(candidates, place);
-    let all = |_: &Candidate<'_>| true;
-    let preferred = |one: &Candidate<'_>| match preference {
+pub(crate) fn choose(all: impl Iterator<Item = Standing> + Clone) -> Chosen {
+    let preference = preference(all.clone());
+    let preferred = |one: &Standing| match preference {
         Preference::All => true,
-        Preference::SameNode => names(one.for_nodes, place.node.as_deref()),
-        Preference::SameZone => names(one.for_zones, place.zone.as_deref()),
+        Preference::SameNode => one.for_nodes == Hint::Here,
+        Preference::SameZone => one.for_zones == Hint::Here,
     };
-    let local = |one: &Candidate<'_>| one.is_local(place);
+    let local = |one: &Standing| one.is_local;
     Chosen {
-        cluster: usable(candidates, preferred, all),
-        local: usable(candidates, local, local),
+        cluster: usable(all.clone(), preferred, |_| true),
+        local: usable(all, local, local),
     }
 }
 
 /// Returns the ready ones of `ready`, else those of `ending` that serve until they end.
 fn usable(
-    candidates: &[Candidate<'_>],
-    ready: impl Fn(&Candidate<'_>) -> bool,
-    ending: impl Fn(&Candidate<'_>) -> bool,
+    all: impl Iterator<Item = Standing> + Clone,
+    ready: impl Fn(&Standing) -> bool,
+    ending: impl Fn(&Standing) -> bool,
 ) -> Vec<usize> {
-    let places = |keep: &dyn Fn(&Candidate<'_>) -> bool| {
-        let kept = candidates.iter().enumerate().filter(|(_, one)| keep(one));
+    let places = |keep: &dyn Fn(&Standing) -> bool| {
+        let kept = all.clone().enumerate().filter(|(_, one)| keep(one));
         kept.map(|(place, _)| place).collect::<Vec<_>>()
     };
     let found = places(&|one| one.condition.is_ready && ready(one));
@@ -83,12 +116,11 @@ fn usable(
 
 /// Hints count only if every ready endpoint has them and at least one names this place; otherwise a
 /// half-written set would send all clients of a zone to one endpoint.
-fn preference(candidates: &[Candidate<'_>], place: &Place) -> Preference {
-    let mut ready = candidates.iter().filter(|one| one.condition.is_ready);
+fn preference(all: impl Iterator<Item = Standing>) -> Preference {
     let (mut nodes, mut zones) = (Hints::default(), Hints::default());
-    for one in &mut ready {
-        nodes.take(one.for_nodes, place.node.as_deref());
-        zones.take(one.for_zones, place.zone.as_deref());
+    for one in all.filter(|one| one.condition.is_ready) {
+        nodes.take(one.for_nodes);
+        zones.take(one.for_zones);
     }
     match (nodes.hold(), zones.hold()) {
         (true, _) => Preference::SameNode,
@@ -105,13 +137,23 @@ struct Hints {
 }
 
 impl Hints {
-    fn take(&mut self, hints: &[String], own: Option<&str>) {
-        self.is_missing |= hints.is_empty();
-        self.is_named |= names(hints, own);
+    fn take(&mut self, hint: Hint) {
+        self.is_missing |= hint == Hint::Missing;
+        self.is_named |= hint == Hint::Here;
     }
 
     fn hold(&self) -> bool {
         !self.is_missing && self.is_named
+    }
+}
+
+impl Hint {
+    fn of(hints: &[String], own: Option<&str>) -> Hint {
+        match (hints.is_empty(), names(hints, own)) {
+            (true, _) => Hint::Missing,
+            (false, true) => Hint::Here,
+            (false, false) => Hint::Elsewhere,
+        }
     }
 }
 

@@ -55,7 +55,7 @@ fn check(place: &Place, rows: &[Row], cluster: &[usize], local: &[usize]) {
         for_nodes: &hints.0,
         for_zones: &hints.1,
     });
-    let chosen = choose(&candidates.collect::<Vec<_>>(), place);
+    let chosen = choose(candidates.map(|one| one.standing(place)));
     let expected = Chosen {
         cluster: cluster.to_vec(),
         local: local.to_vec(),
