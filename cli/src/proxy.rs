@@ -155,6 +155,10 @@ async fn serve(args: ProxyArgs) -> anyhow::Result<Exit> {
         );
     }
     let node_ports = args.node_ports(&node_ips);
+    let node_port_places = match args.nodeport_addresses.as_slice() {
+        [] => (node_ports.clone(), Vec::new()),
+        asked => node_port_places(asked, &node_ips),
+    };
     let proxy = Proxy::start(ProxyConfig {
         client,
         node_name: node.is_some().then(|| host.clone()),
@@ -166,7 +170,8 @@ async fn serve(args: ProxyArgs) -> anyhow::Result<Exit> {
             plan: args.plan.edge(),
             ranges: service_cidrs,
             node_addresses: node_ips,
-            node_port_addresses: Some(node_ports.clone()),
+            node_port_addresses: Some(node_port_places.0),
+            node_port_ranges: node_port_places.1,
             pod_ranges: args.cluster_cidr.clone(),
             ..EdgeConfig::default()
         }),
@@ -315,6 +320,19 @@ pub(crate) fn node_port_addresses(asked: &[NodePorts], node: &[IpAddr]) -> Vec<I
         tracing::warn!("this machine has no address in the ranges for node ports");
     }
     chosen
+}
+
+/// Returns the same as addresses that serve node ports in any case, and the ranges in which the edge looks for
+/// this machine's addresses again and again.
+pub(crate) fn node_port_places(asked: &[NodePorts], node: &[IpAddr]) -> (Vec<IpAddr>, Vec<IpNet>) {
+    let followed = |one: &NodePorts| match one {
+        NodePorts::Within(range) if range.prefix_len() > 0 => Some(*range),
+        NodePorts::Within(_) | NodePorts::Primary => None,
+    };
+    let ranges = asked.iter().filter_map(followed).collect();
+    let others = asked.iter().filter(|one| followed(one).is_none());
+    let others = others.copied().collect::<Vec<_>>();
+    (chosen_addresses(&others, node, &[]), ranges)
 }
 
 fn chosen_addresses(asked: &[NodePorts], node: &[IpAddr], machine: &[IpAddr]) -> Vec<IpAddr> {

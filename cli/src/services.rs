@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::proxy::{NodePorts, cluster_service_cidrs, node_port_addresses, pod_ranges};
+use crate::proxy::{NodePorts, cluster_service_cidrs, node_port_places, pod_ranges};
 
 /// Where the embedded API has the addresses of Services.
 const SERVICE_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
@@ -295,8 +295,13 @@ impl Ground<'_> {
         fabric.zone().set_ranges(zone_ranges);
         let mut node_ips = vec![self.ip, inside];
         node_ips.dedup();
-        let node_ports = (!settings.node_ports.is_empty())
-            .then(|| node_port_addresses(&settings.node_ports, &[self.ip]));
+        let (node_ports, node_port_ranges) = match settings.node_ports.as_slice() {
+            [] => (None, Vec::new()),
+            asked => {
+                let (addresses, ranges) = node_port_places(asked, &[self.ip]);
+                (Some(addresses), ranges)
+            }
+        };
         let health_checks = (plan != EdgePlan::Nowhere).then_some(self.health_check_ip);
         let proxy = Proxy::start(ProxyConfig {
             client: self.client,
@@ -308,6 +313,7 @@ impl Ground<'_> {
                 ranges: self.ranges,
                 node_addresses: vec![self.ip],
                 node_port_addresses: node_ports,
+                node_port_ranges,
                 pod_ranges: [pods]
                     .into_iter()
                     .chain(settings.cluster_cidrs.iter().copied())

@@ -32,7 +32,7 @@ pub use fabric::{Fabric, FabricConfig, PodIdentity};
 pub use handover::{GiveBack, HandOverError, HandOverRefusal, HandedStream};
 pub use listener::Listener;
 pub use names::{LookUp, NameClient, NameSource, ResolverConfig, SEARCHES_MAX, Upstream};
-pub use outside::Outside;
+pub use outside::{HeldPort, HostPort, Outside};
 pub use platform::is_exhausted;
 pub use pod::{PodNetwork, TcpPort};
 pub use policy::{

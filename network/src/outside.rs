@@ -5,6 +5,7 @@
 //! are served. It is told while the pod's table of ports is locked, so that news about one port never
 //! overtake each other.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -35,6 +36,45 @@ pub trait Outside: Send + Sync {
     ///
     /// What the kernel says of the datagram or its destination.
     fn send(&self, from: SocketAddrV4, to: SocketAddr, datagram: &[u8]) -> io::Result<()>;
+
+    /// Reaches a port of a pod at a port of the host, too, while the pod serves it and until what this
+    /// returns is dropped. Nothing where such ports have sockets of their own, which the fabric opens.
+    /// Called without a lock of the pod.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` where another pod or a program of this machine has the port, `AddrNotAvailable` where
+    /// the address is none of the host's own, `PermissionDenied` where this user may not open it.
+    fn publish(&self, port: HostPort) -> Option<io::Result<HeldPort>>;
+}
+
+/// A port of the host that stands for one of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostPort {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The host's address; all that it has if none is given.
+    pub ip: Option<IpAddr>,
+    /// The host's port.
+    pub port: u16,
+    /// The pod's.
+    pub pod: SocketAddrV4,
+}
+
+/// A published port of the host; dropping it gives the port up. Established connections stay.
+pub struct HeldPort(#[expect(dead_code, reason = "held to be dropped")] Box<dyn Send + Sync>);
+
+impl HeldPort {
+    /// Wraps what gives the port up when it is dropped.
+    pub fn new(held: impl Send + Sync + 'static) -> HeldPort {
+        HeldPort(Box::new(held))
+    }
+}
+
+impl fmt::Debug for HeldPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldPort").finish_non_exhaustive()
+    }
 }
 
 /// Who gives pods their addresses, if anybody does, and where pods are seen at them.
@@ -63,6 +103,12 @@ impl Abroad {
         let ranges = self.ranges.load_full()?;
         let is_within = to.is_ipv4() && ranges.iter().any(|range| range.contains(&to));
         is_within.then(|| Arc::clone(&*outside))
+    }
+
+    /// Has a port published by whoever gives pods their addresses; nothing where nobody does, or does that.
+    pub(crate) fn publish(&self, port: HostPort) -> Option<io::Result<HeldPort>> {
+        let outside = self.outside.load_full()?;
+        outside.publish(port)
     }
 
     fn tell(&self, tell: impl FnOnce(&dyn Outside)) {

@@ -10,6 +10,9 @@
 //! ```
 //!
 //! Who ends a lent publication also takes the socket out of its borrower, which closes the port.
+//!
+//! Where [`Outside`](crate::Outside) publishes host ports, a publication has no socket: what it stands for is
+//! held until it ends.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,6 +23,7 @@ use parking_lot::Mutex;
 use socket2::Socket;
 
 use crate::error::PublishError;
+use crate::outside::HeldPort;
 use crate::platform;
 use crate::pod::Pod;
 
@@ -58,7 +62,8 @@ pub enum HostAddress {
     Loopback,
     /// On exactly this port, or not at all.
     HostPort {
-        /// The host's address, `127.0.0.1` unless given.
+        /// The host's address. Unless given, `127.0.0.1`, or all of them where
+        /// [`Outside::publish`](crate::Outside::publish) does it.
         ip: Option<IpAddr>,
         /// The host's port.
         port: u16,
@@ -101,7 +106,7 @@ pub(crate) struct Publication {
     port: u16,
     address: SocketAddr,
     place: Mutex<Place>,
-    _announced: Option<outside::Announced>,
+    _announced: Vec<outside::Announced>,
 }
 
 /// Where a publication's socket is.
@@ -111,6 +116,8 @@ enum Place {
     Resting(Socket),
     /// With a guest's listener or UDP socket.
     Lent,
+    /// Nowhere: others publish the port as long as this is held.
+    Outside(#[expect(dead_code, reason = "held to be dropped")] HeldPort),
     /// Closed for good.
     Ended,
 }
@@ -120,14 +127,17 @@ impl Publication {
     pub(crate) fn new(
         port: &PublishPort,
         bound: Bound,
-        announced: Option<outside::Announced>,
+        announced: Vec<outside::Announced>,
     ) -> Arc<Publication> {
         let PublishPort {
             protocol,
             port,
             host: _,
         } = *port;
-        let place = Mutex::new(Place::Resting(bound.socket));
+        let place = Mutex::new(match bound.holder {
+            Holder::Socket(socket) => Place::Resting(socket),
+            Holder::Outside(held) => Place::Outside(held),
+        });
         Arc::new(Publication {
             protocol,
             port,
@@ -196,8 +206,8 @@ fn take_socket(place: &mut Place) -> Option<Socket> {
     match std::mem::replace(place, Place::Lent) {
         Place::Resting(socket) => Some(socket),
         Place::Lent => None,
-        Place::Ended => {
-            *place = Place::Ended;
+        elsewhere @ (Place::Outside(_) | Place::Ended) => {
+            *place = elsewhere;
             None
         }
     }
@@ -282,11 +292,20 @@ fn is_client_gone(error: &io::Error) -> bool {
     )
 }
 
-/// A bound socket and where it is bound.
+/// A port of the host that we have, and where it is.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    pub(crate) socket: Socket,
+    pub(crate) holder: Holder,
     pub(crate) address: SocketAddr,
+}
+
+/// What keeps a port of the host ours.
+#[derive(Debug)]
+pub(crate) enum Holder {
+    /// A bound socket.
+    Socket(Socket),
+    /// Whoever gives pods their addresses outside.
+    Outside(HeldPort),
 }
 
 /// Binds exactly `ip` and `port`; whatever prevents it is an error that names them.
@@ -295,14 +314,24 @@ pub(crate) fn bind_host_port(
     ip: Option<IpAddr>,
     port: u16,
 ) -> Result<Bound, PublishError> {
+    let address = host_address(ip, port);
+    bind(protocol, address).map_err(|source| refusal(address, source))
+}
+
+/// Returns where a port of the host is reached from the host itself.
+pub(crate) fn host_address(ip: Option<IpAddr>, port: u16) -> SocketAddr {
     let ip = ip.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ip| ip.to_canonical());
-    let address = SocketAddr::new(ip, port);
-    bind(protocol, address).map_err(|source| match source.kind() {
+    SocketAddr::new(ip, port)
+}
+
+/// Says why a port of the host is not to be had.
+pub(crate) fn refusal(address: SocketAddr, source: io::Error) -> PublishError {
+    match source.kind() {
         io::ErrorKind::AddrInUse => PublishError::PortInUse { address },
         io::ErrorKind::PermissionDenied => PublishError::PortForbidden { address },
         io::ErrorKind::AddrNotAvailable => PublishError::AddressNotLocal { address },
         _ => PublishError::Bind { address, source },
-    })
+    }
 }
 
 /// Binds `port` of a loopback address, or a free high one where that is held or forbidden.
@@ -330,5 +359,8 @@ fn bind(protocol: Protocol, address: SocketAddr) -> io::Result<Bound> {
         .local_addr()?
         .as_socket()
         .ok_or_else(|| io::Error::other("a bound socket has no address"))?;
-    Ok(Bound { socket, address })
+    Ok(Bound {
+        holder: Holder::Socket(socket),
+        address,
+    })
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use coracle_network::{Fabric, Fronts};
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -50,7 +50,7 @@ use dispatch::{Dispatcher, Neighbourhood};
 use doors::Doors;
 use gate::board::Board;
 use gate::pods::{Placed, Pods};
-use gate::{Families, Gate};
+use gate::{Failures, Families, Gate};
 use keeper::Keeper;
 use limits::Connections;
 use relay::Relays;
@@ -97,6 +97,9 @@ pub struct EdgeConfig {
     pub node_addresses: Vec<IpAddr>,
     /// Where node ports are served; if that is not said, as the plan has it.
     pub node_port_addresses: Option<Vec<IpAddr>>,
+    /// Ranges in which this machine's addresses serve node ports too. Which it has is looked at every few
+    /// seconds.
+    pub node_port_ranges: Vec<IpNet>,
     /// The ranges of pods, of this node and others. Who comes from one of them is a pod.
     pub pod_ranges: Vec<IpNet>,
     /// Connections relayed at once, two descriptors each. What is handed over to pods is not counted.
@@ -147,6 +150,7 @@ impl Default for EdgeConfig {
             ranges: Vec::new(),
             node_addresses: Vec::new(),
             node_port_addresses: None,
+            node_port_ranges: Vec::new(),
             pod_ranges: Vec::new(),
             connections_max: 16_384,
             // Half, so that one client alone never keeps the others out.
@@ -280,6 +284,19 @@ impl Edge {
         self.mechanism
     }
 
+    /// Returns how often the kernel's table led to no socket; nothing where there is no such table.
+    pub(crate) fn failures(&self) -> Option<Failures> {
+        let failures = self.gate.as_ref()?.failures();
+        let told = |error: &io::Error| tracing::debug!(%error, "the kernel's counts are not read");
+        failures.inspect_err(told).ok()
+    }
+
+    /// Returns when accepting or connecting has met the end of descriptors, or of the system's memory for
+    /// sockets, since this was asked last. Cancel safe.
+    pub(crate) async fn exhausted(&self) {
+        self.dispatcher.exhausted.notified().await;
+    }
+
     /// Closes all listeners, lets relayed connections end within `grace` and resets those that have
     /// not. What pods were given is theirs.
     pub async fn stop(self, grace: Duration) {
@@ -372,7 +389,9 @@ fn families(config: &EdgeConfig) -> Families {
     let mut ranges = config.ranges.iter();
     let node_ports = config.node_port_addresses.iter().flatten();
     let mut own = config.node_addresses.iter().chain(node_ports);
-    match ranges.any(|range| range.addr().is_ipv6()) || own.any(IpAddr::is_ipv6) {
+    let mut followed = config.node_port_ranges.iter();
+    let is_ipv6 = |range: &IpNet| range.addr().is_ipv6();
+    match ranges.any(is_ipv6) || followed.any(is_ipv6) || own.any(IpAddr::is_ipv6) {
         true => Families::Both,
         false => Families::V4,
     }
@@ -403,6 +422,7 @@ fn dispatcher(config: &EdgeConfig, fabric: Option<Fabric>) -> Arc<Dispatcher> {
         counters,
         runtime: tokio::runtime::Handle::current(),
         is_paced: AtomicBool::new(false),
+        exhausted: Notify::new(),
     })
 }
 

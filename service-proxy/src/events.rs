@@ -1,4 +1,4 @@
-//! Events about Services: what is not served and why, where `kubectl describe` shows it.
+//! Events about Services and the Node: what is not served and why, where `kubectl describe` shows it.
 //!
 //! Whoever tells never waits: one task writes, over a bounded queue.
 
@@ -27,12 +27,17 @@ pub(crate) enum Reason {
     NotPublished,
     /// The port for health checks cannot be listened on; kube-proxy's word.
     HealthCheck,
+    /// The node has no descriptors left for connections.
+    Exhausted,
 }
 
-/// A Service that an event is about.
+/// What an event is about.
 #[derive(Debug, Clone)]
 pub(crate) struct About {
-    key: ServiceKey,
+    kind: &'static str,
+    /// Where the event is written.
+    namespace: String,
+    name: String,
     uid: Option<String>,
 }
 
@@ -53,7 +58,9 @@ impl Reason {
     fn severity(self) -> &'static str {
         match self {
             Reason::Published => "Normal",
-            Reason::NotServed | Reason::NotPublished | Reason::HealthCheck => "Warning",
+            Reason::NotServed | Reason::NotPublished | Reason::HealthCheck | Reason::Exhausted => {
+                "Warning"
+            }
         }
     }
 
@@ -63,6 +70,7 @@ impl Reason {
             Reason::Published => "Published",
             Reason::NotPublished => "FailedToPublish",
             Reason::HealthCheck => "FailedToStartServiceHealthcheck",
+            Reason::Exhausted => "SocketsExhausted",
         }
     }
 }
@@ -70,9 +78,23 @@ impl Reason {
 impl About {
     /// Returns the Service of these facts as what an event is about.
     pub(crate) fn service(facts: &ServiceFacts) -> About {
+        let ServiceKey { namespace, name } = facts.key.clone();
         About {
-            key: facts.key.clone(),
+            kind: "Service",
+            namespace,
+            name,
             uid: facts.uid.clone(),
+        }
+    }
+
+    /// Returns a Node as what an event is about, in the way of a kubelet: by its name for its UID too, in the
+    /// namespace `default`.
+    pub(crate) fn node(name: &str) -> About {
+        About {
+            kind: "Node",
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            uid: Some(name.to_owned()),
         }
     }
 }
@@ -85,16 +107,43 @@ impl EventSink {
         }
     }
 
+    /// Returns a sink and the queue of what it is told, as texts.
+    #[cfg(test)]
+    pub(crate) fn heard() -> (EventSink, impl FnMut() -> Option<String>) {
+        let (sender, mut told) = mpsc::channel::<Told>(QUEUE_MAX);
+        let next = move || {
+            let Told {
+                about,
+                reason,
+                message,
+            } = told.try_recv().ok()?;
+            Some(format!(
+                "{} {}: {} {message}",
+                about.kind,
+                about.name,
+                reason.text()
+            ))
+        };
+        (EventSink { sender }, next)
+    }
+
     /// Tells an event; drops it where too many wait.
     pub(crate) fn tell(&self, about: About, reason: Reason, message: String) {
-        tracing::debug!(service = %about.key, reason = reason.text(), message, "told about a Service");
+        let About { kind, name, .. } = &about;
+        tracing::debug!(
+            kind,
+            name,
+            reason = reason.text(),
+            message,
+            "told as an event"
+        );
         let told = Told {
             about,
             reason,
             message,
         };
         if self.sender.try_send(told).is_err() {
-            tracing::warn!("events about Services are dropped: the server takes them too slowly");
+            tracing::warn!("events are dropped: the server takes them too slowly");
         }
     }
 }
@@ -107,10 +156,10 @@ pub(crate) fn channel(
     let (sender, mut told) = mpsc::channel::<Told>(QUEUE_MAX);
     let writing = async move {
         while let Some(told) = told.recv().await {
-            let api = Api::<Event>::namespaced(client.clone(), &told.about.key.namespace);
+            let api = Api::<Event>::namespaced(client.clone(), &told.about.namespace);
             let event = told.into_event(&host);
             if let Err(error) = api.create(&PostParams::default(), &event).await {
-                tracing::warn!(%error, "failed to write an event about a Service");
+                tracing::warn!(%error, "failed to write an event");
             }
         }
     };
@@ -119,21 +168,28 @@ pub(crate) fn channel(
 
 impl Told {
     fn into_event(self, host: &str) -> Event {
-        let ServiceKey { namespace, name } = self.about.key;
+        let About {
+            kind,
+            namespace,
+            name,
+            uid,
+        } = self.about;
+        // A Node is in no namespace; its events are.
+        let of_object = (kind != "Node").then(|| namespace.clone());
         let now = jiff::Timestamp::now();
         let time = Time(now);
         Event {
             metadata: ObjectMeta {
                 name: Some(format!("{name}.{:x}", now.as_nanosecond())),
-                namespace: Some(namespace.clone()),
+                namespace: Some(namespace),
                 ..ObjectMeta::default()
             },
             involved_object: ObjectReference {
                 api_version: Some("v1".to_owned()),
-                kind: Some("Service".to_owned()),
-                namespace: Some(namespace),
+                kind: Some(kind.to_owned()),
+                namespace: of_object,
                 name: Some(name),
-                uid: self.about.uid,
+                uid,
                 ..ObjectReference::default()
             },
             type_: Some(self.reason.severity().to_owned()),

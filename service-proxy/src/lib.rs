@@ -33,6 +33,7 @@ pub mod edge;
 mod places;
 
 mod events;
+mod exhaustion;
 
 mod answering;
 mod health;

@@ -280,6 +280,15 @@ impl Collector for Outside {
                 edge.udp_flows_now(),
             ),
         ];
+        if let Some(failures) = edge.failures() {
+            let rows = [
+                ("no_socket", failures.no_socket),
+                ("not_assigned", failures.not_assigned),
+            ];
+            let (name, help) = LOOKUP_FAILURES;
+            let rows = rows.map(|(reason, count)| ([("reason", reason.to_owned())], count));
+            write(&mut encoder, name, help, rows.into_iter())?;
+        }
         let mechanism = edge.mechanism().map(|mechanism| {
             let is_one = usize::from(mechanism == Mechanism::SocketLookup);
             let help = "Whether one socket stands for all addresses";
@@ -292,6 +301,11 @@ impl Collector for Outside {
         Ok(())
     }
 }
+
+const LOOKUP_FAILURES: (&str, &str) = (
+    "coracle_edge_socket_lookup_failures",
+    "Lookups of the kernel's table that led to no socket",
+);
 
 const EDGE_FIGURES: &Figures<EdgeCounters> = &[
     (

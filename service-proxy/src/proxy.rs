@@ -17,6 +17,7 @@ use crate::answering::{self, Answers};
 use crate::compile::{Compiler, Ground};
 use crate::edge::{Edge, EdgeConfig, EdgeError};
 use crate::events;
+use crate::exhaustion;
 use crate::follower::{Follower, Outlets};
 use crate::health::{self, Health, HealthChecks};
 use crate::metrics::{self, Metrics};
@@ -154,8 +155,12 @@ impl Proxy {
             directory: Arc::clone(&directory),
             synced: done,
         };
+        let telling = events.clone();
         let (teller, places) = Teller::new(Arc::clone(&table), directory, events);
         if let Some(edge) = &edge {
+            let node = config.node_name.clone();
+            let telling = exhaustion::tell(Arc::downgrade(edge), node, telling, stop.clone());
+            beside.push(tokio::spawn(telling));
             let telling = teller.tell_all(edge.published(), stop.clone());
             beside.push(tokio::spawn(telling));
             beside.extend(follow_nodes(config.pod_ranges, &config.client, edge, &stop));

@@ -19,4 +19,4 @@ mod program;
 mod syscall;
 
 #[cfg(target_os = "linux")]
-pub use lookup::{LookupError, RANGES_MAX, SocketLookup, Transport};
+pub use lookup::{Failures, LookupError, RANGES_MAX, SocketLookup, Transport};

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use ipnet::IpNet;
 
-use crate::program::{self, KEY_BYTES};
+use crate::program::{self, COUNTS, Counted, KEY_BYTES};
 use crate::syscall::{self, Map, MapKind};
 
 /// Most ranges that are kept to the table: each is a few instructions for every lookup that it does not
@@ -20,13 +20,28 @@ const NAMESPACE: &str = "/proc/thread-self/ns/net";
 /// Bytes of the number of a socket's place.
 const SLOT_BYTES: usize = 4;
 
+/// Bytes of the number of a count, and of a count.
+const COUNT_KEY_BYTES: usize = 4;
+const COUNT_BYTES: usize = 8;
+
 /// A program at work in a network namespace. Dropping it detaches the program: what the table named is
 /// refused or reached as it would be without it, and established connections stay.
 #[derive(Debug)]
 pub struct SocketLookup {
     table: Map,
     sockets: Map,
+    counts: Map,
     _link: OwnedFd,
+}
+
+/// How often an entry of the table did not lead to a socket, since the start. Each was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Failures {
+    /// Nobody was in the place: its socket was closed, or never put there.
+    pub no_socket: u64,
+    /// The kernel did not take the socket in the place (`bpf_sk_assign` failed): it is of another family
+    /// than the address, say.
+    pub not_assigned: u64,
 }
 
 /// A transport protocol.
@@ -91,14 +106,36 @@ impl SocketLookup {
         let table = table.map_err(LookupError::Map)?;
         let sockets = Map::new(MapKind::Sockets, SLOT_BYTES, SLOT_BYTES, sockets_max);
         let sockets = sockets.map_err(LookupError::Map)?;
-        let program = program::assemble(ranges, table.number(), sockets.number());
+        let counts = Map::new(MapKind::Array, COUNT_KEY_BYTES, COUNT_BYTES, COUNTS);
+        let counts = counts.map_err(LookupError::Map)?;
+        let (table_number, sockets_number) = (table.number(), sockets.number());
+        let program = program::assemble(ranges, table_number, sockets_number, counts.number());
         let program = syscall::load(&program).map_err(LookupError::Load)?;
         let namespace = File::open(NAMESPACE).map_err(LookupError::Attach)?;
         let link = syscall::attach(&program, namespace.as_fd()).map_err(LookupError::Attach)?;
         Ok(SocketLookup {
             table,
             sockets,
+            counts,
             _link: link,
+        })
+    }
+
+    /// Returns how often an entry did not lead to a socket.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the kernel does.
+    pub fn failures(&self) -> io::Result<Failures> {
+        let count = |counted: Counted| {
+            let mut value = [0; COUNT_BYTES];
+            self.counts
+                .read(&(counted as u32).to_ne_bytes(), &mut value)?;
+            Ok::<_, io::Error>(u64::from_ne_bytes(value))
+        };
+        Ok(Failures {
+            no_socket: count(Counted::NoSocket)?,
+            not_assigned: count(Counted::NotAssigned)?,
         })
     }
 

@@ -7,7 +7,8 @@
 //! 3. Else look up the port with the unspecified address of the family, which stands for all others.
 //! 4. Else it is none of ours: the kernel goes on as if there were no program.
 //!
-//! An entry whose socket is gone refuses.
+//! An entry whose socket is gone refuses, and so does one whose socket the kernel does not take; either is
+//! counted in a map.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -43,6 +44,8 @@ const JUMP: u8 = 0x05;
 const JUMP_IF_EQUAL: u8 = 0x15;
 const JUMP_UNLESS_EQUAL: u8 = 0x55;
 const JUMP_UNLESS_EQUAL_32: u8 = 0x56;
+/// Adds a register to eight bytes of memory, as one step; the operation is the immediate, 0 for addition.
+const ATOMIC: u8 = 0xdb;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 
@@ -70,6 +73,19 @@ const AF_INET6: i32 = 10;
 const KEY: i16 = -24;
 const KEY_PORT: i16 = KEY + 16;
 const SLOT: i16 = -28;
+const COUNTED: i16 = -32;
+
+/// What is counted where, by its place in the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// Nobody was in the socket's place.
+    NoSocket = 0,
+    /// The kernel did not take the socket for what was looked for.
+    NotAssigned = 1,
+}
+
+/// How many are counted.
+pub(crate) const COUNTS: u32 = 2;
 
 const STACK: u8 = 10;
 const CONTEXT: u8 = 6;
@@ -83,6 +99,9 @@ enum Label {
     Look,
     Found,
     WildcardV4,
+    NoSocket,
+    NotAssigned,
+    Count,
     Pass,
     Drop,
     /// The range after the one of this number.
@@ -106,8 +125,13 @@ pub(crate) fn key(ip: IpAddr, port: u16, protocol: u8) -> [u8; KEY_BYTES] {
     key
 }
 
-/// Assembles the program. `table` and `sockets` are the descriptors of its maps.
-pub(crate) fn assemble(ranges: &[IpNet], table: i32, sockets: i32) -> Vec<Instruction> {
+/// Assembles the program. `table`, `sockets` and `counts` are the descriptors of its maps.
+pub(crate) fn assemble(
+    ranges: &[IpNet],
+    table: i32,
+    sockets: i32,
+    counts: i32,
+) -> Vec<Instruction> {
     let mut program = Assembler::default();
     program.build_key();
     program.label(Label::Look);
@@ -122,6 +146,7 @@ pub(crate) fn assemble(ranges: &[IpNet], table: i32, sockets: i32) -> Vec<Instru
     program.choose_socket(sockets);
     program.label(Label::Pass);
     program.finish(SK_PASS);
+    program.count(counts);
     program.label(Label::Drop);
     program.finish(SK_DROP);
     program.link()
@@ -218,7 +243,7 @@ impl Assembler {
         self.push(LOAD_WORD, 1, 0, 0, 0);
         self.push(STORE_WORD, STACK, 1, SLOT, 0);
         self.look_up(sockets, SLOT);
-        self.jump(JUMP_IF_EQUAL, 0, 0, Label::Drop);
+        self.jump(JUMP_IF_EQUAL, 0, 0, Label::NoSocket);
         self.push(MOVE, SOCKET, 0, 0, 0);
         self.push(MOVE, 1, CONTEXT, 0, 0);
         self.push(MOVE, 2, SOCKET, 0, 0);
@@ -227,7 +252,23 @@ impl Assembler {
         self.push(MOVE, ASSIGNED, 0, 0, 0);
         self.push(MOVE, 1, SOCKET, 0, 0);
         self.push(CALL, 0, 0, 0, SK_RELEASE);
-        self.jump(JUMP_UNLESS_EQUAL, ASSIGNED, 0, Label::Drop);
+        self.jump(JUMP_UNLESS_EQUAL, ASSIGNED, 0, Label::NotAssigned);
+    }
+
+    /// Counts why a socket was not chosen; what was looked for is refused after that.
+    fn count(&mut self, counts: i32) {
+        self.label(Label::NoSocket);
+        let number = Counted::NoSocket as i32;
+        self.push(STORE_IMMEDIATE_WORD, STACK, 0, COUNTED, number);
+        self.jump(JUMP, 0, 0, Label::Count);
+        self.label(Label::NotAssigned);
+        let number = Counted::NotAssigned as i32;
+        self.push(STORE_IMMEDIATE_WORD, STACK, 0, COUNTED, number);
+        self.label(Label::Count);
+        self.look_up(counts, COUNTED);
+        self.jump(JUMP_IF_EQUAL, 0, 0, Label::Drop);
+        self.push(MOVE_IMMEDIATE, 1, 0, 0, 1);
+        self.push(ATOMIC, 0, 1, 0, 0);
     }
 
     fn finish(&mut self, verdict: i32) {
@@ -284,7 +325,7 @@ mod tests {
     fn jumps_lead_forward_and_end_within_the_program() {
         let ranges = ["10.96.0.0/16", "fd00:10::/108", "0.0.0.0/0"];
         let ranges = ranges.map(|range| range.parse().unwrap());
-        let program = assemble(&ranges, 3, 4);
+        let program = assemble(&ranges, 3, 4, 5);
         for (place, instruction) in program.iter().enumerate() {
             // The classes of jumps, which calls and the end of the program are of, too.
             let is_of_class = matches!(instruction.code & 0x07, 0x05 | 0x06);

@@ -1,4 +1,4 @@
-//! The system call `bpf`: the five of its commands that are needed, each as a safe function.
+//! The system call `bpf`: the six of its commands that are needed, each as a safe function.
 //!
 //! Written out, for the libraries that know all of it need a compiler for its programs, or a newer one
 //! than ours for themselves.
@@ -9,12 +9,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use crate::program::Instruction;
 
 const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
 
 const BPF_MAP_TYPE_HASH: u32 = 1;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_SOCKMAP: u32 = 15;
 const BPF_PROG_TYPE_SK_LOOKUP: u32 = 30;
 const BPF_SK_LOOKUP: u32 = 36;
@@ -40,6 +42,8 @@ pub(crate) struct Map {
 pub(crate) enum MapKind {
     /// A hash table.
     Hash,
+    /// An array, in which every place has a value from the start: zeroes.
+    Array,
     /// An array of sockets.
     Sockets,
 }
@@ -106,6 +110,7 @@ impl Map {
     ) -> io::Result<Map> {
         let (map_type, map_flags) = match kind {
             MapKind::Hash => (BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC),
+            MapKind::Array => (BPF_MAP_TYPE_ARRAY, 0),
             MapKind::Sockets => (BPF_MAP_TYPE_SOCKMAP, 0),
         };
         let attributes = MapCreate {
@@ -140,6 +145,17 @@ impl Map {
         assert_eq!(key.len(), self.key_bytes, "a key has its map's length");
         let attributes = self.element(key, None);
         call(BPF_MAP_DELETE_ELEM, &attributes).map(drop)
+    }
+
+    /// Reads a value; one that is not there is an error of the kind `NotFound`.
+    pub(crate) fn read(&self, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+        assert_eq!(key.len(), self.key_bytes, "a key has its map's length");
+        assert_eq!(value.len(), self.value_bytes, "so has a value");
+        let attributes = MapElement {
+            value: value.as_mut_ptr() as u64,
+            ..self.element(key, None)
+        };
+        call(BPF_MAP_LOOKUP_ELEM, &attributes).map(drop)
     }
 
     fn element(&self, key: &[u8], value: Option<&[u8]>) -> MapElement {
@@ -221,7 +237,7 @@ fn call<A: Attributes>(command: libc::c_long, attributes: &A) -> io::Result<i32>
     // SAFETY: the kernel reads as many bytes of the attributes as it is told, which are all initialized
     // (see `Attributes`). The addresses in them are of slices that the callers in this file borrow for as
     // long as the call takes, with the lengths that the kernel is told or that it knows of the map; of
-    // these it writes to the verifier's text only, which is borrowed mutably.
+    // these it writes to the verifier's text and to a value that is read only, which are borrowed mutably.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_bpf,

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use coracle_socket_lookup::{LookupError, RANGES_MAX, SocketLookup, Transport};
+use coracle_socket_lookup::{Failures, LookupError, RANGES_MAX, SocketLookup, Transport};
 use ipnet::IpNet;
 
 /// Set in the second run.
@@ -311,4 +311,30 @@ fn nothing_is_left_of_a_process_that_was_killed() {
         drop(TcpStream::connect("10.244.0.2:80").unwrap());
         daemon.accept().unwrap();
     }
+}
+
+#[test]
+fn entries_that_lead_to_no_socket_are_counted() {
+    if !is_inside("entries_that_lead_to_no_socket_are_counted") {
+        return;
+    }
+    let Some(lookup) = attach() else {
+        return;
+    };
+    let _listener = listen(&lookup);
+    assert_eq!(lookup.failures().unwrap(), Failures::default());
+    // A place where nobody is, and the socket of another family.
+    let (nobody, other) = (at("10.244.0.1:81"), at("[fd00:10::1]:80"));
+    lookup.serve(Transport::Tcp, nobody, UDP_4).unwrap();
+    lookup.serve(Transport::Tcp, other, TCP_4).unwrap();
+    for failing in [nobody, nobody, other] {
+        assert_eq!(refusal(failing), ErrorKind::ConnectionRefused, "{failing}");
+    }
+    // What is not in the table is refused without being a failure.
+    assert_eq!(refusal(at("10.244.0.9:80")), ErrorKind::ConnectionRefused);
+    let expected = Failures {
+        no_socket: 2,
+        not_assigned: 1,
+    };
+    assert_eq!(lookup.failures().unwrap(), expected);
 }

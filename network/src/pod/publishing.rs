@@ -4,16 +4,24 @@
 //! A publication and what serves its port may come in either order, at once on two threads. Each
 //! enters itself first and then looks for the other, so at least one of them sees both.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use super::Pod;
 use super::ports::Slots;
 use crate::error::PublishError;
 use crate::listener::Joined;
+use crate::outside::HostPort;
 use crate::publish::{
-    self, HostAddress, PUBLICATIONS_PER_POD_MAX, Protocol, Publication, PublishPort, Published,
+    self, Holder, HostAddress, PUBLICATIONS_PER_POD_MAX, Protocol, Publication, PublishPort,
+    Published,
 };
+
+/// All addresses of the host, in either family.
+const EVERYWHERE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+];
 
 /// The pod's publications and its loopback address on the host.
 pub(super) struct Publishing {
@@ -61,14 +69,26 @@ impl Pod {
         if port.port == 0 || matches!(port.host, HostAddress::HostPort { port: 0, .. }) {
             return Err(PublishError::PortZero);
         }
-        let bound = match port.host {
+        let (bound, everywhere) = match port.host {
             HostAddress::HostPort {
                 ip,
                 port: host_port,
-            } => publish::bind_host_port(port.protocol, ip, host_port)?,
-            HostAddress::Loopback => self.bind_loopback(port)?,
+            } => match self.publish_outside(port, ip, host_port) {
+                Some(held) => (held?, ip.is_none()),
+                None => (
+                    publish::bind_host_port(port.protocol, ip, host_port)?,
+                    false,
+                ),
+            },
+            HostAddress::Loopback => (self.bind_loopback(port)?, false),
         };
-        let announced = self.fabric.outside().announce(port.protocol, bound.address);
+        let at = bound.address;
+        let known = match everywhere {
+            true => EVERYWHERE.map(|ip| SocketAddr::new(ip, at.port())).to_vec(),
+            false => vec![at],
+        };
+        let announce = |at| self.fabric.outside().announce(port.protocol, at);
+        let announced = known.into_iter().filter_map(announce).collect();
         let publication = Publication::new(port, bound, announced);
         let mut publishing = self.publishing.lock();
         if publishing.life == Life::Detached {
@@ -88,6 +108,27 @@ impl Pod {
             publication,
             pod: Arc::downgrade(self),
         })
+    }
+
+    /// Has a port published by whoever gives pods their addresses outside; nothing where nobody does.
+    fn publish_outside(
+        &self,
+        port: &PublishPort,
+        ip: Option<IpAddr>,
+        host_port: u16,
+    ) -> Option<Result<publish::Bound, PublishError>> {
+        let held = self.fabric.abroad().publish(HostPort {
+            protocol: port.protocol,
+            ip: ip.map(|ip| ip.to_canonical()),
+            port: host_port,
+            pod: SocketAddrV4::new(self.ip, port.port),
+        })?;
+        let address = publish::host_address(ip, host_port);
+        let bound = held.map(|held| publish::Bound {
+            holder: Holder::Outside(held),
+            address,
+        });
+        Some(bound.map_err(|source| publish::refusal(address, source)))
     }
 
     fn bind_loopback(&self, port: &PublishPort) -> Result<publish::Bound, PublishError> {

@@ -4,10 +4,11 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use coracle_network::{
-    Fabric, NetError, Outside, Peers, PodIdentity, PodNetwork, PodRules, Protocol, Rule, UdpFlow,
+    Fabric, HeldPort, HostAddress, HostPort, NetError, Outside, Peers, PodIdentity, PodNetwork,
+    PodRules, Protocol, PublishError, PublishPort, Rule, UdpFlow,
 };
 
 use crate::fixture::*;
@@ -17,6 +18,8 @@ use crate::fixture::*;
 struct Witness {
     told: Mutex<Vec<(Told, Protocol, SocketAddrV4)>>,
     sent: Mutex<Vec<(SocketAddrV4, SocketAddr, Vec<u8>)>>,
+    /// Held as long as a port is.
+    published: Mutex<Vec<(HostPort, Weak<()>)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,18 @@ impl Outside for Witness {
         let sent = (from, to, datagram.to_vec());
         self.sent.lock().unwrap().push(sent);
         Ok(())
+    }
+
+    fn publish(&self, port: HostPort) -> Option<io::Result<HeldPort>> {
+        match port.port {
+            1 => return None,
+            2 => return Some(Err(io::ErrorKind::AddrInUse.into())),
+            _ => {}
+        }
+        let held = Arc::new(());
+        let known = (port, Arc::downgrade(&held));
+        self.published.lock().unwrap().push(known);
+        Some(Ok(HeldPort::new(held)))
     }
 }
 
@@ -181,4 +196,47 @@ async fn a_datagram_elsewhere_leaves_by_the_host() {
         io::Error::from(NetError::AccessDenied).kind()
     );
     assert!(witness.sent.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn ports_of_the_host_are_published_by_whoever_does_it() {
+    let (fabric, witness) = witnessed();
+    let a = pod(&fabric, "a");
+    let publish = |ip: Option<&str>, port| {
+        a.publish(PublishPort {
+            protocol: Protocol::Tcp,
+            port: 80,
+            host: HostAddress::HostPort {
+                ip: ip.map(|ip| ip.parse().unwrap()),
+                port,
+            },
+        })
+    };
+    // Somebody has the port, so the fabric binds none.
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let published = publish(None, taken.port()).unwrap();
+    assert_eq!(published.address, taken);
+    let (asked, held) = witness.published.lock().unwrap()[0].clone();
+    let expected = HostPort {
+        protocol: Protocol::Tcp,
+        ip: None,
+        port: taken.port(),
+        pod: SocketAddrV4::new(a.ip(), 80),
+    };
+    assert_eq!(asked, expected);
+    assert!(held.upgrade().is_some());
+    drop(published);
+    assert!(held.upgrade().is_none());
+    let refused = publish(Some("::ffff:127.0.0.1"), 2).unwrap_err();
+    assert!(
+        matches!(refused, PublishError::PortInUse { address: at } if at == address("127.0.0.1:2")),
+        "{refused}"
+    );
+    // Detached, it is given up too.
+    let _published = publish(Some("127.0.0.1"), taken.port()).unwrap();
+    let (asked, held) = witness.published.lock().unwrap()[1].clone();
+    assert_eq!(asked.ip, Some(Ipv4Addr::LOCALHOST.into()));
+    a.detach();
+    assert!(held.upgrade().is_none());
 }

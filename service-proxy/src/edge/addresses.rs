@@ -6,6 +6,7 @@
 //! addresses are the true ones.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use coracle_network::{FrontAddress, FrontKind, LoopbackBlock};
 use ipnet::IpNet;
 
 use super::sockets::Locality;
-use super::{EdgeConfig, EdgePlan};
+use super::{EdgeConfig, EdgePlan, machine_addresses};
 
 #[cfg(target_os = "linux")]
 pub(super) mod routes;
@@ -21,7 +22,11 @@ pub(super) mod routes;
 /// The places of Services by the plan that holds.
 pub(super) struct Addresses {
     plan: Plan,
-    /// Where node ports are served.
+    /// Where node ports are served whatever addresses this machine has.
+    given: Vec<IpAddr>,
+    /// Ranges in which it serves them at the addresses that it has.
+    followed: Vec<IpNet>,
+    /// Where node ports are served now.
     node_ports: Vec<IpAddr>,
 }
 
@@ -70,8 +75,48 @@ impl Addresses {
             },
             EdgePlan::Nowhere => Plan::Nowhere,
         };
-        let node_ports = config.node_ports();
-        Addresses { plan, node_ports }
+        let mut given = config.node_ports();
+        let node = config.node_addresses.iter();
+        let of_node = node.filter(|ip| within(&config.node_port_ranges, **ip));
+        given.extend(of_node);
+        let mut addresses = Addresses {
+            plan,
+            given,
+            followed: config.node_port_ranges.clone(),
+            node_ports: Vec::new(),
+        };
+        addresses.look(|| {
+            // Loopback is there even where the system does not tell.
+            Ok(machine_addresses().unwrap_or_else(|_| vec![Ipv4Addr::LOCALHOST.into()]))
+        });
+        if addresses.node_ports.is_empty() && addresses.follows() {
+            tracing::warn!("this machine has no address in the ranges for node ports");
+        }
+        addresses
+    }
+
+    /// Tells whether where node ports are served depends on the addresses that this machine has.
+    pub(super) fn follows(&self) -> bool {
+        !self.followed.is_empty()
+    }
+
+    /// Looks at the addresses that this machine has now; true where other ones serve node ports than before.
+    pub(super) fn look(&mut self, machine: impl Fn() -> io::Result<Vec<IpAddr>>) -> bool {
+        let machine = match self.follows().then(machine) {
+            Some(Ok(machine)) => machine,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the addresses of this machine are not known");
+                return false;
+            }
+            None => Vec::new(),
+        };
+        let found = machine.into_iter().filter(|ip| within(&self.followed, *ip));
+        let mut now = self.given.iter().copied().chain(found).collect::<Vec<_>>();
+        now.sort_unstable();
+        now.dedup();
+        let is_new = now != self.node_ports;
+        self.node_ports = now;
+        is_new
     }
 
     /// Tells what an address is to this machine.
@@ -145,6 +190,10 @@ impl Drop for Addresses {
     }
 }
 
+fn within(ranges: &[IpNet], ip: IpAddr) -> bool {
+    ranges.iter().any(|range| range.contains(&ip))
+}
+
 /// Returns the place in the block that a Service's address prefers, so that it is the same in the next
 /// run: in the upper half, for pods prefer the lower.
 fn preferred(ip: IpAddr) -> u32 {
@@ -188,6 +237,29 @@ mod tests {
             });
             assert!(places.into_iter().eq(expected));
         }
+    }
+
+    #[test]
+    fn node_ports_follow_the_addresses_that_the_machine_has() {
+        let all = |texts: &[&str]| -> Vec<IpAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let config = EdgeConfig {
+            plan: EdgePlan::Host,
+            node_addresses: all(&["198.18.77.1"]),
+            node_port_addresses: Some(all(&["203.0.113.7"])),
+            node_port_ranges: vec!["198.18.77.0/24".parse().unwrap()],
+            ..EdgeConfig::default()
+        };
+        let mut addresses = Addresses::new(&config, None);
+        assert_eq!(addresses.node_ports, all(&["198.18.77.1", "203.0.113.7"]));
+        let now = || Ok(all(&["127.0.0.1", "198.18.77.9", "198.51.100.1"]));
+        assert!(addresses.look(now));
+        assert!(!addresses.look(now), "nothing has changed");
+        let expected = all(&["198.18.77.1", "198.18.77.9", "203.0.113.7"]);
+        assert_eq!(addresses.node_ports, expected);
+        assert!(!addresses.look(|| Err(io::ErrorKind::Unsupported.into())));
+        assert_eq!(addresses.node_ports, expected, "as it was");
     }
 
     #[test]

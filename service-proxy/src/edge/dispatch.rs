@@ -15,6 +15,7 @@ use coracle_network::{Client, Decision, Endpoint, Fabric, Front, GiveBack, Hande
 use ipnet::IpNet;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use super::clock;
 use super::counters::{EdgeCounters, count};
@@ -44,6 +45,8 @@ pub(super) struct Dispatcher {
     pub(super) runtime: Handle,
     /// Whether a task keeps the [`PACE`].
     pub(super) is_paced: AtomicBool,
+    /// Told when descriptors or memory for sockets are used up.
+    pub(super) exhausted: Notify,
 }
 
 /// Which addresses are the node's and which are pods'.
@@ -137,6 +140,12 @@ impl Dispatcher {
                 sockets::reset(refused.handed.tcp);
             }
         }
+    }
+
+    /// Notes that accepting or connecting met the end of descriptors or memory.
+    pub(super) fn note_exhausted(&self) {
+        count(&self.counters.exhausted);
+        self.exhausted.notify_one();
     }
 
     /// Finds an endpoint. Never waits.
@@ -274,7 +283,7 @@ impl Dispatcher {
         match server {
             Ok(server) => self.join(arrival.tcp, server, endpoint, permit),
             Err(error) if coracle_network::is_exhausted(&error) => {
-                count(&self.counters.exhausted);
+                self.note_exhausted();
                 sockets::reset(arrival.tcp);
             }
             Err(error) => {
@@ -299,7 +308,7 @@ impl Dispatcher {
             Ok(client) => client,
             Err(error) => {
                 tracing::debug!(%error, "failed to register a connection");
-                return count(&self.counters.exhausted);
+                return self.note_exhausted();
             }
         };
         count(&self.counters.relayed);

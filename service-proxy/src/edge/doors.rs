@@ -20,7 +20,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
-use super::counters::count;
 use super::dispatch::Dispatcher;
 use super::gate::board::Board;
 use super::sockets::Acceptor;
@@ -257,7 +256,7 @@ impl TcpDoor {
                 Err(error) if is_client_gone(&error) => {}
                 Err(error) => {
                     tracing::debug!(%error, "failed to accept");
-                    count(&self.dispatcher.counters.exhausted);
+                    self.dispatcher.note_exhausted();
                     self.rest = Some(Box::pin(tokio::time::sleep(EXHAUSTED_PAUSE)));
                 }
             }

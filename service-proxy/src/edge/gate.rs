@@ -24,6 +24,7 @@ use super::sockets::{self, Locality};
 use super::udp::ports::UdpPorts;
 
 pub(super) mod board;
+mod host_ports;
 #[cfg(target_os = "linux")]
 mod lookup;
 #[cfg(not(target_os = "linux"))]
@@ -32,6 +33,7 @@ mod lookup;
 pub(super) mod pods;
 
 use board::Board;
+pub(super) use lookup::Failures;
 use lookup::{Lookup, LookupError};
 
 /// Why there is no gate. Nothing of it is left then.
@@ -118,7 +120,7 @@ impl Gate {
         at: SocketAddr,
         front: &Arc<ArcSwap<Front>>,
     ) -> io::Result<()> {
-        self.board.enter(protocol, at, Arc::clone(front));
+        self.board.enter(protocol, at, Arc::clone(front))?;
         let served = self.serve(protocol, at);
         if served.is_err() {
             self.board.remove(protocol, at);
@@ -139,6 +141,11 @@ impl Gate {
         {
             self.udp.look_again(bound);
         }
+    }
+
+    /// Returns how often the kernel found an entry and no socket for it.
+    pub(super) fn failures(&self) -> io::Result<Failures> {
+        self.lookup.failures()
     }
 
     /// Closes the sockets; relayed connections go on.
@@ -243,7 +250,7 @@ impl Closable {
                 Err(_) if self.is_closing.load(Ordering::Acquire) => {}
                 Err(error) => {
                     tracing::debug!(%error, "failed to accept");
-                    board.count_exhausted();
+                    board.note_exhausted();
                     std::thread::sleep(EXHAUSTED_PAUSE);
                 }
             }

@@ -21,12 +21,16 @@ use super::dispatch::Dispatcher;
 use super::doors::{DoorHandle, Doors, Kind, TcpDoor};
 use super::gate::Gate;
 use super::limits::Connections;
+use super::machine_addresses;
 use super::published::{ListenFailure, Published, PublishedAt};
 use super::sockets::{self, Acceptor, Locality};
 use super::udp::Datagrams;
 
 /// How soon a port that could not be opened is tried again when nothing else changes.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often the addresses of this machine are looked at, where node ports depend on them.
+const ADDRESSES_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The owner of the sockets.
 pub(super) struct Keeper {
@@ -81,19 +85,35 @@ impl Keeper {
         loop {
             let fronts = Arc::clone(&self.fronts.borrow_and_update());
             let outcome = self.reconcile(&fronts).await;
-            tokio::select! {
-                // All three lose nothing when another comes first: each is looked at anew.
-                () = self.stop.cancelled() => break,
-                changed = self.fronts.changed() => if changed.is_err() {
-                    break;
-                },
-                () = tokio::time::sleep(RETRY_INTERVAL), if outcome == Outcome::Partial => {}
+            if !self.is_woken(outcome).await {
+                break;
             }
         }
         for (_, open) in self.sockets.drain() {
             open.close().await;
         }
         self.doors.stop().await;
+    }
+
+    /// Waits until something may have changed; false when it is told to stop.
+    async fn is_woken(&mut self, outcome: Outcome) -> bool {
+        loop {
+            tokio::select! {
+                // All four lose nothing when another comes first: each is looked at anew.
+                () = self.stop.cancelled() => return false,
+                changed = self.fronts.changed() => return changed.is_ok(),
+                () = tokio::time::sleep(RETRY_INTERVAL), if outcome == Outcome::Partial => {
+                    self.addresses.look(machine_addresses);
+                    return true;
+                }
+                () = tokio::time::sleep(ADDRESSES_INTERVAL), if self.addresses.follows() => {
+                    if self.addresses.look(machine_addresses) {
+                        tracing::info!("this machine has other addresses for node ports");
+                        return true;
+                    }
+                }
+            }
+        }
     }
 
     async fn reconcile(&mut self, fronts: &Fronts) -> Outcome {

@@ -81,6 +81,27 @@ pub(super) fn check_own(ip: IpAddr) -> io::Result<()> {
     socket.bind(&at.into())
 }
 
+/// Tells whether an address and port could be bound: that it is this machine's own, that nobody has it, and
+/// that this user may. What remains of closed connections does not count.
+///
+/// # Errors
+///
+/// What the system says of it.
+pub(super) fn probe(protocol: coracle_network::Protocol, at: SocketAddr) -> io::Result<()> {
+    let (kind, protocol) = match protocol {
+        coracle_network::Protocol::Tcp => (Type::STREAM, Protocol::TCP),
+        coracle_network::Protocol::Udp => (Type::DGRAM, Protocol::UDP),
+    };
+    let socket = Socket::new(Domain::for_address(at), kind, Some(protocol))?;
+    if at.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if protocol == Protocol::TCP {
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&at.into())
+}
+
 /// Returns the address a socket is bound to.
 pub(super) fn bound_to(socket: &Socket) -> io::Result<SocketAddr> {
     let address = socket.local_addr()?.as_socket();

@@ -289,7 +289,7 @@ impl Serves {
                 let at = origin.at.map(|ip| SocketAddr::new(ip, *port));
                 let lead = match at.map(|at| (at, board.find(Protocol::Udp, at))) {
                     Some((_, Some(Found::Front(front, _)))) => Lead::Front(front.load_full()),
-                    Some((at, Some(Found::Pod(fabric)))) => Lead::Pod(fabric, at),
+                    Some((_, Some(Found::Pod(fabric, pod)))) => Lead::Pod(fabric, pod),
                     Some((_, None)) | None => Lead::Nowhere,
                 };
                 (origin, lead)

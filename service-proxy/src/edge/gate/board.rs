@@ -1,29 +1,33 @@
-//! What an address and port lead to, for sockets that serve many of them: a front, or a pod's own port.
+//! What an address and port lead to, for sockets that serve many of them: a front, a pod's own port, or a
+//! port of the host that stands for one.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::collections::hash_map::Entry as Place;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use coracle_network::{Fabric, Front, GiveBack, Protocol};
 use parking_lot::RwLock;
 
-use crate::edge::counters::count;
+use crate::edge::counters::{EdgeCounters, count};
 use crate::edge::dispatch::Dispatcher;
 use crate::edge::sockets;
 
-/// Fronts by address. Ports of pods are not entered: the pods' network knows who listens.
+/// Fronts and ports of the host by address. Pods' own ports are not entered: the pods' network knows who
+/// listens.
 pub(in crate::edge) struct Board {
     dispatcher: Arc<Dispatcher>,
-    fronts: RwLock<HashMap<(Protocol, SocketAddr), Entry>>,
+    entries: RwLock<HashMap<(Protocol, SocketAddr), Entry>>,
     /// Where connections go that a pod did not accept.
     reset: GiveBack,
 }
 
 #[derive(Clone)]
-struct Entry {
-    front: Arc<ArcSwap<Front>>,
-    give_back: GiveBack,
+enum Entry {
+    Front(Arc<ArcSwap<Front>>, GiveBack),
+    HostPort(SocketAddrV4),
 }
 
 /// What an address and port lead to.
@@ -31,7 +35,7 @@ pub(in crate::edge) enum Found {
     /// A front, and what takes its connections back.
     Front(Arc<ArcSwap<Front>>, GiveBack),
     /// A port of a pod, which may listen or not.
-    Pod(Fabric),
+    Pod(Fabric, SocketAddr),
 }
 
 impl Board {
@@ -40,7 +44,7 @@ impl Board {
         let counting = Arc::clone(dispatcher);
         Arc::new(Board {
             dispatcher: Arc::clone(dispatcher),
-            fronts: RwLock::default(),
+            entries: RwLock::default(),
             reset: Arc::new(move |handed| {
                 count(&counting.counters.given_back);
                 sockets::reset(handed.tcp);
@@ -49,42 +53,90 @@ impl Board {
     }
 
     /// Enters a front. The unspecified address stands for all that have no entry of their own.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` where a pod has that port of the host.
     pub(in crate::edge) fn enter(
         &self,
         protocol: Protocol,
         at: SocketAddr,
         front: Arc<ArcSwap<Front>>,
-    ) {
+    ) -> io::Result<()> {
         let give_back = self.dispatcher.take_back(&front);
-        let entry = Entry { front, give_back };
-        self.fronts.write().insert((protocol, at), entry);
+        let entry = Entry::Front(front, give_back);
+        let mut entries = self.entries.write();
+        if let Some(Entry::HostPort(_)) = entries.get(&(protocol, at)) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        entries.insert((protocol, at), entry);
+        Ok(())
     }
 
-    /// Takes a front out.
+    /// Enters a port of the host that stands for a pod's.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` where a front or another pod has it.
+    pub(super) fn enter_host_port(
+        &self,
+        protocol: Protocol,
+        at: SocketAddr,
+        pod: SocketAddrV4,
+    ) -> io::Result<()> {
+        match self.entries.write().entry((protocol, at)) {
+            Place::Occupied(_) => Err(io::ErrorKind::AddrInUse.into()),
+            Place::Vacant(vacant) => {
+                vacant.insert(Entry::HostPort(pod));
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes an entry out.
     pub(in crate::edge) fn remove(&self, protocol: Protocol, at: SocketAddr) {
-        self.fronts.write().remove(&(protocol, at));
+        self.entries.write().remove(&(protocol, at));
     }
 
     /// Returns what an address and port lead to, if to anything.
     pub(in crate::edge) fn find(&self, protocol: Protocol, at: SocketAddr) -> Option<Found> {
         if let Some(fabric) = self.dispatcher.inside(at) {
-            return Some(Found::Pod(fabric.clone()));
+            return Some(Found::Pod(fabric.clone(), at));
         }
         let everywhere = match at.ip() {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let everywhere = SocketAddr::new(everywhere, at.port());
-        let fronts = self.fronts.read();
-        let entry = fronts.get(&(protocol, at));
-        let entry = entry.or_else(|| fronts.get(&(protocol, everywhere)))?;
-        let Entry { front, give_back } = entry.clone();
-        Some(Found::Front(front, give_back))
+        let entries = self.entries.read();
+        let entry = entries.get(&(protocol, at));
+        let entry = entry.or_else(|| entries.get(&(protocol, everywhere)))?;
+        Some(match entry {
+            Entry::Front(front, give_back) => {
+                Found::Front(Arc::clone(front), Arc::clone(give_back))
+            }
+            Entry::HostPort(pod) => Found::Pod(self.dispatcher.fabric.clone()?, (*pod).into()),
+        })
     }
 
-    /// Counts that accepting met the end of descriptors or memory.
-    pub(in crate::edge) fn count_exhausted(&self) {
-        count(&self.dispatcher.counters.exhausted);
+    /// Tells whether an address is a pod's.
+    pub(super) fn is_of_pod(&self, at: SocketAddr) -> bool {
+        self.dispatcher.inside(at).is_some()
+    }
+
+    /// Returns what is counted.
+    pub(super) fn counters(&self) -> &EdgeCounters {
+        &self.dispatcher.counters
+    }
+
+    /// Returns the node's addresses.
+    pub(super) fn node_addresses(&self) -> &[IpAddr] {
+        &self.dispatcher.neighbourhood.node
+    }
+
+    /// Notes that accepting met the end of descriptors or memory.
+    pub(in crate::edge) fn note_exhausted(&self) {
+        self.dispatcher.note_exhausted();
     }
 
     /// Takes an accepted connection, whose own address says what it is for.
@@ -97,10 +149,10 @@ impl Board {
             Some(Found::Front(front, give_back)) => {
                 self.dispatcher.accept(tcp, peer, &front, &give_back);
             }
-            Some(Found::Pod(fabric)) => {
+            Some(Found::Pod(fabric, pod)) => {
                 let reset = Arc::clone(&self.reset);
                 self.dispatcher
-                    .accept_for_pod(&fabric, tcp, peer, at, reset);
+                    .accept_for_pod(&fabric, tcp, peer, pod, reset);
             }
             // It was taken off the board after the kernel had looked.
             None => {

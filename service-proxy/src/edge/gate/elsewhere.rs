@@ -12,6 +12,15 @@ use socket2::Socket;
 #[error("only Linux keeps one")]
 pub(in crate::edge) struct LookupError;
 
+/// As the table's on Linux.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Failures {
+    /// Nobody was in a place.
+    pub(crate) no_socket: u64,
+    /// The socket in a place was not taken.
+    pub(crate) not_assigned: u64,
+}
+
 /// The table that there never is.
 pub(super) enum Lookup {}
 
@@ -33,6 +42,11 @@ impl Lookup {
 
     /// Cannot be called.
     pub(super) fn serve(&self, _protocol: Protocol, _at: SocketAddr) -> io::Result<()> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub(super) fn failures(&self) -> io::Result<Failures> {
         match *self {}
     }
 

@@ -16,6 +16,7 @@ const ENTRIES_MAX: u32 = 131_072;
 /// where the listening sockets are.
 const PLACES_PER_FAMILY: u32 = 1 << 16;
 
+pub(in crate::edge) use coracle_socket_lookup::Failures;
 pub(super) use coracle_socket_lookup::LookupError;
 
 /// The table.
@@ -43,6 +44,11 @@ impl Lookup {
             Protocol::Tcp => self.0.serve(Transport::Tcp, at, place(at, 0)),
             Protocol::Udp => self.0.serve(Transport::Udp, at, place(at, at.port())),
         }
+    }
+
+    /// Returns how often an entry did not lead to a socket.
+    pub(super) fn failures(&self) -> io::Result<Failures> {
+        self.0.failures()
     }
 
     /// Makes the kernel refuse an address and port.

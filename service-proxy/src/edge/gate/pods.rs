@@ -9,12 +9,13 @@ use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
-use coracle_network::{Fabric, Outside, Protocol};
+use coracle_network::{Fabric, HeldPort, HostPort, Outside, Protocol};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::Gate;
 use super::board::Board;
+use super::host_ports::HostPorts;
 use crate::edge::counters::count;
 use crate::edge::dispatch::Dispatcher;
 use crate::edge::doors::{Door, DoorHandle, Kind, TcpDoor};
@@ -29,7 +30,7 @@ pub(in crate::edge) struct Pods {
 }
 
 enum Ground {
-    Gate(Arc<Gate>),
+    Gate(Arc<Gate>, Arc<HostPorts>),
     Sockets {
         board: Arc<Board>,
         tcp: Mutex<HashMap<SocketAddr, DoorHandle>>,
@@ -46,7 +47,7 @@ impl Pods {
     /// Serves pods through a gate.
     pub(in crate::edge) fn at_gate(gate: Arc<Gate>, dispatcher: &Arc<Dispatcher>) -> Pods {
         Pods {
-            ground: Ground::Gate(gate),
+            ground: Ground::Gate(Arc::clone(&gate), HostPorts::new(gate)),
             dispatcher: Arc::clone(dispatcher),
         }
     }
@@ -77,7 +78,7 @@ impl Pods {
 
     fn try_open(&self, protocol: Protocol, at: SocketAddr) -> io::Result<()> {
         match (&self.ground, protocol) {
-            (Ground::Gate(gate), _) => gate.serve(protocol, at),
+            (Ground::Gate(gate, _), _) => gate.serve(protocol, at),
             (Ground::Sockets { board, tcp, .. }, Protocol::Tcp) => {
                 let mut tcp = tcp.lock();
                 if let Entry::Vacant(vacant) = tcp.entry(at) {
@@ -96,12 +97,18 @@ impl Outside for Pods {
             count(&self.dispatcher.counters.listen_failures);
             tracing::warn!(%at, ?protocol, %error, "a port of a pod is not reached from outside");
         }
+        if let Ground::Gate(_, host_ports) = &self.ground {
+            host_ports.opened(protocol, at);
+        }
     }
 
     fn close(&self, protocol: Protocol, at: SocketAddrV4) {
+        if let Ground::Gate(_, host_ports) = &self.ground {
+            host_ports.closed(protocol, at);
+        }
         let at = at.into();
         match (&self.ground, protocol) {
-            (Ground::Gate(gate), _) => gate.end(protocol, at),
+            (Ground::Gate(gate, _), _) => gate.end(protocol, at),
             (Ground::Sockets { tcp, .. }, Protocol::Tcp) => {
                 let closed = tcp.lock().remove(&at);
                 drop(closed);
@@ -113,11 +120,18 @@ impl Outside for Pods {
     fn send(&self, from: SocketAddrV4, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
         let from = from.into();
         match &self.ground {
-            Ground::Gate(gate) => {
+            Ground::Gate(gate, _) => {
                 let bound = gate.bound(from).ok_or(io::ErrorKind::AddrNotAvailable)?;
                 gate.udp.send(from, bound, to, datagram)
             }
             Ground::Sockets { udp, .. } => udp.send(from, from, to, datagram),
+        }
+    }
+
+    fn publish(&self, port: HostPort) -> Option<io::Result<HeldPort>> {
+        match &self.ground {
+            Ground::Gate(_, host_ports) => Some(host_ports.publish(port)),
+            Ground::Sockets { .. } => None,
         }
     }
 }

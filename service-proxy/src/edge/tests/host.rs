@@ -4,6 +4,7 @@
 
 use std::process::Command;
 
+mod host_ports;
 mod nodes;
 mod pods;
 
@@ -222,6 +223,40 @@ async fn an_address_of_ipv6_is_made_local_too_in_here() {
     let outside = published(&edge, address).await;
     let (client, _) = connect(outside).await.expect("served");
     assert_eq!(client.local_addr().unwrap().ip().to_string(), "2001:db8::1");
+}
+
+#[tokio::test]
+async fn node_ports_are_served_at_addresses_that_come_later() {
+    if !is_inside("node_ports_are_served_at_addresses_that_come_later") {
+        return;
+    }
+    let web = service("web");
+    route(&web, &[elsewhere("a").await]);
+    let config = EdgeConfig {
+        node_port_addresses: Some(Vec::new()),
+        node_port_ranges: vec!["198.51.100.0/24".parse().unwrap()],
+        ..config("10.96.0.0/16")
+    };
+    ip("address add 198.51.100.1/32 dev lo");
+    let edge = Edge::start(config, None).unwrap();
+    let node_port = tcp(None, 30_080);
+    edge.apply(fronts(&[(node_port, front(&web, FrontKind::NodePort))]));
+    let is_at = async |expected: &str| {
+        let mut published = edge.published();
+        let expected = expected.parse().unwrap();
+        let moved =
+            published.wait_for(|all| all.places(&node_port) == [PublishedAt::Address(expected)]);
+        drop(
+            tokio::time::timeout(PATIENCE, moved)
+                .await
+                .expect("in time"),
+        );
+        assert!(connect(expected).await.is_some(), "{expected}");
+    };
+    is_at("198.51.100.1:30080").await;
+    ip("address add 198.51.100.2/32 dev lo");
+    ip("address del 198.51.100.1/32 dev lo");
+    is_at("198.51.100.2:30080").await;
 }
 
 #[tokio::test]
