@@ -51,10 +51,19 @@ impl Cluster {
     ///
     /// Panics when the cluster does not become ready.
     pub fn start(coracle: &Coracle) -> Self {
+        Self::start_with(coracle, &[])
+    }
+
+    /// Does the same with further arguments.
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`Cluster::start`].
+    pub fn start_with(coracle: &Coracle, more: &[&str]) -> Self {
         let kubeconfig = coracle.data().join("kubeconfig-of-the-scenario");
         let file = kubeconfig.to_str().expect("the folder's name is text");
         let args = ["up", "--listen", "127.0.0.1:0", "--write-kubeconfig", file];
-        let mut run = coracle.start(&args, "");
+        let mut run = coracle.start(&[&args, more].concat(), "");
         run.wait_for("what to type next", |line| {
             line.contains("kubectl").then_some(())
         });

@@ -1,0 +1,205 @@
+//! The plan for a machine that is ours, with the real binary, each scenario in a network namespace of its own:
+//! it runs itself again under `unshare`. Where namespaces are not allowed, that is said and nothing is tested.
+#![cfg(target_os = "linux")]
+
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::process::Command;
+
+use coracle_tests::{Cluster, Coracle, get, repository};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::Client;
+use kube::api::{Api, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::wait::await_condition;
+use serde_json::{Value, json};
+
+/// Set in the second run.
+const INSIDE: &str = "CORACLE_TEST_NAMESPACE";
+
+/// The machine has an interface, an address on it and a way to others.
+const PREPARE: &str = "ip link set lo up && ip link add eth0 type veth peer name eth1 \
+    && ip address add 198.51.100.1/24 dev eth0 && ip link set eth1 up && ip link set eth0 up \
+    && ip route add default via 198.51.100.254 && exec \"$@\"";
+
+const NODE: &str = "198.51.100.1";
+const NODE_PORT: u16 = 30_080;
+const HOST_PORT: u16 = 8_080;
+const PAGE: &str = "Hello from a Coracle pod!\n";
+
+/// How long a pod may take to be ready, compiling its program included.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+
+/// Runs the scenario of this name again in a namespace of its own. True in that second run.
+fn is_inside(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let unshare = || {
+        let mut unshare = Command::new("unshare");
+        // Root in a namespace of users of our own, where this user is not root.
+        if !rustix::process::geteuid().is_root() {
+            unshare.args(["--user", "--map-root-user"]);
+        }
+        unshare.arg("--net");
+        unshare
+    };
+    let allowed = unshare().arg("true").output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: {test}: this machine allows no network namespace");
+        return false;
+    }
+    let output = unshare()
+        .args(["sh", "-c", PREPARE, "sh"])
+        .arg(std::env::current_exe().expect("this program has a path"))
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("`unshare` ran before");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && told.contains("1 passed"),
+        "{told}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    false
+}
+
+fn service() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {
+            "type": "NodePort", "selector": {"app": "web"},
+            "ports": [{"name": "http", "port": 8000, "targetPort": "http", "nodePort": NODE_PORT}],
+        },
+    })
+}
+
+fn pod(image: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "labels": {"app": "web"}},
+        "spec": {"containers": [{
+            "name": "web", "image": image,
+            "ports": [{"name": "http", "containerPort": 80, "hostPort": HOST_PORT}],
+            "readinessProbe": {"httpGet": {"port": "http"}, "periodSeconds": 1},
+        }]},
+    })
+}
+
+async fn client(kubeconfig: &std::path::Path) -> Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(config, &options).await;
+    Client::try_from(config.expect("the kubeconfig is complete")).expect("a client")
+}
+
+/// Reaches the pod at its own address, by its Service, and at ports of the node, and nothing else there.
+async fn reach(client: Client) {
+    let (pods, services) = (
+        Api::<Pod>::default_namespaced(client.clone()),
+        Api::<Service>::default_namespaced(client),
+    );
+    let is_ready = |pod: Option<&Pod>| {
+        let conditions = pod.and_then(|pod| pod.status.as_ref()?.conditions.as_deref());
+        let mut all = conditions.into_iter().flatten();
+        all.any(|one| one.type_ == "Ready" && one.status == "True")
+    };
+    let ready = tokio::time::timeout(PATIENCE, await_condition(pods, "web", is_ready)).await;
+    let pod = ready.expect("in time").expect("watched").expect("a pod");
+    let pod = pod.status.and_then(|status| status.pod_ip);
+    let pod = pod.expect("a ready pod has an address");
+    let web = services.get("web").await.expect("a Service");
+    let cluster_ip = web.spec.and_then(|spec| spec.cluster_ip);
+    let cluster_ip = cluster_ip.expect("it has an address");
+    let everywhere = [
+        format!("{pod}:80"),
+        format!("{cluster_ip}:8000"),
+        format!("{NODE}:{NODE_PORT}"),
+        format!("127.0.0.1:{NODE_PORT}"),
+        format!("127.0.0.1:{HOST_PORT}"),
+    ];
+    for at in everywhere {
+        // The pod is ready a moment before its Service is served.
+        let asked = || get(&format!("http://{at}"), "/").ok();
+        let began = std::time::Instant::now();
+        let mut answer = asked();
+        while answer.is_none() && began.elapsed() < PATIENCE {
+            tokio::task::yield_now().await;
+            answer = asked();
+        }
+        let answer = answer.unwrap_or_else(|| panic!("nobody answers at {at}"));
+        assert_eq!((answer.status, answer.body.as_str()), (200, PAGE), "{at}");
+    }
+    for nothing in [format!("{pod}:81"), format!("{cluster_ip}:8001")] {
+        let refused = TcpStream::connect(&nothing).expect_err("refused");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{nothing}");
+    }
+}
+
+/// Returns the routes that are ours.
+fn routes() -> String {
+    let arguments = "route show table local proto 201".split(' ');
+    let output = Command::new("ip").args(arguments).output();
+    let output = output.expect("`ip` of iproute2 is there");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn pods_of_a_run_are_reached_at_their_true_addresses() {
+    if !is_inside("pods_of_a_run_are_reached_at_their_true_addresses") {
+        return;
+    }
+    let coracle = Coracle::new(env!("CARGO_BIN_EXE_coracle"));
+    let image = repository().join("samples/hello-http/hello-http.wasm");
+    let kubeconfig = coracle.data().join("kubeconfig-of-the-scenario");
+    let file = kubeconfig.to_str().expect("the folder's name is text");
+    let options = [
+        "--plan",
+        "host",
+        "--api",
+        "127.0.0.1:0",
+        "--write-kubeconfig",
+        file,
+    ];
+    let manifest = format!("{}\n---\n{}", service(), pod(&image.display().to_string()));
+    let args = [&["run"][..], &options, &["-"]].concat();
+    let mut run = coracle.start(&args, &manifest);
+    run.wait_for_progress("the pod", |line| {
+        line.contains("web/web: running").then_some(())
+    });
+    reach(client(&kubeconfig).await).await;
+    assert!(routes().contains("10.244.0.0/16"), "{}", routes());
+    run.interrupt();
+    let ended = run.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(routes(), "");
+}
+
+#[tokio::test]
+async fn pods_of_a_cluster_are_reached_at_their_true_addresses() {
+    if !is_inside("pods_of_a_cluster_are_reached_at_their_true_addresses") {
+        return;
+    }
+    let coracle = Coracle::new(env!("CARGO_BIN_EXE_coracle"));
+    let file = repository().join("samples/hello-http/hello-http.wasm");
+    let file = file.to_str().expect("the folder's name is text");
+    let built = coracle.finish(&["image", "build", file, "--tag", "hello:1"]);
+    assert_eq!(built.code, Some(0), "{built:?}");
+    let cluster = Cluster::start_with(&coracle, &["--plan", "host"]);
+    let client = client(cluster.kubeconfig()).await;
+    let (how, never) = (PostParams::default(), "Never");
+    let web: Service = serde_json::from_value(service()).expect("a Service");
+    let services = Api::default_namespaced(client.clone());
+    services.create(&how, &web).await.expect("created");
+    let mut web = pod("hello:1");
+    web["spec"]["containers"][0]["imagePullPolicy"] = never.into();
+    let web: Pod = serde_json::from_value(web).expect("a Pod");
+    let pods = Api::default_namespaced(client.clone());
+    pods.create(&how, &web).await.expect("created");
+    reach(client).await;
+    cluster.run.interrupt();
+    let ended = cluster.run.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(routes(), "");
+}
