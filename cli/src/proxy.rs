@@ -91,6 +91,14 @@ impl ProxyArgs {
             asked => node_port_addresses(asked, node),
         }
     }
+
+    /// Returns the same for the edge: addresses, and ranges in which it looks for more.
+    fn node_port_places(&self, node: &[IpAddr]) -> (Vec<IpAddr>, Vec<IpNet>) {
+        match self.nodeport_addresses.as_slice() {
+            [] => (all_addresses(node), Vec::new()),
+            asked => node_port_places(asked, node),
+        }
+    }
 }
 
 /// An address to listen on, or none.
@@ -155,10 +163,7 @@ async fn serve(args: ProxyArgs) -> anyhow::Result<Exit> {
         );
     }
     let node_ports = args.node_ports(&node_ips);
-    let node_port_places = match args.nodeport_addresses.as_slice() {
-        [] => (node_ports.clone(), Vec::new()),
-        asked => node_port_places(asked, &node_ips),
-    };
+    let (node_port_addresses, node_port_ranges) = args.node_port_places(&node_ips);
     let proxy = Proxy::start(ProxyConfig {
         client,
         node_name: node.is_some().then(|| host.clone()),
@@ -170,8 +175,8 @@ async fn serve(args: ProxyArgs) -> anyhow::Result<Exit> {
             plan: args.plan.edge(),
             ranges: service_cidrs,
             node_addresses: node_ips,
-            node_port_addresses: Some(node_port_places.0),
-            node_port_ranges: node_port_places.1,
+            node_port_addresses: Some(node_port_addresses),
+            node_port_ranges,
             pod_ranges: args.cluster_cidr.clone(),
             ..EdgeConfig::default()
         }),

@@ -103,6 +103,14 @@ pub struct Proxy {
     metrics: Option<SocketAddr>,
 }
 
+fn open_edge(
+    config: Option<EdgeConfig>,
+    fabric: Option<&Fabric>,
+) -> Result<Option<Arc<Edge>>, ProxyError> {
+    let edge = config.map(|config| Edge::start(config, fabric.cloned()));
+    Ok(edge.transpose()?.map(Arc::new))
+}
+
 impl Proxy {
     /// Starts to follow the API; needs a tokio runtime.
     ///
@@ -114,10 +122,7 @@ impl Proxy {
             Some(fabric) => Arc::clone(fabric.services()),
             None => Arc::default(),
         };
-        let edge = config
-            .edge
-            .map(|edge| Edge::start(edge, config.fabric.clone()));
-        let edge = edge.transpose()?.map(Arc::new);
+        let edge = open_edge(config.edge, config.fabric.as_ref())?;
         let health = Arc::new(Health::default());
         let metrics = Metrics::new(Arc::clone(&table), edge.as_ref().map(Arc::downgrade));
         let metrics = Arc::new(metrics);
@@ -155,11 +160,10 @@ impl Proxy {
             directory: Arc::clone(&directory),
             synced: done,
         };
-        let telling = events.clone();
-        let (teller, places) = Teller::new(Arc::clone(&table), directory, events);
+        let (teller, places) = Teller::new(Arc::clone(&table), directory, events.clone());
         if let Some(edge) = &edge {
-            let node = config.node_name.clone();
-            let telling = exhaustion::tell(Arc::downgrade(edge), node, telling, stop.clone());
+            let (weak, node) = (Arc::downgrade(edge), config.node_name.clone());
+            let telling = exhaustion::tell(weak, node, events, stop.clone());
             beside.push(tokio::spawn(telling));
             let telling = teller.tell_all(edge.published(), stop.clone());
             beside.push(tokio::spawn(telling));
