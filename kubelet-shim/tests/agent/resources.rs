@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::guests;
 use crate::pods::{is_over, is_running, run};
-use crate::world::{Means, PATIENCE, World, container, phase};
+use crate::world::{Means, PATIENCE, World, container, phase, waiting_reason};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_running_container_follows_a_resize", || run(in_place())),
@@ -23,6 +23,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_volume_in_memory_is_shared_and_leaves_no_file", || {
         run(memory_volume())
     }),
+    (
+        "a_container_without_a_place_waits_says_so_and_starts_when_another_has_gone",
+        || run(no_place()),
+    ),
     (
         "a_pod_whose_volumes_take_the_nodes_memory_is_evicted_and_its_neighbours_are_not",
         || run(memory_pressure()),
@@ -319,5 +323,49 @@ async fn memory_pressure() {
         let pod = world.until(name, is_running).await;
         assert_eq!(restarts(&pod), Some(0), "{name}");
     }
+    world.stop().await;
+}
+
+/// What code takes that is loaded into one engine, and what a small command takes, in mappings.
+const CODE: u64 = 4;
+const COMMAND: u64 = 4;
+
+/// The limits of the machine end nobody who runs: who comes too late waits.
+async fn no_place() {
+    let means = Means {
+        mappings: Some(CODE + 2 * COMMAND),
+        ..Means::default()
+    };
+    let world = World::with(means).await;
+    let image = world.image("spins", &guests::spins());
+    let spec = json!({
+        "terminationGracePeriodSeconds": 1,
+        "containers": [{"name": "main", "image": image}],
+    });
+    for name in ["first", "second"] {
+        world.pod(name, spec.clone()).await;
+        world.until(name, is_running).await;
+    }
+    world.pod("late", spec).await;
+    let pod = world
+        .until("late", |pod| {
+            waiting_reason(pod) == Some("CreateContainerError")
+        })
+        .await;
+    assert_eq!(phase(&pod), "Pending");
+    let state = container(&pod).and_then(|one| one.state.clone());
+    let message = state.and_then(|state| state.waiting?.message);
+    let expected = "failed to make an instance: no room for another instance: vm.max_map_count allows 12 \
+                    memory mappings and 12 are taken: raise it, for example with `sysctl -w vm.max_map_count=1048576`";
+    assert_eq!(message.as_deref(), Some(expected));
+    let event = format!("Error: {expected}");
+    world.message("late", "Failed", &event).await;
+    let pods = world.api::<Pod>();
+    let deleted = pods.delete("first", &DeleteParams::default()).await;
+    deleted.expect("a deletion");
+    let pod = world.until("late", is_running).await;
+    assert_eq!(restarts(&pod), Some(0));
+    let pod = world.until("second", is_running).await;
+    assert_eq!(restarts(&pod), Some(0), "nobody else is touched");
     world.stop().await;
 }
