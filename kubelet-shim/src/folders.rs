@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use coracle_network::{PodTraffic, TrafficMeter};
 use parking_lot::Mutex;
 
 use crate::spec::PodKey;
@@ -16,12 +17,13 @@ const ENTRIES_MAX: u64 = 1 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct FolderBook(Mutex<HashMap<Arc<str>, Arc<PodFolders>>>);
 
-/// The volumes of one pod that are worth measuring.
+/// The volumes of one pod that are worth measuring, and what reads its traffic.
 #[derive(Debug)]
 pub(crate) struct PodFolders {
     pub(crate) key: PodKey,
     pub(crate) containers: Vec<Arc<str>>,
     pub(crate) volumes: Vec<VolumePlace>,
+    pub(crate) traffic: TrafficMeter,
 }
 
 /// One volume.
@@ -49,6 +51,13 @@ impl FolderBook {
     /// Forgets a pod.
     pub(crate) fn forget(&self, uid: &str) {
         self.0.lock().remove(uid);
+    }
+
+    /// Returns the pods that are attached to the network, with what passed through their sockets.
+    pub(crate) fn traffic(&self) -> Vec<(PodKey, PodTraffic)> {
+        let pods = self.all().into_iter();
+        pods.filter_map(|pod| Some((pod.key.clone(), pod.traffic.read()?)))
+            .collect()
     }
 
     /// Returns what is known now.

@@ -117,6 +117,7 @@ pub(crate) async fn lay(
     } = mount_volumes(site, pod, &files, &account).await?;
     let images = mount_images(images, keys, pod, &mut volumes).await?;
     let network = attach(site, pod)?;
+    network.pay_from(Arc::new(account.clone()));
     let published = publish(site, pod, &network)?;
     let around = Surroundings {
         domain: &site.cluster_domain,
@@ -491,6 +492,7 @@ impl GroundKit {
             key: pod.key.clone(),
             containers: pod.containers.iter().map(|c| c.name.clone()).collect(),
             volumes: places.collect(),
+            traffic: self.network.traffic(),
         }
     }
 

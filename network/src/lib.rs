@@ -26,6 +26,7 @@ mod stream;
 mod udp;
 mod zone;
 
+pub use budget::{PodTraffic, Purse, TrafficMeter};
 pub use egress::{EgressRules, LinkLocal};
 pub use error::{AttachError, FabricError, NetError, PublishError};
 pub use fabric::{Fabric, FabricConfig, PodIdentity};

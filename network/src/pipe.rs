@@ -81,13 +81,13 @@ pub(crate) enum Unread {
 }
 
 impl Pipe {
-    /// Returns an empty pipe whose buffer is paid for by `budget`.
-    pub(crate) fn new(budget: Arc<Budget>) -> Pipe {
+    /// Returns an empty pipe whose buffer is paid for by `budget`, and of which `reader` is told.
+    pub(crate) fn new(budget: Arc<Budget>, reader: &Arc<Budget>) -> Pipe {
         let state = State {
             buffer: VecDeque::new(),
-            budget,
             charged: 0,
-            tally: Tally::default(),
+            tally: Tally::between(&budget, reader),
+            budget,
             write_end: WriteEnd::Open,
             read_end: ReadEnd::Open,
             read_waker: None,
@@ -193,7 +193,7 @@ impl Pipe {
         }
         let offered = bufs.iter().map(|buf| buf.len()).sum::<usize>();
         if offered == 0 || state.read_end == ReadEnd::Discarding {
-            state.tally.add(offered);
+            state.count(offered);
             return Poll::Ready(Ok(offered));
         }
         let mut room = state.make_room(offered);
@@ -207,7 +207,7 @@ impl Pipe {
             room -= part.len();
         }
         let taken = state.buffer.len() - before;
-        state.tally.add(taken);
+        state.count(taken);
         Poll::Ready(Ok(taken))
     }
 
@@ -269,6 +269,18 @@ impl Pipe {
         state.budget = Arc::clone(budget);
     }
 
+    /// Says who reads from here on, to be told of what is written.
+    pub(crate) fn read_by(&self, reader: &Arc<Budget>) {
+        let mut state = self.state.lock();
+        let State { tally, budget, .. } = &mut *state;
+        tally.read_by(budget, reader);
+    }
+
+    /// Returns the account that pays.
+    pub(crate) fn budget(&self) -> Arc<Budget> {
+        Arc::clone(&self.state.lock().budget)
+    }
+
     /// Counts what is written at an endpoint, what was written before included.
     pub(crate) fn count_at(&self, endpoint: &Arc<Endpoint>, way: Way) {
         self.state.lock().tally.count_at(endpoint, way);
@@ -288,12 +300,22 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        let state = self.state.get_mut();
-        state.budget.refund(state.charged);
+        let State {
+            tally,
+            budget,
+            charged,
+            ..
+        } = self.state.get_mut();
+        tally.tell(budget);
+        budget.refund(*charged);
     }
 }
 
 impl State {
+    fn count(&mut self, written: usize) {
+        self.tally.add(written, &self.budget);
+    }
+
     /// Returns how many of `wanted` bytes fit, growing the buffer as far as limit and budget allow:
     /// to what is wanted, else to twice its size, else to what every pipe is promised.
     fn make_room(&mut self, wanted: usize) -> usize {

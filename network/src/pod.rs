@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::budget::{BUFFER_BYTES_PER_POD_MAX, Budget};
+use crate::budget::{BUFFER_BYTES_PER_POD_MAX, Budget, Purse, TrafficMeter};
 use crate::connect;
 use crate::error::{NetError, PublishError};
 use crate::fabric::{PodIdentity, Shared};
@@ -132,6 +132,19 @@ impl PodNetwork {
         self.pod().budget.used()
     }
 
+    /// Makes buffered bytes somebody's memory, beside the limit that they have. Where that has no more, a
+    /// writer waits and a datagram is lost, as with the limit; the few KiB that every connection is
+    /// promised are held all the same. Only the first call counts.
+    pub fn pay_from(&self, purse: Arc<dyn Purse>) {
+        self.pod().budget.pay_from(purse);
+    }
+
+    /// Returns what reads the bytes that pass through the pod's sockets, whoever is on the other side but
+    /// the pod itself. It keeps no pod attached.
+    pub fn traffic(&self) -> TrafficMeter {
+        TrafficMeter::new(&self.pod().budget)
+    }
+
     /// Holds a TCP port, as `bind` does; port 0 takes a random free one.
     ///
     /// `0.0.0.0` is the pod's address and `127.0.0.1`; `[::]` is these and `::1`, so a listener on
@@ -233,6 +246,7 @@ impl Drop for Attachment {
 impl Pod {
     /// Returns a pod with nothing on it.
     pub(crate) fn new(fabric: Arc<Shared>, ip: Ipv4Addr, identity: PodIdentity) -> Pod {
+        let budget = Arc::new(Budget::new(BUFFER_BYTES_PER_POD_MAX));
         let policy = fabric.policies().attach(&identity.uid);
         Pod {
             fabric,
@@ -243,8 +257,8 @@ impl Pod {
             udp: Mutex::new(PortTable::new()),
             live: Mutex::new(Live::new()),
             publishing: Mutex::new(Publishing::new()),
-            budget: Arc::new(Budget::new(BUFFER_BYTES_PER_POD_MAX)),
-            kernel: KernelCount::default(),
+            kernel: KernelCount::new(Arc::clone(&budget)),
+            budget,
             lookups: Arc::new(Semaphore::new(names::LOOKUPS_PER_POD_MAX)),
             aliases: OnceLock::new(),
             resolver: OnceLock::new(),

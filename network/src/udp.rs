@@ -167,6 +167,7 @@ impl UdpSocket {
         let sent = if self.pod.fabric().territory().may_be_service(to.ip()) {
             // A peer that came in is answered the way it came, whatever its address is otherwise.
             if let Some(result) = self.inbox.try_answer(data, canonical) {
+                self.pod.budget().count_sent(data.len() as u64);
                 return result;
             }
             self.send_balanced(data, canonical)
@@ -214,6 +215,10 @@ impl UdpSocket {
             inbox.expect_replies_to(source);
         }
         inbox.deliver(data, source);
+        if !Arc::ptr_eq(&target, &self.pod) {
+            self.pod.budget().count_sent(data.len() as u64);
+            target.budget().count_received(data.len() as u64);
+        }
         Ok(Sent::Taken)
     }
 
@@ -246,6 +251,7 @@ impl UdpSocket {
                 self.inbox.try_send_out(data, to, self.pod.kernel_count())?;
             }
         }
+        self.pod.budget().count_sent(data.len() as u64);
         Ok(Sent::Taken)
     }
 

@@ -1,5 +1,7 @@
 //! Pods, connections, datagrams, publications, Services and names, through the crate's public face.
 
+#[path = "network/accounts.rs"]
+mod accounts;
 #[path = "network/fixture.rs"]
 mod fixture;
 #[path = "network/handover.rs"]

@@ -23,7 +23,7 @@ impl Count {
 
 fn pipe_with(limit: usize) -> (Pipe, Arc<Budget>) {
     let budget = Arc::new(Budget::new(limit));
-    (Pipe::new(Arc::clone(&budget)), budget)
+    (Pipe::new(Arc::clone(&budget), &budget), budget)
 }
 
 fn would_block<T>(result: &io::Result<T>) -> bool {

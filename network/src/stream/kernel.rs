@@ -11,6 +11,7 @@ use socket2::SockRef;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
+use crate::budget::Budget;
 use crate::error::NetError;
 use crate::services::Endpoint;
 
@@ -23,7 +24,7 @@ pub(crate) struct KernelSocket {
     tcp: TcpStream,
     ended: AtomicBool,
     traffic: Option<Traffic>,
-    _place: Place,
+    place: Place,
 }
 
 /// Where the bytes of a connection that a Service balanced are counted, as they pass: beside a system
@@ -65,23 +66,40 @@ impl Traffic {
     }
 }
 
-/// How many kernel sockets a pod holds.
-#[derive(Debug, Default)]
-pub(crate) struct KernelCount(Arc<AtomicUsize>);
+/// How many kernel sockets a pod holds, and where it is counted what passes through them.
+#[derive(Debug)]
+pub(crate) struct KernelCount {
+    held: Arc<AtomicUsize>,
+    budget: Arc<Budget>,
+}
 
 /// One place in a pod's count of kernel sockets, given back on drop.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct Place {
+    held: Arc<AtomicUsize>,
+    budget: Arc<Budget>,
+}
 
 impl KernelCount {
+    /// Returns a count of none, of the pod with this account.
+    pub(crate) fn new(budget: Arc<Budget>) -> KernelCount {
+        KernelCount {
+            held: Arc::default(),
+            budget,
+        }
+    }
+
     /// Takes a place.
     pub(crate) fn take(&self) -> Result<Place, NetError> {
         let fits = |held: usize| (held < KERNEL_SOCKETS_PER_POD_MAX).then_some(held + 1);
         match self
-            .0
+            .held
             .try_update(Ordering::Relaxed, Ordering::Relaxed, fits)
         {
-            Ok(_) => Ok(Place(Arc::clone(&self.0))),
+            Ok(_) => Ok(Place {
+                held: Arc::clone(&self.held),
+                budget: Arc::clone(&self.budget),
+            }),
             Err(_) => Err(NetError::Limit("host sockets of a pod")),
         }
     }
@@ -89,7 +107,7 @@ impl KernelCount {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.held.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -100,16 +118,14 @@ impl KernelSocket {
             tcp,
             ended: AtomicBool::new(false),
             traffic,
-            _place: place,
+            place,
         })
     }
 
     pub(super) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.check()?;
         let read = self.tcp.try_read(buf)?;
-        if let Some(traffic) = &self.traffic {
-            traffic.count_read(read);
-        }
+        self.count_read(read);
         Ok(read)
     }
 
@@ -127,9 +143,7 @@ impl KernelSocket {
             ready!(self.tcp.poll_read_ready(cx))?;
             match self.tcp.try_read_buf(buf) {
                 Ok(read) => {
-                    if let Some(traffic) = &self.traffic {
-                        traffic.count_read(read);
-                    }
+                    self.count_read(read);
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -144,10 +158,18 @@ impl KernelSocket {
             [single] => self.tcp.try_write(single),
             several => self.tcp.try_write_vectored(several),
         }?;
+        self.place.budget.count_sent(written as u64);
         if let Some(traffic) = &self.traffic {
             traffic.count_written(written);
         }
         Ok(written)
+    }
+
+    fn count_read(&self, read: usize) {
+        self.place.budget.count_received(read as u64);
+        if let Some(traffic) = &self.traffic {
+            traffic.count_read(read);
+        }
     }
 
     pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

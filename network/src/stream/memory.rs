@@ -29,15 +29,15 @@ enum Side {
 }
 
 impl Connection {
-    /// Returns a fresh connection; each side's writing is charged to its own budget.
+    /// Returns a fresh connection; each side's writing is charged to its own budget and counted at both.
     pub(crate) fn new(
         client: Arc<Budget>,
         server: Arc<Budget>,
         endpoint: Option<Arc<Endpoint>>,
     ) -> Arc<Connection> {
         let connection = Connection {
-            to_server: Pipe::new(client),
-            to_client: Pipe::new(server),
+            to_server: Pipe::new(Arc::clone(&client), &server),
+            to_client: Pipe::new(server, &client),
             endpoint: Mutex::default(),
         };
         if let Some(endpoint) = endpoint {
@@ -99,6 +99,9 @@ impl End {
     /// counted there. Called before anybody accepted.
     pub(crate) fn move_to(&self, endpoint: &Arc<Endpoint>, budget: &Arc<Budget>) {
         self.outgoing().charge_to(budget);
+        let client = self.incoming().budget();
+        self.incoming().read_by(budget);
+        self.outgoing().read_by(&client);
         self.connection.count_at(Arc::clone(endpoint));
     }
 

@@ -138,6 +138,7 @@ impl Inbox {
     /// Puts a datagram in that came in through a Service, from the address that is shown for it.
     pub(super) fn deliver_of(&self, flow: &Arc<UdpFlow>, data: &[u8], wanted: SocketAddr) {
         let from = self.peers.lock().enter_front(flow, wanted);
+        self.budget.count_received(data.len() as u64);
         self.deliver(data, from);
     }
 
@@ -159,7 +160,9 @@ impl Inbox {
             }
         }
         let mut outward = self.outward.lock();
-        outward.try_recv(buf, &self.peers, &wanted, view)
+        let received = outward.try_recv(buf, &self.peers, &wanted, view)?;
+        self.budget.count_received(received.0 as u64);
+        Ok(received)
     }
 
     fn pop(&self) -> io::Result<Option<Datagram>> {

@@ -4,6 +4,7 @@
 use super::quota::Quota;
 use super::{MemoryRefused, NodeBudget};
 use crate::spec::{BelowUse, PodLimits, QosClass};
+use coracle_network::Purse;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -130,6 +131,17 @@ impl PodAccount {
     }
 }
 
+/// What a pod's sockets buffer is the pod's memory, like what its volumes hold.
+impl Purse for PodAccount {
+    fn take(&self, bytes: usize) -> bool {
+        self.hold(bytes as u64).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.let_go(bytes as u64);
+    }
+}
+
 impl fmt::Debug for PodAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PodAccount")
@@ -182,6 +194,19 @@ mod tests {
         bounded.shrink(60);
         drop(bounded);
         assert_eq!(free.grow(100), Ok(()));
+    }
+
+    #[test]
+    fn what_sockets_buffer_is_the_pods_memory() {
+        let budget = Arc::new(NodeBudget::new(100));
+        let pod = pod(Some(50), &budget);
+        let purse: &dyn Purse = &pod;
+        assert!(purse.take(50));
+        assert!(!purse.take(1));
+        assert_eq!((pod.memory(), pod.held()), (50, 50));
+        assert_eq!(pod.grow(1), Err(MemoryRefused::Pod));
+        purse.give_back(50);
+        assert_eq!((pod.memory(), budget.state().used), (0, 0));
     }
 
     #[test]
