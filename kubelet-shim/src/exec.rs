@@ -153,6 +153,8 @@ pub(crate) struct Planned {
     pub(crate) image: Arc<str>,
     pub(crate) cpu_limit_milli: Option<u64>,
     pub(crate) memory_limit: Option<u64>,
+    /// Of ephemeral storage.
+    pub(crate) storage_limit: Option<u64>,
 }
 
 /// What a container runs with, for the programs that come later.

@@ -104,6 +104,7 @@ impl Launch {
                 image: container.image.as_str().into(),
                 cpu_limit_milli: container.resources.cpu_limit_milli,
                 memory_limit: container.resources.memory_limit,
+                storage_limit: container.resources.storage_limit,
             }),
         };
         let kind = if container.command.is_some() {

@@ -63,6 +63,7 @@ struct Measured {
     image: Arc<str>,
     cpu_limit_milli: Option<u64>,
     memory_limit: Option<u64>,
+    storage_limit: Option<u64>,
 }
 
 /// What the machine uses now.
@@ -155,12 +156,15 @@ impl Shared {
     /// Answers `/metrics/cadvisor`.
     pub(super) async fn cadvisor_metrics(&self) -> Response<KubeletBody> {
         let (machine, containers) = self.measure().await;
+        let held = self.disk.measure(&self.folders, &self.data_dir).await;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let memory_total = machine.memory_used.saturating_add(machine.memory_available);
         let mut registry = Registry::default();
         registry.register_collector(Box::new(cadvisor::Page {
             machine,
             containers,
+            held,
+            traffic: self.folders.traffic(),
             now: SystemTime::now(),
             cores: u64::try_from(cores).unwrap_or(1),
             memory_total,
@@ -204,6 +208,7 @@ impl Shared {
                 image: plan.image.clone(),
                 cpu_limit_milli: plan.cpu_limit_milli,
                 memory_limit: plan.memory_limit,
+                storage_limit: plan.storage_limit,
             }
         });
         let containers: Vec<_> = containers.collect();
@@ -474,6 +479,7 @@ mod tests {
             image: format!("registry/{pod}:1").into(),
             cpu_limit_milli: None,
             memory_limit: None,
+            storage_limit: None,
         }
     }
 

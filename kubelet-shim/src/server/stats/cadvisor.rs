@@ -7,11 +7,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use coracle_network::PodTraffic;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use super::disk::Measurement;
 use super::{Machine, Measured};
+use crate::spec::PodKey;
 
 /// The period that a CPU quota counts in, in microseconds, as cadvisor shows it.
 const CPU_PERIOD_MICROS: u64 = 100_000;
@@ -21,6 +24,10 @@ const CPU_PERIOD_MICROS: u64 = 100_000;
 pub(super) struct Page {
     pub(super) machine: Machine,
     pub(super) containers: Vec<Measured>,
+    /// What they keep on the disk.
+    pub(super) held: Arc<Measurement>,
+    /// What passed through the sockets of each pod.
+    pub(super) traffic: Vec<(PodKey, PodTraffic)>,
     pub(super) now: SystemTime,
     pub(super) cores: u64,
     pub(super) memory_total: u64,
@@ -42,6 +49,36 @@ struct CpuLabels {
     whose: Labels,
     cpu: &'static str,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NetworkLabels {
+    #[prometheus(flatten)]
+    whose: Labels,
+    interface: &'static str,
+}
+
+/// A family of one number for each pod's network. There are no packets to count.
+struct NetworkRow {
+    name: &'static str,
+    help: &'static str,
+    value: fn(&PodTraffic) -> u64,
+}
+
+const NETWORK_ROWS: [NetworkRow; 2] = [
+    NetworkRow {
+        name: "container_network_receive_bytes",
+        help: "Cumulative count of bytes received",
+        value: |it| it.received,
+    },
+    NetworkRow {
+        name: "container_network_transmit_bytes",
+        help: "Cumulative count of bytes transmitted",
+        value: |it| it.sent,
+    },
+];
+
+/// The name of a pod's only interface, as stock rules select it.
+const INTERFACE: &str = "eth0";
 
 /// A family of one number for each container.
 struct Row {
@@ -117,13 +154,17 @@ fn labels(it: &Measured) -> Labels {
 }
 
 fn of_pod(it: &Measured) -> Labels {
+    sum_of(&it.namespace, &it.pod, &it.uid)
+}
+
+fn sum_of(namespace: &str, pod: &str, uid: &str) -> Labels {
     Labels {
         container: String::new(),
-        id: format!("/coracle/pod{}", it.uid),
+        id: format!("/coracle/pod{uid}"),
         image: String::new(),
         name: String::new(),
-        namespace: it.namespace.to_string(),
-        pod: it.pod.to_string(),
+        namespace: namespace.to_owned(),
+        pod: pod.to_owned(),
     }
 }
 
@@ -147,6 +188,49 @@ impl Page {
         }
         for (it, cpu) in pods.into_values() {
             put(of_pod(it), cpu)?;
+        }
+        Ok(())
+    }
+
+    fn network(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for NetworkRow { name, help, value } in &NETWORK_ROWS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (key, traffic) in &self.traffic {
+                let labels = NetworkLabels {
+                    whose: sum_of(&key.namespace, &key.name, &key.uid),
+                    interface: INTERFACE,
+                };
+                let mut one = family.encode_family(&labels)?;
+                one.encode_counter::<NoLabelSet, _, u64>(&value(traffic), None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The writable layer and the logs of each container, on the disk of the data folder.
+    fn file_systems(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let used = |it: &Measured| {
+            let (root, logs) = self.held.get(&it.uid)?.containers.get(&it.container)?;
+            Some(root.plus(*logs))
+        };
+        let help = "Number of bytes that are consumed by the container on this filesystem";
+        let name = "container_fs_usage_bytes";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for it in &self.containers {
+            if let Some(held) = used(it) {
+                let labels = labels(it);
+                let mut one = family.encode_family(&labels)?;
+                one.encode_gauge(&gauge(held.bytes))?;
+            }
+        }
+        let help = "Number of bytes that can be consumed by the container on this filesystem";
+        let name = "container_fs_limit_bytes";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for it in &self.containers {
+            let limit = it.storage_limit.unwrap_or(self.machine.disk_total);
+            let labels = labels(it);
+            let mut one = family.encode_family(&labels)?;
+            one.encode_gauge(&gauge(limit.min(self.machine.disk_total)))?;
         }
         Ok(())
     }
@@ -214,6 +298,8 @@ impl Collector for Page {
                     .encode_gauge(&gauge(sum))?;
             }
         }
+        self.network(&mut encoder)?;
+        self.file_systems(&mut encoder)?;
         self.last_seen(&mut encoder)?;
         self.machine(&mut encoder)
     }
@@ -227,18 +313,41 @@ fn gauge(value: u64) -> i64 {
 mod tests {
     use prometheus_client::registry::Registry;
 
+    use super::super::disk::PodHeld;
     use super::super::tests::{idle, measured};
     use super::*;
+    use crate::folders::Held;
 
     #[test]
     fn a_container_has_the_labels_that_stock_rules_select_by_and_its_pod_the_sum() {
         let mut first = measured("web", "a", Duration::from_millis(250), 10);
         first.cpu_limit_milli = Some(1500);
+        first.storage_limit = Some(5000);
+        let held = |bytes| Held { bytes, entries: 1 };
+        let on_disk = PodHeld {
+            containers: [("a".into(), (held(30), held(12)))].into(),
+            volumes: Vec::new(),
+        };
+        let key = PodKey {
+            namespace: "default".into(),
+            name: "web".into(),
+            uid: "uid-of-web".into(),
+        };
+        let traffic = PodTraffic {
+            received: 7,
+            sent: 8,
+        };
+        let machine = Machine {
+            disk_total: 9000,
+            ..idle()
+        };
         let containers = vec![first, measured("web", "b", Duration::from_millis(500), 20)];
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Page {
-            machine: idle(),
+            machine,
             containers,
+            held: Arc::new([("uid-of-web".into(), on_disk)].into()),
+            traffic: vec![(key, traffic)],
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(9),
             cores: 2,
             memory_total: 1 << 30,
@@ -257,10 +366,18 @@ mod tests {
             format!("container_spec_cpu_period{{{a}}} 100000"),
             format!("container_start_time_seconds{{{a}}} 1"),
             format!("container_last_seen{{{a}}} 9"),
+            format!("container_network_receive_bytes_total{{{pod},interface=\"eth0\"}} 7"),
+            format!("container_network_transmit_bytes_total{{{pod},interface=\"eth0\"}} 8"),
+            format!("container_fs_usage_bytes{{{a}}} 42"),
+            format!("container_fs_limit_bytes{{{a}}} 5000"),
             "machine_cpu_cores 2".to_owned(),
         ] {
             assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
         }
         assert!(!text.contains("container_spec_cpu_quota{container=\"b\""));
+        assert!(
+            text.contains("container_fs_limit_bytes{container=\"b\"") && text.contains("} 9000")
+        );
+        assert!(!text.contains("container_fs_usage_bytes{container=\"b\""));
     }
 }
