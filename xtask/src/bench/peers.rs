@@ -59,7 +59,7 @@ const WASMTIME: &str = "^48";
 
 /// What `wasmtime serve` needs and what costs it time as it is handed out; without the other subcommands
 /// there is half as much to compile.
-const WASMTIME_FEATURES: &str = "serve,cranelift,parallel-compilation,pooling-allocator,component-model,\
+const WASMTIME_FEATURES: &str = "run,serve,cranelift,parallel-compilation,pooling-allocator,component-model,\
                                  component-model-async,backtrace,threads,gc,gc-drc";
 
 /// Returns the path with the folder of built peers in front.
