@@ -6,6 +6,9 @@ use super::super::{Field, elements, entries, walk};
 use super::{change, metadata, spec};
 use crate::{defaults, invalid::Causes};
 
+/// What a node has to be able to do before its pods' own `resources` change. No node of ours declares it.
+const WHOLE_POD: &str = "InPlacePodLevelResourcesVerticalScaling";
+
 /// What is changed without another container; everything else stays as it is.
 const RESIZED: &[&str] = &["cpu", "memory"];
 
@@ -26,6 +29,7 @@ pub(crate) fn resize(object: &Value, old: &Value, causes: &mut Causes) {
         if !is_supported(&old["status"]) {
             spec.forbidden("Pod running on node without support for resize");
         }
+        whole_pod(spec, old);
         for list in ["initContainers", "containers"] {
             let containers = spec.child(list);
             for (container, known) in containers.items().zip(elements(&old["spec"][list])) {
@@ -65,6 +69,11 @@ pub(crate) fn carry_resources(old: &Value, new: &mut Value) {
         ),
         owners => new["metadata"]["managedFields"] = owners,
     }
+    match (wanted.get("resources"), new["spec"].as_object_mut()) {
+        (Some(whole), Some(spec)) => drop(spec.insert("resources".to_owned(), whole.clone())),
+        (None, Some(spec)) => drop(spec.remove("resources")),
+        (_, None) => (),
+    }
     for list in ["initContainers", "containers"] {
         let containers = new["spec"].get_mut(list).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
@@ -80,6 +89,30 @@ pub(crate) fn carry_resources(old: &Value, new: &mut Value) {
                     (None, Some(fields)) => drop(fields.remove(field)),
                     (_, None) => (),
                 }
+            }
+        }
+    }
+}
+
+/// What a pod asks for as a whole may change before it has a node. After that its node has to follow, and one
+/// that cannot is named, as admission does in Kubernetes 1.36.
+fn whole_pod(spec: &Field<'_, '_>, old: &Value) {
+    let (wanted, known) = (spec.value.get("resources"), old["spec"].get("resources"));
+    if wanted == known {
+        return;
+    }
+    let resources = spec.child("resources");
+    match old["spec"]["nodeName"].as_str() {
+        Some(node) if !node.is_empty() => resources.forbidden(&format!(
+            "pod update requires features {WHOLE_POD} which are not available on node {node:?}"
+        )),
+        Some(_) | None => {
+            for what in ["requests", "limits"] {
+                kept(
+                    &resources.child(what),
+                    &old["spec"]["resources"][what],
+                    what,
+                );
             }
         }
     }
@@ -268,6 +301,37 @@ mod tests {
                  removed",
             ],
         );
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_as_a_whole_changes_while_it_has_no_node() {
+        let said = |node: &str, patch: Value| {
+            let mut old = known();
+            old["spec"]["resources"] = json!({"requests": {"cpu": "1", "memory": "1Gi"}});
+            old["spec"]["nodeName"] = json!(node);
+            let mut new = old.clone();
+            let operations: json_patch::Patch = serde_json::from_value(patch).expect("a patch");
+            json_patch::patch(&mut new, &operations).expect("it fits");
+            carry_resources(&old, &mut new);
+            let mut causes = Causes::default();
+            resize(&new, &old, &mut causes);
+            (
+                new["spec"]["resources"]["requests"]["cpu"].clone(),
+                sentences(causes),
+            )
+        };
+        let more = || set("resources/requests/cpu", json!("2"));
+        assert_eq!(said("", more()), (json!("2"), vec![]));
+        assert_eq!(
+            said("n", more()).1,
+            ["spec.resources: Forbidden: pod update requires features \
+                 InPlacePodLevelResourcesVerticalScaling which are not available on node \"n\""]
+        );
+        let removed = "spec.resources.requests: Forbidden: resource requests cannot be removed";
+        assert_eq!(said("", gone("resources/requests/cpu")).1, [removed]);
+        // Its containers change all the same.
+        let cpu = set("containers/0/resources/requests/memory", json!("1536Mi"));
+        assert_eq!(said("n", cpu).1, [""; 0]);
     }
 
     #[test]
