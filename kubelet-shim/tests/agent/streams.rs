@@ -202,7 +202,7 @@ const KEYS: &[KeysCase] = &[
     ("command=sleep&command=1", &[("", "\x1a")], 0, ""),
     (
         "command=cat",
-        &[("", "ab\r"), ("ab\r\nab\r\n", "c\x03")],
+        &[("", "ab\r"), ("ab\r\nab\r\n", "\x03")],
         130,
         "ab\r\nab\r\n^C\r\n",
     ),
