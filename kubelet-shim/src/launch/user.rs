@@ -113,13 +113,11 @@ impl Tables<'_> {
             mounts: Vec::new(),
             user: User::default(),
         };
-        let bytes = FileSystem::new(spec).and_then(|files| files.read_file(path));
-        match bytes {
-            Ok(bytes) if bytes.len() <= TABLE_BYTES_MAX => {
-                String::from_utf8(bytes.into()).unwrap_or_default()
-            }
-            Ok(_) | Err(_) => String::new(),
-        }
+        let source = FileSystem::new(spec).and_then(|files| files.open_extent(path));
+        let source = source.ok().filter(|it| it.len() <= TABLE_BYTES_MAX as u64);
+        let bytes = source.and_then(|it| it.head(TABLE_BYTES_MAX).ok());
+        let bytes = bytes.unwrap_or_default();
+        String::from_utf8(bytes.into()).unwrap_or_default()
     }
 }
 
