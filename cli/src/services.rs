@@ -52,7 +52,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) enum Plan {
     /// On loopback addresses of this process; needs no privilege
     Loopback,
-    /// At their true addresses; needs root on Linux
+    /// At their true addresses; needs root on Linux, of the network's namespace of users at least. One
+    /// socket stands for all of them by a program in the kernel, by rules of nftables where none may be
+    /// loaded; without either each has one. `-v` says which
     Host,
 }
 

@@ -50,7 +50,7 @@ use dispatch::{Dispatcher, Neighbourhood};
 use doors::Doors;
 use gate::board::Board;
 use gate::pods::{Placed, Pods};
-use gate::{Failures, Families, Gate};
+use gate::{Failures, Families, Gate, Way};
 use keeper::Keeper;
 use limits::Connections;
 use relay::Relays;
@@ -79,8 +79,11 @@ pub enum EdgePlan {
 /// How the addresses of [`EdgePlan::Host`] are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
-    /// The kernel keeps a table of what is served, and one listening socket stands for all of it.
+    /// The kernel keeps a table of what is served, and one listening socket stands for all of it: a program
+    /// of ours reads it.
     SocketLookup,
+    /// The same by rules of nftables, where no program may be loaded.
+    SocketRules,
     /// Each address and port has a socket.
     Sockets,
 }
@@ -185,6 +188,15 @@ impl Edge {
     /// Only [`EdgePlan::Host`] can fail: without privilege, off Linux, or where a range overlaps a route
     /// of this machine.
     pub fn start(config: EdgeConfig, fabric: Option<Fabric>) -> Result<Edge, EdgeError> {
+        Edge::start_by(config, fabric, &Way::ALL)
+    }
+
+    /// Starts one that tells the kernel what is served by the first of these ways that it takes.
+    fn start_by(
+        config: EdgeConfig,
+        fabric: Option<Fabric>,
+        ways: &[Way],
+    ) -> Result<Edge, EdgeError> {
         #[cfg(target_os = "linux")]
         let routes = match config.plan {
             EdgePlan::Host => Some(
@@ -208,7 +220,7 @@ impl Edge {
         let flows = Connections::new(config.udp_flows_max, config.udp_flows_per_client_max);
         let dispatcher = dispatcher(&config, fabric.clone());
         let ground = match config.plan {
-            EdgePlan::Host => Ground::open(&config, fabric.as_ref(), &dispatcher, &flows),
+            EdgePlan::Host => Ground::open(ways, &config, &dispatcher, &flows),
             EdgePlan::Loopback | EdgePlan::Nowhere => Ground::default(),
         };
         let given_ranges = dispatcher.neighbourhood.pods.load().to_vec();
@@ -288,7 +300,7 @@ impl Edge {
     pub(crate) fn failures(&self) -> Option<Failures> {
         let failures = self.gate.as_ref()?.failures();
         let told = |error: &io::Error| tracing::debug!(%error, "the kernel's counts are not read");
-        failures.inspect_err(told).ok()
+        failures.inspect_err(told).ok().flatten()
     }
 
     /// Returns when accepting or connecting has met the end of descriptors, or of the system's memory for
@@ -346,39 +358,42 @@ impl Ground {
     /// Opens a gate, or goes without one where the kernel or this user's rights do not allow it, and gives
     /// pods their addresses.
     fn open(
+        ways: &[Way],
         config: &EdgeConfig,
-        fabric: Option<&Fabric>,
         dispatcher: &Arc<Dispatcher>,
         flows: &Arc<Connections>,
     ) -> Ground {
+        let fabric = dispatcher.fabric.as_ref();
         let board = Board::new(dispatcher);
         let ranges = local_ranges(config, fabric);
-        let udp = UdpPorts::new(&board, dispatcher, flows);
-        let gate = match Gate::open(&ranges, families(config), &board, udp) {
-            Ok(gate) => {
-                tracing::info!("one socket stands for all addresses, by a program in the kernel");
-                Some(Arc::new(gate))
+        let gate = ways.iter().find_map(|way| {
+            let udp = UdpPorts::new(&board, dispatcher, flows);
+            match Gate::open(*way, &ranges, families(config), &board, udp) {
+                Ok(gate) => {
+                    let by = way.told();
+                    tracing::info!("one socket stands for all addresses, by {by}");
+                    Some((*way, Arc::new(gate)))
+                }
+                Err(error) => {
+                    let (error, by) = (&error as &dyn std::error::Error, way.told());
+                    tracing::warn!(error, "addresses are not served by {by}");
+                    None
+                }
             }
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "each address and port has a socket of its own"
-                );
-                None
-            }
-        };
+        });
         let pods = match &gate {
-            Some(gate) => Pods::at_gate(Arc::clone(gate), dispatcher),
-            None => Pods::by_sockets(&board, dispatcher, flows),
+            Some((_, gate)) => Pods::at_gate(Arc::clone(gate), dispatcher),
+            None => {
+                tracing::warn!("each address and port has a socket of its own");
+                Pods::by_sockets(&board, dispatcher, flows)
+            }
         };
         if let Some(fabric) = fabric {
             fabric.set_cluster_ranges(dispatcher.neighbourhood.pods.load().to_vec());
         }
+        let (way, gate) = gate.unzip();
         Ground {
-            mechanism: Some(match gate {
-                Some(_) => Mechanism::SocketLookup,
-                None => Mechanism::Sockets,
-            }),
+            mechanism: Some(way.map_or(Mechanism::Sockets, Way::mechanism)),
             pods: fabric.map(|fabric| pods.place(fabric)),
             gate,
         }

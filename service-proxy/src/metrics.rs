@@ -289,10 +289,22 @@ impl Collector for Outside {
             let rows = rows.map(|(reason, count)| ([("reason", reason.to_owned())], count));
             write(&mut encoder, name, help, rows.into_iter())?;
         }
-        let mechanism = edge.mechanism().map(|mechanism| {
-            let is_one = usize::from(mechanism == Mechanism::SocketLookup);
-            let help = "Whether one socket stands for all addresses";
-            ("coracle_edge_socket_lookup", help, is_one)
+        let mechanism = edge.mechanism().into_iter().flat_map(|mechanism| {
+            let is = |one| usize::from(mechanism == one);
+            let lookup = "Whether one socket stands for all addresses, by a program in the kernel";
+            let rules = "Whether one socket stands for all addresses, by rules of nftables";
+            [
+                (
+                    "coracle_edge_socket_lookup",
+                    lookup,
+                    is(Mechanism::SocketLookup),
+                ),
+                (
+                    "coracle_edge_socket_rules",
+                    rules,
+                    is(Mechanism::SocketRules),
+                ),
+            ]
         });
         for (name, help, value) in now.into_iter().chain(mechanism) {
             let gauge = ConstGauge::new(u32::try_from(value).unwrap_or(u32::MAX));

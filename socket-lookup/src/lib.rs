@@ -6,17 +6,32 @@
 //! asks for an address or port that is not in the table is refused, also where a program of this machine
 //! listens on all addresses.
 //!
-//! The crate owns no task and no thread. The kernel detaches the program when the process ends, however it
-//! ends. Elsewhere than on Linux the crate is empty.
+//! Where no program may be loaded, [`SocketRules::attach`] makes a table of nftables that does the same: it
+//! takes the rights of `CAP_NET_ADMIN` in the network's own namespace of users, and no more.
+//!
+//! The crate owns no task and no thread. The kernel detaches the program, and removes the rules, when the
+//! process ends, however it ends. Elsewhere than on Linux the crate is empty.
 
 #[cfg(target_os = "linux")]
 mod lookup;
 
 #[cfg(target_os = "linux")]
+mod netfilter;
+
+#[cfg(target_os = "linux")]
 mod program;
+
+#[cfg(target_os = "linux")]
+mod rules;
 
 #[cfg(target_os = "linux")]
 mod syscall;
 
 #[cfg(target_os = "linux")]
 pub use lookup::{Failures, LookupError, RANGES_MAX, SocketLookup, Transport};
+
+#[cfg(target_os = "linux")]
+pub use rules::{RulesError, SocketRules};
+
+#[cfg(target_os = "linux")]
+pub use syscall::make_transparent;

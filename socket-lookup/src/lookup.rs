@@ -75,7 +75,7 @@ pub enum LookupError {
 }
 
 impl Transport {
-    fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Transport::Tcp => 6,
             Transport::Udp => 17,

@@ -9,16 +9,14 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use coracle_socket_lookup::{Failures, LookupError, RANGES_MAX, SocketLookup, Transport};
+use coracle_tests::{By, Inside, enter_namespace};
 use ipnet::IpNet;
-
-/// Set in the second run.
-const INSIDE: &str = "CORACLE_TEST_NAMESPACE";
 
 /// Loopback is up, the node has an address of each family, and a range of each is local.
 const PREPARE: &str = "ip link set lo up && ip address add 192.0.2.1/32 dev lo \
     && ip address add 2001:db8::1/128 dev lo nodad \
     && ip route add local 10.244.0.0/16 dev lo src 192.0.2.1 \
-    && ip route add local fd00:10::/108 dev lo src 2001:db8::1 && exec \"$@\"";
+    && ip route add local fd00:10::/108 dev lo src 2001:db8::1";
 
 const ENTRIES_MAX: u32 = 64;
 const TCP_4: u32 = 0;
@@ -28,34 +26,9 @@ const UDP_4: u32 = 2;
 /// How long an answer may take that does come, however busy the machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs the test of this name again in a namespace of its own. True in that second run.
-fn is_inside(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let mut unshare = Command::new("unshare");
-    if !is_root() {
-        unshare.args(["--user", "--map-root-user"]);
-    }
-    let output = unshare
-        .args(["--net", "sh", "-c", PREPARE, "sh"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, if is_root() { "root" } else { "user" })
-        .output()
-        .expect("`unshare` of util-linux is there");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && told.contains("1 passed"),
-        "{told}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    false
-}
-
-fn is_root() -> bool {
-    let output = Command::new("id").arg("-u").output().unwrap();
-    output.stdout == b"0\n"
+/// Runs the test of this name again in a namespace of its own. Who it is in that second run.
+fn enter(test: &str) -> Option<Inside> {
+    enter_namespace(test, PREPARE, By::Same)
 }
 
 fn ranges() -> [IpNet; 2] {
@@ -63,9 +36,9 @@ fn ranges() -> [IpNet; 2] {
 }
 
 /// Attaches a program. Nothing for a user who may not, which is told by the error.
-fn attach() -> Option<SocketLookup> {
+fn attach(inside: Inside) -> Option<SocketLookup> {
     let attached = SocketLookup::attach(&ranges(), ENTRIES_MAX, 3);
-    if std::env::var(INSIDE).unwrap() == "user" {
+    if inside == Inside::User {
         let refused = attached.expect_err("no namespace of one's own gives the right");
         assert!(matches!(refused, LookupError::Map(_)), "{refused:?}");
         return None;
@@ -91,10 +64,10 @@ fn refusal(to: SocketAddr) -> ErrorKind {
 
 #[test]
 fn one_listener_is_reached_at_every_address_of_the_table_and_nothing_else_is() {
-    if !is_inside("one_listener_is_reached_at_every_address_of_the_table_and_nothing_else_is") {
-        return;
-    }
-    let Some(lookup) = attach() else {
+    let Some(lookup) =
+        enter("one_listener_is_reached_at_every_address_of_the_table_and_nothing_else_is")
+            .and_then(attach)
+    else {
         return;
     };
     let listener = listen(&lookup);
@@ -124,10 +97,9 @@ fn one_listener_is_reached_at_every_address_of_the_table_and_nothing_else_is() {
 
 #[test]
 fn an_entry_that_is_taken_out_refuses_and_what_is_established_stays() {
-    if !is_inside("an_entry_that_is_taken_out_refuses_and_what_is_established_stays") {
-        return;
-    }
-    let Some(lookup) = attach() else {
+    let Some(lookup) =
+        enter("an_entry_that_is_taken_out_refuses_and_what_is_established_stays").and_then(attach)
+    else {
         return;
     };
     let listener = listen(&lookup);
@@ -152,10 +124,9 @@ fn an_entry_that_is_taken_out_refuses_and_what_is_established_stays() {
 
 #[test]
 fn an_entry_without_an_address_stands_for_all_but_the_ranges() {
-    if !is_inside("an_entry_without_an_address_stands_for_all_but_the_ranges") {
-        return;
-    }
-    let Some(lookup) = attach() else {
+    let Some(lookup) =
+        enter("an_entry_without_an_address_stands_for_all_but_the_ranges").and_then(attach)
+    else {
         return;
     };
     let listener = listen(&lookup);
@@ -177,10 +148,8 @@ fn an_entry_without_an_address_stands_for_all_but_the_ranges() {
 
 #[test]
 fn addresses_of_ipv6_have_a_listener_of_their_own() {
-    if !is_inside("addresses_of_ipv6_have_a_listener_of_their_own") {
-        return;
-    }
-    let Some(lookup) = attach() else {
+    let Some(lookup) = enter("addresses_of_ipv6_have_a_listener_of_their_own").and_then(attach)
+    else {
         return;
     };
     let listener = TcpListener::bind("[::1]:0").unwrap();
@@ -206,10 +175,9 @@ fn addresses_of_ipv6_have_a_listener_of_their_own() {
 
 #[test]
 fn datagrams_reach_the_socket_of_their_entry_and_others_are_refused() {
-    if !is_inside("datagrams_reach_the_socket_of_their_entry_and_others_are_refused") {
-        return;
-    }
-    let Some(lookup) = attach() else {
+    let Some(lookup) =
+        enter("datagrams_reach_the_socket_of_their_entry_and_others_are_refused").and_then(attach)
+    else {
         return;
     };
     let served = UdpSocket::bind("10.244.0.0:53").unwrap();
@@ -235,13 +203,13 @@ fn datagrams_reach_the_socket_of_their_entry_and_others_are_refused() {
 
 #[test]
 fn a_full_table_and_too_many_ranges_are_told() {
-    if !is_inside("a_full_table_and_too_many_ranges_are_told") {
+    let Some(inside) = enter("a_full_table_and_too_many_ranges_are_told") else {
         return;
-    }
+    };
     let many = vec![ranges()[0]; RANGES_MAX + 1];
     let refused = SocketLookup::attach(&many, ENTRIES_MAX, 1).unwrap_err();
     assert!(matches!(refused, LookupError::TooManyRanges { .. }));
-    let Some(lookup) = attach() else {
+    let Some(lookup) = attach(inside) else {
         return;
     };
     let pod = |number: u32| {
@@ -268,7 +236,7 @@ fn a_process_that_holds_a_program() {
     if std::env::var_os("CORACLE_TEST_HOLD").is_none() {
         return;
     }
-    let lookup = attach().expect("root");
+    let lookup = attach(Inside::Root).expect("root");
     let listener = listen(&lookup);
     lookup
         .serve(Transport::Tcp, at("10.244.0.1:80"), TCP_4)
@@ -281,10 +249,8 @@ fn a_process_that_holds_a_program() {
 
 #[test]
 fn nothing_is_left_of_a_process_that_was_killed() {
-    if !is_inside("nothing_is_left_of_a_process_that_was_killed") {
-        return;
-    }
-    if attach().is_none() {
+    let inside = enter("nothing_is_left_of_a_process_that_was_killed");
+    if inside.and_then(attach).is_none() {
         return;
     }
     let daemon = TcpListener::bind("0.0.0.0:80").unwrap();
@@ -315,10 +281,7 @@ fn nothing_is_left_of_a_process_that_was_killed() {
 
 #[test]
 fn entries_that_lead_to_no_socket_are_counted() {
-    if !is_inside("entries_that_lead_to_no_socket_are_counted") {
-        return;
-    }
-    let Some(lookup) = attach() else {
+    let Some(lookup) = enter("entries_that_lead_to_no_socket_are_counted").and_then(attach) else {
         return;
     };
     let _listener = listen(&lookup);

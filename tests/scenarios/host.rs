@@ -6,7 +6,9 @@ use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::process::Command;
 
-use coracle_tests::{Cluster, Coracle, get, repository};
+use coracle_tests::{
+    By, Cluster, Coracle, Inside, allows_namespaces, enter_namespace, get, inside, repository,
+};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Client;
 use kube::api::{Api, PostParams};
@@ -14,13 +16,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
 
-/// Set in the second run.
-const INSIDE: &str = "CORACLE_TEST_NAMESPACE";
-
 /// The machine has an interface, an address on it and a way to others.
 const PREPARE: &str = "ip link set lo up && ip link add eth0 type veth peer name eth1 \
     && ip address add 198.51.100.1/24 dev eth0 && ip link set eth1 up && ip link set eth0 up \
-    && ip route add default via 198.51.100.254 && exec \"$@\"";
+    && ip route add default via 198.51.100.254";
 
 const NODE: &str = "198.51.100.1";
 const NODE_PORT: u16 = 30_080;
@@ -31,38 +30,12 @@ const PAGE: &str = "Hello from a Coracle pod!\n";
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// Runs the scenario of this name again in a namespace of its own. True in that second run.
-fn is_inside(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let unshare = || {
-        let mut unshare = Command::new("unshare");
-        // Root in a namespace of users of our own, where this user is not root.
-        if !rustix::process::geteuid().is_root() {
-            unshare.args(["--user", "--map-root-user"]);
-        }
-        unshare.arg("--net");
-        unshare
-    };
-    let allowed = unshare().arg("true").output();
-    if !allowed.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: {test}: this machine allows no network namespace");
+fn is_inside(scenario: &str, by: By) -> bool {
+    if inside().is_none() && !allows_namespaces() {
+        eprintln!("skipped: {scenario}: this machine allows no network namespace");
         return false;
     }
-    let output = unshare()
-        .args(["sh", "-c", PREPARE, "sh"])
-        .arg(std::env::current_exe().expect("this program has a path"))
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
-        .output()
-        .expect("`unshare` ran before");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && told.contains("1 passed"),
-        "{told}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    false
+    enter_namespace(scenario, PREPARE, by).is_some()
 }
 
 fn service() -> Value {
@@ -147,9 +120,21 @@ fn routes() -> String {
 
 #[tokio::test]
 async fn pods_of_a_run_are_reached_at_their_true_addresses() {
-    if !is_inside("pods_of_a_run_are_reached_at_their_true_addresses") {
-        return;
+    let scenario = "pods_of_a_run_are_reached_at_their_true_addresses";
+    if is_inside(scenario, By::Same) {
+        reach_pods_of_a_run().await;
     }
+}
+
+#[tokio::test]
+async fn pods_of_a_run_are_reached_where_no_program_can_be_loaded() {
+    let scenario = "pods_of_a_run_are_reached_where_no_program_can_be_loaded";
+    if is_inside(scenario, By::RootOfNamespace) {
+        reach_pods_of_a_run().await;
+    }
+}
+
+async fn reach_pods_of_a_run() {
     let coracle = Coracle::new(env!("CARGO_BIN_EXE_coracle"));
     let image = repository().join("samples/hello-http/hello-http.wasm");
     let kubeconfig = coracle.data().join("kubeconfig-of-the-scenario");
@@ -163,7 +148,7 @@ async fn pods_of_a_run_are_reached_at_their_true_addresses() {
         file,
     ];
     let manifest = format!("{}\n---\n{}", service(), pod(&image.display().to_string()));
-    let args = [&["run"][..], &options, &["-"]].concat();
+    let args = [&["-v", "run"][..], &options, &["-"]].concat();
     let mut run = coracle.start(&args, &manifest);
     run.wait_for_progress("the pod", |line| {
         line.contains("web/web: running").then_some(())
@@ -174,11 +159,17 @@ async fn pods_of_a_run_are_reached_at_their_true_addresses() {
     let ended = run.end();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(routes(), "");
+    let how = match inside() {
+        Some(Inside::Root) => "by a program in the kernel",
+        Some(Inside::User) | None => "by rules of nftables",
+    };
+    assert!(ended.stderr.contains(how), "{}", ended.stderr);
 }
 
 #[tokio::test]
 async fn pods_of_a_cluster_are_reached_at_their_true_addresses() {
-    if !is_inside("pods_of_a_cluster_are_reached_at_their_true_addresses") {
+    let scenario = "pods_of_a_cluster_are_reached_at_their_true_addresses";
+    if !is_inside(scenario, By::Same) {
         return;
     }
     let coracle = Coracle::new(env!("CARGO_BIN_EXE_coracle"));

@@ -14,6 +14,8 @@ mod http;
 mod kubectl;
 mod layout;
 mod load;
+#[cfg(target_os = "linux")]
+mod namespace;
 mod place;
 mod process;
 mod run;
@@ -28,6 +30,8 @@ pub use http::{Answer, get, get_ready};
 pub use kubectl::{Cluster, Kubectl, StreamProtocol, Told};
 pub use layout::{linux_layout, wasm_layout};
 pub use load::Load;
+#[cfg(target_os = "linux")]
+pub use namespace::{By, Inside, allows_namespaces, enter_namespace, inside};
 pub use place::{comes_up, free_port, measured_binary, setting};
 pub use process::{
     children_time, cpu_time, descriptors, mappings, own_bytes, resident_bytes, threads,

@@ -53,6 +53,7 @@ pub(crate) const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
         "coracle-service-proxy",
         &["coracle-control-plane", "coracle-tests"],
     ),
+    ("coracle-socket-lookup", &["coracle-tests"]),
     ("coracle-store", &["coracle-tests"]),
 ];
 

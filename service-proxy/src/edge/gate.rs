@@ -19,6 +19,7 @@ use coracle_network::{Front, Protocol};
 use ipnet::IpNet;
 use socket2::{SockRef, Socket};
 
+use super::Mechanism;
 use super::doors::{self, EXHAUSTED_PAUSE};
 use super::sockets::{self, Locality};
 use super::udp::ports::UdpPorts;
@@ -48,6 +49,15 @@ pub(super) enum GateError {
     /// There is no thread that accepts.
     #[error("failed to start the thread that accepts")]
     Accept(#[source] io::Error),
+}
+
+/// How the kernel is told what is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By a program that it asks for the socket of what comes.
+    Program,
+    /// By rules of nftables that give what comes to a transparent socket.
+    Rules,
 }
 
 /// Which addresses a gate has.
@@ -81,16 +91,37 @@ struct Closable {
     is_closing: AtomicBool,
 }
 
+impl Way {
+    /// All of them, the better one first.
+    pub(super) const ALL: [Way; 2] = [Way::Program, Way::Rules];
+
+    /// Returns what it is, for the log.
+    pub(super) fn told(self) -> &'static str {
+        match self {
+            Way::Program => "a program in the kernel (`sk_lookup`)",
+            Way::Rules => "rules of nftables (`tproxy`)",
+        }
+    }
+
+    pub(super) fn mechanism(self) -> Mechanism {
+        match self {
+            Way::Program => Mechanism::SocketLookup,
+            Way::Rules => Mechanism::SocketRules,
+        }
+    }
+}
+
 impl Gate {
     /// Opens the gate of these ranges, which routes make local, for addresses of IPv4, and of IPv6 where
     /// that is asked for. Needs a tokio runtime.
     pub(super) fn open(
+        way: Way,
         ranges: &[IpNet],
         families: Families,
         board: &Arc<Board>,
         udp: UdpPorts,
     ) -> Result<Gate, GateError> {
-        let lookup = Lookup::attach(ranges).map_err(GateError::Lookup)?;
+        let lookup = Lookup::attach(way, ranges).map_err(GateError::Lookup)?;
         let mut gate = Gate {
             lookup,
             board: Arc::clone(board),
@@ -143,8 +174,8 @@ impl Gate {
         }
     }
 
-    /// Returns how often the kernel found an entry and no socket for it.
-    pub(super) fn failures(&self) -> io::Result<Failures> {
+    /// Returns how often the kernel found an entry and no socket for it; nothing where that is not counted.
+    pub(super) fn failures(&self) -> io::Result<Option<Failures>> {
         self.lookup.failures()
     }
 

@@ -7,6 +7,8 @@ use coracle_network::Protocol;
 use ipnet::IpNet;
 use socket2::Socket;
 
+use super::Way;
+
 /// Why there is no table.
 #[derive(Debug, thiserror::Error)]
 #[error("only Linux keeps one")]
@@ -26,7 +28,7 @@ pub(super) enum Lookup {}
 
 impl Lookup {
     /// Fails.
-    pub(super) fn attach(_ranges: &[IpNet]) -> Result<Lookup, LookupError> {
+    pub(super) fn attach(_way: Way, _ranges: &[IpNet]) -> Result<Lookup, LookupError> {
         Err(LookupError)
     }
 
@@ -46,7 +48,7 @@ impl Lookup {
     }
 
     /// Cannot be called.
-    pub(super) fn failures(&self) -> io::Result<Failures> {
+    pub(super) fn failures(&self) -> io::Result<Option<Failures>> {
         match *self {}
     }
 

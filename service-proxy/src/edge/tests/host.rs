@@ -1,6 +1,6 @@
-//! The plan for a machine that is ours, each test in a network namespace of its own: it runs itself
-//! again under `unshare`. Who is not root, and whoever asks for it, does so in a namespace of users too,
-//! where the kernel takes no program: then the same tests show what works without one.
+//! The plan for a machine that is ours, each test in a network namespace of its own. Who is not root, and
+//! whoever asks for it, runs it in a namespace of users too, where the kernel takes no program: then the same
+//! tests show what rules do, and sockets.
 
 use std::process::Command;
 
@@ -8,74 +8,57 @@ mod host_ports;
 mod nodes;
 mod pods;
 
+use coracle_tests::{By, Inside, enter_namespace, inside};
 use tokio::net::UdpSocket;
 
 use super::*;
 
-/// Set in the second run.
-const INSIDE: &str = "CORACLE_TEST_NAMESPACE";
-
 const NODE: &str = "192.0.2.1";
 
-/// By whom a test is run again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
-    /// Who runs it the first time.
-    Same,
-    /// Root of a namespace of users, who may set routes and addresses and load no program.
-    RootOfNamespace,
-}
+/// Loopback is up, and the node has an address.
+const PREPARE: &str = "ip link set lo up && ip address add 192.0.2.1/32 dev lo";
 
-/// Runs the test of this name again in a namespace of its own, where loopback is up and the node has
-/// an address. True in that second run.
+/// Set in the second run of a test that goes without any table in the kernel.
+const SOCKETS: &str = "CORACLE_TEST_SOCKETS";
+
+/// Runs the test of this name again in a namespace of its own. True in that second run.
 fn is_inside(test: &str) -> bool {
-    is_inside_by(By::Same, test)
+    enter(test, PREPARE, By::Same)
 }
 
-fn is_inside_by(by: By, test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let prepare = "ip link set lo up && ip address add 192.0.2.1/32 dev lo && exec \"$@\"";
-    let mut unshare = Command::new("unshare");
-    // Root in a namespace of users of our own, where this user is not root.
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root || by == By::RootOfNamespace {
-        unshare.args(["--user", "--map-root-user"]);
-    }
-    let output = unshare
-        .args(["--net", "sh", "-c", prepare, "sh"])
-        .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            &format!("edge::tests::host::{test}"),
-            "--nocapture",
-        ])
-        .env(
-            INSIDE,
-            if is_root && by == By::Same {
-                "root"
-            } else {
-                "user"
-            },
-        )
-        .output()
-        .expect("`unshare` of util-linux is there");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && told.contains("1 passed"),
-        "{told}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    false
+/// The same where no program can be loaded.
+fn is_inside_by_rules(test: &str) -> bool {
+    enter(test, PREPARE, By::RootOfNamespace)
+}
+
+/// The same without rules either.
+fn is_inside_by_sockets(test: &str) -> bool {
+    let prepare = format!("{PREPARE} && export {SOCKETS}=1");
+    enter(test, &prepare, By::RootOfNamespace)
+}
+
+fn enter(test: &str, prepare: &str, by: By) -> bool {
+    enter_namespace(&format!("edge::tests::host::{test}"), prepare, by).is_some()
 }
 
 /// How the true addresses are to be served in this run.
 fn mechanism() -> Mechanism {
-    match std::env::var(INSIDE).unwrap().as_str() {
-        "root" => Mechanism::SocketLookup,
-        _ => Mechanism::Sockets,
+    match inside().expect("in a second run") {
+        _ if std::env::var_os(SOCKETS).is_some() => Mechanism::Sockets,
+        Inside::Root => Mechanism::SocketLookup,
+        Inside::User => Mechanism::SocketRules,
     }
+}
+
+/// Starts an edge that serves by that mechanism.
+fn start(config: EdgeConfig, fabric: Option<Fabric>) -> Result<Edge, EdgeError> {
+    let expected = mechanism();
+    let edge = match expected {
+        Mechanism::Sockets => Edge::start_by(config, fabric, &[])?,
+        Mechanism::SocketLookup | Mechanism::SocketRules => Edge::start(config, fabric)?,
+    };
+    assert_eq!(edge.mechanism(), Some(expected));
+    Ok(edge)
 }
 
 fn config(range: &str) -> EdgeConfig {
@@ -107,9 +90,17 @@ async fn services_are_reached_at_their_true_addresses() {
 }
 
 #[tokio::test]
-async fn services_are_reached_at_their_true_addresses_without_a_program() {
-    let test = "services_are_reached_at_their_true_addresses_without_a_program";
-    if is_inside_by(By::RootOfNamespace, test) {
+async fn services_are_reached_at_their_true_addresses_by_rules() {
+    let test = "services_are_reached_at_their_true_addresses_by_rules";
+    if is_inside_by_rules(test) {
+        services_are_reached_at_their_true_addresses_in_here().await;
+    }
+}
+
+#[tokio::test]
+async fn services_are_reached_at_their_true_addresses_by_sockets() {
+    let test = "services_are_reached_at_their_true_addresses_by_sockets";
+    if is_inside_by_sockets(test) {
         services_are_reached_at_their_true_addresses_in_here().await;
     }
 }
@@ -120,8 +111,7 @@ async fn services_are_reached_at_their_true_addresses_in_here() {
     let (listener, at) = listen(&pod, 8);
     let web = service("web");
     route(&web, &[at]);
-    let edge = Edge::start(config("10.96.0.0/16"), Some(fabric)).unwrap();
-    assert_eq!(edge.mechanism(), Some(mechanism()));
+    let edge = start(config("10.96.0.0/16"), Some(fabric)).unwrap();
     let node_port = tcp(None, 30_080);
     let privileged = tcp(Some("10.96.0.1"), 443);
     edge.apply(fronts(&[
@@ -169,9 +159,17 @@ async fn answers_over_udp_come_from_the_true_address() {
 }
 
 #[tokio::test]
-async fn answers_over_udp_come_from_the_true_address_without_a_program() {
-    let test = "answers_over_udp_come_from_the_true_address_without_a_program";
-    if is_inside_by(By::RootOfNamespace, test) {
+async fn answers_over_udp_come_from_the_true_address_by_rules() {
+    let test = "answers_over_udp_come_from_the_true_address_by_rules";
+    if is_inside_by_rules(test) {
+        answers_over_udp_come_from_the_true_address_in_here().await;
+    }
+}
+
+#[tokio::test]
+async fn answers_over_udp_come_from_the_true_address_by_sockets() {
+    let test = "answers_over_udp_come_from_the_true_address_by_sockets";
+    if is_inside_by_sockets(test) {
         answers_over_udp_come_from_the_true_address_in_here().await;
     }
 }
@@ -180,7 +178,7 @@ async fn answers_over_udp_come_from_the_true_address_in_here() {
     let endpoint = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let dns = service("dns");
     route(&dns, &[endpoint.local_addr().unwrap()]);
-    let edge = Edge::start(config("10.96.0.0/16"), None).unwrap();
+    let edge = start(config("10.96.0.0/16"), None).unwrap();
     let address = FrontAddress {
         protocol: Protocol::Udp,
         ..tcp(Some("10.96.0.10"), 53)
@@ -204,9 +202,17 @@ async fn an_address_of_ipv6_is_made_local_too() {
 }
 
 #[tokio::test]
-async fn an_address_of_ipv6_is_made_local_too_without_a_program() {
-    let test = "an_address_of_ipv6_is_made_local_too_without_a_program";
-    if is_inside_by(By::RootOfNamespace, test) {
+async fn an_address_of_ipv6_is_made_local_too_by_rules() {
+    let test = "an_address_of_ipv6_is_made_local_too_by_rules";
+    if is_inside_by_rules(test) {
+        an_address_of_ipv6_is_made_local_too_in_here().await;
+    }
+}
+
+#[tokio::test]
+async fn an_address_of_ipv6_is_made_local_too_by_sockets() {
+    let test = "an_address_of_ipv6_is_made_local_too_by_sockets";
+    if is_inside_by_sockets(test) {
         an_address_of_ipv6_is_made_local_too_in_here().await;
     }
 }
@@ -217,7 +223,7 @@ async fn an_address_of_ipv6_is_made_local_too_in_here() {
     route(&web, &[elsewhere("a").await]);
     let mut config = config("fd00:10:96::/108");
     config.node_addresses.push("2001:db8::1".parse().unwrap());
-    let edge = Edge::start(config, None).unwrap();
+    let edge = start(config, None).unwrap();
     let address = tcp(Some("fd00:10:96::1"), 80);
     edge.apply(fronts(&[(address, front(&web, FrontKind::ClusterIp))]));
     let outside = published(&edge, address).await;
@@ -238,7 +244,7 @@ async fn node_ports_are_served_at_addresses_that_come_later() {
         ..config("10.96.0.0/16")
     };
     ip("address add 198.51.100.1/32 dev lo");
-    let edge = Edge::start(config, None).unwrap();
+    let edge = start(config, None).unwrap();
     let node_port = tcp(None, 30_080);
     edge.apply(fronts(&[(node_port, front(&web, FrontKind::NodePort))]));
     let is_at = async |expected: &str| {
@@ -268,22 +274,18 @@ async fn a_stale_route_is_removed_and_a_foreign_one_refused() {
     ip("route add local 10.96.0.0/16 dev lo proto 201 table local");
     ip("route add local 10.99.0.0/16 dev lo proto 201 table local");
     ip("route add blackhole 10.97.5.0/24");
-    let refused = Edge::start(config("10.97.0.0/16"), None)
-        .err()
-        .expect("refused");
+    let refused = start(config("10.97.0.0/16"), None).err().expect("refused");
     let EdgeError::Routes(refused) = refused;
     assert_eq!(
         refused.to_string(),
         "the range 10.97.0.0/16 overlaps the route 10.97.5.0/24"
     );
-    let edge = Edge::start(config("10.96.0.0/16"), None).unwrap();
+    let edge = start(config("10.96.0.0/16"), None).unwrap();
     assert_eq!(
         tagged_routes(),
         "local 10.96.0.0/16 dev lo scope host src 192.0.2.1 \n"
     );
-    let claimed = Edge::start(config("10.96.0.0/16"), None)
-        .err()
-        .expect("refused");
+    let claimed = start(config("10.96.0.0/16"), None).err().expect("refused");
     let EdgeError::Routes(claimed) = claimed;
     assert!(matches!(claimed, RouteError::Claimed { .. }), "{claimed}");
     drop(edge);

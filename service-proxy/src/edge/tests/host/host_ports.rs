@@ -29,12 +29,23 @@ fn at(address: &str) -> SocketAddr {
 
 #[tokio::test]
 async fn a_port_of_the_host_is_an_entry_of_the_table_and_no_socket() {
-    let test = "host_ports::a_port_of_the_host_is_an_entry_of_the_table_and_no_socket";
-    if !is_inside(test) || mechanism() != Mechanism::SocketLookup {
-        return;
+    if is_inside("host_ports::a_port_of_the_host_is_an_entry_of_the_table_and_no_socket") {
+        a_port_of_the_host_is_an_entry_of_the_table_and_no_socket_in_here().await;
     }
+}
+
+#[tokio::test]
+async fn a_port_of_the_host_is_an_entry_of_the_table_and_no_socket_by_rules() {
+    if is_inside_by_rules(
+        "host_ports::a_port_of_the_host_is_an_entry_of_the_table_and_no_socket_by_rules",
+    ) {
+        a_port_of_the_host_is_an_entry_of_the_table_and_no_socket_in_here().await;
+    }
+}
+
+async fn a_port_of_the_host_is_an_entry_of_the_table_and_no_socket_in_here() {
     let fabric = node_fabric();
-    let edge = Edge::start(node_config(), Some(fabric.clone())).unwrap();
+    let edge = start(node_config(), Some(fabric.clone())).unwrap();
     let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
     let published = publish(&a, Protocol::Tcp, None, (8_080, 80)).unwrap();
     assert_eq!(published.address, at("127.0.0.1:8080"));
@@ -78,12 +89,21 @@ async fn a_port_of_the_host_is_an_entry_of_the_table_and_no_socket() {
 
 #[tokio::test]
 async fn datagrams_reach_a_pod_at_a_port_of_the_host() {
-    let test = "host_ports::datagrams_reach_a_pod_at_a_port_of_the_host";
-    if !is_inside(test) || mechanism() != Mechanism::SocketLookup {
-        return;
+    if is_inside("host_ports::datagrams_reach_a_pod_at_a_port_of_the_host") {
+        datagrams_reach_a_pod_at_a_port_of_the_host_in_here().await;
     }
+}
+
+#[tokio::test]
+async fn datagrams_reach_a_pod_at_a_port_of_the_host_by_rules() {
+    if is_inside_by_rules("host_ports::datagrams_reach_a_pod_at_a_port_of_the_host_by_rules") {
+        datagrams_reach_a_pod_at_a_port_of_the_host_in_here().await;
+    }
+}
+
+async fn datagrams_reach_a_pod_at_a_port_of_the_host_in_here() {
     let fabric = node_fabric();
-    let _edge = Edge::start(node_config(), Some(fabric.clone())).unwrap();
+    let _edge = start(node_config(), Some(fabric.clone())).unwrap();
     let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
     let _published = publish(&a, Protocol::Udp, None, (5_300, 53)).unwrap();
     // The same port of another pod, at its own address: one socket serves both.
@@ -97,12 +117,21 @@ async fn datagrams_reach_a_pod_at_a_port_of_the_host() {
 
 #[tokio::test]
 async fn a_port_of_the_host_that_somebody_has_is_refused() {
-    let test = "host_ports::a_port_of_the_host_that_somebody_has_is_refused";
-    if !is_inside(test) || mechanism() != Mechanism::SocketLookup {
-        return;
+    if is_inside("host_ports::a_port_of_the_host_that_somebody_has_is_refused") {
+        a_port_of_the_host_that_somebody_has_is_refused_in_here().await;
     }
+}
+
+#[tokio::test]
+async fn a_port_of_the_host_that_somebody_has_is_refused_by_rules() {
+    if is_inside_by_rules("host_ports::a_port_of_the_host_that_somebody_has_is_refused_by_rules") {
+        a_port_of_the_host_that_somebody_has_is_refused_in_here().await;
+    }
+}
+
+async fn a_port_of_the_host_that_somebody_has_is_refused_in_here() {
     let fabric = node_fabric();
-    let edge = Edge::start(node_config(), Some(fabric.clone())).unwrap();
+    let edge = start(node_config(), Some(fabric.clone())).unwrap();
     let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
     let (listener, own) = listen(&a, 8);
     serve(listener, "a");

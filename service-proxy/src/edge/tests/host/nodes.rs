@@ -168,9 +168,17 @@ async fn another_node_reaches_pods_of_this_one() {
 }
 
 #[tokio::test]
-async fn another_node_reaches_pods_without_a_program() {
-    let test = "nodes::another_node_reaches_pods_without_a_program";
-    if is_inside_by(By::RootOfNamespace, test) {
+async fn another_node_reaches_pods_by_rules() {
+    let test = "nodes::another_node_reaches_pods_by_rules";
+    if is_inside_by_rules(test) {
+        another_node_reaches_pods().await;
+    }
+}
+
+#[tokio::test]
+async fn another_node_reaches_pods_by_sockets() {
+    let test = "nodes::another_node_reaches_pods_by_sockets";
+    if is_inside_by_sockets(test) {
         another_node_reaches_pods().await;
     }
 }
@@ -178,7 +186,7 @@ async fn another_node_reaches_pods_without_a_program() {
 async fn another_node_reaches_pods() {
     let other = OtherNode::new();
     let fabric = node_fabric();
-    let edge = Edge::start(node_config(), Some(fabric.clone())).unwrap();
+    let edge = start(node_config(), Some(fabric.clone())).unwrap();
     let a = pod(&fabric, "a");
     let (listener, at) = listen(&a, 8);
     let serving = serve(listener, "a");
@@ -213,9 +221,17 @@ async fn pods_come_from_their_own_addresses_within_the_cluster() {
 }
 
 #[tokio::test]
-async fn pods_come_from_their_own_addresses_without_a_program() {
-    let test = "nodes::pods_come_from_their_own_addresses_without_a_program";
-    if is_inside_by(By::RootOfNamespace, test) {
+async fn pods_come_from_their_own_addresses_by_rules() {
+    let test = "nodes::pods_come_from_their_own_addresses_by_rules";
+    if is_inside_by_rules(test) {
+        pods_come_from_their_own_addresses().await;
+    }
+}
+
+#[tokio::test]
+async fn pods_come_from_their_own_addresses_by_sockets() {
+    let test = "nodes::pods_come_from_their_own_addresses_by_sockets";
+    if is_inside_by_sockets(test) {
         pods_come_from_their_own_addresses().await;
     }
 }
@@ -224,7 +240,7 @@ async fn pods_come_from_their_own_addresses() {
     let other = OtherNode::new();
     let fabric = node_fabric();
     // The other node's range is heard of after the start.
-    let edge = Edge::start(config("10.96.0.0/16"), Some(fabric.clone())).unwrap();
+    let edge = start(config("10.96.0.0/16"), Some(fabric.clone())).unwrap();
     edge.set_pod_ranges(vec!["10.244.2.0/24".parse().unwrap()]);
     let a = pod(&fabric, "a");
     for (remote, is_within) in [(REMOTE_POD, true), ("198.51.100.2:80", false)] {

@@ -64,9 +64,17 @@ async fn a_pod_answers_at_its_own_address_on_what_it_listens_on() {
 }
 
 #[tokio::test]
-async fn a_pod_answers_at_its_own_address_without_a_program() {
-    let test = "pods::a_pod_answers_at_its_own_address_without_a_program";
-    if is_inside_by(By::RootOfNamespace, test) {
+async fn a_pod_answers_at_its_own_address_by_rules() {
+    let test = "pods::a_pod_answers_at_its_own_address_by_rules";
+    if is_inside_by_rules(test) {
+        a_pod_answers_at_its_own_address().await;
+    }
+}
+
+#[tokio::test]
+async fn a_pod_answers_at_its_own_address_by_sockets() {
+    let test = "pods::a_pod_answers_at_its_own_address_by_sockets";
+    if is_inside_by_sockets(test) {
         a_pod_answers_at_its_own_address().await;
     }
 }
@@ -80,8 +88,7 @@ async fn a_pod_answers_at_its_own_address() {
     let a = pod(&fabric, "a");
     // One that listens before the edge is there, one that begins after.
     let (listener, before) = listen(&a, 8);
-    let edge = Edge::start(node_config(), Some(fabric.clone())).unwrap();
-    assert_eq!(edge.mechanism(), Some(mechanism()));
+    let edge = start(node_config(), Some(fabric.clone())).unwrap();
     let client = TcpStream::connect(before).await.unwrap();
     let accepted = listener.accept().await.unwrap();
     assert!(accepted.is_kernel(), "the accepted stream is the pod's");
@@ -104,7 +111,7 @@ async fn a_pod_answers_at_its_own_address() {
         let kind = refusal(unserved).await;
         assert_eq!(kind, std::io::ErrorKind::ConnectionRefused, "{unserved}");
     }
-    if mechanism() == Mechanism::SocketLookup {
+    if mechanism() != Mechanism::Sockets {
         let kind = refusal(SocketAddr::from((b.ip(), 8_022))).await;
         assert_eq!(kind, std::io::ErrorKind::ConnectionRefused);
     }
@@ -126,16 +133,24 @@ async fn datagrams_reach_a_pod_at_its_own_address() {
 }
 
 #[tokio::test]
-async fn datagrams_reach_a_pod_without_a_program() {
-    let test = "pods::datagrams_reach_a_pod_without_a_program";
-    if is_inside_by(By::RootOfNamespace, test) {
+async fn datagrams_reach_a_pod_by_rules() {
+    let test = "pods::datagrams_reach_a_pod_by_rules";
+    if is_inside_by_rules(test) {
+        datagrams_reach_a_pod().await;
+    }
+}
+
+#[tokio::test]
+async fn datagrams_reach_a_pod_by_sockets() {
+    let test = "pods::datagrams_reach_a_pod_by_sockets";
+    if is_inside_by_sockets(test) {
         datagrams_reach_a_pod().await;
     }
 }
 
 async fn datagrams_reach_a_pod() {
     let fabric = node_fabric();
-    let edge = Edge::start(node_config(), Some(fabric.clone())).unwrap();
+    let edge = start(node_config(), Some(fabric.clone())).unwrap();
     let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
     // The same port of two pods is one socket, and which pod is meant is told by the address.
     let serving = [&a, &b].map(|pod| echo_udp(pod, 5_353));
@@ -163,7 +178,7 @@ async fn a_pod_that_accepts_nothing_holds_up_no_other() {
         return;
     }
     let fabric = node_fabric();
-    let edge = Edge::start(node_config(), Some(fabric.clone())).unwrap();
+    let edge = start(node_config(), Some(fabric.clone())).unwrap();
     let (idle, busy) = (pod(&fabric, "idle"), pod(&fabric, "busy"));
     let (_idle, stuck) = listen(&idle, 4);
     let (listener, at) = listen(&busy, 4);
@@ -185,18 +200,25 @@ async fn a_pod_that_accepts_nothing_holds_up_no_other() {
 
 #[tokio::test]
 async fn ten_thousand_pods_cost_a_handful_of_descriptors() {
-    if !is_inside_here("ten_thousand_pods_cost_a_handful_of_descriptors") {
-        return;
+    if is_inside_here("ten_thousand_pods_cost_a_handful_of_descriptors") {
+        ten_thousand_pods().await;
     }
-    // Without a program there is a socket for each.
-    if mechanism() == Mechanism::Sockets {
-        return;
+}
+
+#[tokio::test]
+async fn ten_thousand_pods_cost_a_handful_of_descriptors_by_rules() {
+    let test = "pods::ten_thousand_pods_cost_a_handful_of_descriptors_by_rules";
+    if is_inside_by_rules(test) {
+        ten_thousand_pods().await;
     }
+}
+
+async fn ten_thousand_pods() {
     let fabric = fabric();
     // The runtime's own descriptors are there before.
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let before = descriptors();
-    let edge = Edge::start(config("10.96.0.0/16"), Some(fabric.clone())).unwrap();
+    let edge = start(config("10.96.0.0/16"), Some(fabric.clone())).unwrap();
     let mut pods = Vec::new();
     for number in 0..10_000 {
         let pod = pod(&fabric, &number.to_string());
@@ -222,7 +244,7 @@ async fn a_node_that_is_killed() {
         return;
     }
     let fabric = node_fabric();
-    let edge = Edge::start(node_config(), Some(fabric.clone())).unwrap();
+    let edge = start(node_config(), Some(fabric.clone())).unwrap();
     let a = pod(&fabric, "a");
     let (listener, _) = listen(&a, 8);
     println!("\nheld");
@@ -233,9 +255,19 @@ async fn a_node_that_is_killed() {
 
 #[tokio::test]
 async fn a_start_recovers_from_one_that_was_killed() {
-    if !is_inside_here("a_start_recovers_from_one_that_was_killed") {
-        return;
+    if is_inside_here("a_start_recovers_from_one_that_was_killed") {
+        a_start_recovers().await;
     }
+}
+
+#[tokio::test]
+async fn a_start_recovers_from_one_with_rules_that_was_killed() {
+    if is_inside_by_rules("pods::a_start_recovers_from_one_with_rules_that_was_killed") {
+        a_start_recovers().await;
+    }
+}
+
+async fn a_start_recovers() {
     let mut held = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "edge::tests::host::pods::a_node_that_is_killed"])
         .arg("--nocapture")
@@ -260,7 +292,7 @@ async fn a_start_recovers_from_one_that_was_killed() {
     let kind = refusal(first_pod).await;
     assert_eq!(kind, std::io::ErrorKind::ConnectionRefused);
     let fabric = node_fabric();
-    let edge = Edge::start(node_config(), Some(fabric.clone())).unwrap();
+    let edge = start(node_config(), Some(fabric.clone())).unwrap();
     let a = pod(&fabric, "a");
     let (listener, at) = listen(&a, 8);
     assert_eq!(at, first_pod);
