@@ -11,6 +11,7 @@ macro_rules! applets {
 }
 
 mod archive;
+mod awk;
 mod blocks;
 pub(crate) mod condition;
 mod digest;
@@ -42,6 +43,7 @@ pub(crate) const ALL: &[&[Applet]] = &[
         ("bash", crate::shell::sh),
     ],
     archive::APPLETS,
+    awk::APPLETS,
     blocks::APPLETS,
     condition::APPLETS,
     digest::APPLETS,

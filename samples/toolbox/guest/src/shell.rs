@@ -18,7 +18,7 @@ mod parser;
 mod redirect;
 mod syntax;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod variables;
 
 use std::collections::BTreeMap;

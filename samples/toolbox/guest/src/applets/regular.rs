@@ -15,8 +15,10 @@ const COMPILED_BYTES_MAX: usize = 4 << 20;
 pub(crate) enum Dialect {
     /// As in `grep` and `sed`: brackets and bars are special with a backslash.
     Basic,
-    /// As in `grep -E`, `sed -E` and `awk`.
+    /// As in `grep -E` and `sed -E`.
     Extended,
+    /// As in `awk`: extended, and with the escapes of its texts, which count within sets too.
+    Awk,
     /// No expression but text.
     Fixed,
 }
@@ -32,7 +34,7 @@ pub(crate) enum Case {
 pub(crate) fn compile(text: &str, dialect: Dialect, case: Case) -> Result<Regex, Failure> {
     let translated = match dialect {
         Dialect::Fixed => regex_lite::escape(text),
-        Dialect::Basic | Dialect::Extended => translate(text, dialect)?,
+        Dialect::Basic | Dialect::Extended | Dialect::Awk => translate(text, dialect)?,
     };
     RegexBuilder::new(&translated)
         .case_insensitive(case == Case::Ignored)
@@ -44,7 +46,7 @@ pub(crate) fn compile(text: &str, dialect: Dialect, case: Case) -> Result<Regex,
 
 fn translate(text: &str, dialect: Dialect) -> Result<String, Failure> {
     let chars: Vec<char> = text.chars().collect();
-    let extended = dialect == Dialect::Extended;
+    let extended = dialect != Dialect::Basic;
     let mut out = String::new();
     let mut at = 0;
     // Whether an expression begins here, where a star is only a star and `^` an anchor.
@@ -60,12 +62,19 @@ fn translate(text: &str, dialect: Dialect) -> Result<String, Failure> {
                 };
                 at += 1;
                 begins = matches!(next, '(' | '|') && !extended;
-                escaped(next, extended, &mut out)?;
+                match awk_escape(&chars, at - 1).filter(|_| dialect == Dialect::Awk) {
+                    Some((text, end)) => {
+                        out.push_str(&text);
+                        at = end;
+                    }
+                    None => escaped(next, extended, &mut out)?,
+                }
             }
-            '[' => at = bracket(&chars, at, &mut out)?,
+            '[' => at = bracket(&chars, at, dialect, &mut out)?,
             '*' if began => {
                 out.push_str("\\*");
             }
+            '+' | '?' if began && extended => out.extend(['\\', c]),
             '^' if began || extended => {
                 out.push('^');
                 begins = true;
@@ -82,6 +91,29 @@ fn translate(text: &str, dialect: Dialect) -> Result<String, Failure> {
         }
     }
     Ok(out)
+}
+
+/// What a backslash means in `awk` only, and where what is written so ends.
+fn awk_escape(chars: &[char], at: usize) -> Option<(String, usize)> {
+    let simple = match chars.get(at)? {
+        'y' => return Some(("\\b".to_owned(), at + 1)),
+        'a' => '\u{7}',
+        'b' => '\u{8}',
+        'f' => '\u{c}',
+        'v' => '\u{b}',
+        '0'..='7' => {
+            let digits: String = chars[at..]
+                .iter()
+                .take(3)
+                .take_while(|c| c.is_digit(8))
+                .collect();
+            let code = u32::from_str_radix(&digits, 8).ok()?;
+            let text = regex_lite::escape(&char::from_u32(code)?.to_string());
+            return Some((text, at + digits.len()));
+        }
+        _ => return None,
+    };
+    Some((simple.to_string(), at + 1))
 }
 
 fn escaped(next: char, extended: bool, out: &mut String) -> Result<(), Failure> {
@@ -116,8 +148,13 @@ fn interval(rest: &[char]) -> bool {
     })
 }
 
-/// Translates a set, in which a backslash is only that; returns where it ends.
-fn bracket(chars: &[char], start: usize, out: &mut String) -> Result<usize, Failure> {
+/// Translates a set, in which a backslash is only that except in `awk`; returns where it ends.
+fn bracket(
+    chars: &[char],
+    start: usize,
+    dialect: Dialect,
+    out: &mut String,
+) -> Result<usize, Failure> {
     let mut at = start;
     out.push('[');
     if chars.get(at) == Some(&'^') {
@@ -152,6 +189,21 @@ fn bracket(chars: &[char], start: usize, out: &mut String) -> Result<usize, Fail
             }
             '-' if at > first + 1 && chars.get(at).is_some_and(|next| *next != ']') => {
                 out.push('-');
+            }
+            '\\' if dialect == Dialect::Awk && at < chars.len() => {
+                if let Some((text, end)) = awk_escape(chars, at) {
+                    out.push_str(&text);
+                    at = end;
+                    continue;
+                }
+                match chars[at] {
+                    'n' => out.push('\n'),
+                    't' => out.push('\t'),
+                    'r' => out.push('\r'),
+                    c if c.is_alphanumeric() => out.push(c),
+                    c => out.extend(['\\', c]),
+                }
+                at += 1;
             }
             // GNU's sed knows these two within sets.
             '\\' if matches!(chars.get(at), Some('n' | 't')) => {

@@ -61,13 +61,19 @@ impl Moment {
         }
     }
 
+    /// What the clock shows.
+    pub(crate) fn now() -> Self {
+        Self::of(SystemTime::now())
+    }
+
     /// As the clock of the system has it.
     pub(crate) fn to_system(self) -> SystemTime {
         let time = Duration::new(u64::try_from(self.seconds).unwrap_or(0), self.nanoseconds);
         UNIX_EPOCH.checked_add(time).unwrap_or(UNIX_EPOCH)
     }
 
-    fn at(seconds: i64) -> Self {
+    /// So many seconds after 1970 began.
+    pub(crate) fn at(seconds: i64) -> Self {
         Self {
             seconds,
             nanoseconds: 0,

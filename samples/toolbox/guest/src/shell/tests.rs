@@ -34,7 +34,7 @@ impl Drop for Folder {
 const STACK_BYTES: usize = 256 << 20;
 
 /// Runs a script and returns its code and what it wrote to standard output.
-fn run(name: &str, script: &str) -> (i32, String) {
+pub(crate) fn run(name: &str, script: &str) -> (i32, String) {
     let (name, script) = (name.to_owned(), script.to_owned());
     let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
     let running = thread.spawn(move || run_here(&name, &script));
@@ -62,13 +62,12 @@ fn run_here(name: &str, script: &str) -> (i32, String) {
     (code, String::from_utf8_lossy(&written).into_owned())
 }
 
-/// Each begins with `### name`; what is expected follows `=== code`, and `\c` means that the last line has no
-/// end.
-#[test]
-fn snippets_do_what_other_shells_do() {
+/// Runs snippets and returns how many there were. Each begins with `### name`; what is expected follows
+/// `=== code`, and `\c` means that the last line has no end.
+pub(crate) fn check_snippets(snippets: &str) -> usize {
     let mut count = 0;
     let mut wrong = Vec::new();
-    for snippet in SNIPPETS.split("### ").skip(1) {
+    for snippet in snippets.split("### ").skip(1) {
         let (name, rest) = snippet.split_once('\n').expect("a name");
         let (script, expected) = rest.split_once("\n=== ").expect("an expectation");
         let (code, output) = expected.split_once('\n').expect("a code");
@@ -82,6 +81,12 @@ fn snippets_do_what_other_shells_do() {
         count += 1;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    count
+}
+
+#[test]
+fn snippets_do_what_other_shells_do() {
+    let count = check_snippets(SNIPPETS);
     assert!(count >= 150, "only {count} snippets");
 }
 
