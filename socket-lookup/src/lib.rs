@@ -19,6 +19,9 @@ mod lookup;
 mod netfilter;
 
 #[cfg(target_os = "linux")]
+mod options;
+
+#[cfg(target_os = "linux")]
 mod program;
 
 #[cfg(target_os = "linux")]
@@ -34,4 +37,4 @@ pub use lookup::{Failures, LookupError, RANGES_MAX, SocketLookup, Transport};
 pub use rules::{RulesError, SocketRules};
 
 #[cfg(target_os = "linux")]
-pub use syscall::make_transparent;
+pub use options::{make_transparent, shortest_round_trip};

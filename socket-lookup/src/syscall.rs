@@ -1,5 +1,4 @@
-//! The system call `bpf`: the six of its commands that are needed, each as a safe function; and the one
-//! option of sockets that rules need.
+//! The system call `bpf`: the six of its commands that are needed, each as a safe function.
 //!
 //! Written out, for the libraries that know all of it need a compiler for its programs, or a newer one
 //! than ours for themselves.
@@ -250,31 +249,5 @@ fn call<A: Attributes>(command: libc::c_long, attributes: &A) -> io::Result<i32>
     match i32::try_from(returned) {
         Ok(returned @ 0..) => Ok(returned),
         Ok(_) | Err(_) => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Lets a socket be given what is for other addresses than its own (`IP_TRANSPARENT`); those that it
-/// accepts inherit it. The option is the same for both families.
-///
-/// # Errors
-///
-/// Fails for who has neither `CAP_NET_ADMIN` nor `CAP_NET_RAW` in the network's namespace of users.
-#[expect(unsafe_code, reason = "this option has no safe wrapper for IPv6")]
-pub fn make_transparent(socket: impl AsFd) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the descriptor is borrowed for as long as the call takes, and the kernel reads as many bytes
-    // of the number as it is told.
-    let returned = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_IP,
-            libc::IP_TRANSPARENT,
-            std::ptr::from_ref(&on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    match returned {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }

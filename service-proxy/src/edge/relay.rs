@@ -211,6 +211,7 @@ impl Direction {
                     if *pace == Pace::Bulk
                         && let Some(pipe) = pipes.take()
                     {
+                        pipe.prepare(to);
                         *self = Direction::Bulk(Box::new(pipe));
                         continue;
                     }

@@ -12,6 +12,6 @@ mod system;
 
 pub(in crate::edge) use system::{Pipe, Pipes, is_impossible};
 
-/// Pipes in use at once; a slow reader may hold one for long, and with it a mebibyte of the kernel's
-/// memory: 64 MiB in all.
+/// Pipes in use at once; a slow reader may hold one for long, and with it 512 KiB of the kernel's
+/// memory: 32 MiB in all.
 pub(in crate::edge) const PIPES_MAX: usize = 64;

@@ -26,6 +26,11 @@ impl Pipes {
 
 impl Pipe {
     /// Is never called, for there is no pipe.
+    pub(in crate::edge) fn prepare(&self, _to: &Side) {
+        match *self {}
+    }
+
+    /// Is never called, for there is no pipe.
     pub(in crate::edge) fn fill(&mut self, _from: &Side) -> io::Result<usize> {
         match *self {}
     }
