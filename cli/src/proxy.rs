@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use coracle_service_proxy::edge::{EdgeConfig, machine_addresses};
+use coracle_service_proxy::edge::EdgeConfig;
 use coracle_service_proxy::{PodRanges, Proxy, ProxyConfig};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
@@ -84,15 +84,7 @@ pub(crate) struct ProxyArgs {
 }
 
 impl ProxyArgs {
-    /// Returns the addresses that node ports are served on.
-    fn node_ports(&self, node: &[IpAddr]) -> Vec<IpAddr> {
-        match self.nodeport_addresses.as_slice() {
-            [] => all_addresses(node),
-            asked => node_port_addresses(asked, node),
-        }
-    }
-
-    /// Returns the same for the edge: addresses, and ranges in which it looks for more.
+    /// Returns the addresses that node ports are served on, and ranges in which it looks for more.
     fn node_port_places(&self, node: &[IpAddr]) -> (Vec<IpAddr>, Vec<IpNet>) {
         match self.nodeport_addresses.as_slice() {
             [] => (all_addresses(node), Vec::new()),
@@ -162,7 +154,6 @@ async fn serve(args: ProxyArgs) -> anyhow::Result<Exit> {
              only; `--plan host`, as root on Linux, serves the true ones",
         );
     }
-    let node_ports = args.node_ports(&node_ips);
     let (node_port_addresses, node_port_ranges) = args.node_port_places(&node_ips);
     let proxy = Proxy::start(ProxyConfig {
         client,
@@ -181,7 +172,7 @@ async fn serve(args: ProxyArgs) -> anyhow::Result<Exit> {
             ..EdgeConfig::default()
         }),
         pod_ranges: pod_ranges(&args.cluster_cidr),
-        health_check_ips: node_ports,
+        health_check_ips: Vec::new(),
         healthz: args.healthz_bind_address.0,
         metrics: args.metrics_bind_address.0,
     })
@@ -313,37 +304,11 @@ fn all_addresses(node: &[IpAddr]) -> Vec<IpAddr> {
     [v4].into_iter().chain(v6).collect()
 }
 
-/// Returns the addresses that node ports are served on: of the ranges that were asked for, those that
-/// this machine has. Where it does not tell them, the Node's and loopback.
-pub(crate) fn node_port_addresses(asked: &[NodePorts], node: &[IpAddr]) -> Vec<IpAddr> {
-    let machine = machine_addresses().unwrap_or_else(|error| {
-        tracing::debug!(%error, "the addresses of this machine are not known");
-        vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]
-    });
-    let chosen = chosen_addresses(asked, node, &machine);
-    if chosen.is_empty() && !asked.is_empty() {
-        tracing::warn!("this machine has no address in the ranges for node ports");
-    }
-    chosen
-}
-
-/// Returns the same as addresses that serve node ports in any case, and the ranges in which the edge looks for
-/// this machine's addresses again and again.
+/// Returns the addresses that serve node ports in any case, and the ranges in which the edge looks for this
+/// machine's addresses again and again.
 pub(crate) fn node_port_places(asked: &[NodePorts], node: &[IpAddr]) -> (Vec<IpAddr>, Vec<IpNet>) {
-    let followed = |one: &NodePorts| match one {
-        NodePorts::Within(range) if range.prefix_len() > 0 => Some(*range),
-        NodePorts::Within(_) | NodePorts::Primary => None,
-    };
-    let ranges = asked.iter().filter_map(followed).collect();
-    let others = asked.iter().filter(|one| followed(one).is_none());
-    let others = others.copied().collect::<Vec<_>>();
-    (chosen_addresses(&others, node, &[]), ranges)
-}
-
-fn chosen_addresses(asked: &[NodePorts], node: &[IpAddr], machine: &[IpAddr]) -> Vec<IpAddr> {
-    let mut chosen = Vec::new();
+    let (mut chosen, mut followed) = (Vec::new(), Vec::new());
     for one in asked {
-        let known = node.iter().chain(machine).copied();
         match one {
             NodePorts::Primary => chosen.extend(node),
             NodePorts::Within(range) if range.prefix_len() == 0 => {
@@ -352,12 +317,12 @@ fn chosen_addresses(asked: &[NodePorts], node: &[IpAddr], machine: &[IpAddr]) ->
                     IpNet::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
                 });
             }
-            NodePorts::Within(range) => chosen.extend(known.filter(|ip| range.contains(ip))),
+            NodePorts::Within(range) => followed.push(*range),
         }
     }
     chosen.sort_unstable();
     chosen.dedup();
-    chosen
+    (chosen, followed)
 }
 
 /// Parses `10.0.0.0/8` or `primary`.
@@ -396,36 +361,26 @@ mod tests {
     #[test]
     fn node_ports_are_served_where_they_were_asked_for() {
         let node = ips(&["192.0.2.7", "2001:db8::7"]);
-        let machine = ips(&[
-            "127.0.0.1",
-            "::1",
-            "192.0.2.7",
-            "198.51.100.1",
-            "198.51.100.9",
-        ]);
-        let rows: [(&[&str], &[&str]); 7] = [
-            (&["primary"], &["192.0.2.7", "2001:db8::7"]),
-            (&["0.0.0.0/0", "::/0"], &["0.0.0.0", "::"]),
-            (&["192.0.2.0/24"], &["192.0.2.7"]),
-            (&["127.0.0.0/8"], &["127.0.0.1"]),
+        let rows: [(&[&str], &[&str], &[&str]); 5] = [
+            (&["primary"], &["192.0.2.7", "2001:db8::7"], &[]),
+            (&["0.0.0.0/0", "::/0"], &["0.0.0.0", "::"], &[]),
+            (&["192.0.2.0/24"], &[], &["192.0.2.0/24"]),
+            (&["127.0.0.0/8"], &[], &["127.0.0.0/8"]),
             (
+                &["198.51.100.0/24", "primary", "127.0.0.1/32"],
+                &["192.0.2.7", "2001:db8::7"],
                 &["198.51.100.0/24", "127.0.0.1/32"],
-                &["127.0.0.1", "198.51.100.1", "198.51.100.9"],
             ),
-            // None of this machine's.
-            (&["203.0.113.9/32"], &[]),
-            (&["203.0.113.0/24"], &[]),
         ];
-        for (asked, expected) in rows {
+        for (asked, expected, followed) in rows {
             let asked = asked
                 .iter()
                 .map(|text| parse_node_ports(text).expect("a range"));
             let asked = asked.collect::<Vec<_>>();
-            assert_eq!(
-                chosen_addresses(&asked, &node, &machine),
-                ips(expected),
-                "for {asked:?}"
-            );
+            let (chosen, ranges) = node_port_places(&asked, &node);
+            assert_eq!(chosen, ips(expected), "for {asked:?}");
+            let ranges = ranges.iter().map(IpNet::to_string).collect::<Vec<_>>();
+            assert_eq!(ranges, followed, "for {asked:?}");
         }
         assert_eq!(all_addresses(&node), ips(&["0.0.0.0", "::"]));
         assert_eq!(all_addresses(&node[..1]), ips(&["0.0.0.0"]));

@@ -60,6 +60,8 @@ pub(crate) struct LocalHealth {
 #[derive(Debug, Default)]
 pub(crate) struct Compiler {
     ground: Ground,
+    /// The addresses of the node in any case.
+    own_ips: Vec<IpAddr>,
     place: Place,
     services: BTreeMap<ServiceKey, Entry>,
     /// Whose each slice is: a slice's label may change.
@@ -85,8 +87,10 @@ struct Compiled {
 impl Compiler {
     /// Returns a compiler that knows nothing yet.
     pub(crate) fn new(ground: Ground, node: Option<String>) -> Compiler {
+        let own_ips = ground.node_ips.clone();
         Compiler {
             ground,
+            own_ips,
             place: Place { node, zone: None },
             ..Compiler::default()
         }
@@ -168,6 +172,22 @@ impl Compiler {
         let change = entry.turn(&self.place, Some(&gone), None);
         self.drop_if_empty(&owner);
         change
+    }
+
+    /// Says which addresses of the node serve node ports, beside those it has in any case.
+    pub(crate) fn set_node_ips(&mut self, ips: impl IntoIterator<Item = IpAddr>) -> Change {
+        let ground = &mut self.ground;
+        let mut now = self.own_ips.clone();
+        now.extend(ips);
+        now.sort_unstable();
+        now.dedup();
+        match now == ground.node_ips {
+            true => Change::Nothing,
+            false => {
+                ground.node_ips = now;
+                Change::Fronts
+            }
+        }
     }
 
     /// Returns the Services that a new list did not name: they are gone.

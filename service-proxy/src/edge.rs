@@ -132,6 +132,7 @@ pub enum EdgeError {
 pub struct Edge {
     fronts: watch::Sender<Arc<Fronts>>,
     published: watch::Receiver<Arc<Published>>,
+    node_ports: watch::Receiver<Arc<[IpAddr]>>,
     dispatcher: Arc<Dispatcher>,
     flows: Arc<Connections>,
     keeper: JoinHandle<()>,
@@ -216,6 +217,7 @@ impl Edge {
         let addresses = Addresses::new(&config, block);
         let (fronts, fronts_seen) = watch::channel(Arc::new(Fronts::default()));
         let (published_here, published) = watch::channel(Arc::default());
+        let (node_ports_here, node_ports) = watch::channel(addresses.node_ports());
         let stop = CancellationToken::new();
         let flows = Connections::new(config.udp_flows_max, config.udp_flows_per_client_max);
         let dispatcher = dispatcher(&config, fabric.clone());
@@ -232,6 +234,7 @@ impl Edge {
             doors: Doors::start(),
             fronts: fronts_seen,
             published: published_here,
+            node_ports: node_ports_here,
             stop: stop.clone(),
             sockets: HashMap::new(),
             failed: HashMap::new(),
@@ -240,6 +243,7 @@ impl Edge {
         Ok(Edge {
             fronts,
             published,
+            node_ports,
             dispatcher,
             flows,
             keeper: tokio::spawn(keeper.run()),
@@ -274,6 +278,11 @@ impl Edge {
     /// Follows where fronts are reached.
     pub fn published(&self) -> watch::Receiver<Arc<Published>> {
         self.published.clone()
+    }
+
+    /// Follows at which addresses node ports are served; an unspecified one stands for all of its family.
+    pub fn node_ports(&self) -> watch::Receiver<Arc<[IpAddr]>> {
+        self.node_ports.clone()
     }
 
     /// Returns what the edge did so far.

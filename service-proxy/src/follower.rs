@@ -10,6 +10,7 @@
 //! some were dealt with is dealt with together.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -55,6 +56,8 @@ pub(crate) struct Outlets {
     pub(crate) health: Arc<Health>,
     /// The ports of Services for health checks.
     pub(crate) checks: HealthChecks,
+    /// Where node ports are served on this machine, if they are.
+    pub(crate) node_ports: Option<watch::Receiver<Arc<[IpAddr]>>>,
     /// What the proxy counts.
     pub(crate) metrics: Arc<Metrics>,
     /// What the API is told.
@@ -125,10 +128,18 @@ impl Follower {
         mut news: BoxStream<'static, News>,
         stop: CancellationToken,
     ) {
+        self.take_node_ports();
         loop {
             let next = tokio::select! {
                 // Cancel-safe: the stream keeps what was not taken.
                 next = news.next() => next,
+                // Cancel-safe: what has changed is looked at when it is taken.
+                () = moved(&mut self.out.node_ports) => {
+                    let began = Instant::now();
+                    self.take_node_ports();
+                    self.commit(began);
+                    continue;
+                }
                 () = stop.cancelled() => break,
             };
             let Some(next) = next else {
@@ -309,6 +320,22 @@ impl Follower {
         self.compiler.set_zone(facts.zone)
     }
 
+    /// Takes note of where node ports are served now: pods reach them there too, and load balancers ask.
+    fn take_node_ports(&mut self) {
+        let Some(node_ports) = &mut self.out.node_ports else {
+            return;
+        };
+        let now = Arc::clone(&node_ports.borrow_and_update());
+        // Loopback is each pod's own.
+        let of_node = now.iter().copied();
+        let of_node = of_node.filter(|ip| !ip.is_unspecified() && !ip.is_loopback());
+        let change = self.compiler.set_node_ips(of_node);
+        self.change = self.change.max(change);
+        for (key, message) in self.out.checks.listen_at(&now) {
+            self.tell_health(&key, message);
+        }
+    }
+
     /// Returns an object that could be parsed; what could not be is told, and stays as it was.
     fn parsed<K>(&self, kind: &'static str, guard: DeserializeGuard<K>) -> Option<K> {
         match guard.0 {
@@ -341,12 +368,15 @@ impl Follower {
 
     fn follow_health(&mut self, key: &ServiceKey) {
         let asked = self.compiler.local_health(key);
-        if let Err(message) = self.out.checks.set(key, asked)
-            && let Some(facts) = self.compiler.service(key)
-        {
-            self.out
-                .events
-                .tell(About::service(facts), Reason::HealthCheck, message);
+        if let Err(message) = self.out.checks.set(key, asked) {
+            self.tell_health(key, message);
+        }
+    }
+
+    fn tell_health(&self, key: &ServiceKey, message: String) {
+        if let Some(facts) = self.compiler.service(key) {
+            let about = About::service(facts);
+            self.out.events.tell(about, Reason::HealthCheck, message);
         }
     }
 
@@ -368,6 +398,17 @@ impl Follower {
         self.out
             .synced
             .send_if_modified(|done| !std::mem::replace(done, true));
+    }
+}
+
+/// Returns once node ports are served at other addresses; never where they are not, or are no more.
+async fn moved(node_ports: &mut Option<watch::Receiver<Arc<[IpAddr]>>>) {
+    let is_there = match node_ports {
+        Some(node_ports) => node_ports.changed().await.is_ok(),
+        None => false,
+    };
+    if !is_there {
+        std::future::pending().await
     }
 }
 

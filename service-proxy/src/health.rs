@@ -87,6 +87,8 @@ fn status(is_well: bool) -> StatusCode {
 /// The ports for health checks of Services.
 #[derive(Debug)]
 pub(crate) struct HealthChecks {
+    /// Where they are asked in any case, and where they are now.
+    own: Vec<IpAddr>,
     listen_on: Vec<IpAddr>,
     health: Arc<Health>,
     open: HashMap<ServiceKey, Open>,
@@ -99,14 +101,15 @@ pub(crate) struct HealthChecks {
 struct Open {
     port: u16,
     local: Arc<AtomicUsize>,
-    stop: CancellationToken,
+    listening: HashMap<IpAddr, CancellationToken>,
 }
 
 impl HealthChecks {
-    /// Returns no ports; they will be listened on at these addresses.
-    pub(crate) fn new(listen_on: Vec<IpAddr>, health: Arc<Health>) -> HealthChecks {
+    /// Returns no ports; they will be listened on at these addresses in any case.
+    pub(crate) fn new(own: Vec<IpAddr>, health: Arc<Health>) -> HealthChecks {
         HealthChecks {
-            listen_on,
+            listen_on: own.clone(),
+            own,
             health,
             open: HashMap::new(),
             stop: CancellationToken::new(),
@@ -129,35 +132,69 @@ impl HealthChecks {
             return Ok(());
         }
         self.close(key);
-        if self.listen_on.is_empty() {
-            return Ok(());
-        }
         let open = Open {
             port,
             local: Arc::new(AtomicUsize::new(local)),
-            stop: self.stop.child_token(),
+            listening: HashMap::new(),
         };
-        let started = self.start(key, &open);
-        // Kept even so: it is not tried again with every change of an endpoint.
-        self.open.insert(key.clone(), open);
-        started
-    }
-
-    fn start(&self, key: &ServiceKey, open: &Open) -> Result<(), String> {
-        let port = open.port;
         if self.open.len() >= PORTS_MAX {
             return Err(format!(
                 "node port {port} is not listened on for health checks: {PORTS_MAX} others are"
             ));
         }
+        // Kept even if it fails: it is not tried again with every change of an endpoint.
+        self.open.insert(key.clone(), open);
+        self.listen(key)
+    }
+
+    /// Moves all ports to these addresses, beside those that they have in any case; each error says of a
+    /// Service why it cannot be asked at one.
+    pub(crate) fn listen_at(&mut self, addresses: &[IpAddr]) -> Vec<(ServiceKey, String)> {
+        let mut now = self.own.clone();
+        now.extend(addresses);
+        let everywhere = |ip: &IpAddr| {
+            let mut all = now.iter().filter(|one| one.is_unspecified());
+            all.any(|one| one.is_ipv4() == ip.is_ipv4())
+        };
+        // One on all addresses is on each.
+        let mut single = now.clone();
+        single.retain(|ip| ip.is_unspecified() || !everywhere(ip));
+        single.sort_unstable();
+        single.dedup();
+        if single == self.listen_on {
+            return Vec::new();
+        }
+        self.listen_on = single;
+        let keys = self.open.keys().cloned().collect::<Vec<_>>();
+        let moved = keys.into_iter().filter_map(|key| {
+            let failed = self.listen(&key).err()?;
+            Some((key, failed))
+        });
+        moved.collect()
+    }
+
+    /// Listens on a Service's port where it is to be asked, and nowhere else.
+    fn listen(&mut self, key: &ServiceKey) -> Result<(), String> {
+        let Some(open) = self.open.get_mut(key) else {
+            return Ok(());
+        };
+        let gone = open
+            .listening
+            .extract_if(|ip, _| !self.listen_on.contains(ip));
+        gone.for_each(|(_, stop)| stop.cancel());
         let mut refused = None;
         for ip in &self.listen_on {
-            let address = SocketAddr::new(*ip, port);
+            let address = SocketAddr::new(*ip, open.port);
+            if open.listening.contains_key(ip) {
+                continue;
+            }
             match answering::listen(address) {
                 Ok(listener) => {
+                    let stop = self.stop.child_token();
                     let answers = answers(key.clone(), Arc::clone(&open.local), &self.health);
-                    let serving = answering::serve(listener, answers, open.stop.clone());
+                    let serving = answering::serve(listener, answers, stop.clone());
                     self.tasks.spawn(serving);
+                    open.listening.insert(*ip, stop);
                 }
                 Err(error) => {
                     refused = Some(format!(
@@ -171,7 +208,7 @@ impl HealthChecks {
 
     fn close(&mut self, key: &ServiceKey) {
         if let Some(open) = self.open.remove(key) {
-            open.stop.cancel();
+            open.listening.values().for_each(CancellationToken::cancel);
         }
     }
 

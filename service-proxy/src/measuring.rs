@@ -54,6 +54,7 @@ impl Routing {
             edge: None,
             directory: Arc::default(),
             checks: HealthChecks::new(Vec::new(), Arc::clone(&health)),
+            node_ports: None,
             health,
             metrics: Arc::new(Metrics::new(Arc::clone(&table), None)),
             events: EventSink::unheard(),

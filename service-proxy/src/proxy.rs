@@ -36,7 +36,7 @@ pub struct ProxyConfig {
     pub node_name: Option<String>,
     /// What speaks in events: the node's name, or this machine's.
     pub host: String,
-    /// The addresses that node ports are served on.
+    /// The node's addresses, on which pods reach node ports; those that the edge serves them at besides.
     pub node_ips: Vec<IpAddr>,
     /// Ranges in which only Services have addresses, so that an unknown one is refused.
     pub service_cidrs: Vec<IpNet>,
@@ -46,7 +46,7 @@ pub struct ProxyConfig {
     pub edge: Option<EdgeConfig>,
     /// Where the ranges of pods of other nodes come from.
     pub pod_ranges: PodRanges,
-    /// The addresses that `healthCheckNodePort`s are served on; none for no such port.
+    /// Where `healthCheckNodePort`s are asked beside the addresses at which the edge serves node ports.
     pub health_check_ips: Vec<IpAddr>,
     /// Where `/healthz` and `/livez` are answered.
     pub healthz: Option<SocketAddr>,
@@ -154,6 +154,7 @@ impl Proxy {
             zone: config.fabric.as_ref().map(|one| Arc::clone(one.zone())),
             edge: edge.clone(),
             checks: HealthChecks::new(config.health_check_ips, Arc::clone(&health)),
+            node_ports: edge.as_ref().map(|edge| edge.node_ports()),
             health,
             metrics,
             events: events.clone(),

@@ -119,6 +119,14 @@ impl Addresses {
         is_new
     }
 
+    /// Returns where node ports are served now; nowhere by a plan without listeners.
+    pub(super) fn node_ports(&self) -> Arc<[IpAddr]> {
+        match self.plan {
+            Plan::Nowhere => Arc::default(),
+            Plan::Loopback { .. } | Plan::Host { .. } => self.node_ports.as_slice().into(),
+        }
+    }
+
     /// Tells what an address is to this machine.
     pub(super) fn locality(&self, ip: IpAddr) -> Locality {
         match &self.plan {

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub(super) struct Keeper {
     pub(super) doors: Doors,
     pub(super) fronts: watch::Receiver<Arc<Fronts>>,
     pub(super) published: watch::Sender<Arc<Published>>,
+    /// Where node ports are served.
+    pub(super) node_ports: watch::Sender<Arc<[IpAddr]>>,
     pub(super) stop: CancellationToken,
     pub(super) sockets: HashMap<Key, Open>,
     /// What could not be opened when it was last tried.
@@ -103,17 +105,26 @@ impl Keeper {
                 () = self.stop.cancelled() => return false,
                 changed = self.fronts.changed() => return changed.is_ok(),
                 () = tokio::time::sleep(RETRY_INTERVAL), if outcome == Outcome::Partial => {
-                    self.addresses.look(machine_addresses);
+                    self.look();
                     return true;
                 }
                 () = tokio::time::sleep(ADDRESSES_INTERVAL), if self.addresses.follows() => {
-                    if self.addresses.look(machine_addresses) {
-                        tracing::info!("this machine has other addresses for node ports");
+                    if self.look() {
                         return true;
                     }
                 }
             }
         }
+    }
+
+    /// Looks at the addresses of this machine; true where other ones serve node ports than before.
+    fn look(&mut self) -> bool {
+        let is_new = self.addresses.look(machine_addresses);
+        if is_new {
+            tracing::info!("this machine has other addresses for node ports");
+            self.node_ports.send_replace(self.addresses.node_ports());
+        }
+        is_new
     }
 
     async fn reconcile(&mut self, fronts: &Fronts) -> Outcome {

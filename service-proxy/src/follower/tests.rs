@@ -19,6 +19,7 @@ fn follower() -> (Follower, Arc<ServiceTable>) {
         edge: None,
         directory: Arc::default(),
         checks: HealthChecks::new(Vec::new(), Arc::clone(&health)),
+        node_ports: None,
         health,
         metrics: Arc::new(Metrics::new(Arc::clone(&table), None)),
         events: EventSink::unheard(),
@@ -164,4 +165,46 @@ async fn objects_that_are_deleted_are_not_routed() {
     assert_eq!((fronts(&table), endpoints(&table)), (1, 0));
     follower.deal([service(Event::Delete)]);
     assert_eq!(fronts(&table), 0);
+}
+
+#[tokio::test]
+async fn pods_reach_node_ports_at_addresses_that_come_later() {
+    let (mut follower, table) = follower();
+    let (here, node_ports) = watch::channel(Arc::<[IpAddr]>::default());
+    follower.out.node_ports = Some(node_ports);
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": "default", "name": "web"},
+        "spec": {"type": "NodePort", "clusterIP": "10.96.0.7",
+            "ports": [{"port": 80, "nodePort": 30_080}]},
+    });
+    let news = [
+        News::Service(Box::new(Event::Init)),
+        News::Service(Box::new(Event::InitApply(guarded(service)))),
+        News::Service(Box::new(Event::InitDone)),
+        News::Slice(Box::new(Event::Init)),
+        slice(Event::InitApply),
+        News::Slice(Box::new(Event::InitDone)),
+    ];
+    let (stop, mut synced) = (CancellationToken::new(), follower.out.synced.subscribe());
+    let news = futures::stream::iter(news).chain(futures::stream::pending());
+    let following = tokio::spawn(follower.follow(news.boxed(), stop.clone()));
+    synced.wait_for(|done| *done).await.expect("it follows");
+    let at = "198.51.100.2:30080".parse().expect("an address");
+    let is_reached = || {
+        let fronts = table.fronts();
+        fronts.find(coracle_network::Protocol::Tcp, at).is_some()
+    };
+    assert!(!is_reached());
+    let now = ["127.0.0.1", "198.51.100.2"].map(|ip| ip.parse().expect("an address"));
+    here.send_replace(Arc::new(now));
+    while !is_reached() {
+        tokio::task::yield_now().await;
+    }
+    here.send_replace(Arc::default());
+    while is_reached() {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    following.await.expect("it ends");
 }

@@ -69,8 +69,55 @@ async fn a_port_follows_its_service() {
     assert!(gone.is_err(), "nothing listens");
 }
 
+#[tokio::test]
+async fn a_port_moves_with_the_addresses_of_the_node() {
+    if cfg!(target_os = "macos") {
+        // Only 127.0.0.1 exists there.
+        return;
+    }
+    let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+    // Addresses that no other test has, so that nobody takes the port meanwhile.
+    let health = Arc::new(Health::default());
+    health.updated();
+    let free = std::net::TcpListener::bind("127.200.7.1:0").expect("a port");
+    let port = free.local_addr().expect("an address").port();
+    drop(free);
+    let mut checks = HealthChecks::new(vec![ip("127.200.7.1")], health);
+    let asked = Some(LocalHealth { port, local: 1 });
+    checks.set(&key(), asked).expect("the port is free");
+    assert_eq!(
+        checks.listen_at(&[ip("127.200.7.1"), ip("127.200.7.2")]),
+        []
+    );
+    for at in ["127.200.7.1", "127.200.7.2"] {
+        assert!(ask_at(at, port).await.starts_with("HTTP/1.1 200"), "{at}");
+    }
+    assert_eq!(checks.listen_at(&[ip("127.200.7.3")]), []);
+    assert!(
+        ask_at("127.200.7.3", port)
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    // It is closed by its task, soon.
+    while tokio::net::TcpStream::connect(("127.200.7.2", port))
+        .await
+        .is_ok()
+    {
+        tokio::task::yield_now().await;
+    }
+    let _taken = std::net::TcpListener::bind(("127.200.7.4", port)).expect("a port");
+    let failed = checks.listen_at(&[ip("127.200.7.4")]);
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].1.contains("127.200.7.4"), "{failed:?}");
+    checks.stop().await;
+}
+
 async fn ask(port: u16) -> String {
-    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port))
+    ask_at("127.0.0.1", port).await
+}
+
+async fn ask_at(ip: &str, port: u16) -> String {
+    let mut stream = tokio::net::TcpStream::connect((ip, port))
         .await
         .expect("a port");
     let request = b"GET / HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n";
