@@ -370,7 +370,8 @@ async fn deletion() {
         .await
         .expect("deleted");
     world.until_gone("p").await;
-    assert!(asked.elapsed() < Duration::from_secs(10));
+    // Its second, and not the half minute that pods have without one of their own.
+    assert!(asked.elapsed() < Duration::from_secs(25));
     world.events("p", "Killing").await;
     assert!(!world.folder.path().join("node/volumes").exists());
     // Force: the object goes first, the pod after it.
@@ -417,7 +418,8 @@ async fn shutdown() {
     } = world;
     let asked = Instant::now();
     agent.stop(Duration::from_secs(1)).await;
-    assert!(asked.elapsed() < Duration::from_secs(6));
+    // Not the half minute that the pod has.
+    assert!(asked.elapsed() < Duration::from_secs(25));
     let api = kube::Api::<Pod>::namespaced(control_plane.client("default"), "default");
     let pod = api.get("p").await.expect("the pod");
     assert_eq!(phase(&pod), "Failed");

@@ -121,17 +121,33 @@ mod tests {
         .await;
     }
 
+    /// The byte passes while the first idle time lasts. Where the machine stood still for all of it, the
+    /// test says nothing and is done again with a longer one.
     #[tokio::test]
     async fn the_idle_time_begins_again_with_every_byte() {
-        let activity = activity(Duration::from_millis(50), SOON);
-        let begun = Instant::now();
-        let work = async {
-            tokio::time::sleep(Duration::from_millis(40)).await;
-            activity.note();
-            pending().await
-        };
-        drive(&activity, pending(), pending(), work).await;
-        assert!(begun.elapsed() >= Duration::from_millis(90));
+        let mut idle = Duration::from_millis(20);
+        loop {
+            let begun = Instant::now();
+            let activity = activity(idle, SOON);
+            let passed = Mutex::new(None);
+            let work = async {
+                tokio::time::sleep(idle / 2).await;
+                let before = Instant::now();
+                activity.note();
+                *passed.lock() = Some((before, Instant::now()));
+                pending().await
+            };
+            drive(&activity, pending(), pending(), work).await;
+            let passed = *passed.lock();
+            if let Some((before, after)) = passed
+                && after < begun + idle
+            {
+                assert!(before + idle <= Instant::now());
+                return;
+            }
+            assert!(begun.elapsed() >= idle);
+            idle *= 2;
+        }
     }
 
     #[tokio::test]
