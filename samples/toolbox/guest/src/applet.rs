@@ -128,6 +128,8 @@ pub(crate) struct Context {
     pub(crate) environment: Rc<Environment>,
     /// How many levels deep it is nested.
     pub(crate) depth: u32,
+    /// Where scripts are looked for, when that is not what its environment says.
+    pub(crate) search: Option<String>,
     gathered: RefCell<Vec<u8>>,
 }
 
@@ -219,6 +221,7 @@ impl Context {
             folder,
             environment,
             depth,
+            search: None,
             gathered: RefCell::default(),
         }
     }
@@ -267,14 +270,19 @@ impl Context {
         self.folder.join(word)
     }
 
-    /// Finds a script along `PATH`.
+    /// Finds a script along `PATH`: the first that may be run, else the first that is there.
     pub(crate) fn find_in_path(&self, word: &str) -> Option<PathBuf> {
-        let folders = self.variable("PATH")?;
-        folders
+        let folders = self.search.as_deref().or_else(|| self.variable("PATH"))?;
+        let mut found = folders
             .split(':')
             .filter(|folder| !folder.is_empty())
             .map(|folder| self.path(folder).join(word))
-            .find(|path| path.is_file())
+            .filter(|path| path.is_file());
+        let first = found.next()?;
+        if may_run(&first) {
+            return Some(first);
+        }
+        found.find(|path| may_run(path)).or(Some(first))
     }
 
     /// Standard input.
@@ -357,6 +365,12 @@ impl Context {
             let _ = errors.write(text.as_bytes()).await;
         }
     }
+}
+
+/// Whether a file has the bit by which it may be run, where files have modes.
+pub(crate) fn may_run(path: &Path) -> bool {
+    let permissions = platform::permissions(path, true);
+    permissions.map_or(true, |of| platform::user().may(1, of))
 }
 
 /// Makes a path absolute, and takes `.` and `..` out of it as they are written.

@@ -13,6 +13,7 @@ macro_rules! applets {
 mod archive;
 mod awk;
 mod blocks;
+mod compare;
 pub(crate) mod condition;
 mod digest;
 pub(crate) mod escapes;
@@ -31,6 +32,7 @@ mod sed;
 mod text;
 mod time;
 mod tree;
+mod watch;
 mod web;
 
 use crate::applet::Applet;
@@ -45,6 +47,7 @@ pub(crate) const ALL: &[&[Applet]] = &[
     archive::APPLETS,
     awk::APPLETS,
     blocks::APPLETS,
+    compare::APPLETS,
     condition::APPLETS,
     digest::APPLETS,
     expr::APPLETS,
@@ -60,5 +63,6 @@ pub(crate) const ALL: &[&[Applet]] = &[
     text::APPLETS,
     time::APPLETS,
     tree::APPLETS,
+    watch::APPLETS,
     web::APPLETS,
 ];

@@ -116,10 +116,16 @@ pub(crate) fn sh(context: Context) -> Boxed<Outcome> {
     Box::pin(start(context))
 }
 
-/// Runs a file that is a script; anything else cannot be run here.
+/// Runs a file that is a script and may be run; anything else cannot be run here.
 pub(crate) fn run_file(context: Context, path: &Path) -> Boxed<Outcome> {
     let path = path.to_owned();
     Box::pin(async move {
+        if path.is_dir() || !applet::may_run(&path) {
+            return Err(Failure::with_code(
+                applet::NOT_EXECUTABLE,
+                "Permission denied",
+            ));
+        }
         let text = read_script(&path).await?;
         if let Some(mut words) = interpreter(&text)
             && !words[0].ends_with("sh")

@@ -359,7 +359,10 @@ async fn nproc(context: Context) -> Outcome {
 async fn which(context: Context) -> Outcome {
     let mut code = 0;
     for name in context.arguments().iter().filter(|word| *word != "-a") {
-        if let Some(path) = context.find_in_path(name) {
+        if let Some(path) = context
+            .find_in_path(name)
+            .filter(|path| applet::may_run(path))
+        {
             context.line(path.display().to_string()).await?;
         } else if applet::find(name).is_some() {
             context.line(name).await?;
@@ -398,13 +401,12 @@ async fn stty(context: Context) -> Outcome {
 /// This instance and its jobs: others cannot be seen.
 async fn ps(context: Context) -> Outcome {
     context.line("PID   USER     TIME  COMMAND").await?;
+    let user = Table::Users.shown(platform::user().uid);
+    let line = |id: u32, title: &str| format!("{id:>5} {user:<8} {:<5} {title}", "0:00");
     let own = context.variable("0").unwrap_or("sh");
-    context
-        .line(format!("{:>5} {:<8} {:<5} {own}", 1, "root", "0:00"))
-        .await?;
+    context.line(line(1, own)).await?;
     for task in reactor::tasks() {
-        let text = format!("{:>5} {:<8} {:<5} {}", task.id, "root", "0:00", task.title);
-        context.line(text).await?;
+        context.line(line(task.id, &task.title)).await?;
     }
     context.end(0).await
 }

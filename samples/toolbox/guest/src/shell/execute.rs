@@ -377,13 +377,15 @@ impl Shell {
 
     /// Runs a program that is no part of the shell.
     pub(super) async fn run_program(&mut self, words: Vec<String>) -> i32 {
-        let context = Context::new(
+        let mut context = Context::new(
             words,
             self.descriptors.clone(),
             self.folder.clone(),
             self.variables.environment(),
             self.depth + PROGRAM_LEVELS,
         );
+        // Exported or not.
+        context.search = self.variables.get("PATH").map(str::to_owned);
         applet::run(context).await
     }
 
