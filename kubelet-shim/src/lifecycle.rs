@@ -36,6 +36,8 @@ mod stopping;
 mod histories;
 
 use std::sync::Arc;
+
+use coracle_runtime::fs::User;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -148,6 +150,8 @@ pub(crate) struct ContainerFacts {
     pub(crate) image: Option<Arc<str>>,
     /// The image its latest instance came from.
     pub(crate) image_id: Option<Arc<str>>,
+    /// Whom its latest instance runs as.
+    pub(crate) user: Option<Arc<User>>,
     /// Its definition has changed, or all containers start again: so does it, whatever its policy.
     pub(crate) anew: bool,
     /// It was ended to get other resources, so no back-off holds its next start.
@@ -360,6 +364,7 @@ impl ContainerFacts {
             last: None,
             image: None,
             image_id: None,
+            user: None,
             given: None,
             resize_failure: None,
             anew: false,

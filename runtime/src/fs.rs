@@ -323,7 +323,7 @@ impl FileSystem {
     }
 
     /// Returns who the container runs as.
-    pub(crate) fn user(&self) -> &User {
+    pub fn user(&self) -> &User {
         &self.user
     }
 

@@ -1,6 +1,8 @@
 //! How steps and their outcomes change what is known.
 
 use std::sync::Arc;
+
+use coracle_runtime::fs::User;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -70,8 +72,8 @@ pub(crate) struct Probed {
 /// How a start came out.
 #[derive(Clone, Debug)]
 pub(crate) enum Launched {
-    /// An instance lives.
-    Alive(Timestamp),
+    /// An instance lives since then, as that user.
+    Alive(Timestamp, Arc<User>),
     /// An instance was made and ended before it ran.
     Dead(Termination),
     /// No instance was made.
@@ -160,7 +162,7 @@ impl PodFacts {
             Outcome::Started(index, launched) => {
                 let code = match &launched {
                     Launched::Dead(end) => Some(end.code),
-                    Launched::Alive(_) | Launched::Refused(_) => None,
+                    Launched::Alive(..) | Launched::Refused(_) => None,
                 };
                 self.note_end(spec, index, code, now, |container| {
                     container.launched(launched, &spec.containers[index], now);
@@ -324,7 +326,8 @@ impl ContainerFacts {
 
     fn launched(&mut self, launched: Launched, container: &ContainerPlan, now: Moment) {
         match launched {
-            Launched::Alive(since) => {
+            Launched::Alive(since, user) => {
+                self.user = Some(user);
                 self.attempts = self.attempts.saturating_add(1);
                 self.anew = false;
                 self.resized = false;

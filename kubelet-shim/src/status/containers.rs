@@ -2,9 +2,11 @@
 
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, VolumeMountStatus,
+    ContainerStatus, ContainerUser, LinuxContainerUser, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use coracle_runtime::fs::User;
 
 use super::phase::Phase;
 use super::whole_seconds;
@@ -98,6 +100,7 @@ fn status(
         container_id: (facts.attempts > 0).then(|| id(facts.attempts)),
         state: Some(state),
         volume_mounts: mounts(container),
+        user: facts.user.as_deref().map(user),
         allocated_resources: match container.role {
             Role::Init | Role::Sidecar | Role::App => container.resources.to_wire().requests,
             Role::Ephemeral => None,
@@ -119,6 +122,19 @@ fn starts_over(container: &ContainerPlan, facts: &ContainerFacts, pod: &PodFacts
 fn given(container: &ContainerPlan, facts: &ContainerFacts) -> Resources {
     let given = facts.given.filter(|_| facts.life.is_alive());
     given.unwrap_or(container.resources)
+}
+
+/// As the kernel lists them, the groups begin with the user's own.
+fn user(user: &User) -> ContainerUser {
+    let User { uid, gid, groups } = user;
+    let all = [*gid].into_iter().chain(groups.iter().copied());
+    ContainerUser {
+        linux: Some(LinuxContainerUser {
+            uid: i64::from(*uid),
+            gid: i64::from(*gid),
+            supplemental_groups: Some(all.map(i64::from).collect()),
+        }),
+    }
 }
 
 fn mounts(container: &ContainerPlan) -> Option<Vec<VolumeMountStatus>> {

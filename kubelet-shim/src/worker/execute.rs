@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_runtime::WorkloadKind;
@@ -377,7 +378,7 @@ impl Worker {
     }
 
     /// The image a container is being made from; the plan may have another by now.
-    fn image_of(&self, index: usize) -> std::sync::Arc<str> {
+    fn image_of(&self, index: usize) -> Arc<str> {
         let fetched = self.facts.containers[index].image.clone();
         fetched.unwrap_or_else(|| self.spec.containers[index].image.as_str().into())
     }
@@ -400,6 +401,7 @@ impl Worker {
                 if let Some(storage) = kit.and_then(|kit| kit.storage.as_ref()) {
                     storage.note(&container.name, &files);
                 }
+                let user = Arc::new(files.user().clone());
                 let end = launch::ended(instance.clone(), files, log, container);
                 self.under_way
                     .push(Box::pin(async move { Report::Exited(index, end.await) }));
@@ -410,7 +412,7 @@ impl Worker {
                 self.node.execs.note(&self.spec.key, name, &exec);
                 hold.exec = Some(exec);
                 self.greet(index);
-                Launched::Alive(self.node.clock.now().wall())
+                Launched::Alive(self.node.clock.now().wall(), user)
             }
             Err(LaunchFailure::Dead(end)) => {
                 self.count_failure(index, end.reason);

@@ -1,7 +1,7 @@
 //! What volumes do for running guests.
 
 use coracle_kubelet_shim::ANNOTATION_REFUSED;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{LinuxContainerUser, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
@@ -59,6 +59,13 @@ async fn another_user() {
     let ended = container(&pod).and_then(|main| main.state.as_ref()?.terminated.clone());
     let message = ended.and_then(|ended| ended.message);
     assert_eq!(message.as_deref(), Some("last words\n"));
+    let user = container(&pod).and_then(|main| main.user.as_ref()?.linux.clone());
+    let expected = LinuxContainerUser {
+        uid: 1000,
+        gid: 2000,
+        supplemental_groups: Some(vec![2000, 3000, 4000]),
+    };
+    assert_eq!(user, Some(expected));
     world.stop().await;
 }
 

@@ -277,7 +277,7 @@ impl World {
                 if self.spec.containers[index].hooks.post_start.is_some() {
                     self.work.push(Work::PostStart(index));
                 }
-                Outcome::Started(index, Launched::Alive(now))
+                Outcome::Started(index, Launched::Alive(now, Arc::default()))
             }
             Work::PostStart(index) if well => Outcome::PostStarted(index, Ok(())),
             Work::PostStart(index) => Outcome::PostStarted(index, Err("no answer".into())),
