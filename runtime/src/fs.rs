@@ -22,6 +22,7 @@ mod host;
 mod live;
 mod mounts;
 mod node;
+mod open_files;
 mod operations;
 mod overlay;
 mod path;
@@ -37,7 +38,7 @@ mod tests;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -70,6 +71,8 @@ pub struct FileSystem {
     overlay: Arc<Overlay>,
     mounts: Mounts,
     user: User,
+    /// Whose the files are that its programs open; nobody's before the container is started.
+    pod: OnceLock<PodAccount>,
 }
 
 /// What a container's file system is made of.
@@ -255,6 +258,7 @@ impl FileSystem {
             overlay,
             mounts: Mounts::none(),
             user: spec.user,
+            pod: OnceLock::new(),
         };
         let mut mounts = spec.mounts;
         // A mount's path runs through the mounts above it, so those come first.
@@ -315,8 +319,10 @@ impl FileSystem {
         self.overlay.writable().map_or(0, |store| store.used())
     }
 
-    /// Says whose memory the names of the container's changes take.
+    /// Says whose memory the names of the container's changes take, and whose its open files are. The
+    /// first call counts.
     pub(crate) fn charge_to(&self, account: &Arc<Account>) {
+        let _ = self.pod.set(account.pod().clone());
         if let Ok(store) = self.overlay.writable() {
             store.charge_names_to(account);
         }

@@ -8,6 +8,7 @@ use coracle_network::Purse;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The meter of one pod, shared by the accounts of its containers. Clones are the same pod; it is there as
 /// long as one of them is.
@@ -21,6 +22,8 @@ struct Inner {
     budget: Arc<NodeBudget>,
     memory: Mutex<Memory>,
     quota: Quota,
+    /// Files of the machine that its programs hold open.
+    files: AtomicUsize,
 }
 
 struct Memory {
@@ -41,6 +44,7 @@ impl PodAccount {
                 limit: limits.memory.unwrap_or(u64::MAX),
             }),
             quota: Quota::new(limits.cpu_milli),
+            files: AtomicUsize::new(0),
         };
         Self {
             inner: Arc::new(inner),
@@ -112,6 +116,20 @@ impl PodAccount {
         let mut memory = self.inner.memory.lock();
         memory.held = memory.held.saturating_sub(bytes);
         self.give_back(&mut memory, bytes);
+    }
+
+    /// Counts one more open file, unless there are `most`.
+    pub(crate) fn open_file(&self, most: usize) -> bool {
+        let more = |open: usize| (open < most).then_some(open + 1);
+        let files = &self.inner.files;
+        files
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    /// Counts one less.
+    pub(crate) fn close_file(&self) {
+        self.inner.files.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn take(&self, memory: &mut Memory, bytes: u64) -> Result<(), MemoryRefused> {

@@ -20,10 +20,12 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use self::names::check_name;
 use super::FsError;
 use super::node::{Kind, NewTimes, Outcome, Stat, Times};
+use super::open_files::Counted;
 use super::overlay::WriteAt;
 use super::path;
 use super::position::{read_vec, write_full};
 use super::user::Permissions;
+use crate::account::PodAccount;
 
 /// The most entries of one folder that are listed; a listing is held in memory whole.
 pub(super) const LISTING_MAX: usize = 1 << 18;
@@ -37,6 +39,7 @@ pub(super) struct HostRoot {
 /// An open file of the host.
 pub(super) struct HostFile {
     file: File,
+    _counted: Counted,
 }
 
 /// How a file is opened.
@@ -183,7 +186,15 @@ impl HostRoot {
     }
 
     /// Opens a regular file; a pipe or device is refused, since opening one may wait for ever.
-    pub(super) fn open(&self, path: &str, how: HostOpen) -> Outcome<HostFile> {
+    /// What is opened is counted as a file of `pod`.
+    pub(super) fn open(
+        &self,
+        path: &str,
+        how: HostOpen,
+        pod: Option<&PodAccount>,
+    ) -> Outcome<HostFile> {
+        // Before anything is made or cut that cannot be opened.
+        let counted = Counted::take(pod)?;
         if !how.create_new && self.kind(path)? != Kind::File {
             return Err(ErrorCode::Unsupported.into());
         }
@@ -200,7 +211,10 @@ impl HostRoot {
         if !file.metadata()?.is_file() {
             return Err(ErrorCode::Unsupported.into());
         }
-        Ok(HostFile { file })
+        Ok(HostFile {
+            file,
+            _counted: counted,
+        })
     }
 
     pub(super) fn make_dir(&self, path: &str) -> Outcome<()> {
@@ -255,7 +269,7 @@ impl HostRoot {
             Kind::File => self.dir.open(at(path))?.into_std(),
             Kind::Symlink | Kind::Other => return Err(ErrorCode::Unsupported.into()),
         };
-        HostFile { file }.set_times(times)
+        set_times(&file, times)
     }
 }
 
@@ -289,14 +303,7 @@ impl HostFile {
     }
 
     pub(super) fn set_times(&self, times: NewTimes) -> Outcome<()> {
-        let mut set = std::fs::FileTimes::new();
-        if let Some(accessed) = times.accessed {
-            set = set.set_accessed(accessed);
-        }
-        if let Some(modified) = times.modified {
-            set = set.set_modified(modified);
-        }
-        Ok(self.file.set_times(set)?)
+        set_times(&self.file, times)
     }
 
     pub(super) fn stat(&self) -> Outcome<Stat> {
@@ -321,6 +328,17 @@ impl HostFile {
     pub(super) fn into_file(self) -> File {
         self.file
     }
+}
+
+fn set_times(file: &File, times: NewTimes) -> Outcome<()> {
+    let mut set = std::fs::FileTimes::new();
+    if let Some(accessed) = times.accessed {
+        set = set.set_accessed(accessed);
+    }
+    if let Some(modified) = times.modified {
+        set = set.set_modified(modified);
+    }
+    Ok(file.set_times(set)?)
 }
 
 fn at(path: &str) -> &Path {

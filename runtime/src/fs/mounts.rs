@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
@@ -266,6 +266,7 @@ fn inside(volume: &Arc<Overlay>, sub_path: &str) -> io::Result<Source> {
         overlay: Arc::clone(volume),
         mounts: Mounts::none(),
         user: User::default(),
+        pod: OnceLock::new(),
     };
     let root = NodeRef::Overlay(Layer::Own, ROOT);
     let found = Walk::new(&alone, Mode::Blocking).to(root, sub_path, Last::Follow);
@@ -442,6 +443,7 @@ impl FileSystem {
             overlay,
             mounts: Mounts::none(),
             user: User::default(),
+            pod: OnceLock::new(),
         }
     }
 }

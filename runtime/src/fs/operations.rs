@@ -169,7 +169,7 @@ impl FileSystem {
                     truncate: how.truncate,
                     create_new: false,
                 };
-                let file = self.mounts.host(*mount).open(path, how)?;
+                let file = self.mounts.host(*mount).open(path, how, self.pod.get())?;
                 Opened::Host {
                     file,
                     access: self.mounts.mount(*mount).access,
@@ -196,7 +196,10 @@ impl FileSystem {
                     truncate: false,
                     create_new: true,
                 };
-                let file = self.mounts.host(*mount).open(&join(path, &name), how)?;
+                let file =
+                    self.mounts
+                        .host(*mount)
+                        .open(&join(path, &name), how, self.pod.get())?;
                 Opened::Host {
                     file,
                     access: self.mounts.mount(*mount).access,

@@ -23,6 +23,8 @@ mod guests;
 mod world;
 
 mod computing;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod files;
 mod http;
 mod interface;

@@ -14,6 +14,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use super::pages::Pages;
 use super::store::Store;
 use crate::fs::node::{Fault, Kind, Mode, NewTimes, Outcome, Stat, Times};
+use crate::fs::open_files::Counted;
 use crate::fs::position::{read_vec, write_full};
 use crate::fs::user::Permissions;
 use crate::fs::{FileExtent, FileSource, IO_BYTES_MAX};
@@ -61,8 +62,16 @@ struct Numbered {
     store: Arc<Store>,
     path: PathBuf,
     /// Closed while no guest has the file open, so that idle files cost no descriptors.
-    file: Option<File>,
+    file: Option<Kept>,
     charged: u64,
+}
+
+/// An open numbered file.
+struct Kept {
+    file: File,
+    /// `None` when its pod, or all together, hold as many files open as they may: then it is closed after
+    /// each use, and opened again for the next.
+    counted: Option<Counted>,
 }
 
 /// Where a write goes.
@@ -189,7 +198,9 @@ impl OverlayFile {
         if let Data::Numbered(Numbered { file: None, .. }) = &*data {
             mode.require_blocking()?;
             drop(data);
-            self.reopen()?;
+            if let Some(read) = self.reopen_to_read(offset, len)? {
+                return Ok(read);
+            }
             data = self.data.read();
         }
         match &*data {
@@ -232,6 +243,7 @@ impl OverlayFile {
             Err((part, _)) => len.max(offset.saturating_add(*part as u64)),
         };
         numbered.refund_above(len);
+        numbered.close_uncounted();
         self.record(len);
         Ok(written.map_err(|(_, error)| error)?)
     }
@@ -295,6 +307,7 @@ impl OverlayFile {
             numbered.charge_up_to(len)?;
             let resized = numbered.open()?.set_len(len);
             numbered.refund_above(if resized.is_ok() { len } else { old });
+            numbered.close_uncounted();
             resized?;
         }
         self.record(len);
@@ -333,11 +346,15 @@ impl OverlayFile {
         attributes.known.times.touch();
     }
 
-    fn reopen(&self) -> io::Result<()> {
-        if let Data::Numbered(numbered) = &mut *self.data.write() {
-            numbered.reopen()?;
-        }
-        Ok(())
+    /// Opens the numbered file again and reads; nothing where there is none any more.
+    fn reopen_to_read(&self, offset: u64, len: usize) -> io::Result<Option<Bytes>> {
+        let Data::Numbered(numbered) = &mut *self.data.write() else {
+            return Ok(None);
+        };
+        numbered.reopen()?;
+        let read = read_vec(numbered.open()?, offset, len);
+        numbered.close_uncounted();
+        read.map(Some)
     }
 
     /// The open numbered file, made with the first `keep` bytes when there is none yet. When it fails
@@ -347,7 +364,8 @@ impl OverlayFile {
             let store = self.store.as_ref().ok_or(ErrorCode::ReadOnly)?;
             store.charge(keep)?;
             let (path, file) = store.create().inspect_err(|_| store.refund(keep))?;
-            let (store, file) = (Arc::clone(store), Some(file));
+            let store = Arc::clone(store);
+            let file = Some(Kept::new(file, &store));
             let numbered = Numbered {
                 store,
                 path,
@@ -368,18 +386,32 @@ impl OverlayFile {
     }
 }
 
+impl Kept {
+    fn new(file: File, store: &Store) -> Kept {
+        let counted = Counted::take(store.pod()).ok();
+        Kept { file, counted }
+    }
+}
+
 impl Numbered {
     fn open(&self) -> io::Result<&File> {
         self.file
             .as_ref()
+            .map(|kept| &kept.file)
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn reopen(&mut self) -> io::Result<()> {
         if self.file.is_none() {
-            self.file = Some(Store::reopen(&self.path)?);
+            let file = Store::reopen(&self.path)?;
+            self.file = Some(Kept::new(file, &self.store));
         }
         Ok(())
+    }
+
+    /// Closes a file that is one too many to be kept open.
+    fn close_uncounted(&mut self) {
+        self.file.take_if(|kept| kept.counted.is_none());
     }
 
     fn charge_up_to(&mut self, len: u64) -> Result<(), ErrorCode> {

@@ -80,6 +80,14 @@ impl Store {
         }
     }
 
+    /// The pod whose files these are, once its container is started.
+    pub(super) fn pod(&self) -> Option<&PodAccount> {
+        match &self.place {
+            Place::Folder(folder) => folder.owner.get().map(|owner| owner.pod()),
+            Place::Memory(held) => Some(&held.pod),
+        }
+    }
+
     /// Takes bytes of the limit for an entry, which is held in memory wherever the data goes.
     ///
     /// A container that has no memory for it ends.
