@@ -109,6 +109,47 @@ fn a_program_is_executed_in_a_container() {
     });
 }
 
+/// Every kind of record that the cluster's DNS has is found from within a pod, over UDP and TCP.
+#[test]
+fn names_of_the_cluster_are_looked_up_in_a_pod() {
+    with_each_protocol(|kubectl| {
+        for (line, expected) in [
+            (
+                "nslookup kubernetes.default",
+                "Name:\tkubernetes.default.svc.cluster.local\nAddress: 10.96.0.1\n",
+            ),
+            (
+                "nslookup 10.96.0.1",
+                "1.0.96.10.in-addr.arpa\tname = kubernetes.default.svc.cluster.local.\n",
+            ),
+            (
+                "nslookup -type=srv _https._tcp.kubernetes.default 10.96.0.10",
+                "service = 0 100 443 kubernetes.default.svc.cluster.local.\n",
+            ),
+            (
+                "dig +tcp +noall +answer +search kubernetes.default",
+                "kubernetes.default.svc.cluster.local.\t5\tIN\tA\t10.96.0.1\n",
+            ),
+            ("dig +short txt dns-version.cluster.local", "\"1.1.0\"\n"),
+            (
+                "dig -x 10.96.0.10 +short",
+                "kube-dns.kube-system.svc.cluster.local.\n",
+            ),
+            ("dig nobody.default.svc.cluster.local", "status: NXDOMAIN"),
+            ("dig aaaa kubernetes.default.svc.cluster.local", "ANSWER: 0"),
+        ] {
+            let words = ["exec", "web", "--"].into_iter().chain(line.split(' '));
+            let told = kubectl.tell(&words.collect::<Vec<_>>(), "");
+            assert_eq!(told.code, 0, "{line}: {told:?}");
+            contains(&told.stdout, &[expected]);
+        }
+        let nobody = "exec web -- nslookup nobody.default.svc.cluster.local.";
+        let told = kubectl.tell(&nobody.split(' ').collect::<Vec<_>>(), "");
+        assert_eq!(told.code, 1, "{told:?}");
+        contains(&told.stdout, &["NXDOMAIN"]);
+    });
+}
+
 /// What is typed or piped reaches the program to its end, and comes back whole.
 #[test]
 fn input_reaches_a_program_to_its_end() {

@@ -21,6 +21,7 @@ mod expr;
 mod find;
 mod grep;
 mod listing;
+mod names;
 mod network;
 mod output;
 pub(crate) mod owners;
@@ -54,6 +55,7 @@ pub(crate) const ALL: &[&[Applet]] = &[
     find::APPLETS,
     grep::APPLETS,
     listing::APPLETS,
+    names::APPLETS,
     network::APPLETS,
     output::APPLETS,
     owners::APPLETS,

@@ -1,4 +1,4 @@
-//! `nc`, `nslookup`, `getent hosts`.
+//! `nc`, `getent hosts`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -12,7 +12,6 @@ use crate::reactor::{self, Boxed};
 applets! {
     "nc" => nc,
     "netcat" => nc,
-    "nslookup" => nslookup,
     "getent" => getent,
 }
 
@@ -99,7 +98,8 @@ async fn connect(host: &str, port: u16, patience: Duration) -> Result<Connection
     Err(last)
 }
 
-async fn addresses(host: &str) -> Result<Vec<IpAddr>, Failure> {
+/// Returns the addresses of a name, as the node finds them.
+pub(super) async fn addresses(host: &str) -> Result<Vec<IpAddr>, Failure> {
     if let Ok(address) = host.trim_matches(['[', ']']).parse() {
         return Ok(vec![address]);
     }
@@ -190,51 +190,6 @@ async fn exchange(
         (Some(Err(failure)), _) | (None, Some(failure)) => Err(failure),
         (Some(Ok(())), _) | (None, None) => Ok(()),
     }
-}
-
-async fn nslookup(context: Context) -> Outcome {
-    let operands: Vec<&String> = context
-        .arguments()
-        .iter()
-        .filter(|word| !matches!(word.as_str(), "-type=a" | "-type=A" | "-query=a"))
-        .collect();
-    let name = match operands.as_slice() {
-        [name] if !name.starts_with('-') => name.as_str(),
-        [name, _] if !name.starts_with('-') => {
-            return Err(Failure::usage(
-                "a server cannot be chosen: names are found by the node's resolver",
-            ));
-        }
-        _ => {
-            return Err(Failure::usage(
-                "nslookup NAME; only addresses can be asked for",
-            ));
-        }
-    };
-    let file = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let server = file
-        .lines()
-        .find_map(|line| line.strip_prefix("nameserver"))
-        .map_or("wasi", str::trim);
-    let lines = format!("Server:\t\t{server}\nAddress:\t{server}\n\n");
-    context.write(lines).await?;
-    if name.parse::<IpAddr>().is_ok() {
-        context.flush().await?;
-        return Err(Failure::new("WASI finds no names of addresses"));
-    }
-    let found = addresses(name).await.unwrap_or_default();
-    if found.is_empty() {
-        context
-            .line(format!("** server can't find {name}: NXDOMAIN"))
-            .await?;
-        return context.end(1).await;
-    }
-    for address in found {
-        context
-            .line(format!("Name:\t{name}\nAddress: {address}"))
-            .await?;
-    }
-    context.end(0).await
 }
 
 async fn getent(context: Context) -> Outcome {
