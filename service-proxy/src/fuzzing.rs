@@ -1,7 +1,7 @@
 //! Entries for random input, one for each reader of what others send.
 //!
 //! Each takes any bytes, and panics only where this crate breaks one of its own promises. Tests run
-//! each of them, and `examples/fuzz.rs` runs one for as long as it is told to.
+//! each of them, and `examples/fuzz-services.rs` runs one for as long as it is told to.
 
 use std::cell::OnceCell;
 use std::net::{IpAddr, Ipv4Addr};

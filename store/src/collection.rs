@@ -1,6 +1,7 @@
 //! One collection: its current values, its recent history, and who waits for more.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, VecDeque},
     ops::Bound,
     sync::Arc,
@@ -120,49 +121,72 @@ impl<I> Collection<I> {
             _ => Bound::Included(range.prefix),
         };
         let newest = self.history.back().map_or(self.compacted, Event::revision);
+        let current = self.current.range::<str, _>((lower, Bound::Unbounded));
+        let current = current.map(|(_, record)| record);
         if at >= newest {
-            let records = self.current.range::<str, _>((lower, Bound::Unbounded));
-            return Ok(page(records, range, at, select));
+            return Ok(page(current, range, at, select));
         }
         if at < self.compacted {
             return Err(RangeError::Compacted {
                 oldest: self.compacted,
             });
         }
-        let past = self.as_of(range.prefix, at);
-        Ok(page(
-            past.range::<str, _>((lower, Bound::Unbounded)),
-            range,
-            at,
-            select,
-        ))
+        let earlier = self.earlier(range.prefix, lower, at);
+        Ok(page(taken_back(current, earlier), range, at, select))
     }
 
-    /// Rebuilds the values under `prefix` at `at` by taking later events back.
-    fn as_of(&self, prefix: &str, at: Revision) -> BTreeMap<Arc<str>, Arc<Record<I>>> {
-        let mut past: BTreeMap<_, _> = self
-            .current
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .map(|(key, record)| (Arc::clone(key), Arc::clone(record)))
-            .collect();
-        let later = self
-            .history
-            .iter()
-            .rev()
-            .take_while(|event| event.revision() > at);
-        for event in later.filter(|event| event.record.key.starts_with(prefix)) {
-            match &event.before {
-                Some(record) => past.insert(Arc::clone(&record.key), Arc::clone(record)),
-                None => past.remove(&event.record.key),
+    /// Returns the keys that were written after `at`, each with its value at `at`; nothing for one that was
+    /// not there.
+    fn earlier(&self, prefix: &str, lower: Bound<&str>, at: Revision) -> Earlier<'_, I> {
+        let events = self.history.iter().rev();
+        let later = events.take_while(|event| event.revision() > at);
+        let is_asked_for = |key: &str| {
+            let is_behind = match lower {
+                Bound::Excluded(after) => key > after,
+                Bound::Included(first) => key >= first,
+                Bound::Unbounded => true,
             };
-        }
-        past
+            is_behind && key.starts_with(prefix)
+        };
+        // The oldest of a key's events comes last, and stays.
+        later
+            .filter(|event| is_asked_for(&event.record.key))
+            .map(|event| (&*event.record.key, event.before.as_ref()))
+            .collect()
     }
 }
 
+/// Values of keys at an earlier revision.
+type Earlier<'a, I> = BTreeMap<&'a str, Option<&'a Arc<Record<I>>>>;
+
+/// Returns current records with the earlier values in their places, in the order of their keys. Costs a step
+/// for each that is taken, and nothing for the rest.
+fn taken_back<'a, I>(
+    current: impl Iterator<Item = &'a Arc<Record<I>>>,
+    earlier: Earlier<'a, I>,
+) -> impl Iterator<Item = &'a Arc<Record<I>>> {
+    let (mut current, mut earlier) = (current.peekable(), earlier.into_iter().peekable());
+    let next = move || {
+        let order = match (current.peek(), earlier.peek()) {
+            (Some(record), Some((key, _))) => (*record.key).cmp(key),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        Some(match order {
+            Ordering::Less => current.next(),
+            Ordering::Greater => earlier.next().and_then(|(_, value)| value),
+            Ordering::Equal => {
+                current.next();
+                earlier.next().and_then(|(_, value)| value)
+            }
+        })
+    };
+    std::iter::from_fn(next).flatten()
+}
+
 fn page<'a, I: 'a>(
-    records: impl Iterator<Item = (&'a Arc<str>, &'a Arc<Record<I>>)>,
+    records: impl Iterator<Item = &'a Arc<Record<I>>>,
     range: &Range<'_>,
     revision: Revision,
     mut select: impl FnMut(&Record<I>) -> bool,
@@ -173,8 +197,8 @@ fn page<'a, I: 'a>(
         remaining: 0,
         revision,
     };
-    let inside = records.take_while(|(key, _)| key.starts_with(range.prefix));
-    for (_, record) in inside.filter(|(_, record)| select(record)) {
+    let inside = records.take_while(|record| record.key.starts_with(range.prefix));
+    for record in inside.filter(|record| select(record)) {
         if page.records.len() < limit {
             page.records.push(Arc::clone(record));
         } else {
@@ -183,3 +207,6 @@ fn page<'a, I: 'a>(
     }
     page
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Throws mutated input at one reader of what others send: `fuzz TARGET SECONDS [SEED]`.
+//! Throws mutated input at one reader of what others send: `fuzz-services TARGET SECONDS [SEED]`.
 //!
 //! Mutations begin with well-formed messages. A panic names the seed and the input that led to it.
 
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     let seconds = seconds.and_then(|seconds| seconds.parse().ok());
     let (Some((_, target)), Some(seconds)) = (target, seconds) else {
         let names: Vec<_> = TARGETS.iter().map(|(name, _)| *name).collect();
-        eprintln!("usage: fuzz {} SECONDS [SEED]", names.join("|"));
+        eprintln!("usage: fuzz-services {} SECONDS [SEED]", names.join("|"));
         return ExitCode::from(2);
     };
     let seed = arguments.next().and_then(|seed| seed.parse().ok());
