@@ -9,7 +9,7 @@ use std::time::Instant;
 use rand::RngExt;
 use tokio::net::TcpSocket;
 
-use crate::egress::Destination;
+use crate::egress::{Destination, Family};
 use crate::error::NetError;
 use crate::fabric::Shared;
 use crate::pod::live::Held;
@@ -74,28 +74,27 @@ pub(crate) async fn from_pod(
         }
     }
     let way = Way::of(pod, to)?;
-    let port = source_port(pod, from, way.slot(), way.source(pod))?;
+    let port = source_port(pod, from, way.slot(pod), way.source(pod))?;
     Ok(way.follow(pod, &port, None).await?.into_stream(to, port))
 }
 
 /// Connects from the host side into a pod; the pod sees the node's address inside the pod CIDR.
 pub(crate) async fn from_host(fabric: &Arc<Shared>, to: SocketAddr) -> io::Result<Stream> {
-    let IpAddr::V4(ip) = to.ip().to_canonical() else {
-        return Err(NetError::Unreachable.into());
-    };
-    let target = fabric.find(ip).ok_or(NetError::Unreachable)?;
+    let ip = to.ip().to_canonical();
+    let family = Family::of(ip);
+    let target = fabric.find_at(ip).ok_or(NetError::Unreachable)?;
     let backlog = target
-        .listening(Slots::POD, to.port())
+        .listening(Slots::own(family), to.port())
         .ok_or(NetError::ConnectionRefused)?;
     let place = backlog.place().await?;
-    let source = IpAddr::V4(fabric.territory().node);
+    let source = fabric.territory().node_of(family);
     let local = SocketAddr::new(source, rand::rng().random_range(EPHEMERAL_PORTS));
     let budgets = (fabric.host_budget(), target.budget());
     let connection = Connection::new(Arc::clone(budgets.0), Arc::clone(budgets.1), None);
     let (client, server) = connection.ends();
     let membership = target.enter(Held::memory(&connection))?;
     let accepted = Addresses {
-        local: SocketAddr::new(ip.into(), to.port()),
+        local: SocketAddr::new(ip, to.port()),
         peer: local,
     };
     let seen = accepted.seen_by(backlog.local());
@@ -124,26 +123,33 @@ impl Way {
         Ok(match pod.fabric().territory().judge(to.ip())? {
             Destination::OwnLoopback4 => own(Slots::LOOPBACK_4, Ipv4Addr::LOCALHOST.into()),
             Destination::OwnLoopback6 => own(Slots::LOOPBACK_6, Ipv6Addr::LOCALHOST.into()),
-            Destination::Node => Way::to_pod(pod, node, at)?,
-            Destination::Pod(ip) if ip == pod.ip() => own(Slots::POD, ip.into()),
-            Destination::Pod(ip) => Way::to_pod(pod, ip, at)?,
+            Destination::Node(family) => Way::to_pod(pod, node, family, at)?,
+            Destination::Pod(ip, family) if ip == pod.ip() => {
+                own(Slots::own(family), pod.address(family))
+            }
+            Destination::Pod(ip, family) => Way::to_pod(pod, ip, family, at)?,
             Destination::Outside(_) => Way::Outwards(at),
         })
     }
 
-    fn to_pod(pod: &Arc<Pod>, ip: Ipv4Addr, at: SocketAddr) -> Result<Way, NetError> {
+    fn to_pod(
+        pod: &Arc<Pod>,
+        ip: Ipv4Addr,
+        family: Family,
+        at: SocketAddr,
+    ) -> Result<Way, NetError> {
         Ok(Way::Within {
             target: pod.fabric().find(ip).ok_or(NetError::Unreachable)?,
-            slot: Slots::POD,
-            source: pod.ip().into(),
+            slot: Slots::own(family),
+            source: pod.address(family),
             at,
         })
     }
 
-    fn slot(&self) -> Slots {
+    fn slot(&self, pod: &Pod) -> Slots {
         match self {
             Way::Within { slot, .. } => *slot,
-            Way::Outwards(_) => Slots::POD,
+            Way::Outwards(at) => source_slot(pod, at.ip()),
         }
     }
 
@@ -151,7 +157,7 @@ impl Way {
     fn source(&self, pod: &Pod) -> IpAddr {
         match self {
             Way::Within { source, .. } => *source,
-            Way::Outwards(_) => pod.ip().into(),
+            Way::Outwards(at) => pod.address(Family::of(at.ip())),
         }
     }
 
@@ -252,16 +258,21 @@ async fn outwards(
     };
     socket.set_nodelay(true)?;
     if let Some(source) = pod.source_abroad(to.ip()) {
-        socket.bind(SocketAddr::new(source.into(), 0))?;
+        socket.bind(SocketAddr::new(source, 0))?;
     }
     let traffic = endpoint.map(|endpoint| Traffic::new(endpoint, Holder::Client));
     let socket = KernelSocket::new(socket.connect(to).await?, place, traffic);
     let membership = pod.enter(Held::Kernel(Arc::downgrade(&socket)))?;
     Ok(Link {
         transport: Transport::Kernel(socket),
-        source: pod.ip().into(),
+        source: pod.address(Family::of(to.ip())),
         membership,
     })
+}
+
+/// Returns the pod's own address from which it goes to one, in canonical form.
+fn source_slot(pod: &Pod, to: IpAddr) -> Slots {
+    Slots::own(Family::of(pod.address(Family::of(to))))
 }
 
 /// Takes the port the caller bound, if it covers the source address of this connection, or a random

@@ -140,6 +140,16 @@ pub enum FabricError {
         /// The range it touches.
         reserved: ipnet::Ipv4Net,
     },
+    /// The range of second addresses is none that pods can have.
+    #[error(
+        "the range {range} is not of unique local or global addresses, or has too few for those of {cidr}"
+    )]
+    Cidr6 {
+        /// The range.
+        range: ipnet::Ipv6Net,
+        /// That of IPv4.
+        cidr: ipnet::Ipv4Net,
+    },
     /// The cluster domain is no DNS name.
     #[error("cluster domain `{domain}` is not a DNS name")]
     ClusterDomain {

@@ -8,14 +8,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::addresses::AddressPool;
 use crate::budget::Budget;
 use crate::connect;
-use crate::egress::{EgressRules, Territory};
+use crate::egress::{EgressRules, Family, Territory};
 use crate::error::{AttachError, FabricError, NetError, PublishError};
 use crate::handover::{self, HandOverError, HandedStream};
 use crate::names::{self, NameClient, Upstream};
@@ -37,6 +37,9 @@ const CIDR_PREFIX_MIN: u8 = 10;
 /// address.
 const CIDR_PREFIX_MAX: u8 = 30;
 
+/// The shortest prefix of a range of IPv6.
+const CIDR6_PREFIX_MIN: u8 = 32;
+
 /// Ranges that mean something else to a guest than another pod.
 const RESERVED: [Ipv4Net; 4] = [
     Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8),
@@ -56,6 +59,9 @@ const HOST_BUFFER_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub struct FabricConfig {
     /// The range pods get their addresses from; its first address is the node's.
     pub pod_cidr: Ipv4Net,
+    /// The range of their second addresses, of IPv6, if they have some: each pod has the place there that
+    /// it has in the other one.
+    pub pod_cidr6: Option<Ipv6Net>,
     /// The zone of the names answered here.
     pub cluster_domain: String,
     /// Where ports are published.
@@ -69,6 +75,7 @@ impl Default for FabricConfig {
     fn default() -> FabricConfig {
         FabricConfig {
             pod_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
+            pod_cidr6: None,
             cluster_domain: "cluster.local".to_owned(),
             publish: PublishPlan::Loopback,
             egress: EgressRules::default(),
@@ -132,11 +139,15 @@ impl Fabric {
     pub fn new(config: FabricConfig) -> Result<Fabric, FabricError> {
         let FabricConfig {
             pod_cidr,
+            pod_cidr6,
             cluster_domain,
             publish,
             egress,
         } = config;
         let cidr = check_cidr(pod_cidr)?;
+        let cidr6 = pod_cidr6
+            .map(|range| check_cidr6(range, cidr))
+            .transpose()?;
         let Ok(zone) = names::canonical(&cluster_domain) else {
             return Err(FabricError::ClusterDomain {
                 domain: cluster_domain,
@@ -148,19 +159,25 @@ impl Fabric {
             PublishPlan::Nowhere => None,
         };
         let node = Ipv4Addr::from(u32::from(cidr.network()) + 1);
+        let territory = Territory {
+            pod_cidr: cidr,
+            pod_cidr6: cidr6,
+            node,
+            rules: egress,
+        };
+        let node6 = territory.twin(node).map(IpAddr::V6);
         let zone = Zone::new(zone);
-        zone.set_ranges(vec![cidr.into()]);
-        zone.set_servers(vec![node.into()]);
+        let ranges = [IpNet::V4(cidr)].into_iter().chain(cidr6.map(IpNet::V6));
+        zone.set_ranges(ranges.collect());
+        zone.set_servers([node.into()].into_iter().chain(node6).collect());
+        let policies = PolicyTable::new(node.into());
+        policies.add_node_addresses(node6);
         let shared = Shared {
-            territory: Territory {
-                pod_cidr: cidr,
-                node,
-                rules: egress,
-            },
+            territory,
             zone: Arc::new(zone),
             upstream: ArcSwap::default(),
             name_client: OnceLock::new(),
-            policies: Arc::new(PolicyTable::new(node.into())),
+            policies: Arc::new(policies),
             addresses: Mutex::new(AddressPool::new(size, &[0, 1, size - 1])),
             pods: array::from_fn(|_| RwLock::default()),
             directory: RwLock::default(),
@@ -237,7 +254,8 @@ impl Fabric {
         let ip = Ipv4Addr::from(u32::from(cidr.network()) + offset);
         directory.by_uid.insert(identity.uid.clone(), ip);
         drop(directory);
-        shared.zone.enter_pod(ip, &identity);
+        let ip6 = shared.territory.twin(ip);
+        shared.zone.enter_pod(ip, ip6, &identity);
         let pod = Arc::new(Pod::new(Arc::clone(shared), ip, identity));
         shared.shard(ip).write().insert(ip, Arc::clone(&pod));
         Ok(PodNetwork::new(pod))
@@ -354,6 +372,25 @@ impl Fabric {
         self.shared.territory.pod_cidr
     }
 
+    /// Returns the range of their second addresses, if they have some.
+    pub fn pod_cidr6(&self) -> Option<Ipv6Net> {
+        self.shared.territory.pod_cidr6
+    }
+
+    /// Returns the ranges of pods: one, or one of each family.
+    pub fn pod_cidrs(&self) -> Vec<IpNet> {
+        let second = self.pod_cidr6().map(IpNet::V6);
+        [IpNet::V4(self.pod_cidr())]
+            .into_iter()
+            .chain(second)
+            .collect()
+    }
+
+    /// Tells whether an address is in a range of pods, the node's among them.
+    pub fn is_inside(&self, ip: IpAddr) -> bool {
+        self.shared.territory.place(ip).is_some()
+    }
+
     /// Returns the block of loopback addresses that pods are published on, nothing if there is none.
     pub fn loopback_block(&self) -> Option<Arc<LoopbackBlock>> {
         self.shared.block.clone()
@@ -362,6 +399,16 @@ impl Fabric {
     /// Returns the node's address inside the pod CIDR.
     pub fn node_ip(&self) -> Ipv4Addr {
         self.shared.territory.node
+    }
+
+    /// Returns the node's addresses inside the ranges of pods.
+    pub fn node_ips(&self) -> Vec<IpAddr> {
+        let territory = &self.shared.territory;
+        let second = territory.twin(territory.node).map(IpAddr::V6);
+        [IpAddr::V4(territory.node)]
+            .into_iter()
+            .chain(second)
+            .collect()
     }
 }
 
@@ -421,11 +468,16 @@ impl Shared {
         self.shard(ip).read().get(&ip).cloned()
     }
 
+    /// Returns the pod that has an address of either family.
+    pub(crate) fn find_at(&self, ip: IpAddr) -> Option<Arc<Pod>> {
+        self.find(self.territory.place(ip)?)
+    }
+
     /// Returns how a peer outside the fabric appears to a pod: host loopback as the node's address.
     pub(crate) fn shown(&self, peer: SocketAddr) -> SocketAddr {
         let ip = peer.ip().to_canonical();
         let ip = if ip.is_loopback() {
-            IpAddr::V4(self.territory.node)
+            self.territory.node_of(Family::of(ip))
         } else {
             ip
         };
@@ -457,7 +509,7 @@ impl Shared {
         // Before the UID is free for a pod that comes back.
         self.policies.detach(&pod.identity().uid);
         drop(directory);
-        self.zone.forget_pod(ip, pod.identity());
+        self.zone.forget_pod(ip, pod.ip6(), pod.identity());
         drop(gone);
     }
 
@@ -492,6 +544,19 @@ fn check_cidr(cidr: Ipv4Net) -> Result<Ipv4Net, FabricError> {
         Some(reserved) => Err(FabricError::CidrReserved { cidr, reserved }),
         None => Ok(cidr.trunc()),
     }
+}
+
+/// Checks that a range of IPv6 has a place for each address of the other one, and that guests mean nothing
+/// else by its addresses.
+fn check_cidr6(range: Ipv6Net, cidr: Ipv4Net) -> Result<Ipv6Net, FabricError> {
+    let places = 32 - cidr.prefix_len();
+    let network = range.network();
+    // Unique local or global: what is closed to guests, or carries an address of IPv4, is neither.
+    let is_free = matches!(network.segments()[0], 0x2003..=0x3fff | 0xfc00..=0xfdff);
+    if range.prefix_len() < CIDR6_PREFIX_MIN || 128 - range.prefix_len() < places || !is_free {
+        return Err(FabricError::Cidr6 { range, cidr });
+    }
+    Ok(range.trunc())
 }
 
 impl fmt::Debug for Fabric {

@@ -5,9 +5,10 @@
 //! A listener that ends gives back what nobody accepted, for another endpoint to take.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use crate::egress::Family;
 use crate::fabric::Shared;
 use crate::listener::{Handed, Queued, Refusal};
 use crate::pod::ports::Slots;
@@ -65,10 +66,8 @@ pub(crate) fn hand_over(
     handed: HandedStream,
 ) -> Result<(), HandOverError> {
     let refused = |handed, reason| Err(HandOverError { handed, to, reason });
-    let target = match to.ip().to_canonical() {
-        IpAddr::V4(ip) => fabric.find(ip),
-        IpAddr::V6(_) => None,
-    };
+    let ip = to.ip().to_canonical();
+    let (target, slot) = (fabric.find_at(ip), Slots::own(Family::of(ip)));
     let Some(target) = target else {
         return refused(handed, HandOverRefusal::NoPod);
     };
@@ -76,7 +75,7 @@ pub(crate) fn hand_over(
         policy::reset_at_end((&handed.tcp).into());
         return Ok(());
     }
-    let Some(backlog) = target.listening(Slots::POD, to.port()) else {
+    let Some(backlog) = target.listening(slot, to.port()) else {
         return refused(handed, HandOverRefusal::NotListening);
     };
     let Ok(place) = target.kernel_count().take() else {

@@ -131,7 +131,10 @@ pub(crate) async fn resolve(
     match meaning {
         Meaning::Literal(addresses) => Ok(addresses),
         Meaning::Own | Meaning::Names(_) if !aliases.is_empty() => Ok(aliases),
-        Meaning::Own => Ok(vec![IpAddr::V4(pod.ip())]),
+        Meaning::Own => {
+            let second = pod.ip6().map(IpAddr::V6);
+            Ok([pod.ip().into()].into_iter().chain(second).collect())
+        }
         Meaning::Names(names) => first_of(network, pod, &config.source, &names).await,
     }
 }

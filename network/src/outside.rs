@@ -7,12 +7,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use ipnet::IpNet;
 
+use crate::egress::Family;
 use crate::pod::Pod;
 use crate::pod::ports::Slots;
 use crate::publish::Protocol;
@@ -25,17 +26,17 @@ pub trait Outside: Send + Sync {
     /// A pod serves a port from now on: connections and datagrams that come for it from outside are to
     /// be given to [`Fabric::hand_over`](crate::Fabric::hand_over) and
     /// [`Fabric::send_datagram`](crate::Fabric::send_datagram). May be said of one port more than once.
-    fn open(&self, protocol: Protocol, at: SocketAddrV4);
+    fn open(&self, protocol: Protocol, at: SocketAddr);
 
     /// A port is served no longer. May be said of one that never was.
-    fn close(&self, protocol: Protocol, at: SocketAddrV4);
+    fn close(&self, protocol: Protocol, at: SocketAddr);
 
     /// Sends a datagram from a port of a pod that is open. Never waits: what there is no room for is lost.
     ///
     /// # Errors
     ///
     /// What the kernel says of the datagram or its destination.
-    fn send(&self, from: SocketAddrV4, to: SocketAddr, datagram: &[u8]) -> io::Result<()>;
+    fn send(&self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) -> io::Result<()>;
 
     /// Reaches a port of a pod at a port of the host, too, while the pod serves it and until what this
     /// returns is dropped. Nothing where such ports have sockets of their own, which the fabric opens.
@@ -97,11 +98,11 @@ impl Abroad {
     }
 
     /// Returns who sends what goes to an address from the pod's own: nobody where the address is none of
-    /// the cluster's, or pods have no addresses outside.
+    /// the cluster's, or pods have no addresses of its family outside.
     pub(crate) fn towards(&self, to: IpAddr) -> Option<Arc<dyn Outside>> {
         let outside = self.outside.load_full()?;
         let ranges = self.ranges.load_full()?;
-        let is_within = to.is_ipv4() && ranges.iter().any(|range| range.contains(&to));
+        let is_within = ranges.iter().any(|range| range.contains(&to));
         is_within.then(|| Arc::clone(&*outside))
     }
 
@@ -121,8 +122,7 @@ impl Abroad {
 impl Pod {
     /// Tells that a port is served. To be called with its table locked.
     pub(crate) fn opened_outside(&self, protocol: Protocol, slots: Slots, port: u16) {
-        if slots.meets(Slots::POD) {
-            let at = SocketAddrV4::new(self.ip(), port);
+        for at in self.places_outside(slots, port) {
             let abroad = self.fabric().abroad();
             abroad.tell(|outside| outside.open(protocol, at));
         }
@@ -130,16 +130,24 @@ impl Pod {
 
     /// Tells that a port is served no longer. To be called with its table locked.
     pub(crate) fn closed_outside(&self, protocol: Protocol, slots: Slots, port: u16) {
-        if slots.meets(Slots::POD) {
-            let at = SocketAddrV4::new(self.ip(), port);
+        for at in self.places_outside(slots, port) {
             let abroad = self.fabric().abroad();
             abroad.tell(|outside| outside.close(protocol, at));
         }
     }
 
+    /// Returns where a port is the pod's own.
+    fn places_outside(&self, slots: Slots, port: u16) -> impl Iterator<Item = SocketAddr> {
+        let v4 = slots.meets(Slots::POD).then(|| self.ip().into());
+        let v6 = slots.meets(Slots::POD_6).then(|| self.ip6()).flatten();
+        let all = [v4, v6.map(IpAddr::V6)].into_iter().flatten();
+        all.map(move |ip| SocketAddr::new(ip, port))
+    }
+
     /// Returns the address that connections to `to` come from, where it is the pod's own.
-    pub(crate) fn source_abroad(&self, to: IpAddr) -> Option<Ipv4Addr> {
-        let is_abroad = !self.is_node() && self.fabric().abroad().towards(to).is_some();
-        is_abroad.then(|| self.ip())
+    pub(crate) fn source_abroad(&self, to: IpAddr) -> Option<IpAddr> {
+        let source = self.address(Family::of(to));
+        let has_one = !self.is_node() && source.is_ipv4() == to.is_ipv4();
+        (has_one && self.fabric().abroad().towards(to).is_some()).then_some(source)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::budget::{BUFFER_BYTES_PER_POD_MAX, Budget, Purse, TrafficMeter};
 use crate::connect;
+use crate::egress::Family;
 use crate::error::{NetError, PublishError};
 use crate::fabric::{PodIdentity, Shared};
 use crate::listener::{Backlog, Listener};
@@ -120,6 +121,11 @@ impl PodNetwork {
     /// Returns the pod's address.
     pub fn ip(&self) -> Ipv4Addr {
         self.pod().ip
+    }
+
+    /// Returns its second address, of IPv6, if pods have one.
+    pub fn ip6(&self) -> Option<Ipv6Addr> {
+        self.pod().ip6()
     }
 
     /// Returns the host name the pod's containers see.
@@ -289,6 +295,19 @@ impl Pod {
         self.ip
     }
 
+    /// Returns its second address.
+    pub(crate) fn ip6(&self) -> Option<Ipv6Addr> {
+        self.fabric.territory().twin(self.ip)
+    }
+
+    /// Returns its address of a family, that of IPv4 where it has no other.
+    pub(crate) fn address(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.ip.into(),
+            Family::V6 => self.ip6().map_or(self.ip.into(), IpAddr::V6),
+        }
+    }
+
     /// Tells whether this is the node's own place.
     pub(crate) fn is_node(&self) -> bool {
         self.ip == self.fabric.territory().node
@@ -356,7 +375,8 @@ impl Pod {
     }
 
     fn reserve_tcp(self: &Arc<Self>, local: SocketAddr) -> Result<TcpPort, NetError> {
-        let slots = Slots::bound_to(local.ip(), self.ip).ok_or(NetError::AddressNotAvailable)?;
+        let slots = Slots::bound_to(local.ip(), self.ip, self.ip6())
+            .ok_or(NetError::AddressNotAvailable)?;
         if local.port() == 0 {
             return self.hold_any(slots, local.ip());
         }
@@ -427,7 +447,8 @@ impl Pod {
         let traffic = endpoint.map(|endpoint| Traffic::new(endpoint, Holder::Server));
         let socket = KernelSocket::new(tcp, place, traffic);
         let membership = self.enter(Held::Kernel(Arc::downgrade(&socket)))?;
-        let local = SocketAddr::new(IpAddr::V4(self.ip), listener.port());
+        let family = Family::of(peer.ip().to_canonical());
+        let local = SocketAddr::new(self.address(family), listener.port());
         let addresses = Addresses {
             local,
             peer: self.fabric.shown(peer),

@@ -8,14 +8,14 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::egress::Destination;
+use crate::egress::{Destination, Family};
 use crate::error::NetError;
 use crate::outside::Outside;
 use crate::pod::Pod;
@@ -53,7 +53,8 @@ pub struct UdpSocket {
 impl UdpSocket {
     /// Binds a socket and takes over the publications of its port.
     pub(crate) fn bind(pod: &Arc<Pod>, local: SocketAddr) -> Result<UdpSocket, NetError> {
-        let slots = Slots::bound_to(local.ip(), pod.ip()).ok_or(NetError::AddressNotAvailable)?;
+        let slots = Slots::bound_to(local.ip(), pod.ip(), pod.ip6())
+            .ok_or(NetError::AddressNotAvailable)?;
         let inbox = Inbox::new(Arc::clone(pod.budget()));
         let entry = Arc::clone(&inbox);
         let mut table = pod.udp_ports().lock();
@@ -194,8 +195,11 @@ impl UdpSocket {
         let (target, slot) = match destination {
             Destination::OwnLoopback4 => (Some(Arc::clone(&self.pod)), Slots::LOOPBACK_4),
             Destination::OwnLoopback6 => (Some(Arc::clone(&self.pod)), Slots::LOOPBACK_6),
-            Destination::Pod(ip) => (fabric.find(*ip), Slots::POD),
-            Destination::Node => (fabric.find(fabric.territory().node), Slots::POD),
+            Destination::Pod(ip, family) => (fabric.find(*ip), Slots::own(*family)),
+            Destination::Node(family) => {
+                let node = fabric.territory().node;
+                (fabric.find(node), Slots::own(*family))
+            }
             Destination::Outside(_) => return self.send_out(data, to),
         };
         let target = target.ok_or(NetError::Unreachable)?;
@@ -237,16 +241,17 @@ impl UdpSocket {
         if self.pod.fabric().outside().is_ours(Protocol::Udp, to) {
             return Err(NetError::AccessDenied.into());
         }
-        if !self.slots.meets(Slots::POD) {
+        let source = self.pod.address(Family::of(to.ip()));
+        if !self.slots.meets(Slots::own(Family::of(source))) {
             return Err(NetError::InvalidArgument.into());
         }
-        let source = SocketAddr::new(self.pod.ip().into(), self.local.port());
+        let source = SocketAddr::new(source, self.local.port());
         if !self.is_admitted(source, None, to) {
             return Ok(Sent::Taken);
         }
         let abroad = self.pod.fabric().abroad().towards(to.ip());
         match abroad.filter(|_| !self.pod.is_node()) {
-            Some(outside) => self.send_abroad(&*outside, data, to)?,
+            Some(outside) => self.send_abroad(&*outside, data, source, to)?,
             None => {
                 self.inbox.try_send_out(data, to, self.pod.kernel_count())?;
             }
@@ -256,11 +261,17 @@ impl UdpSocket {
     }
 
     /// Sends from the pod's own address outside.
-    fn send_abroad(&self, outside: &dyn Outside, data: &[u8], to: SocketAddr) -> io::Result<()> {
+    fn send_abroad(
+        &self,
+        outside: &dyn Outside,
+        data: &[u8],
+        source: SocketAddr,
+        to: SocketAddr,
+    ) -> io::Result<()> {
         let port = self.local.port();
         if !self.inbox.is_open_outside() {
             let table = self.pod.udp_ports().lock();
-            if table.find(Slots::POD, port).is_none() {
+            if table.find(self.slots, port).is_none() {
                 return Err(NetError::Detached.into());
             }
             self.inbox.note_open_outside();
@@ -270,7 +281,7 @@ impl UdpSocket {
             // Its answers are no news to be judged.
             self.inbox.expect_replies_to(to);
         }
-        outside.send(SocketAddrV4::new(self.pod.ip(), port), to, data)
+        outside.send(source, to, data)
     }
 
     /// Returns the address that `to` sees this socket at, if it may be sent to.
@@ -279,7 +290,8 @@ impl UdpSocket {
             return Err(NetError::InvalidArgument);
         }
         if self.is_of_service(to) {
-            return Ok(SocketAddr::new(self.pod.ip().into(), self.local.port()));
+            let source = self.pod.address(Family::of(to.ip().to_canonical()));
+            return Ok(SocketAddr::new(source, self.local.port()));
         }
         let destination = self.pod.fabric().territory().judge(to.ip())?;
         Ok(self.source_for(&destination))
@@ -289,9 +301,8 @@ impl UdpSocket {
         let ip = match destination {
             Destination::OwnLoopback4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
             Destination::OwnLoopback6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
-            Destination::Node | Destination::Pod(_) | Destination::Outside(_) => {
-                IpAddr::V4(self.pod.ip())
-            }
+            Destination::Node(family) | Destination::Pod(_, family) => self.pod.address(*family),
+            Destination::Outside(ip) => self.pod.address(Family::of(*ip)),
         };
         SocketAddr::new(ip, self.local.port())
     }

@@ -7,7 +7,7 @@
 //! `<a-b-c-d>.<namespace>.pod.<domain>`, and the reverse names of the addresses. A change of one
 //! Service costs the same however many there are, and readers meet only in one shard of many.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
@@ -294,13 +294,23 @@ impl Zone {
     }
 
     /// Enters a pod that was attached.
-    pub(crate) fn enter_pod(&self, ip: Ipv4Addr, pod: &crate::PodIdentity) {
-        self.pods.enter(ip, pod);
+    pub(crate) fn enter_pod(
+        &self,
+        ip: Ipv4Addr,
+        second: Option<Ipv6Addr>,
+        pod: &crate::PodIdentity,
+    ) {
+        self.pods.enter(ip, second, pod);
     }
 
     /// Removes a pod that was detached.
-    pub(crate) fn forget_pod(&self, ip: Ipv4Addr, pod: &crate::PodIdentity) {
-        self.pods.forget(ip, pod);
+    pub(crate) fn forget_pod(
+        &self,
+        ip: Ipv4Addr,
+        second: Option<Ipv6Addr>,
+        pod: &crate::PodIdentity,
+    ) {
+        self.pods.forget(ip, second, pod);
     }
 
     fn answer_inside(&self, inside: &str, kind: RecordKind) -> Answer {
@@ -362,9 +372,10 @@ impl Zone {
         let Some((dashed, namespace)) = below.rsplit_once('.') else {
             return existing(self.pods.has_namespace(below));
         };
-        let ip = dashed.replace('-', ".").parse::<Ipv4Addr>();
-        match ip {
-            Ok(ip) if self.pods.is_in(ip, namespace) => addresses(&[ip.into()], kind),
+        let v4 = dashed.replace('-', ".").parse::<Ipv4Addr>();
+        let v6 = || dashed.replace('-', ":").parse::<Ipv6Addr>();
+        match v4.map(IpAddr::V4).or_else(|_| v6().map(IpAddr::V6)) {
+            Ok(ip) if self.pods.is_in(ip, namespace) => addresses(&[ip], kind),
             Ok(_) | Err(_) => Answer::NoSuchName,
         }
     }

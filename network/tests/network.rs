@@ -2,6 +2,8 @@
 
 #[path = "network/accounts.rs"]
 mod accounts;
+#[path = "network/families.rs"]
+mod families;
 #[path = "network/fixture.rs"]
 mod fixture;
 #[path = "network/handover.rs"]

@@ -12,12 +12,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::{Link, Way, source_port};
-use crate::egress::Destination;
+use super::{Link, Way, source_port, source_slot};
+use crate::egress::{Destination, Family};
 use crate::error::NetError;
 use crate::listener::Queued;
 use crate::pod::live::Held;
-use crate::pod::ports::Slots;
 use crate::pod::{Pod, TcpPort};
 use crate::policy::Verdict;
 use crate::publish::Protocol;
@@ -66,7 +65,9 @@ pub(super) async fn connect(
     begun: Instant,
     patience: Patience,
 ) -> Result<Stream, NetError> {
-    let port = source_port(pod, from, Slots::POD, pod.ip().into())?;
+    let towards = to.ip().to_canonical();
+    let source = pod.address(Family::of(towards));
+    let port = source_port(pod, from, source_slot(pod, towards), source)?;
     let mut tried = Vec::new();
     let mut failure = NetError::ConnectionRefused;
     loop {
@@ -216,15 +217,15 @@ impl Way {
     /// of its own would not reach: its loopback, the ports we publish, a Service.
     fn to_endpoint(pod: &Arc<Pod>, endpoint: SocketAddr) -> Result<Way, NetError> {
         let fabric = pod.fabric();
-        let within = |ip| {
-            let way = Way::to_pod(pod, ip, endpoint);
+        let within = |ip, family| {
+            let way = Way::to_pod(pod, ip, family, endpoint);
             // A pod that is gone refuses, as far as a client of the Service can tell.
             way.map_err(|_| NetError::ConnectionRefused)
         };
         match fabric.territory().judge(endpoint.ip())? {
             Destination::OwnLoopback4 | Destination::OwnLoopback6 => Err(NetError::AccessDenied),
-            Destination::Node => within(fabric.territory().node),
-            Destination::Pod(ip) => within(ip),
+            Destination::Node(family) => within(fabric.territory().node, family),
+            Destination::Pod(ip, family) => within(ip, family),
             Destination::Outside(ip) if fabric.services().is_owned(ip) => {
                 Err(NetError::AccessDenied)
             }

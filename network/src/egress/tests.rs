@@ -3,6 +3,7 @@ use super::*;
 fn territory(link_local: LinkLocal) -> Territory {
     Territory {
         pod_cidr: "10.244.0.0/16".parse().expect("a range"),
+        pod_cidr6: Some("fd00:244::/112".parse().expect("a range")),
         node: Ipv4Addr::new(10, 244, 0, 1),
         rules: EgressRules { link_local },
     }
@@ -38,12 +39,12 @@ fn a_pod_has_a_loopback_of_its_own() {
 
 #[test]
 fn the_pod_cidr_stays_inside() {
-    check("10.244.3.9", Destination::Pod(Ipv4Addr::new(10, 244, 3, 9)));
-    check(
-        "::ffff:10.244.3.9",
-        Destination::Pod(Ipv4Addr::new(10, 244, 3, 9)),
-    );
-    check("10.244.0.1", Destination::Node);
+    let pod = |family| Destination::Pod(Ipv4Addr::new(10, 244, 3, 9), family);
+    check("10.244.3.9", pod(Family::V4));
+    check("::ffff:10.244.3.9", pod(Family::V4));
+    check("10.244.0.1", Destination::Node(Family::V4));
+    check("fd00:244::309", pod(Family::V6));
+    check("fd00:244::1", Destination::Node(Family::V6));
 }
 
 #[test]
@@ -146,4 +147,29 @@ fn no_spelling_of_ipv6_leads_to_a_pod_but_the_mapped_one() {
     for to in ["::10.244.3.9", "64:ff9b::af4:309", "2002:af4:309::1"] {
         check_refused(to);
     }
+}
+
+#[test]
+fn a_place_has_two_addresses_and_a_larger_range_more_than_places() {
+    let territory = Territory {
+        pod_cidr6: Some("fd00:244::/64".parse().expect("a range")),
+        ..territory(LinkLocal::Closed)
+    };
+    let place = Ipv4Addr::new(10, 244, 255, 254);
+    let twin = territory.twin(place).expect("a second address");
+    assert_eq!(twin.to_string(), "fd00:244::fffe");
+    assert_eq!(territory.place(twin.into()), Some(place));
+    assert!(!territory.may_be_service(twin.into()));
+    let beyond = "fd00:244::1:0".parse().expect("an address");
+    assert_eq!(territory.place(beyond), None);
+    let refused = territory.judge(beyond);
+    assert!(matches!(refused, Err(NetError::Unreachable)), "{refused:?}");
+    let far = "fd00:244:0:0:ffff::1".parse().expect("an address");
+    assert_eq!(territory.place(far), None);
+    let alone = Territory {
+        pod_cidr6: None,
+        ..territory
+    };
+    assert_eq!(alone.twin(place), None);
+    assert!(alone.may_be_service(twin.into()));
 }

@@ -1,14 +1,14 @@
 //! A pod's table of ports: who holds which port on which of the pod's addresses. Pure, one table
 //! per protocol.
 //!
-//! A pod has three addresses: its own, `127.0.0.1` and `::1`. A socket holds a port on a set of
-//! them:
+//! A pod has its own address, `127.0.0.1` and `::1`, and where pods have two addresses, one of IPv6. A
+//! socket holds a port on a set of them:
 //!
 //! | bound to | holds the port on |
 //! |---|---|
-//! | the pod's address, `127.0.0.1` or `::1` | that address |
-//! | `0.0.0.0` | the pod's address and `127.0.0.1` |
-//! | `[::]` | all three: a listener on `[::]` takes IPv4 too, as on a Linux host |
+//! | an address of the pod, `127.0.0.1` or `::1` | that address |
+//! | `0.0.0.0` | the pod's address of IPv4 and `127.0.0.1` |
+//! | `[::]` | all: a listener on `[::]` takes IPv4 too, as on a Linux host |
 //!
 //! `::ffff:a.b.c.d` means `a.b.c.d`. Two sockets clash when they hold the same port on the same
 //! address.
@@ -18,6 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rand::{Rng, RngExt};
 
+use crate::egress::Family;
 use crate::error::NetError;
 
 /// The ports handed out when a socket asks for any: the range Linux uses.
@@ -40,18 +41,34 @@ impl Slots {
     pub(crate) const LOOPBACK_4: Slots = Slots(2);
     /// `::1`.
     pub(crate) const LOOPBACK_6: Slots = Slots(4);
+    /// The address in the range of IPv6, if the pod has one.
+    pub(crate) const POD_6: Slots = Slots(8);
 
-    /// Returns what binding to `local` holds in the pod at `pod`, nothing if the address is not the
-    /// pod's.
-    pub(crate) fn bound_to(local: IpAddr, pod: Ipv4Addr) -> Option<Slots> {
+    /// Returns the pod's own address of a family.
+    pub(crate) fn own(family: Family) -> Slots {
+        match family {
+            Family::V4 => Slots::POD,
+            Family::V6 => Slots::POD_6,
+        }
+    }
+
+    /// Returns what binding to `local` holds in the pod at `pod`, and at `second` if it has a second
+    /// address; nothing if the address is not the pod's.
+    pub(crate) fn bound_to(
+        local: IpAddr,
+        pod: Ipv4Addr,
+        second: Option<Ipv6Addr>,
+    ) -> Option<Slots> {
         match local.to_canonical() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some(Slots::POD.and(Slots::LOOPBACK_4)),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-                Some(Slots::POD.and(Slots::LOOPBACK_4).and(Slots::LOOPBACK_6))
+                let loopback = Slots::LOOPBACK_4.and(Slots::LOOPBACK_6);
+                Some(Slots::POD.and(Slots::POD_6).and(loopback))
             }
             IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(Slots::LOOPBACK_4),
             IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(Slots::LOOPBACK_6),
             IpAddr::V4(ip) if ip == pod => Some(Slots::POD),
+            IpAddr::V6(ip) if second == Some(ip) => Some(Slots::POD_6),
             IpAddr::V4(_) | IpAddr::V6(_) => None,
         }
     }
@@ -81,8 +98,8 @@ enum TableState {
     Closed,
 }
 
-/// The holders of one port; disjoint sets of three addresses are at most three.
-type Holders<T> = [Option<Holder<T>>; 3];
+/// The holders of one port; disjoint sets of four addresses are at most four.
+type Holders<T> = [Option<Holder<T>>; 4];
 
 #[derive(Debug)]
 struct Holder<T> {
@@ -108,7 +125,7 @@ impl<T> PortTable<T> {
         }
         let holders = self.ports.entry(port).or_default();
         let vacant = holders.iter_mut().find(|holder| holder.is_none());
-        *vacant.expect("disjoint sets of three addresses leave a place") =
+        *vacant.expect("disjoint sets of four addresses leave a place") =
             Some(Holder { slots, value });
         self.held += 1;
         Ok(())

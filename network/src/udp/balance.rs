@@ -134,7 +134,7 @@ impl UdpSocket {
             Destination::Outside(ip) if fabric.services().is_owned(ip) => {
                 Err(NetError::AccessDenied.into())
             }
-            Destination::Node | Destination::Pod(_) | Destination::Outside(_) => {
+            Destination::Node(_) | Destination::Pod(..) | Destination::Outside(_) => {
                 self.send_by(data, &destination, endpoint)
             }
         }

@@ -2,10 +2,11 @@
 //! without a kernel socket for each, and its answers go back the way they came.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::egress::Family;
 use crate::error::NetError;
 use crate::fabric::Shared;
 use crate::pod::ports::Slots;
@@ -61,21 +62,15 @@ pub(crate) fn deliver(
     if data.len() > super::DATAGRAM_BYTES_MAX {
         return Err(NetError::DatagramTooLarge);
     }
-    let target = match to.ip().to_canonical() {
-        IpAddr::V4(ip) => fabric.find(ip),
-        IpAddr::V6(_) => None,
-    };
+    let ip = to.ip().to_canonical();
+    let (target, slot) = (fabric.find_at(ip), Slots::own(Family::of(ip)));
     let target = target.ok_or(NetError::Unreachable)?;
     let shown = fabric.shown(flow.peer);
     // Pods do not come from outside: who says so there made the address up.
     if !fabric.territory().may_be_service(shown.ip()) {
         return Err(NetError::AccessDenied);
     }
-    let inbox = target
-        .udp_ports()
-        .lock()
-        .find(Slots::POD, to.port())
-        .cloned();
+    let inbox = target.udp_ports().lock().find(slot, to.port()).cloned();
     let verdict = target.judge_received(Protocol::Udp, shown, to.port());
     if verdict == Verdict::Drop && !inbox.as_ref().is_some_and(|inbox| inbox.is_reply(shown)) {
         return Ok(());

@@ -1,6 +1,6 @@
 //! The names of pods that are attached here: by address, and by host name and subdomain.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::PodIdentity;
 use crate::store::Store;
@@ -8,7 +8,7 @@ use crate::store::Store;
 #[derive(Debug)]
 pub(super) struct Pods {
     /// The namespace of each pod.
-    by_address: Store<Ipv4Addr, String>,
+    by_address: Store<IpAddr, String>,
     /// Addresses by `<hostname>.<subdomain>.<namespace>`.
     by_name: Store<String, Vec<IpAddr>>,
     /// How many pods each namespace has.
@@ -24,24 +24,31 @@ impl Pods {
         }
     }
 
-    pub(super) fn enter(&self, ip: Ipv4Addr, pod: &PodIdentity) {
+    pub(super) fn enter(&self, ip: Ipv4Addr, second: Option<Ipv6Addr>, pod: &PodIdentity) {
         let namespace = pod.namespace.to_ascii_lowercase();
-        self.by_address.insert(ip, namespace.clone());
+        let all = [ip.into()].into_iter().chain(second.map(IpAddr::V6));
+        for ip in all.clone() {
+            self.by_address.insert(ip, namespace.clone());
+        }
         self.namespaces.update(namespace, |pods| {
             *pods += 1;
             true
         });
         if let Some(name) = name_of(pod) {
             self.by_name.update(name, |addresses| {
-                addresses.push(ip.into());
+                addresses.extend(all);
                 true
             });
         }
     }
 
-    pub(super) fn forget(&self, ip: Ipv4Addr, pod: &PodIdentity) {
+    pub(super) fn forget(&self, ip: Ipv4Addr, second: Option<Ipv6Addr>, pod: &PodIdentity) {
+        let (ip, second) = (IpAddr::V4(ip), second.map(IpAddr::V6));
         if self.by_address.remove(&ip).is_none() {
             return;
+        }
+        if let Some(second) = second {
+            self.by_address.remove(&second);
         }
         let namespace = pod.namespace.to_ascii_lowercase();
         self.namespaces.update(namespace, |pods| {
@@ -50,7 +57,7 @@ impl Pods {
         });
         if let Some(name) = name_of(pod) {
             self.by_name.update(name, |addresses| {
-                addresses.retain(|address| *address != ip);
+                addresses.retain(|address| *address != ip && Some(*address) != second);
                 !addresses.is_empty()
             });
         }
@@ -67,7 +74,7 @@ impl Pods {
             .map_or_else(Vec::new, |addresses| addresses.to_vec())
     }
 
-    pub(super) fn is_in(&self, ip: Ipv4Addr, namespace: &str) -> bool {
+    pub(super) fn is_in(&self, ip: IpAddr, namespace: &str) -> bool {
         self.by_address
             .get(&ip)
             .is_some_and(|found| *found == namespace)

@@ -302,7 +302,7 @@ fn pod(namespace: &str, hostname: &str, subdomain: Option<&str>) -> PodIdentity 
 fn a_pod_has_a_record_by_its_address_while_it_is_attached() {
     let zone = zone();
     let (address, identity) = (Ipv4Addr::new(10, 244, 0, 9), pod("shop", "p", None));
-    zone.enter_pod(address, &identity);
+    zone.enter_pod(address, None, &identity);
     let name = "10-244-0-9.shop.pod.cluster.local";
     check(
         &zone,
@@ -315,8 +315,8 @@ fn a_pod_has_a_record_by_its_address_while_it_is_attached() {
             (A, "shop.pod.cluster.local", "no data"),
         ],
     );
-    zone.forget_pod(address, &identity);
-    zone.forget_pod(address, &identity);
+    zone.forget_pod(address, None, &identity);
+    zone.forget_pod(address, None, &identity);
     check(
         &zone,
         &[
@@ -333,7 +333,7 @@ fn a_pod_has_its_host_name_below_its_subdomain_unless_a_headless_service_says_ot
         Ipv4Addr::new(10, 244, 0, 9),
         pod("shop", "web-0", Some("web")),
     );
-    zone.enter_pod(address, &identity);
+    zone.enter_pod(address, None, &identity);
     let name = "web-0.web.shop.svc.cluster.local";
     check(&zone, &[(A, name, "10.244.0.9")]);
     zone.set("shop", "web", cluster(&["10.96.0.7"]));

@@ -16,8 +16,8 @@ use crate::fixture::*;
 /// Writes down what it is told and asked to send.
 #[derive(Default)]
 struct Witness {
-    told: Mutex<Vec<(Told, Protocol, SocketAddrV4)>>,
-    sent: Mutex<Vec<(SocketAddrV4, SocketAddr, Vec<u8>)>>,
+    told: Mutex<Vec<(Told, Protocol, SocketAddr)>>,
+    sent: Mutex<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
     /// Held as long as a port is.
     published: Mutex<Vec<(HostPort, Weak<()>)>>,
 }
@@ -29,15 +29,15 @@ enum Told {
 }
 
 impl Outside for Witness {
-    fn open(&self, protocol: Protocol, at: SocketAddrV4) {
+    fn open(&self, protocol: Protocol, at: SocketAddr) {
         self.told.lock().unwrap().push((Told::Open, protocol, at));
     }
 
-    fn close(&self, protocol: Protocol, at: SocketAddrV4) {
+    fn close(&self, protocol: Protocol, at: SocketAddr) {
         self.told.lock().unwrap().push((Told::Closed, protocol, at));
     }
 
-    fn send(&self, from: SocketAddrV4, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+    fn send(&self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
         let sent = (from, to, datagram.to_vec());
         self.sent.lock().unwrap().push(sent);
         Ok(())
@@ -57,7 +57,7 @@ impl Outside for Witness {
 }
 
 impl Witness {
-    fn told(&self) -> Vec<(Told, Protocol, SocketAddrV4)> {
+    fn told(&self) -> Vec<(Told, Protocol, SocketAddr)> {
         std::mem::take(&mut self.told.lock().unwrap())
     }
 }
@@ -72,8 +72,8 @@ fn witnessed() -> (Fabric, Arc<Witness>) {
     (fabric, witness)
 }
 
-fn of(pod: &PodNetwork, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(pod.ip(), port)
+fn of(pod: &PodNetwork, port: u16) -> SocketAddr {
+    SocketAddr::new(pod.ip().into(), port)
 }
 
 #[test]

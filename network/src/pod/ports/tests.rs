@@ -7,10 +7,11 @@ use rand::rngs::StdRng;
 use super::*;
 
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 5);
+const SECOND: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5);
 
 fn slots(local: &str) -> Slots {
     let local = local.parse().expect("an address");
-    Slots::bound_to(local, POD).expect("one of the pod's own")
+    Slots::bound_to(local, POD, Some(SECOND)).expect("one of the pod's own")
 }
 
 #[test]
@@ -24,7 +25,11 @@ fn only_the_pods_own_addresses_can_be_bound() {
         "::2",
     ] {
         let foreign = foreign.parse().expect("an address");
-        assert_eq!(Slots::bound_to(foreign, POD), None, "{foreign}");
+        assert_eq!(
+            Slots::bound_to(foreign, POD, Some(SECOND)),
+            None,
+            "{foreign}"
+        );
     }
     assert_eq!(slots("::ffff:10.244.0.5"), slots("10.244.0.5"));
     assert_eq!(slots("::ffff:127.0.0.1"), slots("127.0.0.1"));
@@ -59,12 +64,16 @@ fn two_sockets_clash_exactly_where_they_share_an_address() {
     check("::", "::1", true);
     check("127.0.0.1", "10.244.0.5", false);
     check("127.0.0.1", "::1", false);
+    check("fd00::5", "10.244.0.5", false);
+    check("fd00::5", "0.0.0.0", false);
+    check("fd00::5", "::", true);
 }
 
 #[test]
-fn a_port_has_up_to_three_holders_and_each_is_found_at_its_address() {
+fn a_port_has_up_to_four_holders_and_each_is_found_at_its_address() {
     let mut table = PortTable::new();
-    for (value, local) in ["10.244.0.5", "127.0.0.1", "::1"].into_iter().enumerate() {
+    let all = ["10.244.0.5", "127.0.0.1", "::1", "fd00::5"];
+    for (value, local) in all.into_iter().enumerate() {
         table
             .reserve(slots(local), 80, value)
             .expect("addresses differ");
@@ -72,6 +81,7 @@ fn a_port_has_up_to_three_holders_and_each_is_found_at_its_address() {
     assert_eq!(table.find(Slots::POD, 80), Some(&0));
     assert_eq!(table.find(Slots::LOOPBACK_4, 80), Some(&1));
     assert_eq!(table.find(Slots::LOOPBACK_6, 80), Some(&2));
+    assert_eq!(table.find(Slots::POD_6, 80), Some(&3));
     assert_eq!(table.release(Slots::LOOPBACK_4, 80), Some(1));
     assert_eq!(table.find(Slots::LOOPBACK_4, 80), None);
     assert_eq!(table.find(Slots::POD, 80), Some(&0));
