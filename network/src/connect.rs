@@ -258,6 +258,11 @@ async fn outwards(
     };
     socket.set_nodelay(true)?;
     if let Some(source) = pod.source_abroad(to.ip()) {
+        #[cfg(target_os = "linux")]
+        if source.is_ipv6() {
+            // It is this machine's by a route alone.
+            socket2::SockRef::from(&socket).set_freebind_v6(true)?;
+        }
         socket.bind(SocketAddr::new(source, 0))?;
     }
     let traffic = endpoint.map(|endpoint| Traffic::new(endpoint, Holder::Client));

@@ -421,15 +421,20 @@ fn families(config: &EdgeConfig) -> Families {
     }
 }
 
-/// Returns the ranges that routes make local: those of Services, and that of this node's pods.
+/// Returns the ranges that routes make local: those of Services, and those of this node's pods. Where the
+/// node has no address of IPv6, nothing comes from there, and pods are reached by IPv4 alone.
 fn local_ranges(config: &EdgeConfig, fabric: Option<&Fabric>) -> Vec<IpNet> {
-    let pods = fabric.map(|fabric| IpNet::V4(fabric.pod_cidr()));
+    let pods = fabric.map(Fabric::pod_cidrs).unwrap_or_default();
+    let has_v6 = config.node_addresses.iter().any(IpAddr::is_ipv6);
+    let pods = pods
+        .into_iter()
+        .filter(|range| has_v6 || range.addr().is_ipv4());
     config.ranges.iter().copied().chain(pods).collect()
 }
 
 fn dispatcher(config: &EdgeConfig, fabric: Option<Fabric>) -> Arc<Dispatcher> {
     let mut pods = config.pod_ranges.clone();
-    pods.extend(fabric.iter().map(|fabric| IpNet::V4(fabric.pod_cidr())));
+    pods.extend(fabric.iter().flat_map(Fabric::pod_cidrs));
     let counters = Arc::default();
     let relays = Relays {
         pipes: Pipes::new(PIPES_MAX),

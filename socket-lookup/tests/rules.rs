@@ -14,9 +14,11 @@ use coracle_socket_lookup::{
 use coracle_tests::{By, Inside, enter_namespace};
 use ipnet::IpNet;
 
-/// Loopback is up, the node has an address of each family, and a range of each is local.
+/// Loopback is up, the node has an address of each family, and a range of each is local. The kernel makes an
+/// address of IPv6 its own a moment after it has it.
 const PREPARE: &str = "ip link set lo up && ip address add 192.0.2.1/32 dev lo \
     && ip address add 2001:db8::1/128 dev lo nodad \
+    && until ip -6 route get 2001:db8::1 >/dev/null 2>&1; do :; done \
     && ip route add local 10.244.0.0/16 dev lo src 192.0.2.1 \
     && ip route add local fd00:10::/108 dev lo src 2001:db8::1";
 

@@ -177,11 +177,8 @@ impl Dispatcher {
 
     /// Returns the fabric in which an address lies.
     pub(super) fn inside(&self, address: SocketAddr) -> Option<&Fabric> {
-        let IpAddr::V4(ip) = address.ip() else {
-            return None;
-        };
         let fabric = self.fabric.as_ref()?;
-        fabric.pod_cidr().contains(&ip).then_some(fabric)
+        fabric.is_inside(address.ip()).then_some(fabric)
     }
 
     fn hand_over(

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use coracle_network::{Fabric, HeldPort, HostPort, Outside, Protocol};
@@ -76,6 +76,12 @@ impl Pods {
         }
     }
 
+    /// Tells whether the ranges of IPv6 are local: a node without an address of it has no route for them.
+    fn has_ipv6(&self) -> bool {
+        let mut node = self.dispatcher.neighbourhood.node.iter();
+        node.any(IpAddr::is_ipv6)
+    }
+
     fn try_open(&self, protocol: Protocol, at: SocketAddr) -> io::Result<()> {
         match (&self.ground, protocol) {
             (Ground::Gate(gate, _), _) => gate.serve(protocol, at),
@@ -92,21 +98,23 @@ impl Pods {
 }
 
 impl Outside for Pods {
-    fn open(&self, protocol: Protocol, at: SocketAddrV4) {
-        if let Err(error) = self.try_open(protocol, at.into()) {
+    fn open(&self, protocol: Protocol, at: SocketAddr) {
+        if at.is_ipv6() && !self.has_ipv6() {
+            return;
+        }
+        if let Err(error) = self.try_open(protocol, at) {
             count(&self.dispatcher.counters.listen_failures);
             tracing::warn!(%at, ?protocol, %error, "a port of a pod is not reached from outside");
         }
-        if let Ground::Gate(_, host_ports) = &self.ground {
+        if let (Ground::Gate(_, host_ports), SocketAddr::V4(at)) = (&self.ground, at) {
             host_ports.opened(protocol, at);
         }
     }
 
-    fn close(&self, protocol: Protocol, at: SocketAddrV4) {
-        if let Ground::Gate(_, host_ports) = &self.ground {
+    fn close(&self, protocol: Protocol, at: SocketAddr) {
+        if let (Ground::Gate(_, host_ports), SocketAddr::V4(at)) = (&self.ground, at) {
             host_ports.closed(protocol, at);
         }
-        let at = at.into();
         match (&self.ground, protocol) {
             (Ground::Gate(gate, _), _) => gate.end(protocol, at),
             (Ground::Sockets { tcp, .. }, Protocol::Tcp) => {
@@ -117,8 +125,7 @@ impl Outside for Pods {
         }
     }
 
-    fn send(&self, from: SocketAddrV4, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
-        let from = from.into();
+    fn send(&self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
         match &self.ground {
             Ground::Gate(gate, _) => {
                 let bound = gate.bound(from).ok_or(io::ErrorKind::AddrNotAvailable)?;

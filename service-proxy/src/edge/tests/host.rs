@@ -78,6 +78,12 @@ fn ip(arguments: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Gives the node an address of IPv6, and waits until the kernel has made it its own.
+fn add_ipv6() {
+    ip("address add 2001:db8::1/128 dev lo nodad");
+    while !ip("-6 route get 2001:db8::1").contains("local") {}
+}
+
 fn tagged_routes() -> String {
     ip("route show table local proto 201")
 }
@@ -218,7 +224,7 @@ async fn an_address_of_ipv6_is_made_local_too_by_sockets() {
 }
 
 async fn an_address_of_ipv6_is_made_local_too_in_here() {
-    ip("address add 2001:db8::1/128 dev lo nodad");
+    add_ipv6();
     let web = service("web");
     route(&web, &[elsewhere("a").await]);
     let mut config = config("fd00:10:96::/108");
@@ -297,7 +303,7 @@ async fn the_addresses_of_all_interfaces_are_known() {
     if !is_inside("the_addresses_of_all_interfaces_are_known") {
         return;
     }
-    ip("address add 2001:db8::1/128 dev lo nodad");
+    add_ipv6();
     let mut known = machine_addresses().unwrap();
     known.sort_unstable();
     let expected = ["127.0.0.1", "192.0.2.1", "::1", "2001:db8::1"];

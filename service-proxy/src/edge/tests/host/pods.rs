@@ -173,6 +173,85 @@ async fn datagrams_reach_a_pod() {
 }
 
 #[tokio::test]
+async fn a_pod_answers_at_its_second_address_too() {
+    if is_inside_here("a_pod_answers_at_its_second_address_too") {
+        a_pod_answers_at_its_second_address().await;
+    }
+}
+
+#[tokio::test]
+async fn a_pod_answers_at_its_second_address_by_rules() {
+    if is_inside_by_rules("pods::a_pod_answers_at_its_second_address_by_rules") {
+        a_pod_answers_at_its_second_address().await;
+    }
+}
+
+#[tokio::test]
+async fn a_pod_answers_at_its_second_address_by_sockets() {
+    if is_inside_by_sockets("pods::a_pod_answers_at_its_second_address_by_sockets") {
+        a_pod_answers_at_its_second_address().await;
+    }
+}
+
+async fn a_pod_answers_at_its_second_address() {
+    add_ipv6();
+    let node: IpAddr = "2001:db8::1".parse().unwrap();
+    let fabric = Fabric::new(FabricConfig {
+        pod_cidr: "10.244.1.0/24".parse().unwrap(),
+        pod_cidr6: Some("fd00:244:1::/64".parse().unwrap()),
+        publish: PublishPlan::Nowhere,
+        ..FabricConfig::default()
+    });
+    let fabric = fabric.unwrap();
+    let mut config = node_config();
+    config.node_addresses.push(node);
+    config.pod_ranges.push("fd00:244::/32".parse().unwrap());
+    let edge = start(config, Some(fabric.clone())).unwrap();
+    let a = pod(&fabric, "a");
+    let second = IpAddr::from(a.ip6().unwrap());
+    let port = a.reserve_tcp(SocketAddr::from((second, 80))).unwrap();
+    let listener = a.listen(port, 8).unwrap();
+    let at = SocketAddr::new(second, 80);
+    let client = TcpStream::connect(at).await.unwrap();
+    let accepted = listener.accept().await.unwrap();
+    assert!(accepted.is_kernel(), "the accepted stream is the pod's");
+    assert_eq!(accepted.local_addr(), at);
+    assert_eq!(accepted.peer_addr(), client.local_addr().unwrap());
+    assert_eq!(accepted.peer_addr().ip(), node);
+    for unserved in [
+        SocketAddr::new(second, 81),
+        SocketAddr::new(a.ip().into(), 80),
+        "[fd00:244:1::99]:80".parse().unwrap(),
+    ] {
+        let kind = refusal(unserved).await;
+        assert_eq!(kind, std::io::ErrorKind::ConnectionRefused, "{unserved}");
+    }
+    let socket = a.bind_udp(SocketAddr::new(second, 5_353)).unwrap();
+    let client = UdpSocket::bind("[2001:db8::1]:0").await.unwrap();
+    client.connect((second, 5_353)).await.unwrap();
+    client.send(b"question").await.unwrap();
+    let mut buffer = [0; 64];
+    std::future::poll_fn(|cx| socket.poll_recv_ready(cx))
+        .await
+        .unwrap();
+    let (bytes, from) = socket.try_recv_from(&mut buffer).unwrap();
+    assert_eq!(from, client.local_addr().unwrap());
+    socket.try_send_to(&buffer[..bytes], from).unwrap();
+    let heard = tokio::time::timeout(PATIENCE, client.recv(&mut buffer)).await;
+    let heard = heard.expect("in time").unwrap();
+    assert_eq!(&buffer[..heard], b"question");
+    // What it sends within the cluster comes from there.
+    let elsewhere = std::net::TcpListener::bind("[2001:db8::1]:0").unwrap();
+    edge.set_pod_ranges(vec!["2001:db8::/64".parse().unwrap()]);
+    let to = elsewhere.local_addr().unwrap();
+    let _stream = a.connect(None, to).await.unwrap();
+    let (_, peer) = elsewhere.accept().unwrap();
+    assert_eq!(peer.ip(), second);
+    edge.stop(Duration::ZERO).await;
+    assert_eq!(ip("-6 route show table local proto 201"), "");
+}
+
+#[tokio::test]
 async fn a_pod_that_accepts_nothing_holds_up_no_other() {
     if !is_inside_here("a_pod_that_accepts_nothing_holds_up_no_other") {
         return;
