@@ -28,6 +28,7 @@ mod overlay;
 mod path;
 mod position;
 mod resolve;
+mod space;
 mod tree;
 mod user;
 mod wasi;

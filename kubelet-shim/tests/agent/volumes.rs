@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_container_runs_as_its_security_context_says", || {
         run(another_user())
     }),
+    ("a_container_is_told_what_is_mounted", || run(told_mounts())),
     ("an_image_can_be_a_volume", || run(image_volume())),
     ("a_pod_has_its_token_and_its_services_variables", || {
         run(token())
@@ -66,6 +67,30 @@ async fn another_user() {
         supplemental_groups: Some(vec![2000, 3000, 4000]),
     };
     assert_eq!(user, Some(expected));
+    world.stop().await;
+}
+
+async fn told_mounts() {
+    let mut world = World::new().await;
+    let image = world.sample("toolbox");
+    let script = "echo $(df -P /memory | awk 'NR == 2 { print $1, $2, $6 }') \
+        $(df /disk | awk 'NR == 2 { print $1, ($2 > 0), $6 }') \
+        $(df /map/key | awk 'NR == 2 { print $1, $2, $6 }') $(mount | grep ' /map ')";
+    let spec = json!({
+        "restartPolicy": "Never",
+        "containers": [{"name": "main", "image": image, "command": ["sh", "-c", script],
+            "volumeMounts": [{"name": "disk", "mountPath": "/disk"},
+                {"name": "memory", "mountPath": "/memory"}, {"name": "map", "mountPath": "/map"}]}],
+        "volumes": [{"name": "disk", "emptyDir": {}},
+            {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
+            {"name": "map", "downwardAPI": {"items": [
+                {"path": "key", "fieldRef": {"fieldPath": "metadata.name"}}]}}],
+    });
+    world.pod("p", spec).await;
+    assert_eq!(
+        world.line().await,
+        "tmpfs 8192 /memory host 1 /disk tmpfs - /map tmpfs on /map type tmpfs (ro)"
+    );
     world.stop().await;
 }
 

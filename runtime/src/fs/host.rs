@@ -24,6 +24,7 @@ use super::open_files::Counted;
 use super::overlay::WriteAt;
 use super::path;
 use super::position::{read_vec, write_full};
+use super::space::Space;
 use super::user::Permissions;
 use crate::account::PodAccount;
 
@@ -117,6 +118,38 @@ impl HostRoot {
             Some(name) => (name, Kind::File),
             None => ("", Kind::Dir),
         }
+    }
+
+    /// How much the file system of the folder holds.
+    #[cfg(unix)]
+    #[expect(unsafe_code, reason = "the kernel is asked about a file system")]
+    pub(super) fn space(&self) -> Option<Space> {
+        use std::os::fd::AsRawFd as _;
+
+        let mut told = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: the descriptor is open, and the kernel writes one `statvfs`.
+        if unsafe { libc::fstatvfs(self.dir.as_raw_fd(), told.as_mut_ptr()) } != 0 {
+            return None;
+        }
+        // SAFETY: it was written, as the call succeeded.
+        let told = unsafe { told.assume_init() };
+        // The numbers are smaller on macOS.
+        fn wide(number: impl Into<u64>) -> u64 {
+            number.into()
+        }
+        let (blocks, free) = (wide(told.f_blocks), wide(told.f_bfree));
+        let bytes = |blocks: u64| blocks.saturating_mul(wide(told.f_frsize));
+        Some(Space {
+            size: bytes(blocks),
+            used: bytes(blocks.saturating_sub(free)),
+            available: bytes(wide(told.f_bavail)),
+        })
+    }
+
+    /// Elsewhere nobody is asked.
+    #[cfg(not(unix))]
+    pub(super) fn space(&self) -> Option<Space> {
+        None
     }
 
     /// The kind of an entry, a link itself if it is one.

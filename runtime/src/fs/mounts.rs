@@ -78,6 +78,21 @@ impl Mounts {
         &self.mounted[index]
     }
 
+    /// The mounts with their paths.
+    pub(super) fn all(&self) -> impl Iterator<Item = (String, &Mounted)> {
+        let path = |mounted: &Mounted| {
+            let mut names = Vec::new();
+            let mut place = mounted.place;
+            while place != 0 {
+                names.push(self.places[place].name.as_ref());
+                place = self.places[place].parent;
+            }
+            names.reverse();
+            format!("/{}", names.join("/"))
+        };
+        self.mounted.iter().map(move |one| (path(one), one))
+    }
+
     /// The host folder behind a mount that a node says is one.
     pub(super) fn host(&self, index: usize) -> &HostRoot {
         match &self.mounted[index].source {

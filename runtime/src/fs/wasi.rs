@@ -9,6 +9,7 @@
 
 mod convert;
 mod descriptor;
+mod mounts;
 pub(super) mod posix;
 mod streams;
 
@@ -90,7 +91,8 @@ pub(crate) fn add_to_linker<T: FsView + 'static>(linker: &mut Linker<T>) -> wasm
     types::add_to_linker::<T, HasFs>(linker, T::fs)?;
     preopens::add_to_linker::<T, HasFs>(linker, T::fs)?;
     linker.allow_shadowing(false);
-    posix::add_to_linker(linker)
+    posix::add_to_linker(linker)?;
+    mounts::add_to_linker(linker)
 }
 
 impl FsState {

@@ -160,6 +160,11 @@ impl Store {
         }
     }
 
+    /// The bytes there may be.
+    pub(in crate::fs) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// The bytes taken.
     pub(in crate::fs) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)

@@ -405,3 +405,60 @@ fn a_shared_tree_is_mounted_whole_or_in_part_and_never_writable() {
     assert_eq!(view.list("none").unwrap(), Vec::<String>::new());
     assert_eq!(view.write("whole/app/main", "x"), Err(ErrorCode::ReadOnly));
 }
+
+/// What `df` and `mount` of a container show.
+#[test]
+fn mounts_are_told_with_what_is_used() {
+    use crate::PodLimits;
+    use crate::account::{NodeBudget, PodAccount};
+    use crate::fs::MemoryVolume;
+    use crate::fs::space::{Holder, Space};
+
+    let dir = tempfile::tempdir().unwrap();
+    let host = tempfile::tempdir().unwrap();
+    let budget = Arc::new(NodeBudget::new(u64::MAX));
+    let pod = PodAccount::new(PodLimits::default(), budget);
+    let volume = MemoryVolume::new(pod, Some(8 << 20), None);
+    let mounts = vec![
+        mount("/memory", MountSource::Memory(volume), Access::ReadWrite),
+        mount(
+            "/host/data",
+            MountSource::HostDir(host.path().into()),
+            Access::ReadOnly,
+        ),
+        mount("/etc/map", live(&["key=v"]), Access::ReadWrite),
+    ];
+    let view = View::writable(Tree::empty(), dir.path(), mounts);
+    view.write("memory/f", "1").expect("room");
+    let all = view.files.mounted(Mode::Blocking).unwrap();
+    let told: Vec<_> = all
+        .iter()
+        .map(|one| (one.path.as_str(), one.holder, one.is_read_only))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("/", Holder::Image, false),
+            ("/etc/map", Holder::Configuration, true),
+            ("/host/data", Holder::Folder, true),
+            ("/memory", Holder::Memory, false),
+        ]
+    );
+    assert_eq!(all[1].space, None);
+    let Some(Space {
+        size,
+        used,
+        available,
+    }) = all[3].space
+    else {
+        panic!("a volume with a limit tells it");
+    };
+    assert_eq!((size, used + available), (8 << 20, 8 << 20));
+    assert!((1..=64 << 10).contains(&used), "{used}");
+    #[cfg(unix)]
+    assert!(
+        all[2]
+            .space
+            .is_some_and(|space| space.size >= space.used && space.size > 0)
+    );
+}

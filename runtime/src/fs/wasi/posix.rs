@@ -98,8 +98,10 @@ pub(crate) fn add_to_linker<T: FsView + 'static>(linker: &mut Linker<T>) -> wasm
 
 /// Tells whether the name of an import is that of one of the interfaces, in any release that is served.
 pub(crate) fn is_interface(name: &str) -> bool {
-    let Some(("coracle:posix/identity" | "coracle:posix/permissions", version)) =
-        name.split_once('@')
+    let Some((
+        "coracle:posix/identity" | "coracle:posix/permissions" | "coracle:posix/mounts",
+        version,
+    )) = name.split_once('@')
     else {
         return false;
     };

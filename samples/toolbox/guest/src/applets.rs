@@ -21,6 +21,7 @@ mod expr;
 mod find;
 mod grep;
 mod listing;
+mod mounts;
 mod names;
 mod network;
 mod output;
@@ -55,6 +56,7 @@ pub(crate) const ALL: &[&[Applet]] = &[
     find::APPLETS,
     grep::APPLETS,
     listing::APPLETS,
+    mounts::APPLETS,
     names::APPLETS,
     network::APPLETS,
     output::APPLETS,

@@ -1,4 +1,4 @@
-//! `ls`, `stat`, `du`, `df`.
+//! `ls`, `stat`, `du`.
 
 use std::fs::{self, Metadata};
 use std::path::Path;
@@ -14,7 +14,6 @@ applets! {
     "ls" => ls,
     "stat" => stat,
     "du" => du,
-    "df" => df,
 }
 
 /// Folders may be nested this deep.
@@ -447,29 +446,4 @@ fn weigh<'a>(
         }
         Ok(bytes)
     })
-}
-
-/// The mount points cannot be told from within, and neither can sizes.
-async fn df(context: Context) -> Outcome {
-    let options = Options::read(context.arguments(), "hkPTaim", &[])?;
-    let mut names = options.operands.clone();
-    if names.is_empty() {
-        names.push("/".to_owned());
-    }
-    let header = "Filesystem           1K-blocks      Used Available Use% Mounted on";
-    context.line(header).await?;
-    for name in &names {
-        fs::metadata(context.path(name)).map_err(|error| Failure::about(name, &error))?;
-        let dash = "-";
-        let text = format!(
-            "{:<20} {dash:>9} {dash:>9} {dash:>9} {dash:>4} {name}",
-            "wasi"
-        );
-        context.line(text).await?;
-    }
-    context.flush().await?;
-    context
-        .say("df: WASI tells no sizes of file systems\n")
-        .await;
-    context.end(0).await
 }

@@ -70,6 +70,10 @@ async fn seq(context: Context) -> Outcome {
         match (first.as_str(), rest) {
             ("-w", _) => (wide, words) = (true, rest),
             ("-s", [value, rest @ ..]) => (separator, words) = (value.clone(), rest),
+            (joined, _) if joined.len() > 2 && joined.starts_with("-s") => {
+                separator = joined[2..].to_owned();
+                words = rest;
+            }
             _ => break,
         }
     }

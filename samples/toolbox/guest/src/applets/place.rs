@@ -40,7 +40,6 @@ applets! {
     "ip" => interfaces,
     "ifconfig" => interfaces,
     "sysctl" => kernel,
-    "mount" => kernel,
     "umount" => kernel,
     "dmesg" => kernel,
     "ping" => ping,

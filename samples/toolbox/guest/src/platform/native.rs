@@ -93,6 +93,16 @@ pub(crate) fn user() -> User {
     }
 }
 
+/// The root, of which nothing is asked natively.
+pub(crate) fn mounts() -> io::Result<Vec<super::Mount>> {
+    Ok(vec![super::Mount {
+        path: "/".to_owned(),
+        kind: "overlay",
+        read_only: false,
+        space: None,
+    }])
+}
+
 pub(crate) fn permissions(path: &Path, follow: bool) -> io::Result<Permissions> {
     let found = match follow {
         true => std::fs::metadata(path)?,

@@ -1,6 +1,7 @@
 //! The outside world of a pod: WASI 0.2, never blocking but in [`block`].
 
 mod http;
+mod mounts;
 mod posix;
 
 use std::io;
@@ -21,6 +22,7 @@ use wasip2::sockets::{instance_network, ip_name_lookup, tcp_create_socket};
 use super::Request;
 use crate::reactor;
 pub(crate) use http::{Response, request};
+pub(crate) use mounts::mounts;
 pub(crate) use posix::{permissions, set_mode, set_owner, user};
 
 /// At most this much is written at once; the host takes 64 KiB.
