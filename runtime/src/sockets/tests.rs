@@ -23,6 +23,7 @@ pub(crate) fn pods() -> (Fabric, PodNetwork, PodNetwork) {
         egress: EgressRules {
             link_local: LinkLocal::Closed,
         },
+        ..FabricConfig::default()
     })
     .expect("fabric");
     let attach = |name: &str| {

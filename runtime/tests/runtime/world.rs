@@ -257,6 +257,7 @@ fn fabric() -> Fabric {
         egress: EgressRules {
             link_local: LinkLocal::Closed,
         },
+        ..FabricConfig::default()
     })
     .expect("a fabric without privilege")
 }
