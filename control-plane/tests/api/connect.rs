@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use crate::{
     auth::Served,
     harness::Harness,
-    pods::create_pod,
+    pods::{create_node, create_pod},
     rbac::{grant, user},
 };
 
@@ -66,6 +66,8 @@ async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>,
 }
 
 async fn prepare(api: &Harness) {
+    // A pod on a node that is not there goes after a while.
+    create_node(api, "n", json!({"cpu": "1", "memory": "1Gi", "pods": "10"})).await;
     api.plane.kubelets().register("n", Arc::new(FakeKubelet));
     let container = |name: &str| json!({"name": name, "image": "i"});
     let containers = [container("main"), container("absent")];

@@ -246,8 +246,14 @@ fn flatten(path: &str, value: &Value, found: &mut BTreeMap<String, Value>) {
             fields.iter().for_each(below);
         }
         Value::Array(list) if !list.is_empty() => {
+            let mut list: Vec<&Value> = list.iter().collect();
+            // They stand by the second in which they wrote, which no run chooses.
+            if path.ends_with("/managedFields") {
+                let fields = ["operation", "manager", "subresource"];
+                list.sort_by_key(|entry| fields.map(|field| entry[field].to_string()));
+            }
             let below = |(index, value)| flatten(&format!("{path}/{index}"), value, found);
-            list.iter().enumerate().for_each(below);
+            list.into_iter().enumerate().for_each(below);
         }
         Value::Null if !path.contains('/') => (),
         value => drop(found.insert(path.to_owned(), value.clone())),
