@@ -134,7 +134,7 @@ async fn datagrams_into_the_cluster_leave_from_the_pods_own_port() {
     assert_eq!(sent, [(own, address(REMOTE), b"question".to_vec())]);
     // The answer is one of the flow that whoever received it keeps.
     let flow = UdpFlow::new(address(REMOTE), |_| {});
-    fabric.send_datagram(own.into(), b"answer", &flow).unwrap();
+    fabric.send_datagram(own, b"answer", &flow).unwrap();
     assert_eq!(
         receive(&client).await,
         (b"answer".to_vec(), address(REMOTE))

@@ -20,6 +20,7 @@ pub(crate) mod escapes;
 mod expr;
 mod find;
 mod grep;
+mod gzip;
 mod listing;
 mod mounts;
 mod names;
@@ -55,6 +56,7 @@ pub(crate) const ALL: &[&[Applet]] = &[
     expr::APPLETS,
     find::APPLETS,
     grep::APPLETS,
+    gzip::APPLETS,
     listing::APPLETS,
     mounts::APPLETS,
     names::APPLETS,
