@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use coracle_control_plane::ServiceFamilies;
 use coracle_kubelet_shim::{
     Agent, AgentConfig, AtStop, DeclaredPorts, DiskLeast, HostPathPolicy, KubeletListener,
     KubeletListenerConfig, KubeletServer, NodeSettings,
@@ -170,6 +171,7 @@ impl NodeArgs {
         ServiceSettings {
             plan: self.plan,
             load_balancer_pool: Vec::new(),
+            families: ServiceFamilies::Ipv4,
             node_ports: self.nodeport_addresses.clone(),
             cluster_cidrs: self.cluster_cidr.clone(),
             dns: self.dns_listen,
@@ -304,6 +306,7 @@ fn agent_config(
     };
     if let Some(cidr) = args.pod_cidr.or(given_cidr(known)?) {
         network.pod_cidr = cidr;
+        network.pod_cidr6 = second_cidr(known);
     }
     Ok(AgentConfig {
         node_name: name.to_owned(),
@@ -368,6 +371,13 @@ fn given_cidr(known: Option<&Node>) -> anyhow::Result<Option<ipnet::Ipv4Net>> {
         format!("the cluster has given this node the pod addresses `{cidr}`, which are not IPv4")
     })?;
     Ok(Some(cidr))
+}
+
+/// Returns the second range that the cluster has given to the Node, if that is of IPv6.
+fn second_cidr(known: Option<&Node>) -> Option<ipnet::Ipv6Net> {
+    let spec = known.and_then(|node| node.spec.as_ref())?;
+    let mut ranges = spec.pod_cidrs.iter().flatten();
+    ranges.find_map(|range| range.parse().ok())
 }
 
 /// Returns the name that was asked for, or this machine's; a node's name is a DNS subdomain.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_control_plane::Identity;
+use coracle_control_plane::{Identity, ServiceFamilies};
 use tokio::sync::mpsc;
 
 use crate::console::Console;
@@ -89,6 +89,7 @@ pub(crate) fn run(args: RunArgs, data_dir: &Path) -> anyhow::Result<Exit> {
         listen: args.api,
         services: ServiceSettings {
             plan: Some(args.plan),
+            families: ServiceFamilies::Ipv4,
             node_ports: Vec::new(),
             cluster_cidrs: Vec::new(),
             load_balancer_pool: services::LOAD_BALANCER_POOL.parse().into_iter().collect(),

@@ -2,18 +2,18 @@
 //! in the same process.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use coracle_control_plane::Entrance;
+use coracle_control_plane::{Entrance, ServiceFamilies};
 use coracle_network::{Fabric, Listener, Upstream};
-use coracle_service_proxy::edge::{EdgeConfig, EdgePlan};
+use coracle_service_proxy::edge::{EdgeConfig, EdgePlan, machine_addresses};
 use coracle_service_proxy::{
     DnsConfig, DnsServer, PodRanges, Policies, PoliciesConfig, Proxy, ProxyConfig, ServicePlace,
 };
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
@@ -24,7 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::proxy::{NodePorts, cluster_service_cidrs, node_port_places, pod_ranges};
 
-/// Where the embedded API has the addresses of Services.
+/// Where the embedded API has the addresses of Services, of IPv6.
+const SERVICE_CIDR_6: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 112);
+/// The same of IPv4.
 const SERVICE_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
 /// The port of the node's address in the pods' network where the API is: the endpoint of the Service
 /// `kubernetes`.
@@ -75,6 +78,8 @@ pub(crate) struct ServiceSettings {
     pub(crate) plan: Option<Plan>,
     /// The addresses that Services of the type LoadBalancer are given of, by an API of this process.
     pub(crate) load_balancer_pool: Vec<IpNet>,
+    /// Of which families pods and Services have addresses, by an API of this process.
+    pub(crate) families: ServiceFamilies,
     /// Which addresses of this machine serve node ports; if it was not said, as the plan has it.
     pub(crate) node_ports: Vec<NodePorts>,
     /// The ranges of the cluster's pods, if they were named: else what the Nodes have.
@@ -166,6 +171,10 @@ impl Services {
             ip: machine_address(),
             ranges: [IpNet::V4(SERVICE_CIDR)]
                 .into_iter()
+                .chain(match settings.families {
+                    ServiceFamilies::Ipv4 => None,
+                    ServiceFamilies::Both => Some(IpNet::V6(SERVICE_CIDR_6)),
+                })
                 .chain(settings.load_balancer_pool.iter().copied())
                 .collect(),
             health_check_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -242,6 +251,17 @@ impl Services {
     }
 }
 
+/// Returns the machine's address of IPv6 at which pods with a second address are reached: the first that is
+/// neither loopback nor of one link alone. Nothing where pods have none, or the machine has none.
+fn second_address(fabric: &Fabric) -> Option<IpAddr> {
+    fabric.pod_cidr6()?;
+    let mut all = machine_addresses().unwrap_or_default().into_iter();
+    all.find(|ip| match ip {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    })
+}
+
 /// What a node's proxy stands on.
 struct Ground<'a> {
     client: kube::Client,
@@ -290,17 +310,23 @@ impl Ground<'_> {
         plan: EdgePlan,
         settings: &ServiceSettings,
     ) -> anyhow::Result<Proxy> {
-        let pods = IpNet::V4(fabric.pod_cidr());
-        let inside = IpAddr::V4(fabric.node_ip());
+        let pods = fabric.pod_cidrs();
+        let second = second_address(&fabric);
         let mut zone_ranges = self.ranges.clone();
-        zone_ranges.push(pods);
+        zone_ranges.extend(&pods);
         fabric.zone().set_ranges(zone_ranges);
-        let mut node_ips = vec![self.ip, inside];
+        let node_addresses = [self.ip].into_iter().chain(second).collect::<Vec<_>>();
+        let mut node_ips = node_addresses.clone();
+        node_ips.extend(fabric.node_ips());
         node_ips.dedup();
+        // Nothing is reached by IPv6 at a node that has no address of it.
+        let has_v6 = node_addresses.iter().any(IpAddr::is_ipv6);
+        let mut edge_ranges = self.ranges.clone();
+        edge_ranges.retain(|range| has_v6 || range.addr().is_ipv4());
         let (node_ports, node_port_ranges) = match settings.node_ports.as_slice() {
             [] => (None, Vec::new()),
             asked => {
-                let (addresses, ranges) = node_port_places(asked, &[self.ip]);
+                let (addresses, ranges) = node_port_places(asked, &node_addresses);
                 (Some(addresses), ranges)
             }
         };
@@ -312,11 +338,11 @@ impl Ground<'_> {
             service_cidrs: self.ranges.clone(),
             edge: Some(EdgeConfig {
                 plan,
-                ranges: self.ranges,
-                node_addresses: vec![self.ip],
+                ranges: edge_ranges,
+                node_addresses,
                 node_port_addresses: node_ports,
                 node_port_ranges,
-                pod_ranges: [pods]
+                pod_ranges: pods
                     .into_iter()
                     .chain(settings.cluster_cidrs.iter().copied())
                     .collect(),

@@ -1,6 +1,6 @@
 //! The composition root of `run` and `up`: every part is built here, in the order of their start.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use coracle_control_plane::{
     ApiServer, ControlPlane, ControlPlaneConfig, Identity, KindInfo, LocalVolumes, Purpose, Scope,
-    ServerConfig, Subject,
+    ServerConfig, ServiceFamilies, Subject,
 };
 use coracle_kubelet_shim::{Agent, AgentConfig, AtStop, HostPathPolicy, NodeSettings, OutputLine};
 use coracle_network::{EgressRules, Fabric, FabricConfig, LinkLocal};
 use coracle_registry::ImageStore;
 use coracle_runtime::{CompilerCommand, Runtime, RuntimeConfig};
 use coracle_service_proxy::ServicePlace;
+use ipnet::Ipv6Net;
 use tokio::sync::{mpsc, watch};
 
 use crate::console::{Console, PullBars};
@@ -32,6 +33,9 @@ const OWN_MEMORY: u64 = 256 * 1024 * 1024;
 const AGENT_THREADS_MAX: usize = 4;
 /// How long requests may go on once the API takes no more.
 const API_DRAIN: Duration = Duration::from_secs(2);
+/// Where pods have second addresses, of IPv6, as the tool kind has them.
+const POD_CIDR_6: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0), 64);
 /// The folder of the agent's in which claims get one each.
 const CLAIMS: &str = "claims";
 /// The user that a kubeconfig names, in the group that may do everything.
@@ -178,6 +182,10 @@ impl System {
     /// Fails when the API's address, the engine, the network or the program's own path is not to be had.
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
         let fabric = fabric(FabricConfig {
+            pod_cidr6: match settings.services.families {
+                ServiceFamilies::Ipv4 => None,
+                ServiceFamilies::Both => Some(POD_CIDR_6),
+            },
             egress: EgressRules {
                 link_local: settings.link_local,
             },
@@ -186,6 +194,7 @@ impl System {
         let config = ControlPlaneConfig {
             identity: Arc::clone(&settings.identity),
             load_balancer_pool: settings.services.load_balancer_pool.clone(),
+            service_families: settings.services.families,
             api_endpoint: Some(services::api_endpoint(&fabric)),
             dns_endpoint: Some(services::dns_endpoint(&fabric)),
             local_volumes: Some(LocalVolumes {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_control_plane::Identity;
+use coracle_control_plane::{Identity, ServiceFamilies};
 
 use crate::console::Console;
 use crate::data_dir::Claim;
@@ -61,6 +61,11 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "CIDRS", value_delimiter = ',', default_value = LOAD_BALANCER_POOL)]
     load_balancer_pool: Vec<ipnet::IpNet>,
 
+    /// Give each pod an address of IPv6 too, of fd00:10:244::/64, and Services that ask for one, of
+    /// fd00:10:96::/112
+    #[arg(long)]
+    dual_stack: bool,
+
     /// Also answer the names of the cluster here, over UDP and TCP [default: pods only]
     #[arg(long, value_name = "ADDRESS:PORT")]
     dns_listen: Option<SocketAddr>,
@@ -94,6 +99,10 @@ pub(crate) fn run(args: UpArgs, data_dir: &Path) -> anyhow::Result<Exit> {
         services: ServiceSettings {
             plan: Some(args.plan),
             load_balancer_pool: args.load_balancer_pool,
+            families: match args.dual_stack {
+                true => ServiceFamilies::Both,
+                false => ServiceFamilies::Ipv4,
+            },
             node_ports: args.nodeport_addresses,
             cluster_cidrs: Vec::new(),
             dns: args.dns_listen,

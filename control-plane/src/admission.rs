@@ -18,6 +18,7 @@ mod storage;
 use coracle_store::Range;
 use serde_json::Value;
 
+use crate::control_plane::ServiceFamilies;
 use crate::{
     kinds::{self, KindInfo, Subresource},
     object::{self, ObjectRecord, ObjectStore},
@@ -34,6 +35,7 @@ use pending::Pending;
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     pending: Pending,
+    service_families: ServiceFamilies,
 }
 
 /// One request, as the steps see it.
@@ -63,6 +65,14 @@ const MUTATIONS: &[Mutation] = &[
 const CHECKS: &[Check] = &[limits::check, classes::only_default];
 
 impl Admission {
+    /// Returns admission with nothing under way.
+    pub(crate) fn new(service_families: ServiceFamilies) -> Admission {
+        Admission {
+            pending: Pending::default(),
+            service_families,
+        }
+    }
+
     /// Waits for what a moment ago began to come into being: a new namespace's account.
     pub(crate) async fn ready(&self, store: &ObjectStore, call: &Call, object: &Value) {
         account::await_default(store, call, object).await;
@@ -91,7 +101,8 @@ impl Admission {
     ) -> Result<Claims<'_>, ApiError> {
         let request = Request { store, call, old };
         let mut claims = Claims::default();
-        services::allocate(&request, &self.pending, object, &mut claims)?;
+        let families = self.service_families;
+        services::allocate(&request, (families, &self.pending), object, &mut claims)?;
         Ok(claims)
     }
 

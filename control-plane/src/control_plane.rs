@@ -48,6 +48,8 @@ pub struct ControlPlaneConfig {
     /// The addresses that Services of the type LoadBalancer are given of. Without any, nothing is
     /// given, and whoever else looks after such Services is not disturbed.
     pub load_balancer_pool: Vec<IpNet>,
+    /// Of which families the addresses of Services are.
+    pub service_families: ServiceFamilies,
     /// Where pods reach the API: what stands behind the Service `kubernetes`. Without it, that has no
     /// endpoints.
     pub api_endpoint: Option<SocketAddr>,
@@ -56,6 +58,16 @@ pub struct ControlPlaneConfig {
     pub dns_endpoint: Option<SocketAddr>,
     /// Where claims of the class `local-path` get folders; without it there is no such class.
     pub local_volumes: Option<LocalVolumes>,
+}
+
+/// Of which families the addresses of a cluster's Services are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceFamilies {
+    /// Of IPv4 alone; who asks for others is refused.
+    #[default]
+    Ipv4,
+    /// Of IPv4, and of IPv6 for Services that ask for it.
+    Both,
 }
 
 /// Why a manifest cannot be applied, as the API would say it.
@@ -107,6 +119,7 @@ impl Default for ControlPlaneConfig {
             history: Limits::default(),
             identity: Arc::new(identity),
             load_balancer_pool: Vec::new(),
+            service_families: ServiceFamilies::default(),
             api_endpoint: None,
             dns_endpoint: None,
             local_volumes: None,

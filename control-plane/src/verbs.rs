@@ -66,7 +66,7 @@ impl Machine {
         Machine {
             authorizer: Authorizer::new(store.clone()),
             store,
-            admission: Admission::default(),
+            admission: Admission::new(config.service_families),
             build: config.build,
             clock,
             identity: config.identity,

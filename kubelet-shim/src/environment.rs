@@ -48,6 +48,8 @@ pub(crate) struct Sources {
 pub(crate) struct Facts {
     /// `status.podIP`
     pub(crate) pod_ip: IpAddr,
+    /// The second of `status.podIPs`, if pods have one.
+    pub(crate) pod_ip6: Option<std::net::Ipv6Addr>,
     /// `status.hostIP`
     pub(crate) host_ip: IpAddr,
     /// What the node has to give.
@@ -398,6 +400,10 @@ fn field_value(pod: &PodSpecPlan, field: &PodField, facts: Facts) -> String {
         PodField::ServiceAccount => pod.service_account.clone(),
         PodField::HostIp => facts.host_ip.to_string(),
         PodField::PodIp => facts.pod_ip.to_string(),
+        PodField::PodIps => match facts.pod_ip6 {
+            Some(second) => format!("{},{second}", facts.pod_ip),
+            None => facts.pod_ip.to_string(),
+        },
     }
 }
 

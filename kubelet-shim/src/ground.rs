@@ -124,8 +124,13 @@ pub(crate) async fn lay(
         server: site.fabric.node_ip(),
         machine: &machine,
     };
-    let identity = identity_files::make(pod, network.ip(), around, SystemTime::now())
-        .map_err(|error| sandbox_problem(&error))?;
+    let identity = identity_files::make(
+        pod,
+        (network.ip(), network.ip6()),
+        around,
+        SystemTime::now(),
+    )
+    .map_err(|error| sandbox_problem(&error))?;
     network.set_resolver(identity.resolver.clone());
     network.name_hosts(identity_files::aliases(pod));
     let excess = watch::Sender::new(None);

@@ -2,7 +2,7 @@
 
 mod resolver;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -54,7 +54,7 @@ pub(crate) enum IdentityError {
 /// Makes the files.
 pub(crate) fn make(
     pod: &PodSpecPlan,
-    ip: Ipv4Addr,
+    ip: (Ipv4Addr, Option<Ipv6Addr>),
     around: Surroundings<'_>,
     now: SystemTime,
 ) -> Result<Identity, IdentityError> {
@@ -126,7 +126,7 @@ fn shown(pod: &PodSpecPlan, domain: &str) -> Result<String, IdentityError> {
     Ok(name)
 }
 
-fn hosts(pod: &PodSpecPlan, ip: Ipv4Addr, domain: &str) -> String {
+fn hosts(pod: &PodSpecPlan, (ip, second): (Ipv4Addr, Option<Ipv6Addr>), domain: &str) -> String {
     let hostname = match &pod.shown_name {
         ShownName::Own(name) => name,
         ShownName::Short | ShownName::Qualified => &pod.hostname,
@@ -145,6 +145,9 @@ fn hosts(pod: &PodSpecPlan, ip: Ipv4Addr, domain: &str) -> String {
          fe00::2\tip6-allrouters\n\
          {ip}\t{names}\n"
     );
+    if let Some(second) = second {
+        text.push_str(&format!("{second}\t{names}\n"));
+    }
     if !pod.host_aliases.is_empty() {
         text.push_str("\n# Entries added by HostAliases.\n");
         for alias in &pod.host_aliases {
@@ -176,7 +179,8 @@ mod tests {
     }
 
     fn hosts_of(spec: Value) -> String {
-        hosts(&plan(spec), Ipv4Addr::new(10, 244, 0, 7), "cluster.local")
+        let ip = Ipv4Addr::new(10, 244, 0, 7);
+        hosts(&plan(spec), (ip, None), "cluster.local")
     }
 
     #[test]
@@ -184,6 +188,10 @@ mod tests {
         let text = hosts_of(json!({"subdomain": "web"}));
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
         assert!(text.ends_with("\n10.244.0.7\tweb-0.web.shop.svc.cluster.local\tweb-0\n"));
+        let second = "fd00:10:244::7".parse().unwrap();
+        let ip = Ipv4Addr::new(10, 244, 0, 7);
+        let both = hosts(&plan(json!({})), (ip, Some(second)), "cluster.local");
+        assert!(both.ends_with("\n10.244.0.7\tweb-0\nfd00:10:244::7\tweb-0\n"));
         let text = hosts_of(json!({"hostAliases": [
             {"ip": "10.0.0.1", "hostnames": ["one", "two.example"]}, {"ip": "::2", "hostnames": ["six"]}]}));
         assert!(

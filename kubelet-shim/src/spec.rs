@@ -331,8 +331,10 @@ pub enum PodField {
     ServiceAccount,
     /// `status.hostIP` and `status.hostIPs`
     HostIp,
-    /// `status.podIP` and `status.podIPs`
+    /// `status.podIP`
     PodIp,
+    /// `status.podIPs`, with commas between them
+    PodIps,
 }
 
 /// `resourceFieldRef`, resolved as far as the pod alone allows.

@@ -28,6 +28,8 @@ pub(crate) struct Surroundings {
     pub(crate) host_ip: std::net::IpAddr,
     /// The pod's address while it is attached.
     pub(crate) pod_ip: Option<Ipv4Addr>,
+    /// Its second address, if pods have one.
+    pub(crate) pod_ip6: Option<std::net::Ipv6Addr>,
     /// `metadata.generation` of the object the plan was made from.
     pub(crate) generation: Option<i64>,
     /// The conditions that readiness gates name, as others have written them.
@@ -67,9 +69,11 @@ pub(crate) fn render(
             ip: surroundings.host_ip.to_string(),
         }]),
         pod_ip: surroundings.pod_ip.map(|ip| ip.to_string()),
-        pod_ips: surroundings
-            .pod_ip
-            .map(|ip| vec![PodIP { ip: ip.to_string() }]),
+        pod_ips: surroundings.pod_ip.map(|ip| {
+            let second = surroundings.pod_ip6.map(|ip| ip.to_string());
+            let all = [ip.to_string()].into_iter().chain(second);
+            all.map(|ip| PodIP { ip }).collect()
+        }),
         observed_generation: surroundings.generation,
         conditions: Some(conditions),
         init_container_statuses: (!inits.is_empty()).then_some(inits),

@@ -410,6 +410,7 @@ impl Worker {
         let surroundings = Surroundings {
             host_ip: self.node.host_ip,
             pod_ip: self.kit.as_ref().map(|kit| kit.network.ip()),
+            pod_ip6: self.kit.as_ref().and_then(|kit| kit.network.ip6()),
             generation,
             gates,
         };

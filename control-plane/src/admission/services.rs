@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use rand::RngExt as _;
@@ -16,6 +16,7 @@ use super::{
     pending::{Claims, Pending},
 };
 use crate::{
+    control_plane::ServiceFamilies,
     invalid::Causes,
     status::ApiError,
     validate::{
@@ -25,16 +26,28 @@ use crate::{
     },
 };
 
-/// The addresses that services can have: 10.96.0.0/16, which is rarely a network of the machine's.
-const RANGE: Band<u32> = Band {
+/// The addresses that services can have: 10.96.0.0/16, which is rarely a network of the machine's, and
+/// fd00:10:96::/112, as the tool kind has it.
+const RANGES: [Range; 2] = [
+    Range {
+        family: "IPv4",
+        start: IpAddr::V4(Ipv4Addr::from_bits(RANGE_START)),
+    },
+    Range {
+        family: "IPv6",
+        start: IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0)),
+    },
+];
+
+/// Places in a range, of either family.
+const PLACES: Band<u32> = Band {
     // The first address names the network and the last one everyone in it.
-    first: RANGE_START + 1,
-    last: RANGE_START + (1 << (32 - RANGE_BITS)) - 2,
+    first: 1,
+    last: (1 << 16) - 2,
     fixed: 256,
 };
 
 const RANGE_START: u32 = Ipv4Addr::new(10, 96, 0, 0).to_bits();
-const RANGE_BITS: u32 = 16;
 
 /// The ports that nodes keep for services.
 const NODE_PORTS: Band<u32> = Band {
@@ -48,11 +61,17 @@ const ALLOCATED: &str = "provided port is already allocated";
 const SINGLE_STACK: &str = "SingleStack";
 
 /// The address of the API itself inside of the cluster: the first of the range.
-pub(crate) const API_ADDRESS: Ipv4Addr = Ipv4Addr::from_bits(RANGE.first);
+pub(crate) const API_ADDRESS: Ipv4Addr = Ipv4Addr::from_bits(RANGE_START + 1);
 
 /// The address of the cluster's DNS, as clusters of today have it: the tenth of the range. It is one of
 /// those that are given out last.
 pub(crate) const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::from_bits(RANGE_START + 10);
+
+/// A range of addresses of services.
+struct Range {
+    family: &'static str,
+    start: IpAddr,
+}
 
 /// Numbers to give out. Those that clients choose themselves are best among the first `fixed`,
 /// from which others are given only when the rest is used up.
@@ -73,14 +92,14 @@ enum Sort {
 /// The addresses and ports of one service.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
-    addresses: Vec<u32>,
+    addresses: Vec<IpAddr>,
     ports: Vec<u32>,
 }
 
 impl Taken {
     /// Reads what a service has.
     pub(super) fn of(spec: &Value) -> Taken {
-        let address = |text: &Value| Some(text.as_str()?.parse::<Ipv4Addr>().ok()?.to_bits());
+        let address = |text: &Value| text.as_str()?.parse::<IpAddr>().ok();
         let number = |port: &Value| u32::try_from(port.as_u64()?).ok().filter(|port| *port != 0);
         let ports = elements(&spec["ports"]).map(|port| &port["nodePort"]);
         let ports = ports.chain([&spec["healthCheckNodePort"]]);
@@ -88,6 +107,35 @@ impl Taken {
             addresses: elements(&spec["clusterIPs"]).filter_map(address).collect(),
             ports: ports.filter_map(number).collect(),
         }
+    }
+}
+
+impl Range {
+    /// Returns the place of an address; nothing for one that is not to be given.
+    fn place(&self, address: IpAddr) -> Option<u32> {
+        let place = match (self.start, address) {
+            (IpAddr::V4(start), IpAddr::V4(address)) => {
+                u128::from(address.to_bits().checked_sub(start.to_bits())?)
+            }
+            (IpAddr::V6(start), IpAddr::V6(address)) => {
+                address.to_bits().checked_sub(start.to_bits())?
+            }
+            _ => return None,
+        };
+        let place = u32::try_from(place).ok()?;
+        PLACES.contains(place).then_some(place)
+    }
+
+    fn at(&self, place: u32) -> IpAddr {
+        match self.start {
+            IpAddr::V4(start) => Ipv4Addr::from_bits(start.to_bits() + place).into(),
+            IpAddr::V6(start) => Ipv6Addr::from_bits(start.to_bits() + u128::from(place)).into(),
+        }
+    }
+
+    fn draw(&self, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+        let taken = taken.iter().filter_map(|address| self.place(*address));
+        PLACES.draw(&taken.collect()).map(|place| self.at(place))
     }
 }
 
@@ -110,7 +158,7 @@ impl Band<u32> {
 /// Gives a service what it lacks; what it asks for by itself has to be free.
 pub(super) fn allocate<'a>(
     request: &Request<'_>,
-    pending: &'a Pending,
+    (configured, pending): (ServiceFamilies, &'a Pending),
     object: &mut Value,
     claims: &mut Claims<'a>,
 ) -> Result<(), ApiError> {
@@ -128,7 +176,7 @@ pub(super) fn allocate<'a>(
         .to_owned();
     let info = request.info();
     let invalid = |causes| ApiError::invalid(info, &name, causes);
-    families(object, request.old).map_err(invalid)?;
+    families(object, request.old, configured).map_err(invalid)?;
     let entries = pending.lock();
     let mut taken = Taken::default();
     // Addresses and ports belong to the cluster, so other namespaces count.
@@ -172,8 +220,12 @@ fn all_services(request: &Request<'_>) -> Vec<std::sync::Arc<crate::object::Obje
     page.map(|page| page.records).unwrap_or_default()
 }
 
-/// Settles of which families a service's addresses are: IPv4 is the one there is.
-fn families(object: &mut Value, old: Option<&Value>) -> Result<(), Causes> {
+/// Settles of which families a service's addresses are: of IPv4, unless it says otherwise.
+fn families(
+    object: &mut Value,
+    old: Option<&Value>,
+    configured: ServiceFamilies,
+) -> Result<(), Causes> {
     let spec = &mut object["spec"];
     if spec["type"] == "ExternalName" {
         return Ok(());
@@ -202,22 +254,33 @@ fn families(object: &mut Value, old: Option<&Value>) -> Result<(), Causes> {
         first_only(&mut object["spec"], &old["spec"]);
     }
     walk(object, &mut causes, |root| {
-        several(&root.child("spec"), bare)
+        several(
+            &root.child("spec"),
+            bare || configured == ServiceFamilies::Both,
+        )
     });
     if !causes.is_empty() {
         return Err(causes);
     }
     let spec = &mut object["spec"];
     if elements(&spec["ipFamilies"]).next().is_none() {
-        spec["ipFamilies"] = json!(["IPv4"]);
+        // Those of the addresses that it names.
+        let named = elements(&spec["clusterIPs"]).filter_map(|address| {
+            let address = address.as_str()?.parse::<IpAddr>().ok()?;
+            Some(if address.is_ipv4() { "IPv4" } else { "IPv6" })
+        });
+        let named = named.collect::<Vec<_>>();
+        spec["ipFamilies"] = match named.is_empty() {
+            true => json!(["IPv4"]),
+            false => json!(named),
+        };
     }
-    if bare
-        && !single
+    if !single
+        && (bare || configured == ServiceFamilies::Both)
         && spec["ipFamilies"]
             .as_array()
             .is_some_and(|list| list.len() == 1)
     {
-        // Nothing is allocated, so whoever makes the endpoints may use both families.
         let other = if spec["ipFamilies"][0] == "IPv4" {
             "IPv6"
         } else {
@@ -239,7 +302,9 @@ fn first_only(spec: &mut Value, old: &Value) {
     }
 }
 
-fn several(spec: &crate::validate::Field<'_, '_>, bare: bool) {
+/// Checks policy, families and addresses against each other, and unless both families may be used,
+/// against what there is.
+fn several(spec: &crate::validate::Field<'_, '_>, both: bool) {
     let (policy, families) = (spec.child("ipFamilyPolicy"), spec.child("ipFamilies"));
     let addresses = spec.child("clusterIPs");
     if policy.text() == SINGLE_STACK {
@@ -252,7 +317,7 @@ fn several(spec: &crate::validate::Field<'_, '_>, bare: bool) {
             }
         }
     }
-    if bare {
+    if both {
         return;
     }
     let unknown = families.items().count();
@@ -277,40 +342,55 @@ fn several(spec: &crate::validate::Field<'_, '_>, bare: bool) {
 /// An answer that is the server's failure, or what is wrong with the client's wish.
 type Outcome = Result<Result<(), Causes>, ApiError>;
 
-fn address(spec: &mut Value, taken: &BTreeSet<u32>, own: &[u32]) -> Outcome {
+/// Gives a service an address of each of its families.
+fn address(spec: &mut Value, taken: &BTreeSet<IpAddr>, own: &[IpAddr]) -> Outcome {
     if spec["type"] == "ExternalName" || is_headless(spec) {
         return Ok(Ok(()));
     }
-    let wanted = spec["clusterIPs"][0]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
-    if wanted.is_empty() {
-        let Some(address) = RANGE.draw(taken) else {
-            let why = "failed to allocate a serviceIP: range is full";
-            return Err(failure(why));
+    let families = elements(&spec["ipFamilies"]).cloned().collect::<Vec<_>>();
+    let mut given = Vec::new();
+    for (index, family) in families.iter().enumerate() {
+        let mut ranges = RANGES.iter();
+        let range = ranges.find(|range| *family == range.family);
+        let Some(range) = range else {
+            continue;
         };
-        let address = Ipv4Addr::from_bits(address).to_string();
-        spec["clusterIP"] = json!(address);
-        spec["clusterIPs"] = json!([address]);
-        return Ok(Ok(()));
-    }
-    let number = wanted
-        .parse::<Ipv4Addr>()
-        .map(Ipv4Addr::to_bits)
-        .unwrap_or_default();
-    let why = match number {
-        number if own.contains(&number) => return Ok(Ok(())),
-        number if !RANGE.contains(number) => {
-            "the provided network does not match the current range".to_owned()
+        let wanted = spec["clusterIPs"][index].as_str().unwrap_or_default();
+        if wanted.is_empty() {
+            let Some(address) = range.draw(taken) else {
+                let why = "failed to allocate a serviceIP: range is full";
+                return Err(failure(why));
+            };
+            given.push(json!(address.to_string()));
+            continue;
         }
-        number if taken.contains(&number) => "provided IP is already allocated".to_owned(),
-        _ => return Ok(Ok(())),
-    };
-    let mut causes = Causes::default();
-    let detail = format!("failed to allocate IP {wanted}: {why}");
-    causes.invalid("spec.clusterIPs", &spec["clusterIPs"], &detail);
-    Ok(Err(causes))
+        if let Some(why) = is_not_to_be_had(range, wanted, taken, own) {
+            let mut causes = Causes::default();
+            let detail = format!("failed to allocate IP {wanted}: {why}");
+            causes.invalid("spec.clusterIPs", &spec["clusterIPs"], &detail);
+            return Ok(Err(causes));
+        }
+        given.push(json!(wanted));
+    }
+    spec["clusterIP"] = given.first().cloned().unwrap_or_default();
+    spec["clusterIPs"] = json!(given);
+    Ok(Ok(()))
+}
+
+/// Says why a service cannot have an address.
+fn is_not_to_be_had(
+    range: &Range,
+    wanted: &str,
+    taken: &BTreeSet<IpAddr>,
+    own: &[IpAddr],
+) -> Option<&'static str> {
+    let address = wanted.parse::<IpAddr>().ok();
+    match address.filter(|address| range.place(*address).is_some() || own.contains(address)) {
+        None => Some("the provided network does not match the current range"),
+        Some(address) if own.contains(&address) => None,
+        Some(address) if taken.contains(&address) => Some("provided IP is already allocated"),
+        Some(_) => None,
+    }
 }
 
 fn ports(spec: &mut Value, taken: &mut BTreeSet<u32>, sort: Sort) -> Outcome {
@@ -496,13 +576,14 @@ mod tests {
 
     #[test]
     fn families_are_settled() {
-        let check = |spec: Value, expected: Result<Value, &str>| {
+        let check_in = |configured, spec: Value, expected: Result<Value, &str>| {
             let mut object = json!({"spec": spec});
-            let found = families(&mut object, None);
+            let found = families(&mut object, None, configured);
             let found = found.map(|()| object["spec"]["ipFamilies"].clone());
             let found = found.map_err(|causes| causes.into_vec()[0].sentence());
             assert_eq!(found, expected.map_err(str::to_owned), "{object}");
         };
+        let check = |spec, expected| check_in(ServiceFamilies::Ipv4, spec, expected);
         check(json!({}), Ok(json!(["IPv4"])));
         check(json!({"type": "ExternalName"}), Ok(Value::Null));
         check(
@@ -524,6 +605,53 @@ mod tests {
             json!({"ipFamilies": ["IPv6"]}),
             Err("spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"),
         );
+        let check = |spec, expected| check_in(ServiceFamilies::Both, spec, expected);
+        check(json!({}), Ok(json!(["IPv4"])));
+        let both = || Ok(json!(["IPv4", "IPv6"]));
+        check(json!({"ipFamilyPolicy": "PreferDualStack"}), both());
+        check(json!({"ipFamilyPolicy": "RequireDualStack"}), both());
+        check(json!({"ipFamilies": ["IPv6"]}), Ok(json!(["IPv6"])));
+        check(
+            json!({"ipFamilies": ["IPv6"], "ipFamilyPolicy": "PreferDualStack"}),
+            Ok(json!(["IPv6", "IPv4"])),
+        );
+        check(
+            json!({"clusterIP": "fd00:10:96::7", "clusterIPs": ["fd00:10:96::7"]}),
+            Ok(json!(["IPv6"])),
+        );
+        check(
+            json!({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4", "IPv6"]}),
+            Err(
+                "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be 'RequireDualStack' or \
+                 'PreferDualStack' when multiple IP families are specified",
+            ),
+        );
+    }
+
+    #[test]
+    fn a_service_has_an_address_of_each_family() {
+        let taken = BTreeSet::from(["fd00:10:96::7".parse().expect("an address")]);
+        let given = |mut spec: Value| {
+            address(&mut spec, &taken, &[])
+                .expect("not full")
+                .map(|()| spec)
+                .map_err(|causes| causes.into_vec()[0].sentence())
+        };
+        let both = given(json!({"ipFamilies": ["IPv6", "IPv4"]})).expect("free");
+        assert_eq!(both["clusterIP"], both["clusterIPs"][0]);
+        let text = |index: usize| both["clusterIPs"][index].as_str().expect("an address");
+        assert!(text(0).starts_with("fd00:10:96::"), "{both}");
+        assert!(text(1).starts_with("10.96."), "{both}");
+        // One that had a first one is given a second.
+        let more = json!({"ipFamilies": ["IPv4", "IPv6"], "clusterIP": "10.96.0.9",
+            "clusterIPs": ["10.96.0.9"]});
+        let more = given(more).expect("free");
+        assert_eq!(more["clusterIPs"][0], "10.96.0.9");
+        assert!(more["clusterIPs"][1].is_string(), "{more}");
+        let refused = given(json!({"ipFamilies": ["IPv6"], "clusterIPs": ["fd00:10:96::7"]}));
+        assert!(refused.is_err_and(|why| why.ends_with("already allocated")));
+        let refused = given(json!({"ipFamilies": ["IPv6"], "clusterIPs": ["fd00::7"]}));
+        assert!(refused.is_err_and(|why| why.ends_with("does not match the current range")));
     }
 
     #[test]
@@ -583,8 +711,9 @@ mod tests {
     #[test]
     fn an_address_has_to_be_in_the_range_and_free() {
         let check = |wanted: &str, expected: Option<&str>| {
-            let mut spec = json!({"clusterIP": wanted, "clusterIPs": [wanted]});
-            let taken = BTreeSet::from([Ipv4Addr::new(10, 96, 0, 7).to_bits()]);
+            let mut spec =
+                json!({"clusterIP": wanted, "clusterIPs": [wanted], "ipFamilies": ["IPv4"]});
+            let taken = BTreeSet::from([Ipv4Addr::new(10, 96, 0, 7).into()]);
             let found = address(&mut spec, &taken, &[]).expect("not full");
             let found = found.map_err(|causes| causes.into_vec()[0].sentence());
             assert_eq!(found.err().as_deref(), expected, "{wanted}");

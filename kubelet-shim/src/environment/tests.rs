@@ -24,6 +24,7 @@ fn plan(container: Value) -> PodSpecPlan {
 fn facts() -> Facts {
     Facts {
         pod_ip: Ipv4Addr::new(10, 244, 0, 5).into(),
+        pod_ip6: None,
         host_ip: Ipv4Addr::LOCALHOST.into(),
         amounts: Amounts {
             cpu_milli: 2500,

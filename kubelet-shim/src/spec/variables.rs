@@ -203,7 +203,8 @@ pub(super) fn named_field(wire: &ObjectFieldSelector, at: &Field<'_>) -> Option<
         "spec.nodeName" => PodField::NodeName,
         "spec.serviceAccountName" => PodField::ServiceAccount,
         "status.hostIP" | "status.hostIPs" => PodField::HostIp,
-        "status.podIP" | "status.podIPs" => PodField::PodIp,
+        "status.podIP" => PodField::PodIp,
+        "status.podIPs" => PodField::PodIps,
         _ => match (keyed("metadata.labels"), keyed("metadata.annotations")) {
             (Some(label), _) => PodField::Label(label),
             (_, Some(annotation)) => PodField::Annotation(annotation),

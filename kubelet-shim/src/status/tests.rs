@@ -183,6 +183,7 @@ fn rendered(spec: &PodSpecPlan, pod: &PodFacts, previous: &[PodCondition]) -> Po
     let surroundings = Surroundings {
         host_ip: Ipv4Addr::LOCALHOST.into(),
         pod_ip: Some(Ipv4Addr::new(10, 244, 0, 9)),
+        pod_ip6: None,
         generation: Some(4),
         gates: Vec::new(),
     };
@@ -203,6 +204,7 @@ fn a_pod_is_ready_when_its_readiness_gates_are_true_too() {
         let surroundings = Surroundings {
             host_ip: Ipv4Addr::LOCALHOST.into(),
             pod_ip: Some(Ipv4Addr::new(10, 244, 0, 9)),
+            pod_ip6: None,
             generation: Some(4),
             gates: gates.into_iter().collect(),
         };

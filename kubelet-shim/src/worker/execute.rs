@@ -190,6 +190,7 @@ impl Worker {
             layer: layers.join(&*container.name).join(attempt.to_string()),
             facts: Facts {
                 pod_ip: kit.network.ip().into(),
+                pod_ip6: kit.network.ip6(),
                 host_ip: self.node.host_ip,
                 amounts: self.node.site.amounts,
             },
