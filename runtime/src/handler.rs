@@ -13,7 +13,7 @@ use crate::store::Container;
 use connection::serve_connection;
 use coracle_network::Listener;
 use instances::InstanceSource;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -50,8 +50,13 @@ pub(crate) fn start(
     places: &Arc<Places>,
 ) -> Result<Arc<Life>, StartError> {
     let options = container.spec.handler;
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, options.port));
     let network = &container.spec.network;
+    // Where pods have two addresses, at both.
+    let everywhere = match network.ip6() {
+        Some(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    let address = SocketAddr::new(everywhere, options.port);
     let listener = network
         .reserve_tcp(address)
         .and_then(|port| network.listen(port, BACKLOG))

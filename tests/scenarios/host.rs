@@ -7,7 +7,8 @@ use std::net::TcpStream;
 use std::process::Command;
 
 use coracle_tests::{
-    By, Cluster, Coracle, Inside, allows_namespaces, enter_namespace, get, inside, repository,
+    By, Cluster, Coracle, Inside, allows_namespaces, enter_namespace, get, get_ready, inside,
+    repository,
 };
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Client;
@@ -22,6 +23,7 @@ const PREPARE: &str = "ip link set lo up && ip link add eth0 type veth peer name
     && ip route add default via 198.51.100.254";
 
 const NODE: &str = "198.51.100.1";
+const NODE_6: &str = "2001:db8::1";
 const NODE_PORT: u16 = 30_080;
 const HOST_PORT: u16 = 8_080;
 const PAGE: &str = "Hello from a Coracle pod!\n";
@@ -193,4 +195,62 @@ async fn pods_of_a_cluster_are_reached_at_their_true_addresses() {
     let ended = cluster.run.end();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(routes(), "");
+}
+
+#[tokio::test]
+async fn pods_and_services_have_addresses_of_both_families() {
+    let scenario = "pods_and_services_have_addresses_of_both_families";
+    // The kernel makes an address of IPv6 its own a moment after it has it.
+    let prepare = format!(
+        "{PREPARE} && ip address add {NODE_6}/64 dev eth0 nodad \
+         && until ip -6 route get {NODE_6} 2>/dev/null | grep -q ^local; do :; done"
+    );
+    if inside().is_none() && !allows_namespaces() {
+        eprintln!("skipped: {scenario}: this machine allows no network namespace");
+        return;
+    }
+    if enter_namespace(scenario, &prepare, By::Same).is_none() {
+        return;
+    }
+    let coracle = Coracle::new(env!("CARGO_BIN_EXE_coracle"));
+    let file = repository().join("samples/hello-http/hello-http.wasm");
+    let file = file.to_str().expect("the folder's name is text");
+    let built = coracle.finish(&["image", "build", file, "--tag", "hello:1"]);
+    assert_eq!(built.code, Some(0), "{built:?}");
+    let cluster = Cluster::start_with(&coracle, &["--plan", "host", "--dual-stack"]);
+    let client = client(cluster.kubeconfig()).await;
+    let how = PostParams::default();
+    let mut web = service();
+    web["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+    let web: Service = serde_json::from_value(web).expect("a Service");
+    let services = Api::<Service>::default_namespaced(client.clone());
+    let web = services.create(&how, &web).await.expect("created");
+    let given = web.spec.and_then(|spec| spec.cluster_ips);
+    let given = given.expect("it has addresses");
+    assert_eq!(given.len(), 2, "{given:?}");
+    let mut pod = pod("hello:1");
+    pod["spec"]["containers"][0]["imagePullPolicy"] = "Never".into();
+    let pod: Pod = serde_json::from_value(pod).expect("a Pod");
+    let pods = Api::<Pod>::default_namespaced(client.clone());
+    pods.create(&how, &pod).await.expect("created");
+    reach(client).await;
+    let pod = pods.get("web").await.expect("a pod");
+    let ips = pod.status.and_then(|status| status.pod_ips);
+    let ips = ips.expect("a ready pod has addresses");
+    assert_eq!(ips.len(), 2, "{ips:?}");
+    let everywhere = [
+        format!("[{}]:80", ips[1].ip),
+        format!("[{}]:8000", given[1]),
+        format!("[{NODE_6}]:{NODE_PORT}"),
+    ];
+    for at in everywhere {
+        let answer = get_ready(&format!("http://{at}"), "/");
+        assert_eq!((answer.status, answer.body.as_str()), (200, PAGE), "{at}");
+    }
+    let nothing = format!("[{}]:81", ips[1].ip);
+    let refused = TcpStream::connect(&nothing).expect_err("refused");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{nothing}");
+    cluster.run.interrupt();
+    let ended = cluster.run.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }
