@@ -1,6 +1,7 @@
 //! `coracle up` keeps what it has acknowledged.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use coracle_tests::{Cluster, Coracle, files_with, repository};
 use futures::AsyncBufReadExt;
@@ -22,6 +23,13 @@ const WRITERS: usize = 16;
 
 /// More writes than a round lasts for.
 const WRITES_MAX: u64 = 100_000;
+
+/// How long a write may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a write of before the kill may be without an answer: wine does not always tell that a
+/// connection of a killed process is gone.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 async fn client(cluster: &Cluster) -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -55,14 +63,17 @@ async fn write_until_killed(cluster: &mut Cluster, round: u64) -> BTreeSet<Strin
     let mut numbers = 0..WRITES_MAX;
     let mut writes: FuturesUnordered<_> = numbers.by_ref().take(WRITERS).map(create).collect();
     let mut acknowledged = BTreeSet::new();
-    while let Some(written) = writes.next().await {
+    let mut patience = PATIENCE;
+    while let Ok(Some(written)) = tokio::time::timeout(patience, writes.next()).await {
         let Some(name) = written else { continue };
         acknowledged.insert(name);
         if acknowledged.len() as u64 == kill_after {
             cluster.run.kill();
+            patience = LAST_WORDS;
         }
         writes.extend(numbers.next().map(create));
     }
+    assert_eq!(patience, LAST_WORDS, "the process was killed");
     acknowledged
 }
 
