@@ -249,7 +249,11 @@ async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
         .await
         .context("failed to start the node agent")?;
     let kubelet = listener.serve(agent.kubelet(), client)?;
-    tokio::spawn(agent.prepare_toolbox());
+    let toolbox = agent.prepare_toolbox();
+    tokio::spawn(async {
+        toolbox.await;
+        coracle_runtime::release_start_code();
+    });
     let told =
         format!("node {name} has joined {server}\nthe kubelet API listens on https://{address}\n");
     console.output(told.as_bytes());

@@ -139,7 +139,11 @@ async fn serve(
     let system = system::System::build(settings).await?;
     let access = system.access()?.expect("an address to listen on is set");
     let running = system.start().await?;
-    tokio::spawn(running.prepare_toolbox());
+    let toolbox = running.prepare_toolbox();
+    tokio::spawn(async {
+        toolbox.await;
+        coracle_runtime::release_start_code();
+    });
     // Whoever reads the file or these lines finds a node that takes pods.
     access.write(kubeconfig)?;
     let told = format!(

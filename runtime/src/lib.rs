@@ -28,6 +28,7 @@ mod command;
 mod handler;
 mod instance;
 mod random;
+mod start_code;
 mod stdio;
 mod store;
 mod termination;
@@ -55,3 +56,4 @@ pub use spec::{
     BelowUse, Chunk, ContainerId, ExecSpec, Exit, ExitCause, HandlerOptions, Input, Instances,
     Limits, OnStop, Output, PodLimits, QosClass, RunAs, SandboxSpec, Terminal, Usage,
 };
+pub use start_code::release_start_code;
