@@ -49,7 +49,7 @@ pub(super) fn svg(group: &[&Figure]) -> String {
             svg,
             "<line class=\"axis\" x1=\"{one:.1}\" x2=\"{one:.1}\" y1=\"{head}\" y2=\"{base:.1}\"/>\
              <text class=\"dim\" x=\"{one:.1}\" y=\"{:.1}\" text-anchor=\"middle\">1 ×</text>\
-             <text class=\"dim\" x=\"{RATIO_LEFT}\" y=\"12\">{}</text>",
+             <text class=\"dim\" x=\"{width}\" y=\"12\" text-anchor=\"end\">{}</text>",
             base + 13.0,
             escaped(&beside(&rows))
         );
