@@ -1,12 +1,15 @@
-//! The API's way to the agent in the same process: the kubelet API over a stream in memory.
+//! The API's ways to the agent and the pods of the same process: streams in memory.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use coracle_control_plane::{KubeletDialer, KubeletStream};
+use coracle_control_plane::{KubeletDialer, KubeletStream, PodDialer};
 use coracle_kubelet_shim::KubeletService;
+use coracle_network::Fabric;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -62,5 +65,22 @@ impl KubeletDialer for InMemoryKubelet {
         });
         let near: KubeletStream = Box::pin(near);
         std::future::ready(Ok(near)).boxed()
+    }
+}
+
+/// Reaches the pods of the network in this process, and others by that of the machine.
+pub(crate) struct PodsOfFabric(pub(crate) Fabric);
+
+impl PodDialer for PodsOfFabric {
+    fn dial(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<KubeletStream>> {
+        let fabric = self.0.clone();
+        async move {
+            let stream: KubeletStream = match fabric.is_inside(to.ip()) {
+                true => Box::pin(fabric.dial(to).await?),
+                false => Box::pin(TcpStream::connect(to).await?),
+            };
+            Ok(stream)
+        }
+        .boxed()
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::console::{Console, PullBars};
 use crate::kubeconfig::Access;
-use crate::kubelet::InMemoryKubelet;
+use crate::kubelet::{InMemoryKubelet, PodsOfFabric};
 use crate::manifest::Object;
 use crate::services::{self, ServiceSettings, Services};
 use crate::toolbox::toolbox;
@@ -298,10 +298,11 @@ impl System {
     /// Fails when the node cannot be registered.
     pub(crate) async fn start(self) -> anyhow::Result<Running> {
         let runtime = self.agent.runtime.clone();
+        let fabric = self.agent.fabric.clone();
         let services = Services::start(
             self.control_plane.client("default"),
             NODE_NAME,
-            self.agent.fabric.clone(),
+            fabric.clone(),
             self.api.entrance(),
             &self.services,
         )
@@ -312,6 +313,7 @@ impl System {
         let kubelet = Arc::new(InMemoryKubelet::new(agent.kubelet()));
         let kubelets = self.control_plane.kubelets();
         kubelets.register(NODE_NAME, kubelet.clone());
+        kubelets.reach_pods(Arc::new(PodsOfFabric(fabric)));
         Ok(Running {
             control_plane: self.control_plane,
             api: self.api,

@@ -118,6 +118,8 @@ pub enum Subresource {
     Log,
     /// `…/portforward`: connections to ports of a pod.
     PortForward,
+    /// `…/proxy`: HTTP to what the object stands for.
+    Proxy,
     /// `…/resize`: reads the object, writes only what its containers request and may use.
     Resize,
     /// `…/status`: reads the object, writes only its status.
@@ -320,6 +322,7 @@ impl Subresource {
             Subresource::Finalize => "finalize",
             Subresource::Log => "log",
             Subresource::PortForward => "portforward",
+            Subresource::Proxy => "proxy",
             Subresource::Resize => "resize",
             Subresource::Status => "status",
             Subresource::Token => "token",
@@ -337,6 +340,7 @@ impl Subresource {
             Subresource::Attach | Subresource::Exec | Subresource::PortForward => &[Create, Get],
             Subresource::Finalize => &[Update],
             Subresource::Log => &[Get],
+            Subresource::Proxy => &[Create, Delete, Get, Patch, Update],
         }
     }
 
@@ -353,17 +357,29 @@ impl Subresource {
             | Subresource::Finalize
             | Subresource::Log
             | Subresource::PortForward
+            | Subresource::Proxy
             | Subresource::Resize
             | Subresource::Status => None,
         }
     }
 
-    /// Returns the kind of what is asked for in the query, if a connection to a node is asked for.
-    pub(crate) fn options_kind(self) -> Option<&'static str> {
+    /// Says whether a connection is asked for.
+    pub(crate) fn is_connection(self) -> bool {
+        self.options_kind("").is_some()
+    }
+
+    /// Returns the kind of what is asked for in the query, if a connection is asked for: to the node of an
+    /// object, or to an object of the kind `of`.
+    pub(crate) fn options_kind(self, of: &str) -> Option<&'static str> {
         match self {
             Subresource::Attach => Some("PodAttachOptions"),
             Subresource::Exec => Some("PodExecOptions"),
             Subresource::PortForward => Some("PodPortForwardOptions"),
+            Subresource::Proxy => match of {
+                "Node" => Some("NodeProxyOptions"),
+                "Pod" => Some("PodProxyOptions"),
+                _ => Some("ServiceProxyOptions"),
+            },
             Subresource::Approval
             | Subresource::Binding
             | Subresource::EphemeralContainers

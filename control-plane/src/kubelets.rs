@@ -1,4 +1,4 @@
-//! How the API reaches the kubelets of its nodes: HTTP/1.1 over a stream that somebody else opens.
+//! How the API reaches the kubelets of its nodes, and pods: HTTP/1.1 over a stream that somebody else opens.
 //!
 //! In one process the stream is memory, to a remote node it is TLS; here both look alike.
 
@@ -12,6 +12,7 @@ use std::{
     fmt,
     future::poll_fn,
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, PoisonError, RwLock},
     task::Poll,
@@ -21,21 +22,22 @@ use std::{
 use bytes::Bytes;
 use futures::{
     FutureExt, StreamExt,
-    future::{BoxFuture, Either, select},
+    future::BoxFuture,
     stream::{self, BoxStream},
 };
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
-use http_body_util::Empty;
 use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
-pub(crate) use connect::{Asked, CONNECT_PARAMETERS, Joined, connect};
-pub(crate) use log::{LogStream, PARAMETERS, answer};
-use reach::Answered;
-pub(crate) use remote::Remote;
+pub(crate) use connect::{Asked, CONNECT_PARAMETERS, Joined, connect, is_upgrade};
+pub(crate) use log::{LogStream, PARAMETERS, answer, unreachable};
+pub(crate) use reach::{Answered, SentBody, exchange};
+pub(crate) use remote::{Remote, secured};
 
 /// How long a kubelet may take until it begins to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,6 +56,12 @@ pub trait KubeletDialer: Send + Sync {
     fn dial(&self) -> BoxFuture<'static, io::Result<KubeletStream>>;
 }
 
+/// Opens streams to pods.
+pub trait PodDialer: Send + Sync {
+    /// Opens one to an address and port of a pod; it is closed when it is dropped.
+    fn dial(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<KubeletStream>>;
+}
+
 /// The kubelets that can be reached, by the names of their nodes. Clones share everything.
 #[derive(Clone, Default)]
 pub struct Kubelets(Arc<Ways>);
@@ -65,6 +73,8 @@ struct Ways {
     named: RwLock<HashMap<String, Arc<dyn KubeletDialer>>>,
     /// Those that a Node object tells.
     told: Option<Remote>,
+    /// The way to addresses of pods; without it they are those of the machine's network.
+    pods: RwLock<Option<Arc<dyn PodDialer>>>,
 }
 
 /// Why a kubelet did not answer.
@@ -93,6 +103,7 @@ impl Kubelets {
         Kubelets(Arc::new(Ways {
             named: RwLock::default(),
             told: Some(remote),
+            pods: RwLock::default(),
         }))
     }
 
@@ -114,11 +125,14 @@ impl Kubelets {
         node: &str,
         path: &str,
     ) -> Result<Response<KubeletBody>, KubeletError> {
-        let asked = async {
-            let stream = self.dial(node).await?;
-            ask(stream, node, path).await.map_err(failed(node))
-        };
-        in_time(node, asked).await
+        let request = Request::get(path)
+            .body(reach::nothing())
+            .expect("names of pods and containers are valid in a path");
+        match self.ask_in_time(node, request).await? {
+            Answered::Plain(answer) => Ok(answer),
+            // Nobody asked it to.
+            Answered::Switched { .. } => Err(KubeletError::Silent(node.to_owned())),
+        }
     }
 
     /// Asks a kubelet to carry something else than HTTP.
@@ -129,12 +143,56 @@ impl Kubelets {
         path: &str,
         headers: HeaderMap,
     ) -> Result<Answered, KubeletError> {
-        let asked = async {
-            let stream = self.dial(node).await?;
-            let asked = reach::upgrade(stream, node, (method, path), headers).await;
-            asked.map_err(failed(node))
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .body(reach::nothing())
+            .expect("names of pods and containers are valid in a path");
+        *request.headers_mut() = headers;
+        self.ask_in_time(node, request).await
+    }
+
+    async fn ask_in_time(
+        &self,
+        node: &str,
+        request: Request<SentBody>,
+    ) -> Result<Answered, KubeletError> {
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.ask(node, request)).await;
+        answer.unwrap_or_else(|_| Err(KubeletError::Silent(node.to_owned())))
+    }
+
+    /// Asks a kubelet, however long it takes.
+    pub(crate) async fn ask(
+        &self,
+        node: &str,
+        mut request: Request<SentBody>,
+    ) -> Result<Answered, KubeletError> {
+        let host = HeaderValue::from_str(node).expect("the name of a node is valid in a header");
+        request.headers_mut().insert(header::HOST, host);
+        let stream = self.dial(node).await?;
+        let asked = exchange(stream, request).await;
+        asked.map_err(|source| KubeletError::Ask {
+            node: node.to_owned(),
+            source,
+        })
+    }
+
+    /// Names the way to pods' addresses, in place of the machine's own network.
+    pub fn reach_pods(&self, dialer: Arc<dyn PodDialer>) {
+        let mut place = self.0.pods.write().unwrap_or_else(PoisonError::into_inner);
+        *place = Some(dialer);
+    }
+
+    /// Opens a stream to a pod's address and port.
+    pub(crate) async fn dial_pod(&self, to: SocketAddr) -> io::Result<KubeletStream> {
+        let dialer = {
+            let pods = self.0.pods.read().unwrap_or_else(PoisonError::into_inner);
+            pods.clone()
         };
-        in_time(node, asked).await
+        match dialer {
+            Some(dialer) => dialer.dial(to).await,
+            None => Ok(Box::pin(TcpStream::connect(to).await?)),
+        }
     }
 
     async fn dial(&self, node: &str) -> Result<KubeletStream, KubeletError> {
@@ -155,24 +213,11 @@ impl Kubelets {
     }
 }
 
-fn failed(node: &str) -> impl FnOnce(hyper::Error) -> KubeletError {
-    let node = node.to_owned();
-    |source| KubeletError::Ask { node, source }
-}
-
-async fn in_time<T>(
-    node: &str,
-    asked: impl Future<Output = Result<T, KubeletError>>,
-) -> Result<T, KubeletError> {
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
-    answer.unwrap_or_else(|_| Err(KubeletError::Silent(node.to_owned())))
-}
-
 /// The body of a kubelet's answer, together with the connection that brings it.
 pub(crate) struct KubeletBody {
     body: Incoming,
     connection: Connection,
-    _sender: http1::SendRequest<Empty<Bytes>>,
+    _sender: http1::SendRequest<SentBody>,
 }
 
 /// A connection at work; nothing once it has ended.
@@ -186,30 +231,6 @@ impl Connection {
             self.0 = None;
         }
     }
-}
-
-async fn ask(
-    stream: KubeletStream,
-    node: &str,
-    path: &str,
-) -> Result<Response<KubeletBody>, hyper::Error> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // How it ended, the body tells.
-    let connection = connection.map(drop).boxed();
-    let request = Request::get(path)
-        .header(http::header::HOST, node)
-        .body(Empty::new())
-        .expect("names of nodes, pods and containers are valid in a path and a header");
-    let sending = sender.send_request(request).boxed();
-    let (answer, connection) = match select(sending, connection).await {
-        Either::Left((answer, connection)) => (answer?, Connection(Some(connection))),
-        Either::Right(((), sending)) => (sending.await?, Connection(None)),
-    };
-    Ok(answer.map(|body| KubeletBody {
-        body,
-        connection,
-        _sender: sender,
-    }))
 }
 
 impl KubeletBody {

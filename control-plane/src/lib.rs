@@ -50,6 +50,7 @@ mod changes;
 mod discovery;
 mod kubelets;
 mod openapi;
+mod proxy;
 mod scheduler;
 
 mod controllers;
@@ -62,9 +63,9 @@ pub use controllers::LocalVolumes;
 pub use coracle_store::OpenError;
 pub use identity::{Credentials, Identity, IdentityError, Purpose, Subject};
 pub use kinds::{KindInfo, Scope, Subresource, Verb, served};
-pub use kubelets::{DuplexStream, KubeletDialer, KubeletStream, Kubelets};
+pub use kubelets::{DuplexStream, KubeletDialer, KubeletStream, Kubelets, PodDialer};
 pub use server::{ApiServer, Entrance, EntrancePlace, ServerConfig, ServerError};
-pub use service::{ApiBody, ApiService};
+pub use service::{ApiBody, ApiService, BrokenOff};
 
 #[doc(hidden)]
 pub mod fuzzing;

@@ -213,9 +213,7 @@ fn missing_resource(group: &str, version: &str, plural: &str) -> ApiError {
 /// Names a part that a stock server has; others it does not know either.
 fn missing_part(plural: &str, part: &str) -> ApiError {
     match (plural, part) {
-        ("nodes" | "pods" | "services", "proxy") | ("pods", "resize") => {
-            ApiError::not_served(&format!("`{plural}/{part}`"))
-        }
+        ("pods", "resize") => ApiError::not_served(&format!("`{plural}/{part}`")),
         _ => ApiError::no_such_path(),
     }
 }
@@ -244,7 +242,8 @@ impl Objects {
             [plural] => (plural, None, None),
             [plural, name] => (plural, Some(*name), None),
             [plural, name, part] => (plural, Some(*name), Some(*part)),
-            [plural, _, "proxy", ..] => return Err(missing_part(plural, "proxy")),
+            // What stands behind it, whoever is asked understands.
+            [plural, name, "proxy", ..] => (plural, Some(*name), Some("proxy")),
             _ => return Err(ApiError::no_such_path()),
         };
         let info = by_plural(group, version, plural);
@@ -315,8 +314,12 @@ impl Objects {
 
     /// Says whether a connection to a node is asked for.
     pub(crate) fn is_connected(&self) -> bool {
-        self.subresource
-            .is_some_and(|part| part.options_kind().is_some())
+        self.subresource.is_some_and(Subresource::is_connection)
+    }
+
+    /// Says whether the request is for what the object stands for.
+    pub(crate) fn is_passed_on(&self) -> bool {
+        self.subresource == Some(Subresource::Proxy)
     }
 
     fn places_objects(&self) -> bool {
@@ -576,6 +579,12 @@ mod tests {
                 "create pods a/b portforward",
             ),
             (
+                "GET",
+                "/api/v1/namespaces/a/services/http:b:80/proxy/c/d/",
+                "e",
+                "get services a/http:b:80 proxy",
+            ),
+            (
                 "PUT",
                 "/apis/coordination.k8s.io/v1/namespaces/a/leases/b",
                 "",
@@ -621,7 +630,8 @@ mod tests {
             ("POST", "/api/v1/namespaces/a/pods/b/log", "", 405),
             ("PUT", "/api/v1/namespaces/a/pods/b/exec", "", 405),
             ("GET", "/api/v1/namespaces/a/pods/b/exec/c", "", 404),
-            ("GET", "/api/v1/namespaces/a/pods/b/proxy", "", 404),
+            ("GET", "/api/v1/namespaces/a/configmaps/b/proxy", "", 404),
+            ("GET", "/api/v1/namespaces/a/configmaps/b/proxy/c", "", 404),
             ("GET", "/api/v1/namespaces/a/pods/b/status/c", "", 404),
             ("POST", "/api/v1/pods", "", 405),
             ("DELETE", "/api/v1/namespaces", "", 405),

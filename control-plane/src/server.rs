@@ -120,6 +120,8 @@ struct Front {
     certificates: Arc<ClientCertificates>,
     clock: fn() -> Timestamp,
     requests: Semaphore,
+    /// Those that are passed on to pods and kubelets wait for one another, and keep nobody else.
+    passed_on: Semaphore,
     tasks: TaskTracker,
     /// No more connections, requests and watches.
     stopping: CancellationToken,
@@ -162,6 +164,7 @@ impl ApiServer {
             certificates,
             clock,
             requests: Semaphore::new(REQUESTS_MAX),
+            passed_on: Semaphore::new(REQUESTS_MAX),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             ended: CancellationToken::new(),

@@ -23,7 +23,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jiff::Timestamp;
 use serde_json::Value;
 
-pub use body::ApiBody;
+pub use body::{ApiBody, BrokenOff};
 pub(crate) use metrics::Metrics;
 
 use body::ListParts;
@@ -37,7 +37,7 @@ use crate::{
     kinds::{Subresource, Verb},
     kubelets::Asked,
     object::ObjectRecord,
-    protobuf,
+    protobuf, proxy,
     request::{Call, Objects, Options, Target},
     status::ApiError,
     unique::unique,
@@ -170,7 +170,7 @@ async fn answer<B>(
     labels: &mut RequestLabels,
 ) -> Result<Response<ApiBody>, ApiError>
 where
-    B: http_body::Body<Data = Bytes>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (mut head, body) = request.into_parts();
@@ -188,6 +188,12 @@ where
             return Err(ApiError::method_not_allowed());
         }
         Target::Discovery(document) => discovery::answer(&document, machine, &head).await?,
+        Target::Objects(objects) if objects.is_passed_on() => {
+            labels.concern(&objects);
+            labels.act(proxy::verb(&head.method)?);
+            let body = body.map_err(Into::into).boxed_unsync();
+            return machine.pass_on(&objects, &caller, head, body).await;
+        }
         Target::Objects(objects) if objects.is_connected() => {
             labels.concern(&objects);
             let asked = Asked::of(&head);
@@ -250,7 +256,7 @@ fn call(
 
 fn endpoint(verb: Verb, subresource: Option<Subresource>) -> Endpoint {
     let fixed = |part: Subresource| {
-        part == Subresource::Log || part.body_kind().is_some() || part.options_kind().is_some()
+        part == Subresource::Log || part.body_kind().is_some() || part.is_connection()
     };
     match verb {
         _ if subresource.is_some_and(fixed) => Endpoint::Fixed,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_store::{Expect, Revision, WriteError};
-use http::Response;
+use http::{Response, request::Parts};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +27,9 @@ use crate::{
     control_plane::ControlPlaneConfig,
     identity::Identity,
     kinds::{self, Keeping, KindInfo, Scope, Subresource, Verb},
-    kubelets::{self, Asked, Kubelets, Remote},
+    kubelets::{self, Asked, Kubelets, Remote, SentBody},
     object::{self, ObjectStore},
+    proxy,
     request::{Call, Objects, Options, Target},
     service::{Answer, ApiBody, Content, Metrics},
     status::ApiError,
@@ -262,6 +263,26 @@ impl Machine {
         let record = record.ok_or_else(|| ApiError::not_found(objects.info, objects.name()))?;
         let pod = object::parse(&record);
         kubelets::connect(&self.kubelets, call, &pod, asked).await
+    }
+
+    /// Passes a request on to what an object stands for.
+    pub(crate) async fn pass_on(
+        &self,
+        objects: &Objects,
+        caller: &Caller,
+        head: Parts,
+        body: SentBody,
+    ) -> Result<Response<ApiBody>, ApiError> {
+        if self.stopping.is_cancelled() {
+            return Err(ApiError::unavailable("the server is shutting down"));
+        }
+        let target = proxy::Target::of(&self.store, objects)?;
+        if matches!(target, proxy::Target::Kubelet { .. }) && kubelets::is_upgrade(&head.headers) {
+            // Over it a kubelet starts programs; reading needs none.
+            self.authorizer
+                .check(caller, &Attributes::creation(objects))?;
+        }
+        proxy::pass_on(&self.kubelets, &target, head, body).await
     }
 
     /// Returns the ways to the nodes' kubelets.

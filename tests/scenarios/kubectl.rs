@@ -490,10 +490,6 @@ fn what_is_not_served_is_refused_by_name() {
                 "get --raw /apis/metrics.k8s.io/v1beta1/nodes",
                 "`nodes` of `metrics.k8s.io/v1beta1` is not served here",
             ),
-            (
-                "get --raw /api/v1/namespaces/default/services/web/proxy/",
-                "`services/proxy` is not served here",
-            ),
             ("top pods", "Metrics API not available"),
             (
                 "rollout status deployment/web",
@@ -543,7 +539,18 @@ fn a_pod_is_followed_to_its_end() {
             &["Successfully assigned default/hello", "pod/hello"],
         );
         contains(&kubectl.ok("events"), &["Scheduled"]);
-        kubectl.ok("delete pod hello");
+        kubectl.ok("expose pod hello --port=8080 --target-port=80");
+        // The slice comes a moment after the Service.
+        kubectl.ok("wait endpointslices -l kubernetes.io/service-name=hello --for=jsonpath={.endpoints[0].conditions.ready}=true --timeout=60s");
+        for path in ["pods/hello:80", "services/hello:8080"] {
+            let path = format!("get --raw /api/v1/namespaces/default/{path}/proxy/a?b");
+            contains(&kubectl.ok(&path), &["Hello"]);
+        }
+        contains(
+            &kubectl.ok("get --raw /api/v1/nodes/coracle/proxy/pods"),
+            &["PodList", "hello"],
+        );
+        kubectl.ok("delete pod,service hello");
         let seen: Vec<String> = lines
             .map_while(Result::ok)
             .take_while(|line| !line.contains("Terminating"))

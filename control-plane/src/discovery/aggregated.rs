@@ -102,7 +102,7 @@ fn part(info: &KindInfo, part: Subresource) -> Value {
     let (group, version, kind) = match part.body_kind() {
         Some((group, version, kind)) if group != info.group => (group, version, kind),
         Some((_, _, kind)) => ("", "", kind),
-        None => ("", "", part.options_kind().unwrap_or(info.kind)),
+        None => ("", "", part.options_kind(info.kind).unwrap_or(info.kind)),
     };
     json!({
         "subresource": part.as_str(),

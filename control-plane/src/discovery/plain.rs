@@ -111,7 +111,7 @@ fn entries(info: &'static KindInfo) -> Vec<Value> {
                 entry["version"] = Value::from(version);
             }
         }
-        if let Some(kind) = part.options_kind() {
+        if let Some(kind) = part.options_kind(info.kind) {
             entry["kind"] = Value::from(kind);
         }
         entry

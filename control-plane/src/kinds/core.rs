@@ -74,7 +74,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         singular: "node",
         short_names: &["no"],
         scope: Scope::Cluster,
-        subresources: &[Subresource::Status],
+        subresources: &[Subresource::Proxy, Subresource::Status],
         fields: &[SelectableField {
             name: "spec.unschedulable",
             pointer: "/spec/unschedulable",
@@ -119,6 +119,7 @@ pub(super) static KINDS: &[KindInfo] = &[
             Subresource::Exec,
             Subresource::Log,
             Subresource::PortForward,
+            Subresource::Proxy,
             Subresource::Resize,
             Subresource::Status,
         ],
@@ -165,7 +166,7 @@ pub(super) static KINDS: &[KindInfo] = &[
         singular: "service",
         short_names: &["svc"],
         categories: &["all"],
-        subresources: &[Subresource::Status],
+        subresources: &[Subresource::Proxy, Subresource::Status],
         fields: &[
             field("spec.clusterIP", "/spec/clusterIP"),
             field("spec.type", "/spec/type"),

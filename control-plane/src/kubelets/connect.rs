@@ -40,6 +40,10 @@ pub(crate) struct Asked {
 pub(crate) struct Joined(Arc<Mutex<Option<Upgraded>>>);
 
 impl Joined {
+    pub(crate) fn new(stream: Upgraded) -> Joined {
+        Joined(Arc::new(Mutex::new(Some(stream))))
+    }
+
     pub(crate) fn take(&self) -> Option<Upgraded> {
         let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         place.take()
@@ -55,13 +59,18 @@ impl Asked {
     }
 
     fn is_upgrade(&self) -> bool {
-        let connection = self.headers.get_all(header::CONNECTION);
-        let mut words = connection
-            .iter()
-            .filter_map(|field| field.to_str().ok())
-            .flat_map(|field| field.split(','));
-        words.any(|word| word.trim().eq_ignore_ascii_case("upgrade"))
+        is_upgrade(&self.headers)
     }
+}
+
+/// Says whether a connection shall carry something else than HTTP.
+pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
+    let connection = headers.get_all(header::CONNECTION);
+    let mut words = connection
+        .iter()
+        .filter_map(|field| field.to_str().ok())
+        .flat_map(|field| field.split(','));
+    words.any(|word| word.trim().eq_ignore_ascii_case("upgrade"))
 }
 
 /// Answers a request for a connection with what the kubelet answers.
@@ -88,12 +97,11 @@ pub(crate) async fn connect(
             let mut response = Response::new(ApiBody::whole(bytes::Bytes::new()));
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             *response.headers_mut() = shaken(&headers);
-            let joined = Joined(Arc::new(Mutex::new(Some(stream))));
-            response.extensions_mut().insert(joined);
+            response.extensions_mut().insert(Joined::new(stream));
             Ok(response)
         }
         // A refusal is passed on as it is: the client shows its text.
-        Answered::Refused(refusal) => {
+        Answered::Plain(refusal) => {
             let (head, body) = refusal.into_parts();
             let text = body.into_text(log::REFUSAL_BYTES_MAX).await;
             let mut response = Response::new(ApiBody::whole(text.into()));

@@ -205,7 +205,7 @@ pub(super) fn container<'a>(
     }
 }
 
-pub(super) fn unreachable(error: KubeletError) -> ApiError {
+pub(crate) fn unreachable(error: KubeletError) -> ApiError {
     let mut message = format!("Internal error occurred: {error}");
     let mut source = error.source();
     while let Some(cause) = source {

@@ -1,10 +1,12 @@
-//! One connection to a kubelet that stops being HTTP.
+//! One request over a connection of its own, to a kubelet or a pod.
 
+use bytes::Bytes;
 use futures::{
     FutureExt,
     future::{Either, join, select},
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, combinators::UnsyncBoxBody};
 use hyper::{
     client::conn::http1,
     upgrade::{self, Upgraded},
@@ -13,41 +15,39 @@ use hyper_util::rt::TokioIo;
 
 use super::{Connection, KubeletBody, KubeletStream};
 
-/// What a kubelet answers a request for an upgrade.
-pub(super) enum Answered {
-    /// The connection carries what these headers say.
+/// The body of a request that is passed on.
+pub(crate) type SentBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// What is answered.
+pub(crate) enum Answered {
+    /// The connection carries what these headers say from now on.
     Switched {
         headers: HeaderMap,
         stream: Upgraded,
     },
-    Refused(Response<KubeletBody>),
+    Plain(Response<KubeletBody>),
 }
 
-/// Asks for an upgrade.
-pub(super) async fn upgrade(
+/// Returns a body without content.
+pub(super) fn nothing() -> SentBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Sends a request and waits for the head of its answer. The connection ends with the answer's body.
+pub(crate) async fn exchange(
     stream: KubeletStream,
-    node: &str,
-    (method, path): (Method, &str),
-    mut headers: HeaderMap,
+    request: Request<SentBody>,
 ) -> Result<Answered, hyper::Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // How it ended, the answer tells.
     let connection = connection.with_upgrades().map(drop).boxed();
-    let host = HeaderValue::from_str(node).expect("the name of a node is valid in a header");
-    headers.insert(header::HOST, host);
-    let mut request = Request::builder()
-        .method(method)
-        .uri(path)
-        .body(http_body_util::Empty::new())
-        .expect("names of pods and containers are valid in a path");
-    *request.headers_mut() = headers;
     let sending = sender.send_request(request).boxed();
     let (answer, connection) = match select(sending, connection).await {
         Either::Left((answer, connection)) => (answer?, Some(connection)),
         Either::Right(((), sending)) => (sending.await?, None),
     };
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Answered::Refused(answer.map(|body| KubeletBody {
+        return Ok(Answered::Plain(answer.map(|body| KubeletBody {
             body,
             connection: Connection(connection),
             _sender: sender,

@@ -9,8 +9,11 @@ use std::{
 
 use jiff::Timestamp;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme,
+    client::{
+        WantsClientCert,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::WebPkiSupportedAlgorithms,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
@@ -87,16 +90,27 @@ impl Remote {
         let chain = chain.map_err(io::Error::other)?;
         let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes());
         let key = key.map_err(io::Error::other)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = AnyServer(provider.signature_verification_algorithms);
-        ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
+        any_server()?
             .with_client_auth_cert(vec![chain], key)
             .map_err(io::Error::other)
     }
+}
+
+/// Agrees on TLS with whoever is at the other end, as nobody in particular.
+pub(crate) async fn secured(stream: KubeletStream, ip: IpAddr) -> io::Result<KubeletStream> {
+    let connector = TlsConnector::from(Arc::new(any_server()?.with_no_client_auth()));
+    let name = ServerName::IpAddress(ip.into());
+    Ok(Box::pin(connector.connect(name, stream).await?))
+}
+
+fn any_server() -> io::Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = AnyServer(provider.signature_verification_algorithms);
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
 /// Where a Node says that its kubelet listens.

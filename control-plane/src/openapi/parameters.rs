@@ -98,6 +98,7 @@ pub(super) fn of_connection(part: Subresource) -> Option<&'static [&'static str]
         | Subresource::Eviction
         | Subresource::Finalize
         | Subresource::Log
+        | Subresource::Proxy
         | Subresource::Resize
         | Subresource::Status
         | Subresource::Token => None,
@@ -122,6 +123,11 @@ pub(super) fn query(key: &str) -> Value {
 /// Describes the object's name in a path.
 pub(super) fn name(kind: &str) -> Value {
     path("name", &format!("name of the {kind}"))
+}
+
+/// Describes what stands behind `proxy` in a path.
+pub(super) fn rest() -> Value {
+    path("path", "path to the resource")
 }
 
 /// Describes the namespace in a path.

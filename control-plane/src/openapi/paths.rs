@@ -99,12 +99,26 @@ impl Place<'_> {
             self.operations(&on_one, reach),
         );
         for &part in self.info.subresources {
+            if part == Subresource::Proxy {
+                let path = format!("{named}/proxy");
+                let own = name(part.options_kind(self.info.kind).unwrap_or_default());
+                add(path.clone(), own.clone(), self.passed_on(reach, ""));
+                let own = [own, vec![parameters::rest()]].concat();
+                add(
+                    format!("{path}/{{path}}"),
+                    own,
+                    self.passed_on(reach, "WithPath"),
+                );
+                continue;
+            }
             let operations = part.verbs().iter().map(|&verb| {
                 self.connection(part, verb)
                     .unwrap_or_else(|| self.part(part, verb, reach))
             });
             let kind = part.body_kind().map(|(_, _, kind)| kind);
-            let kind = kind.or(part.options_kind()).unwrap_or(self.info.kind);
+            let kind = kind
+                .or(part.options_kind(self.info.kind))
+                .unwrap_or(self.info.kind);
             add(
                 format!("{named}/{}", part.as_str()),
                 name(kind),
@@ -206,10 +220,34 @@ impl Place<'_> {
 
     /// Describes how a connection to a node is asked for; nothing for other parts.
     fn connection(&self, part: Subresource, verb: Verb) -> Option<Operation> {
-        let (kind, name) = (part.options_kind()?, part.as_str());
+        part.options_kind(self.info.kind)?;
         let method = if verb == Verb::Create { "post" } else { "get" };
+        Some(self.connect(part, method, Reach::Namespace, ""))
+    }
+
+    /// Describes the requests that are passed on.
+    fn passed_on(&self, reach: Reach, suffix: &str) -> Vec<Operation> {
+        const METHODS: [&str; 7] = ["delete", "get", "head", "options", "patch", "post", "put"];
+        let methods = METHODS.into_iter();
+        methods
+            .map(|method| self.connect(Subresource::Proxy, method, reach, suffix))
+            .collect()
+    }
+
+    fn connect(
+        &self,
+        part: Subresource,
+        method: &'static str,
+        reach: Reach,
+        suffix: &str,
+    ) -> Operation {
+        let (kind, name) = (part.options_kind(self.info.kind), part.as_str());
+        let namespaced = match reach {
+            Reach::Namespace => "Namespaced",
+            Reach::Cluster | Reach::AllNamespaces => "",
+        };
         let id = format!(
-            "connect{}{}Namespaced{}{}",
+            "connect{}{}{namespaced}{}{}{suffix}",
             self.words,
             capital(method),
             self.info.kind,
@@ -234,11 +272,11 @@ impl Place<'_> {
             "x-kubernetes-group-version-kind":
                 {"group": "", "version": self.info.version, "kind": kind},
         });
-        Some(Operation {
+        Operation {
             method,
             parameters: parameters::of_connection(part).unwrap_or_default(),
             described,
-        })
+        }
     }
 
     fn assemble(

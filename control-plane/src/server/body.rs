@@ -1,7 +1,6 @@
 //! Bodies on their way to a connection: they keep it busy, and end with the server.
 
 use std::{
-    convert::Infallible,
     future::Future,
     pin::Pin,
     task::{Context, Poll},
@@ -12,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::service::ApiBody;
+use crate::service::{ApiBody, BrokenOff};
 
 /// A request under way on a connection, until it is dropped.
 #[derive(Debug)]
@@ -53,16 +52,18 @@ impl ServedBody {
 
 impl Body for ServedBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if let Some(stopping) = &mut self.stopping
             && stopping.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(None);
+            // Nobody shall take what was passed on so far for the whole.
+            let broken = self.body.is_passed_on().then_some(Err(BrokenOff));
+            return Poll::Ready(broken);
         }
         Pin::new(&mut self.body).poll_frame(cx)
     }

@@ -17,7 +17,7 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tower::Service;
 
 use super::{
@@ -27,7 +27,9 @@ use super::{
     stall::WriteDeadline,
     wire::Wire,
 };
-use crate::{caller::Caller, identity::Peer, kubelets::Joined, status::ApiError};
+use crate::{
+    caller::Caller, identity::Peer, kubelets::Joined, proxy, service::ApiBody, status::ApiError,
+};
 
 /// How long a client may take to agree on TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -209,20 +211,12 @@ async fn answer(
 ) -> Response<ServedBody> {
     let upgrade = request.headers().contains_key(header::UPGRADE);
     let upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
-    let made = async {
-        let caller = authenticate(&front, peer, request.headers_mut())?;
-        request.extensions_mut().insert(caller);
-        let slot = front.requests.acquire().await;
-        let slot = slot.expect("nobody closes the slots");
-        let answer = front.service.clone().call(request).await;
-        drop(slot);
-        Ok(answer.unwrap_or_else(|never| match never {}))
-    };
-    let made = match tokio::time::timeout(REQUEST_TIMEOUT, made).await {
-        Ok(made) => made,
-        Err(_) => Err(ApiError::timeout(
-            "request did not complete within the allotted timeout",
-        )),
+    let made = match authenticate(&front, peer, request.headers_mut()) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            make(&front, request).await
+        }
+        Err(error) => Err(error),
     };
     let mut answer = made.unwrap_or_else(|error: ApiError| error.into());
     let joined = answer.extensions_mut().remove::<Joined>();
@@ -230,6 +224,28 @@ async fn answer(
         handover.leave(client, kubelet);
     }
     answer.map(|body| ServedBody::new(body, busy, &front.stopping))
+}
+
+/// Has the answer made, once there is a slot for it.
+async fn make(front: &Front, request: Request<Incoming>) -> Result<Response<ApiBody>, ApiError> {
+    let passed_on = proxy::is_meant(request.uri().path());
+    let slots = if passed_on {
+        &front.passed_on
+    } else {
+        &front.requests
+    };
+    let until = Instant::now() + REQUEST_TIMEOUT;
+    let late = |_| ApiError::timeout("request did not complete within the allotted timeout");
+    let slot = tokio::time::timeout_at(until, slots.acquire()).await;
+    let _slot = slot.map_err(late)?.expect("nobody closes the slots");
+    let making = front.service.clone().call(request);
+    let made = if passed_on {
+        // Whoever is asked may think about it for as long as the client waits, as on a stock server.
+        making.await
+    } else {
+        tokio::time::timeout_at(until, making).await.map_err(late)?
+    };
+    Ok(made.unwrap_or_else(|never| match never {}))
 }
 
 /// Says who asks: by certificate, else by token, else nobody known if neither was offered.

@@ -5,7 +5,6 @@
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -14,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use serde_json::Value;
+use thiserror::Error;
 
 use super::{
     gzip::{Compressor, Source},
@@ -21,7 +21,8 @@ use super::{
     pretty::Indenter,
 };
 use crate::{
-    kinds::KindInfo, kubelets::LogStream, object::ObjectRecord, verbs::WatchStream, view::View,
+    kinds::KindInfo, kubelets::LogStream, object::ObjectRecord, proxy::PassedStream,
+    verbs::WatchStream, view::View,
 };
 
 /// The body of an answer.
@@ -40,7 +41,13 @@ enum Content {
     Indented(Box<Indenter>),
     Watch(Box<WatchStream>),
     Log(LogStream),
+    Passed(PassedStream),
 }
+
+/// An answer breaks off: whoever makes it has gone away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the answer broke off")]
+pub struct BrokenOff;
 
 /// A list: text in front, objects with something between them, text behind.
 #[derive(Debug)]
@@ -89,6 +96,15 @@ impl ApiBody {
         }
     }
 
+    pub(crate) fn passed_on(stream: PassedStream) -> ApiBody {
+        ApiBody::of(Content::Passed(stream))
+    }
+
+    /// Says whether somebody else writes this answer, who alone knows where it ends.
+    pub(crate) fn is_passed_on(&self) -> bool {
+        matches!(self.content, Content::Passed(_))
+    }
+
     pub(crate) fn log(stream: LogStream) -> ApiBody {
         ApiBody::of(Content::Log(stream))
     }
@@ -135,7 +151,7 @@ impl ApiBody {
             | Content::List(_)
             | Content::Compressed(_)
             | Content::Indented(_) => false,
-            Content::Watch(_) | Content::Log(_) => true,
+            Content::Watch(_) | Content::Log(_) | Content::Passed(_) => true,
         }
     }
 }
@@ -192,12 +208,12 @@ impl ListParts {
 
 impl Body for ApiBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let next = match &mut self.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take()),
             Content::List(parts) => Poll::Ready(parts.next()),
@@ -205,6 +221,10 @@ impl Body for ApiBody {
             Content::Compressed(compressor) => Poll::Ready(compressor.next()),
             Content::Watch(stream) => stream.poll_next(cx),
             Content::Log(stream) => stream.poll_next(cx),
+            Content::Passed(stream) => {
+                let next = stream.poll_next(cx);
+                return next.map(|next| next.map(|piece| piece.map(Frame::data)));
+            }
         };
         next.map(|next| next.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -222,7 +242,8 @@ impl Body for ApiBody {
             | Content::Compressed(_)
             | Content::Indented(_)
             | Content::Watch(_)
-            | Content::Log(_) => SizeHint::default(),
+            | Content::Log(_)
+            | Content::Passed(_) => SizeHint::default(),
         }
     }
 }

@@ -21,6 +21,7 @@ mod namespaces;
 mod patch;
 mod pods;
 mod protobuf;
+mod proxy;
 mod quota;
 mod rbac;
 mod requests;

@@ -116,17 +116,6 @@ async fn failures_are_statuses_in_kubernetes_words() {
             ),
         ),
         (
-            "GET",
-            format!("{PODS}/web/proxy/index.html"),
-            Value::Null,
-            failure(
-                404,
-                "NotFound",
-                "the server could not find the requested resource: `pods/proxy` is not served \
-                here",
-            ),
-        ),
-        (
             "DELETE",
             "/api/v1/namespaces".to_owned(),
             Value::Null,

@@ -76,6 +76,8 @@ static PATH_ITEM: Form = Form::Message(
         Field("put", 3, &OPERATION),
         Field("post", 4, &OPERATION),
         Field("delete", 5, &OPERATION),
+        Field("options", 6, &OPERATION),
+        Field("head", 7, &OPERATION),
         Field("patch", 8, &OPERATION),
         Field("parameters", 9, &PARAMETERS),
     ],

@@ -68,6 +68,8 @@ messages! {
         #[prost(message, optional, tag = "3")] put: Option<Operation>,
         #[prost(message, optional, tag = "4")] post: Option<Operation>,
         #[prost(message, optional, tag = "5")] delete: Option<Operation>,
+        #[prost(message, optional, tag = "6")] options: Option<Operation>,
+        #[prost(message, optional, tag = "7")] head: Option<Operation>,
         #[prost(message, optional, tag = "8")] patch: Option<Operation>,
         #[prost(message, repeated, tag = "9")] parameters: Vec<ParametersItem>,
     }
@@ -298,6 +300,8 @@ impl Told for Item {
             ("put", maybe(self.put.as_ref())),
             ("post", maybe(self.post.as_ref())),
             ("delete", maybe(self.delete.as_ref())),
+            ("options", maybe(self.options.as_ref())),
+            ("head", maybe(self.head.as_ref())),
             ("patch", maybe(self.patch.as_ref())),
             ("parameters", all(&self.parameters)),
         ])
