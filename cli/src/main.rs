@@ -11,6 +11,7 @@ mod manifest;
 mod manual;
 mod node;
 mod proxy;
+mod ranges;
 mod run;
 mod services;
 mod signals;

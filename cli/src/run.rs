@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_control_plane::{Identity, ServiceFamilies};
+use coracle_control_plane::Identity;
 use tokio::sync::mpsc;
 
 use crate::console::Console;
 use crate::data_dir::RunDir;
 use crate::exit::Exit;
 use crate::manifest;
+use crate::ranges::RangeArgs;
 use crate::services::{self, Plan, ServiceSettings};
 use crate::signals::Signals;
 use crate::system;
@@ -50,6 +51,9 @@ pub(crate) struct RunArgs {
     /// Where Services are reached on this machine, and under `host` pods too
     #[arg(long, value_enum, default_value = "loopback")]
     plan: Plan,
+
+    #[command(flatten)]
+    ranges: RangeArgs,
 
     /// Write how to reach the API to this file, for kubectl; other entries in it stay
     #[arg(long, value_name = "FILE", requires = "api")]
@@ -89,7 +93,7 @@ pub(crate) fn run(args: RunArgs, data_dir: &Path) -> anyhow::Result<Exit> {
         listen: args.api,
         services: ServiceSettings {
             plan: Some(args.plan),
-            families: ServiceFamilies::Ipv4,
+            families: args.ranges.families(),
             node_ports: Vec::new(),
             cluster_cidrs: Vec::new(),
             load_balancer_pool: services::LOAD_BALANCER_POOL.parse().into_iter().collect(),

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_control_plane::{Identity, ServiceFamilies};
+use coracle_control_plane::Identity;
 
 use crate::console::Console;
 use crate::data_dir::Claim;
 use crate::exit::Exit;
 use crate::kubeconfig;
 use crate::proxy::{NodePorts, parse_node_ports};
+use crate::ranges::RangeArgs;
 use crate::run::parse_duration;
 use crate::services::{LOAD_BALANCER_POOL, Plan, ServiceSettings};
 use crate::signals::Signals;
@@ -61,10 +62,8 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "CIDRS", value_delimiter = ',', default_value = LOAD_BALANCER_POOL)]
     load_balancer_pool: Vec<ipnet::IpNet>,
 
-    /// Give each pod an address of IPv6 too, of fd00:10:244::/64, and Services that ask for one, of
-    /// fd00:10:96::/112
-    #[arg(long)]
-    dual_stack: bool,
+    #[command(flatten)]
+    ranges: RangeArgs,
 
     /// Also answer the names of the cluster here, over UDP and TCP [default: pods only]
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -99,10 +98,7 @@ pub(crate) fn run(args: UpArgs, data_dir: &Path) -> anyhow::Result<Exit> {
         services: ServiceSettings {
             plan: Some(args.plan),
             load_balancer_pool: args.load_balancer_pool,
-            families: match args.dual_stack {
-                true => ServiceFamilies::Both,
-                false => ServiceFamilies::Ipv4,
-            },
+            families: args.ranges.families(),
             node_ports: args.nodeport_addresses,
             cluster_cidrs: Vec::new(),
             dns: args.dns_listen,

@@ -13,7 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -45,7 +45,8 @@ pub struct ServicePortName {
 /// A place where connections to a Service arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FrontAddress {
-    /// The address; nothing for every address of the node.
+    /// The address; an unspecified one for every address of the node in its family, nothing for every one
+    /// of the node that its family has no front for.
     pub ip: Option<IpAddr>,
     /// The port.
     pub port: u16,
@@ -249,10 +250,8 @@ impl Fronts {
 
     /// Adds a front; the first one at an address stays.
     pub fn insert(&mut self, address: FrontAddress, front: Front) {
-        if let Some(ip) = address.ip {
-            self.owned.insert(ip.to_canonical());
-        }
         let ip = address.ip.map(|ip| ip.to_canonical());
+        self.owned.extend(ip.filter(|ip| !ip.is_unspecified()));
         let address = FrontAddress { ip, ..address };
         self.by_address.entry(address).or_insert(front);
     }
@@ -260,17 +259,25 @@ impl Fronts {
     /// Returns the front at an address, the address' own before one on all of the node.
     pub fn find(&self, protocol: Protocol, to: SocketAddr) -> Option<&Front> {
         let ip = to.ip().to_canonical();
-        let mut address = FrontAddress {
-            ip: Some(ip),
-            port: to.port(),
-            protocol,
-        };
-        if let Some(front) = self.by_address.get(&address) {
+        let port = to.port();
+        let at = |ip| self.by_address.get(&FrontAddress { ip, port, protocol });
+        if let Some(front) = at(Some(ip)) {
             return Some(front);
         }
-        address.ip = None;
-        let front = self.by_address.get(&address)?;
-        self.node.contains(&ip).then_some(front)
+        if !self.node.contains(&ip) {
+            return None;
+        }
+        at(Some(all_of_family(ip))).or_else(|| at(None))
+    }
+
+    /// Tells whether a front on all addresses of the node is the one at this address of it: not where the
+    /// address' family has a front of its own.
+    pub fn is_meant(&self, front: FrontAddress, ip: IpAddr) -> bool {
+        let of_family = FrontAddress {
+            ip: Some(all_of_family(ip)),
+            ..front
+        };
+        front.ip.is_some() || !self.by_address.contains_key(&of_family)
     }
 
     /// Returns all fronts.
@@ -284,6 +291,14 @@ impl Fronts {
         // A node's own address may be an external one of a Service too, and serves other things.
         (self.owned.contains(&ip) && !self.node.contains(&ip))
             || self.ranges.iter().any(|range| range.contains(&ip))
+    }
+}
+
+/// Returns what stands for all addresses of an address' family.
+fn all_of_family(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 

@@ -7,7 +7,7 @@
 //! Ports and endpoints are kept over changes, with their counters and with the clients they have.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -209,7 +209,7 @@ impl Compiler {
         let node_ips = self.ground.node_ips.iter().copied();
         let mut fronts = Fronts::new(self.ground.service_cidrs.clone(), node_ips);
         for entry in self.services.values() {
-            entry.add_fronts(&self.ground, &mut fronts);
+            entry.add_fronts(&mut fronts);
         }
         fronts
     }
@@ -337,7 +337,7 @@ impl Entry {
         routed.max().unwrap_or(Change::Nothing)
     }
 
-    fn add_fronts(&self, ground: &Ground, fronts: &mut Fronts) {
+    fn add_fronts(&self, fronts: &mut Fronts) {
         let Some(service) = &self.service else {
             return;
         };
@@ -379,14 +379,12 @@ impl Entry {
             let Some(node_port) = facts.node_port else {
                 continue;
             };
-            // Every address of the node leads to the main family; the other one has its own addresses.
-            if main == Some(compiled.family) {
-                add(FrontKind::NodePort, None, node_port);
-            } else {
-                for ip in own(&ground.node_ips) {
-                    add(FrontKind::NodePort, Some(ip), node_port);
-                }
-            }
+            // Every address of the node leads to the main family, unless the other one has it.
+            let second = (main != Some(compiled.family)).then_some(match compiled.family {
+                Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            });
+            add(FrontKind::NodePort, second, node_port);
         }
     }
 }

@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -64,13 +64,13 @@ const ABORT_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EdgePlan {
     /// By every user: each address of a Service stands for one of this process' block of
-    /// `127.64.0.0/10`, with the same port if it can be had; node ports on `127.0.0.1`. Where only
-    /// `127.0.0.1` exists (macOS), on free ports of it.
+    /// `127.64.0.0/10`, with the same port if it can be had; node ports on `127.0.0.1`, and on `::1`
+    /// where pods have addresses of IPv6. Where only `127.0.0.1` exists (macOS), on free ports of it.
     #[default]
     Loopback,
     /// On Linux with privilege: the ranges of Services and of this node's pods are made local by routes,
-    /// and their addresses are the true ones; node ports on the node's addresses and `127.0.0.1`. Pods
-    /// come from their own addresses wherever [`EdgeConfig::pod_ranges`] are.
+    /// and their addresses are the true ones; node ports on the node's addresses and those of loopback as
+    /// above. Pods come from their own addresses wherever [`EdgeConfig::pod_ranges`] are.
     Host,
     /// Not at all.
     Nowhere,
@@ -167,16 +167,19 @@ impl Default for EdgeConfig {
 
 impl EdgeConfig {
     fn node_ports(&self) -> Vec<IpAddr> {
-        let localhost = IpAddr::from(Ipv4Addr::LOCALHOST);
-        match (&self.node_port_addresses, self.plan) {
-            (None, EdgePlan::Host) => {
-                let mut all = self.node_addresses.clone();
-                all.push(localhost);
-                all
-            }
-            (None, EdgePlan::Loopback | EdgePlan::Nowhere) => vec![localhost],
-            (Some(given), _) => given.clone(),
+        if let Some(given) = &self.node_port_addresses {
+            return given.clone();
         }
+        let mut all = match self.plan {
+            EdgePlan::Host => self.node_addresses.clone(),
+            EdgePlan::Loopback | EdgePlan::Nowhere => Vec::new(),
+        };
+        all.push(Ipv4Addr::LOCALHOST.into());
+        // Where it is not there, as in most containers, nothing is missing.
+        if self.pod_ranges.iter().any(is_ipv6) && has_loopback_of_ipv6() {
+            all.push(Ipv6Addr::LOCALHOST.into());
+        }
+        all
     }
 }
 
@@ -409,13 +412,23 @@ impl Ground {
     }
 }
 
+fn is_ipv6(range: &IpNet) -> bool {
+    range.addr().is_ipv6()
+}
+
+/// Tells whether something can be served at `::1`.
+fn has_loopback_of_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
 fn families(config: &EdgeConfig) -> Families {
     let mut ranges = config.ranges.iter();
-    let node_ports = config.node_port_addresses.iter().flatten();
-    let mut own = config.node_addresses.iter().chain(node_ports);
+    let mut own = config
+        .node_ports()
+        .into_iter()
+        .chain(config.node_addresses.iter().copied());
     let mut followed = config.node_port_ranges.iter();
-    let is_ipv6 = |range: &IpNet| range.addr().is_ipv6();
-    match ranges.any(is_ipv6) || followed.any(is_ipv6) || own.any(IpAddr::is_ipv6) {
+    match ranges.any(is_ipv6) || followed.any(is_ipv6) || own.any(|ip| ip.is_ipv6()) {
         true => Families::Both,
         false => Families::V4,
     }

@@ -28,7 +28,8 @@ pub struct ServicePlace {
     pub name: ServicePortName,
     /// What kind of address it is.
     pub kind: FrontKind,
-    /// The address in the cluster; none for a node port, which is on every address of the node.
+    /// The address in the cluster; none for a node port, which is on every address of the node, or an
+    /// unspecified one for one on every address of a family.
     pub front: FrontAddress,
     /// What is likely spoken there: `http`, `https`, `tcp` or `udp`.
     pub scheme: &'static str,
@@ -47,13 +48,14 @@ impl ServicePlace {
     /// where the address leads there by itself.
     fn told(&self) -> Option<Told> {
         let port = self.front.port;
-        let address = match self.front.ip {
+        let ip = self.front.ip.filter(|ip| !ip.is_unspecified());
+        let address = match ip {
             Some(ip) => format!("`{}`", SocketAddr::new(ip, port)),
             None => format!("node port {port}"),
         };
         match &self.at {
             Err(reason) => Some(Told::Failed(format!("{address} is not reached: {reason}"))),
-            Ok(at) if self.front.ip.is_none_or(|ip| ip == at.ip()) && at.port() == port => None,
+            Ok(at) if ip.is_none_or(|ip| ip == at.ip()) && at.port() == port => None,
             Ok(at) => Some(Told::Elsewhere(format!(
                 "{address} is reached at {}://{at} on this machine",
                 self.scheme

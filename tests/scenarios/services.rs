@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use coracle_tests::{Cluster, Coracle, Kubectl, get, get_ready, repository};
@@ -83,10 +84,14 @@ spec: {type: ExternalName, externalName: each.default.svc.cluster.local}
 const EACH: &str = "http://each/";
 const ALIAS: &str = "http://alias/";
 
-/// Returns a node port that is free now; other processes on this machine may have any of them.
+/// Returns a node port that is free now, another one each time; other processes on this machine may have
+/// any of them.
 fn free_node_port() -> u16 {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
     let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
     let start = 30_100 + u16::try_from(std::process::id() % 2_000).unwrap_or_default();
+    // A stride, since one that was not free is given to who asks next otherwise.
+    let start = start + 64 * GIVEN.fetch_add(1, Ordering::Relaxed);
     (start..32_768).find(free).expect("a free node port")
 }
 
@@ -416,4 +421,50 @@ async fn client(cluster: &Cluster) -> kube::Client {
     let options = KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(config, &options).await;
     kube::Client::try_from(config.expect("the kubeconfig is complete")).expect("a client")
+}
+
+#[test]
+fn a_run_with_both_families_prints_and_serves_both() {
+    let coracle = Coracle::new(env!("CARGO_BIN_EXE_coracle"));
+    build_images(&coracle);
+    let port = free_node_port();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let manifest = folder.path().join("web.yaml");
+    let objects = format!(
+        "\
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  selector: {{app: web}}
+  ports: [{{port: 8000, targetPort: 80, nodePort: {port}}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: one, labels: {{app: web}}}}
+spec:
+  containers:
+  - {{name: web, image: 'canary:1', imagePullPolicy: Never, env: [{{name: VERSION, value: one}}]}}
+"
+    );
+    std::fs::write(&manifest, objects).expect("a manifest");
+    let manifest = manifest.to_str().expect("the folder's name is text");
+    let mut run = coracle.start(&["run", "--dual-stack", manifest], "");
+    // A cluster IP of each family, and the node port at an address of each.
+    let printed = (0..4).map(|_| run.next_address("http"));
+    let printed = printed.collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(printed.len(), 4, "{printed:?}");
+    for ip in ["127.0.0.1", "[::1]"] {
+        let url = format!("http://{ip}:{port}");
+        assert!(printed.contains(&url), "{url}: {printed:?}");
+    }
+    for url in &printed {
+        let answer = get_ready(url, "/");
+        assert_eq!(answer.body, "version one\n", "{url}");
+    }
+    run.interrupt();
+    let ended = run.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }

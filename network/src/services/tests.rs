@@ -170,6 +170,43 @@ fn an_address_of_a_service_answers_on_declared_ports_only() {
 }
 
 #[test]
+fn a_family_may_have_its_own_front_on_all_addresses_of_the_node() {
+    let to = |endpoint| {
+        let routes = Routes {
+            cluster: endpoints(&[endpoint]),
+            ..Routes::default()
+        };
+        Front {
+            service: port(None, routes),
+            kind: FrontKind::NodePort,
+            source_ranges: None,
+        }
+    };
+    let on = |ip| FrontAddress {
+        ip,
+        port: 30_080,
+        protocol: Protocol::Tcp,
+    };
+    let mut fronts = Fronts::new(Vec::new(), [ip("192.0.2.1"), ip("2001:db8::1")]);
+    fronts.insert(on(None), to("10.244.0.2:80"));
+    assert!(fronts.is_meant(on(None), ip("::1")));
+    fronts.insert(on(Some(ip("::"))), to("[fd00:1::2]:80"));
+    assert!(fronts.is_meant(on(None), ip("127.0.0.1")));
+    assert!(!fronts.is_meant(on(None), ip("::1")));
+    assert!(fronts.is_meant(on(Some(ip("::"))), ip("::1")));
+    assert!(!fronts.is_owned(ip("::")));
+    let table = ServiceTable::default();
+    table.set_fronts(fronts);
+    assert_eq!(ask(&table, "192.0.2.1:30080", outside()), "10.244.0.2:80");
+    let six = ask(&table, "[2001:db8::1]:30080", outside());
+    assert_eq!(six, "[fd00:1::2]:80");
+    assert_eq!(
+        ask(&table, "[2001:db8::2]:30080", outside()),
+        "not a service"
+    );
+}
+
+#[test]
 fn affinity_holds_by_client_over_all_fronts_while_the_endpoint_is_eligible() {
     let all = ["10.244.0.2:80", "10.244.0.3:80", "10.244.0.4:80"];
     let routes = |addresses: &[&str]| Routes {

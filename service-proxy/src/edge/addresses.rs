@@ -145,8 +145,11 @@ impl Addresses {
         };
         match (&mut self.plan, kind, front.ip) {
             (Plan::Nowhere, _, _) => Vec::new(),
-            (_, FrontKind::NodePort, _) | (_, _, None) => {
-                self.node_ports.iter().copied().map(exactly).collect()
+            (_, FrontKind::NodePort, ip) | (_, _, ip @ None) => {
+                let all = self.node_ports.iter().copied();
+                all.filter(|one| ip.is_none_or(|ip| ip.is_ipv4() == one.is_ipv4()))
+                    .map(exactly)
+                    .collect()
             }
             (Plan::Host { .. }, _, Some(ip)) => vec![exactly(ip)],
             (Plan::Loopback { block, taken }, _, Some(ip)) => {
@@ -216,6 +219,8 @@ fn preferred(ip: IpAddr) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use coracle_network::Protocol;
 
     use super::*;
@@ -245,6 +250,27 @@ mod tests {
             });
             assert!(places.into_iter().eq(expected));
         }
+    }
+
+    #[test]
+    fn loopback_serves_node_ports_in_the_families_that_pods_have() {
+        let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let places = |ranges: &[&str], ip| {
+            let config = EdgeConfig {
+                pod_ranges: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+                ..EdgeConfig::default()
+            };
+            let mut addresses = Addresses::new(&config, None);
+            let places = addresses.places(front(ip, 30_080), FrontKind::NodePort);
+            places.into_iter().map(|place| place.ip).collect::<Vec<_>>()
+        };
+        assert_eq!(places(&["10.244.0.0/16"], None), loopback[..1]);
+        let both = ["10.244.0.0/16", "fd00:10:244::/64"];
+        // A machine without IPv6 has no second one.
+        let there = usize::from(std::net::UdpSocket::bind("[::1]:0").is_ok());
+        assert_eq!(places(&both, None), loopback[..=there]);
+        assert_eq!(places(&both, Some("::")), loopback[1..=there]);
+        assert_eq!(places(&both, Some("0.0.0.0")), loopback[..1]);
     }
 
     #[test]

@@ -166,16 +166,17 @@ impl Keeper {
     fn wanted(&mut self, fronts: &Fronts) -> HashMap<Key, Front> {
         let mut wanted = HashMap::new();
         for (address, front) in fronts.iter().filter(|(_, front)| has_endpoints(front)) {
-            for place in self.addresses.places(*address, front.kind) {
+            let mut places = self.addresses.places(*address, front.kind);
+            // Two fronts at one place would take turns.
+            places.retain(|place| fronts.is_meant(*address, place.ip));
+            wanted.extend(places.into_iter().map(|place| {
                 let front_address = *address;
-                wanted.insert(
-                    Key {
-                        front: front_address,
-                        place,
-                    },
-                    front.clone(),
-                );
-            }
+                let key = Key {
+                    front: front_address,
+                    place,
+                };
+                (key, front.clone())
+            }));
         }
         wanted
     }

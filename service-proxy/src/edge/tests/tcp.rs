@@ -242,6 +242,17 @@ async fn elsewhere_v6(name: &'static str) -> SocketAddr {
     at
 }
 
+/// Ports that are free in both families, of those that the system gives to nobody by itself.
+fn free_node_ports() -> [u16; 3] {
+    let is_free = |ip: &str, port: u16| std::net::TcpListener::bind((ip, port)).is_ok();
+    let start = 30_000 + u16::try_from(std::process::id() % 2_000).unwrap();
+    let free = (start..32_768).filter(|port| is_free("127.0.0.1", *port) && is_free("::1", *port));
+    free.take(3)
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("three are free")
+}
+
 #[tokio::test]
 async fn a_dual_stack_service_is_served_by_both_families_and_across_them() {
     let (v4, v6) = (service("v4"), service("v6"));
@@ -252,26 +263,30 @@ async fn a_dual_stack_service_is_served_by_both_families_and_across_them() {
         ..EdgeConfig::default()
     };
     let edge = Edge::start(config, None).unwrap();
-    let free = |ip: &str| {
-        let taken = std::net::TcpListener::bind((ip, 0)).unwrap();
-        taken.local_addr().unwrap().port()
-    };
-    // The addresses of a Service in both families, and a node port of each of them.
+    // The addresses of a Service in both families, a node port of each of them, and one of both.
     let of_v6 = tcp(Some("fd00:96::10"), 8_080);
-    let (port_v4, port_v6) = (free("127.0.0.1"), free("::1"));
+    let [port_v4, port_v6, port_both] = free_node_ports();
+    let second = tcp(Some("::"), port_both);
     edge.apply(fronts(&[
         (cluster_ip(), front(&v4, FrontKind::ClusterIp)),
         (of_v6, front(&v6, FrontKind::ClusterIp)),
         (tcp(None, port_v4), front(&v4, FrontKind::NodePort)),
         (tcp(None, port_v6), front(&v6, FrontKind::NodePort)),
+        (tcp(None, port_both), front(&v4, FrontKind::NodePort)),
+        (second, front(&v6, FrontKind::NodePort)),
     ]));
     for (address, name) in [(cluster_ip(), "4"), (of_v6, "6")] {
         let outside = published(&edge, address).await;
         assert_eq!(connect(outside).await.expect("served").1, name);
     }
-    for (port, name) in [(port_v4, "4"), (port_v6, "6")] {
+    published(&edge, second).await;
+    for (port, names) in [
+        (port_v4, ["4", "4"]),
+        (port_v6, ["6", "6"]),
+        (port_both, ["4", "6"]),
+    ] {
         published(&edge, tcp(None, port)).await;
-        for ip in ["127.0.0.1", "::1"] {
+        for (ip, name) in ["127.0.0.1", "::1"].into_iter().zip(names) {
             let (mut client, who) = connect(SocketAddr::new(ip.parse().unwrap(), port))
                 .await
                 .expect("served");
@@ -279,6 +294,9 @@ async fn a_dual_stack_service_is_served_by_both_families_and_across_them() {
             echo(&mut client, b"hello").await;
         }
     }
+    let all = Arc::clone(&edge.published().borrow());
+    let mut all = all.iter().flat_map(|(_, places)| places);
+    assert!(all.all(|place| matches!(place, PublishedAt::Address(_))));
 }
 
 #[tokio::test]
