@@ -9,10 +9,11 @@ use anyhow::{Context, bail, ensure};
 use coracle_control_plane::ServiceFamilies;
 use coracle_kubelet_shim::{
     Agent, AgentConfig, AtStop, DeclaredPorts, DiskLeast, HostPathPolicy, KubeletListener,
-    KubeletListenerConfig, KubeletServer, NodeSettings,
+    KubeletListenerConfig, KubeletServer, NodeIps, NodeSettings,
 };
 use coracle_network::{EgressRules, FabricConfig, LinkLocal};
 use coracle_runtime::Runtime;
+use ipnet::{Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Taint};
 use kube::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -24,7 +25,7 @@ use crate::data_dir::Claim;
 use crate::exit::Exit;
 use crate::proxy::{NodePorts, parse_node_ports};
 use crate::run::parse_duration;
-use crate::services::{Plan, ServiceSettings, Services};
+use crate::services::{Plan, ServiceSettings, Services, node_ips};
 use crate::signals::Signals;
 use crate::system;
 use crate::toolbox::toolbox;
@@ -66,9 +67,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
 
-    /// The node's address [default: the one from which the API server is reached]
-    #[arg(long, value_name = "ADDRESS")]
-    node_ip: Option<IpAddr>,
+    /// The node's address, or one of each family [default: the one from which the API server is reached;
+    /// where the cluster has given the node pod addresses of both families, one of the other family too]
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
+    node_ip: Vec<IpAddr>,
 
     /// Where the kubelet API listens; port 0 lets the system choose [default: port 10250 of the node's
     /// address]
@@ -103,7 +105,7 @@ pub(crate) struct NodeArgs {
 
     /// The pods' addresses [default: what the cluster has given the Node, else 10.244.0.0/16]
     #[arg(long, value_name = "CIDR")]
-    pod_cidr: Option<ipnet::Ipv4Net>,
+    pod_cidr: Option<Ipv4Net>,
 
     /// Most pods [default: what the machine can hold]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
@@ -212,15 +214,28 @@ async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
     std::fs::create_dir_all(&agent_dir)
         .with_context(|| format!("failed to create `{}`", agent_dir.display()))?;
     let claim = Claim::take(&agent_dir, "node")?;
-    let ip = match args.node_ip {
-        Some(ip) => ip,
-        None => own_address(&config.cluster_url)?,
+    let pods = (
+        args.pod_cidr.or(given_cidr(known.as_ref())?),
+        second_cidr(known.as_ref()),
+    );
+    let ips = match args.node_ip.as_slice() {
+        [] => node_ips(own_address(&config.cluster_url)?, pods.1),
+        [main] => node_ips(*main, pods.1),
+        [main, second] if main.is_ipv4() != second.is_ipv4() => NodeIps {
+            main: *main,
+            second: Some(*second),
+        },
+        _ => bail!("`--node-ip` takes one address, or one of IPv4 and one of IPv6"),
     };
+    let ip = ips.main;
     let listener = KubeletListener::bind(KubeletListenerConfig {
         listen: args
             .listen
             .unwrap_or_else(|| SocketAddr::new(ip, KUBELET_PORT)),
-        names: vec![name.clone(), ip.to_string()],
+        names: [name.clone()]
+            .into_iter()
+            .chain(ips.iter().map(|ip| ip.to_string()))
+            .collect(),
         certificate: certificate(&args)?,
         client_authorities: client_authorities(&args, &client).await?,
     })
@@ -230,13 +245,13 @@ async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
     let runtime = system::wasm_runtime(data_dir)?;
     let config = agent_config(
         &args,
-        known.as_ref(),
         &name,
         address.port(),
         Place {
             data_dir,
             agent_dir,
-            ip,
+            ips,
+            pods,
             client: client.clone(),
             runtime: runtime.clone(),
             console: console.clone(),
@@ -244,7 +259,7 @@ async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
     )?;
     let settings = args.service_settings();
     let fabric = config.fabric.clone();
-    let services = Services::join(client.clone(), &name, ip, fabric, &settings).await?;
+    let services = Services::join(client.clone(), &name, ips, fabric, &settings).await?;
     let agent = Agent::start(config)
         .await
         .context("failed to start the node agent")?;
@@ -286,7 +301,8 @@ async fn stop(
 struct Place<'a> {
     data_dir: &'a Path,
     agent_dir: PathBuf,
-    ip: IpAddr,
+    ips: NodeIps,
+    pods: (Option<Ipv4Net>, Option<Ipv6Net>),
     client: kube::Client,
     runtime: Runtime,
     console: Console,
@@ -294,7 +310,6 @@ struct Place<'a> {
 
 fn agent_config(
     args: &NodeArgs,
-    known: Option<&Node>,
     name: &str,
     port: u16,
     place: Place<'_>,
@@ -308,9 +323,9 @@ fn agent_config(
         },
         ..FabricConfig::default()
     };
-    if let Some(cidr) = args.pod_cidr.or(given_cidr(known)?) {
+    if let (Some(cidr), second) = place.pods {
         network.pod_cidr = cidr;
-        network.pod_cidr6 = second_cidr(known);
+        network.pod_cidr6 = second;
     }
     Ok(AgentConfig {
         node_name: name.to_owned(),
@@ -327,7 +342,7 @@ fn agent_config(
         pull_progress: PullBars::new(place.console),
         toolbox: Some(toolbox()),
         node: NodeSettings {
-            ip: place.ip,
+            ips: place.ips,
             labels: args.node_labels.iter().cloned().collect::<BTreeMap<_, _>>(),
             taints: args.register_with_taints.clone(),
             kubelet_port: Some(port),
@@ -366,7 +381,7 @@ async fn known_node(client: &kube::Client, name: &str) -> kube::Result<Option<No
 }
 
 /// Returns the range of addresses that the cluster has given to the Node.
-fn given_cidr(known: Option<&Node>) -> anyhow::Result<Option<ipnet::Ipv4Net>> {
+fn given_cidr(known: Option<&Node>) -> anyhow::Result<Option<Ipv4Net>> {
     let spec = known.and_then(|node| node.spec.as_ref());
     let Some(cidr) = spec.and_then(|spec| spec.pod_cidr.as_deref()) else {
         return Ok(None);
@@ -378,7 +393,7 @@ fn given_cidr(known: Option<&Node>) -> anyhow::Result<Option<ipnet::Ipv4Net>> {
 }
 
 /// Returns the second range that the cluster has given to the Node, if that is of IPv6.
-fn second_cidr(known: Option<&Node>) -> Option<ipnet::Ipv6Net> {
+fn second_cidr(known: Option<&Node>) -> Option<Ipv6Net> {
     let spec = known.and_then(|node| node.spec.as_ref())?;
     let mut ranges = spec.pod_cidrs.iter().flatten();
     ranges.find_map(|range| range.parse().ok())

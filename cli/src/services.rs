@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use coracle_control_plane::{Entrance, ServiceFamilies};
+use coracle_kubelet_shim::NodeIps;
 use coracle_network::{Fabric, Listener, Upstream};
 use coracle_service_proxy::edge::{EdgeConfig, EdgePlan, machine_addresses};
 use coracle_service_proxy::{
@@ -39,6 +40,9 @@ const CLUSTER_DNS: (&str, &str) = ("kube-system", "kube-dns");
 /// Where Services of the type LoadBalancer have theirs, unless it is said otherwise: beside those of all
 /// Services.
 pub(crate) const LOAD_BALANCER_POOL: &str = "10.97.0.0/24";
+/// Addresses that nobody has, of both families: they are for documents.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const NOBODY_6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 /// Connections to the API that wait to be accepted: the most that a queue of the network takes.
 const API_BACKLOG: usize = 4_096;
 /// Printed addresses that are remembered: several for each of ten thousand Services.
@@ -168,7 +172,7 @@ impl Services {
         let ground = Ground {
             client,
             node,
-            ip: machine_address(),
+            ips: node_ips(machine_address(), fabric.pod_cidr6()),
             ranges: [IpNet::V4(SERVICE_CIDR)]
                 .into_iter()
                 .chain(match settings.families {
@@ -198,7 +202,7 @@ impl Services {
     pub(crate) async fn join(
         client: kube::Client,
         node: &str,
-        ip: IpAddr,
+        ips: NodeIps,
         fabric: Fabric,
         settings: &ServiceSettings,
     ) -> anyhow::Result<Self> {
@@ -216,9 +220,9 @@ impl Services {
         let ground = Ground {
             client,
             node,
-            ip,
+            ips,
             ranges,
-            health_check_ip: ip,
+            health_check_ip: ips.main,
             pod_ranges: pod_ranges(&settings.cluster_cidrs),
         };
         let plan = settings.plan.map_or(EdgePlan::Nowhere, Plan::edge);
@@ -251,22 +255,30 @@ impl Services {
     }
 }
 
-/// Returns the machine's address of IPv6 at which pods with a second address are reached: the first that is
-/// neither loopback nor of one link alone. Nothing where pods have none, or the machine has none.
-fn second_address(fabric: &Fabric) -> Option<IpAddr> {
-    fabric.pod_cidr6()?;
-    let mut all = machine_addresses().unwrap_or_default().into_iter();
-    all.find(|ip| match ip {
-        IpAddr::V4(_) => false,
+/// Returns the node's addresses: the main one, and where pods have addresses of both families, the
+/// machine's first of the other family that is neither loopback nor of one link alone, if it has one.
+pub(crate) fn node_ips(main: IpAddr, second_pods: Option<Ipv6Net>) -> NodeIps {
+    let is_apart = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
-    })
+    };
+    let second = second_pods.and_then(|_| {
+        let nobody = match main {
+            IpAddr::V4(_) => NOBODY_6,
+            IpAddr::V6(_) => NOBODY,
+        };
+        let all = machine_addresses().unwrap_or_else(|_| source(nobody).into_iter().collect());
+        let mut all = all.into_iter();
+        all.find(|ip| ip.is_ipv4() != main.is_ipv4() && is_apart(ip))
+    });
+    NodeIps { main, second }
 }
 
 /// What a node's proxy stands on.
 struct Ground<'a> {
     client: kube::Client,
     node: &'a str,
-    ip: IpAddr,
+    ips: NodeIps,
     ranges: Vec<IpNet>,
     health_check_ip: IpAddr,
     pod_ranges: PodRanges,
@@ -280,7 +292,7 @@ impl Ground<'_> {
         plan: EdgePlan,
         settings: &ServiceSettings,
     ) -> anyhow::Result<(Policies, DnsServer, Proxy)> {
-        fabric.policies().add_node_addresses([self.ip]);
+        fabric.policies().add_node_addresses(self.ips.iter());
         let policies = Policies::start(PoliciesConfig {
             client: self.client.clone(),
             fabric: fabric.clone(),
@@ -311,11 +323,10 @@ impl Ground<'_> {
         settings: &ServiceSettings,
     ) -> anyhow::Result<Proxy> {
         let pods = fabric.pod_cidrs();
-        let second = second_address(&fabric);
         let mut zone_ranges = self.ranges.clone();
         zone_ranges.extend(&pods);
         fabric.zone().set_ranges(zone_ranges);
-        let node_addresses = [self.ip].into_iter().chain(second).collect::<Vec<_>>();
+        let node_addresses = self.ips.iter().collect::<Vec<_>>();
         let mut node_ips = node_addresses.clone();
         node_ips.extend(fabric.node_ips());
         node_ips.dedup();
@@ -364,15 +375,21 @@ impl Ground<'_> {
     }
 }
 
-/// Returns the address by which this machine reaches others, loopback where it reaches none. Nothing is
-/// sent: the socket only asks for the route, to an address that nobody has.
+/// Returns the address by which this machine reaches others, loopback where it reaches none.
 pub(crate) fn machine_address() -> IpAddr {
-    let nobody = (Ipv4Addr::new(192, 0, 2, 1), 9);
-    let found = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
-        socket.connect(nobody)?;
-        Ok(socket.local_addr()?.ip())
-    });
-    found.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    source(NOBODY).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// Returns the address by which this machine reaches another one. Nothing is sent: the socket only asks for
+/// the route.
+fn source(to: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = match to {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((to, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 /// Returns where pods reach the API of this process.

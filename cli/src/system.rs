@@ -216,6 +216,7 @@ impl System {
         };
         let api = serve(&control_plane, settings.listen, &fabric).await?;
         let runtime = wasm_runtime(&settings.data_dir)?;
+        let ips = services::node_ips(NodeSettings::default().ips.main, fabric.pod_cidr6());
         let agent = AgentConfig {
             node_name: NODE_NAME.to_owned(),
             data_dir: settings.agent_dir,
@@ -228,6 +229,7 @@ impl System {
             pull_progress: PullBars::new(settings.console),
             toolbox: Some(toolbox()),
             node: NodeSettings {
+                ips,
                 memory_bytes: Some(memory_budget()),
                 at_stop,
                 ..NodeSettings::default()

@@ -78,8 +78,8 @@ pub struct AgentConfig {
 /// What a node says about itself, and how it behaves.
 #[derive(Clone, Debug)]
 pub struct NodeSettings {
-    /// `status.hostIP` of its pods.
-    pub ip: IpAddr,
+    /// The node's addresses, `status.hostIPs` of its pods.
+    pub ips: NodeIps,
     /// Labels beside the well-known ones.
     pub labels: BTreeMap<String, String>,
     /// Taints a new Node begins with; those of a Node that is there already stay as they are.
@@ -100,6 +100,15 @@ pub struct NodeSettings {
     pub pods: Option<u64>,
     /// The clock.
     pub clock: Clock,
+}
+
+/// The addresses of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeIps {
+    /// The one of its main family, `status.hostIP` of its pods.
+    pub main: IpAddr,
+    /// The one of the other family, if it has one.
+    pub second: Option<IpAddr>,
 }
 
 /// What the end of an agent means for the pods it runs.
@@ -158,11 +167,21 @@ pub struct Agent {
     objects: JoinHandle<()>,
 }
 
+impl NodeIps {
+    /// Returns the addresses, the main one first.
+    pub fn iter(self) -> impl Iterator<Item = IpAddr> {
+        [self.main].into_iter().chain(self.second)
+    }
+}
+
 impl Default for NodeSettings {
     /// A node for one person at one machine: loopback address, declared ports published, all resources.
     fn default() -> NodeSettings {
         NodeSettings {
-            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            ips: NodeIps {
+                main: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                second: None,
+            },
             labels: BTreeMap::new(),
             taints: Vec::new(),
             kubelet_port: None,
@@ -228,7 +247,7 @@ impl Agent {
             execs: Arc::clone(&execs),
             tools: Arc::clone(&tools),
             writes: Arc::new(Semaphore::new(STATUS_WRITES_MAX)),
-            host_ip: settings.ip,
+            host_ips: settings.ips,
             at_stop: settings.at_stop,
             prober,
             ledger: Ledger::new(amounts),

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 pub(crate) use file::FileFault;
 
+use crate::agent::NodeIps;
 use crate::node::Amounts;
 use crate::spec::{
     ContainerPlan, EnvValue, ObjectKind, ObjectRef, PodField, PodSpecPlan, ResourceAmount,
@@ -50,8 +51,8 @@ pub(crate) struct Facts {
     pub(crate) pod_ip: IpAddr,
     /// The second of `status.podIPs`, if pods have one.
     pub(crate) pod_ip6: Option<std::net::Ipv6Addr>,
-    /// `status.hostIP`
-    pub(crate) host_ip: IpAddr,
+    /// `status.hostIPs`
+    pub(crate) host_ips: NodeIps,
     /// What the node has to give.
     pub(crate) amounts: Amounts,
 }
@@ -389,6 +390,14 @@ fn text(variable: &str, value: &Bytes) -> Result<String, ConfigError> {
     }
 }
 
+/// Returns the addresses as the downward API has a list.
+fn listed(first: IpAddr, second: Option<impl Into<IpAddr>>) -> String {
+    match second.map(Into::into) {
+        Some(second) => format!("{first},{second}"),
+        None => first.to_string(),
+    }
+}
+
 fn field_value(pod: &PodSpecPlan, field: &PodField, facts: Facts) -> String {
     match field {
         PodField::Name => pod.key.name.to_string(),
@@ -398,12 +407,10 @@ fn field_value(pod: &PodSpecPlan, field: &PodField, facts: Facts) -> String {
         PodField::Annotation(key) => pod.annotations.get(key).cloned().unwrap_or_default(),
         PodField::NodeName => pod.node_name.clone(),
         PodField::ServiceAccount => pod.service_account.clone(),
-        PodField::HostIp => facts.host_ip.to_string(),
+        PodField::HostIp => facts.host_ips.main.to_string(),
+        PodField::HostIps => listed(facts.host_ips.main, facts.host_ips.second),
         PodField::PodIp => facts.pod_ip.to_string(),
-        PodField::PodIps => match facts.pod_ip6 {
-            Some(second) => format!("{},{second}", facts.pod_ip),
-            None => facts.pod_ip.to_string(),
-        },
+        PodField::PodIps => listed(facts.pod_ip, facts.pod_ip6),
     }
 }
 

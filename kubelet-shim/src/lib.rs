@@ -42,7 +42,7 @@ mod storage;
 mod time;
 mod worker;
 
-pub use agent::{Agent, AgentConfig, AgentError, AtStop, DeclaredPorts, NodeSettings};
+pub use agent::{Agent, AgentConfig, AgentError, AtStop, DeclaredPorts, NodeIps, NodeSettings};
 pub use exec::Toolbox;
 pub use lifecycle::Verdict;
 pub use logs::{OutputLine, StdStream};

@@ -289,7 +289,11 @@ impl Registration {
         let mut status = self.status.clone();
         status.conditions = Some(conditions.clone());
         status.images = Some(self.images.clone());
-        let patch = serde_json::json!({"status": status});
+        let mut patch = serde_json::json!({"status": status});
+        // Addresses would be merged by their type, which both families share.
+        if let Some(addresses) = patch["status"]["addresses"].as_array_mut() {
+            addresses.insert(0, serde_json::json!({"$patch": "replace"}));
+        }
         let api = Api::<Node>::all(self.client.clone());
         api.patch_status(
             &self.name,
@@ -387,10 +391,11 @@ fn status(name: &str, settings: &NodeSettings, amounts: Amounts) -> NodeStatus {
     };
     let version = env!("CARGO_PKG_VERSION");
     NodeStatus {
-        addresses: Some(vec![
-            address("InternalIP", settings.ip.to_string()),
-            address("Hostname", name.to_owned()),
-        ]),
+        addresses: Some({
+            let ips = settings.ips.iter();
+            let ips = ips.map(|ip| address("InternalIP", ip.to_string()));
+            ips.chain([address("Hostname", name.to_owned())]).collect()
+        }),
         capacity: Some(quantities(amounts.memory + amounts.memory_least)),
         allocatable: Some(quantities(amounts.memory)),
         node_info: Some(NodeSystemInfo {

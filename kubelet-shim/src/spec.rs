@@ -329,8 +329,10 @@ pub enum PodField {
     NodeName,
     /// `spec.serviceAccountName`
     ServiceAccount,
-    /// `status.hostIP` and `status.hostIPs`
+    /// `status.hostIP`
     HostIp,
+    /// `status.hostIPs`, with commas between them
+    HostIps,
     /// `status.podIP`
     PodIp,
     /// `status.podIPs`, with commas between them

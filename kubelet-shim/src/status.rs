@@ -17,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 pub(crate) use phase::{Phase, phase};
 pub(crate) use report::{Reporter, STATUS_WRITES_MAX, Written, is_gone};
 
+use crate::agent::NodeIps;
 use crate::lifecycle::{EndCause, PodFacts};
 use crate::spec::{PodSpecPlan, Role};
 use crate::time::Moment;
@@ -24,8 +25,8 @@ use crate::time::Moment;
 /// What the status says beside the facts of the lifecycle.
 #[derive(Clone, Debug)]
 pub(crate) struct Surroundings {
-    /// `status.hostIP`.
-    pub(crate) host_ip: std::net::IpAddr,
+    /// `status.hostIPs`.
+    pub(crate) host_ips: NodeIps,
     /// The pod's address while it is attached.
     pub(crate) pod_ip: Option<Ipv4Addr>,
     /// Its second address, if pods have one.
@@ -64,10 +65,11 @@ pub(crate) fn render(
         reason,
         message,
         start_time: Some(Time(whole_seconds(pod.start_time))),
-        host_ip: Some(surroundings.host_ip.to_string()),
-        host_ips: Some(vec![HostIP {
-            ip: surroundings.host_ip.to_string(),
-        }]),
+        host_ip: Some(surroundings.host_ips.main.to_string()),
+        host_ips: Some({
+            let ips = surroundings.host_ips.iter();
+            ips.map(|ip| HostIP { ip: ip.to_string() }).collect()
+        }),
         pod_ip: surroundings.pod_ip.map(|ip| ip.to_string()),
         pod_ips: surroundings.pod_ip.map(|ip| {
             let second = surroundings.pod_ip6.map(|ip| ip.to_string());

@@ -10,7 +10,6 @@ mod hold;
 mod resize;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ use tokio::time::Instant;
 pub(crate) use execute::{Report, log_dir, log_path};
 use hold::Hold;
 
-use crate::agent::AtStop;
+use crate::agent::{AtStop, NodeIps};
 use crate::allocation::Ledger;
 use crate::events::{EventSink, PodEvents, Severity};
 use crate::eviction::Evictor;
@@ -68,7 +67,7 @@ pub(crate) struct Node {
     /// What every container has beside its image.
     pub(crate) tools: Arc<Tools>,
     pub(crate) writes: Arc<Semaphore>,
-    pub(crate) host_ip: IpAddr,
+    pub(crate) host_ips: NodeIps,
     pub(crate) at_stop: AtStop,
     pub(crate) prober: Prober,
     /// What is promised to which pod.
@@ -408,7 +407,7 @@ impl Worker {
             (desired.renewal.generation, desired.gates.clone())
         };
         let surroundings = Surroundings {
-            host_ip: self.node.host_ip,
+            host_ips: self.node.host_ips,
             pod_ip: self.kit.as_ref().map(|kit| kit.network.ip()),
             pod_ip6: self.kit.as_ref().and_then(|kit| kit.network.ip6()),
             generation,

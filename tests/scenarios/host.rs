@@ -10,7 +10,7 @@ use coracle_tests::{
     By, Cluster, Coracle, Inside, allows_namespaces, enter_namespace, get, get_ready, inside,
     repository,
 };
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Client;
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -233,11 +233,20 @@ async fn pods_and_services_have_addresses_of_both_families() {
     let pod: Pod = serde_json::from_value(pod).expect("a Pod");
     let pods = Api::<Pod>::default_namespaced(client.clone());
     pods.create(&how, &pod).await.expect("created");
-    reach(client).await;
+    reach(client.clone()).await;
     let pod = pods.get("web").await.expect("a pod");
-    let ips = pod.status.and_then(|status| status.pod_ips);
-    let ips = ips.expect("a ready pod has addresses");
+    let status = pod.status.expect("a ready pod has a status");
+    let ips = status.pod_ips.expect("a ready pod has addresses");
     assert_eq!(ips.len(), 2, "{ips:?}");
+    let hosts = status.host_ips.expect("a pod knows its node");
+    assert_eq!(hosts[1].ip, NODE_6, "{hosts:?}");
+    let nodes = Api::<Node>::all(client.clone());
+    let node = nodes.get("coracle").await.expect("a Node");
+    let known = node.status.and_then(|status| status.addresses);
+    let known = known.expect("a Node has addresses");
+    let inner = known.iter().filter(|one| one.type_ == "InternalIP");
+    let inner = inner.map(|one| one.address.as_str()).collect::<Vec<_>>();
+    assert_eq!(inner, [hosts[0].ip.as_str(), NODE_6]);
     let everywhere = [
         format!("[{}]:80", ips[1].ip),
         format!("[{}]:8000", given[1]),

@@ -24,8 +24,11 @@ fn plan(container: Value) -> PodSpecPlan {
 fn facts() -> Facts {
     Facts {
         pod_ip: Ipv4Addr::new(10, 244, 0, 5).into(),
-        pod_ip6: None,
-        host_ip: Ipv4Addr::LOCALHOST.into(),
+        pod_ip6: Some("fd00:10:244::5".parse().unwrap()),
+        host_ips: NodeIps {
+            main: Ipv4Addr::LOCALHOST.into(),
+            second: Some("2001:db8::1".parse().unwrap()),
+        },
         amounts: Amounts {
             cpu_milli: 2500,
             memory: 3 << 30,
@@ -171,7 +174,8 @@ fn a_pods_facts_become_variables() {
             field("N", "metadata.name"), field("NS", "metadata.namespace"), field("U", "metadata.uid"),
             field("L", "metadata.labels['app']"), field("AN", "metadata.annotations['note']"),
             field("NODE", "spec.nodeName"), field("SA", "spec.serviceAccountName"),
-            field("HIP", "status.hostIP"), field("PIP", "status.podIPs"),
+            field("HIP", "status.hostIP"), field("HIPS", "status.hostIPs"),
+            field("PIP", "status.podIP"), field("PIPS", "status.podIPs"),
         ]}),
         &[
             ("A", "service"),
@@ -183,7 +187,9 @@ fn a_pods_facts_become_variables() {
             ("NODE", "node-1"),
             ("SA", "default"),
             ("HIP", "127.0.0.1"),
+            ("HIPS", "127.0.0.1,2001:db8::1"),
             ("PIP", "10.244.0.5"),
+            ("PIPS", "10.244.0.5,fd00:10:244::5"),
         ],
     );
 }

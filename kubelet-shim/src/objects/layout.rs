@@ -173,7 +173,9 @@ fn downward(file: &DownwardFile, from: &Sources<'_>) -> String {
             PodField::NodeName => pod.node_name.clone(),
             PodField::ServiceAccount => pod.service_account.clone(),
             // Invariant: the conversion lets no address into a volume, which is made before there is one.
-            PodField::HostIp | PodField::PodIp | PodField::PodIps => String::new(),
+            PodField::HostIp | PodField::HostIps | PodField::PodIp | PodField::PodIps => {
+                String::new()
+            }
         },
     }
 }

@@ -202,7 +202,8 @@ pub(super) fn named_field(wire: &ObjectFieldSelector, at: &Field<'_>) -> Option<
         "metadata.uid" => PodField::Uid,
         "spec.nodeName" => PodField::NodeName,
         "spec.serviceAccountName" => PodField::ServiceAccount,
-        "status.hostIP" | "status.hostIPs" => PodField::HostIp,
+        "status.hostIP" => PodField::HostIp,
+        "status.hostIPs" => PodField::HostIps,
         "status.podIP" => PodField::PodIp,
         "status.podIPs" => PodField::PodIps,
         _ => match (keyed("metadata.labels"), keyed("metadata.annotations")) {

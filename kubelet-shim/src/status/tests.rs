@@ -181,7 +181,10 @@ fn a_pod_ended_from_outside_is_judged_by_its_exit_codes() {
 
 fn rendered(spec: &PodSpecPlan, pod: &PodFacts, previous: &[PodCondition]) -> PodStatus {
     let surroundings = Surroundings {
-        host_ip: Ipv4Addr::LOCALHOST.into(),
+        host_ips: NodeIps {
+            main: Ipv4Addr::LOCALHOST.into(),
+            second: None,
+        },
         pod_ip: Some(Ipv4Addr::new(10, 244, 0, 9)),
         pod_ip6: None,
         generation: Some(4),
@@ -202,7 +205,10 @@ fn a_pod_is_ready_when_its_readiness_gates_are_true_too() {
             ..PodCondition::default()
         });
         let surroundings = Surroundings {
-            host_ip: Ipv4Addr::LOCALHOST.into(),
+            host_ips: NodeIps {
+                main: Ipv4Addr::LOCALHOST.into(),
+                second: None,
+            },
             pod_ip: Some(Ipv4Addr::new(10, 244, 0, 9)),
             pod_ip6: None,
             generation: Some(4),

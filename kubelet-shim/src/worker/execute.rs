@@ -191,7 +191,7 @@ impl Worker {
             facts: Facts {
                 pod_ip: kit.network.ip().into(),
                 pod_ip6: kit.network.ip6(),
-                host_ip: self.node.host_ip,
+                host_ips: self.node.host_ips,
                 amounts: self.node.site.amounts,
             },
             log,
