@@ -45,7 +45,8 @@ pub trait Outside: Send + Sync {
     /// # Errors
     ///
     /// `AddrInUse` where another pod or a program of this machine has the port, `AddrNotAvailable` where
-    /// the address is none of the host's own, `PermissionDenied` where this user may not open it.
+    /// the address is none of the host's own, `PermissionDenied` where this user may not open it,
+    /// `Unsupported` where nothing is served in the address' family: the fabric opens a socket then.
     fn publish(&self, port: HostPort) -> Option<io::Result<HeldPort>>;
 }
 

@@ -4,6 +4,7 @@
 //! A publication and what serves its port may come in either order, at once on two threads. Each
 //! enters itself first and then looks for the other, so at least one of them sees both.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
@@ -110,7 +111,8 @@ impl Pod {
         })
     }
 
-    /// Has a port published by whoever gives pods their addresses outside; nothing where nobody does.
+    /// Has a port published by whoever gives pods their addresses outside; nothing where nobody does, or
+    /// not in that family.
     fn publish_outside(
         &self,
         port: &PublishPort,
@@ -123,6 +125,11 @@ impl Pod {
             port: host_port,
             pod: SocketAddrV4::new(self.ip, port.port),
         })?;
+        if let Err(error) = &held
+            && error.kind() == io::ErrorKind::Unsupported
+        {
+            return None;
+        }
         let address = publish::host_address(ip, host_port);
         let bound = held.map(|held| publish::Bound {
             holder: Holder::Outside(held),

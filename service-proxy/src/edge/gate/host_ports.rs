@@ -76,10 +76,13 @@ impl HostPorts {
     pub(super) fn publish(self: &Arc<Self>, port: HostPort) -> io::Result<HeldPort> {
         let HostPort { protocol, pod, .. } = port;
         let at = self.places(&port);
+        if at.is_empty() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         if at.iter().any(|at| self.gate.board.is_of_pod(*at)) {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
-        self.probe(&port)?;
+        self.probe(&port, &at)?;
         let mut state = self.state.lock();
         if state.overlaps(protocol, &at) {
             return Err(io::ErrorKind::AddrInUse.into());
@@ -113,12 +116,15 @@ impl HostPorts {
         places.filter(|at| self.gate.bound(*at).is_some()).collect()
     }
 
-    /// Asks the kernel whether somebody has the port. Of one on all addresses, that is asked of loopback,
-    /// which whoever has all addresses has too, and of the node's.
-    fn probe(&self, port: &HostPort) -> io::Result<()> {
-        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+    /// Asks the kernel whether somebody has the port at its places. Of one on all addresses, that is asked
+    /// of loopback, which whoever has all addresses has too, and of the node's.
+    fn probe(&self, port: &HostPort, places: &[SocketAddr]) -> io::Result<()> {
+        let loopback = places.iter().map(|at| match at {
+            SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),
+        });
         let all = self.gate.board.node_addresses().iter();
-        let all = all.copied().chain([loopback]);
+        let all = all.copied().chain(loopback);
         let asked: Vec<IpAddr> = match port.ip {
             Some(ip) => vec![ip],
             None => all.collect(),

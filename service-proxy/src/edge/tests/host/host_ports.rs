@@ -189,3 +189,63 @@ async fn a_port_of_the_host_that_somebody_has_is_refused_in_here() {
         ["failed to listen on 192.0.2.1:8081: the port is taken"]
     );
 }
+
+#[tokio::test]
+async fn a_port_of_the_host_may_be_of_ipv6() {
+    if is_inside("host_ports::a_port_of_the_host_may_be_of_ipv6") {
+        a_port_of_the_host_may_be_of_ipv6_in_here().await;
+    }
+}
+
+#[tokio::test]
+async fn a_port_of_the_host_may_be_of_ipv6_by_rules() {
+    if is_inside_by_rules("host_ports::a_port_of_the_host_may_be_of_ipv6_by_rules") {
+        a_port_of_the_host_may_be_of_ipv6_in_here().await;
+    }
+}
+
+async fn a_port_of_the_host_may_be_of_ipv6_in_here() {
+    // Where nothing else is of IPv6, a socket has the port.
+    let fabric = node_fabric();
+    let edge = start(node_config(), Some(fabric.clone())).unwrap();
+    let a = pod(&fabric, "a");
+    serve(listen(&a, 8).0, "a");
+    let _one = publish(&a, Protocol::Tcp, Some("::1"), (8_080, 80)).unwrap();
+    assert_eq!(connect(at("[::1]:8080")).await.expect("served").1, "a");
+    edge.stop(Duration::ZERO).await;
+    // Where the node is of both families, the table has it, of one on all addresses in both.
+    add_ipv6();
+    let mut config = node_config();
+    config.node_addresses.push("2001:db8::1".parse().unwrap());
+    let fabric = node_fabric();
+    let edge = start(config, Some(fabric.clone())).unwrap();
+    let b = pod(&fabric, "b");
+    serve(listen(&b, 8).0, "b");
+    let _daemon = std::net::TcpListener::bind("[::1]:8022").unwrap();
+    for ip in [None, Some("::"), Some("::1")] {
+        let refused = publish(&b, Protocol::Tcp, ip, (8_022, 80)).map(drop);
+        let is_in_use = matches!(refused, Err(PublishError::PortInUse { .. }));
+        assert!(is_in_use, "{ip:?}: {refused:?}");
+    }
+    let rows = [
+        (
+            None,
+            8_081,
+            ["192.0.2.1", "[2001:db8::1]", "[::1]"].as_slice(),
+        ),
+        (Some("::"), 8_082, &["[2001:db8::1]", "[::1]"]),
+        (Some("::1"), 8_083, &["[::1]"]),
+        (Some("2001:db8::1"), 8_084, &["[2001:db8::1]"]),
+    ];
+    let all = ["192.0.2.1", "[2001:db8::1]", "[::1]"];
+    for (ip, port, served) in rows {
+        let _one = publish(&b, Protocol::Tcp, ip, (port, 80)).unwrap();
+        for address in all {
+            let to = at(&format!("{address}:{port}"));
+            let answer = connect(to).await.map(|(_, name)| name);
+            let expected = served.contains(&address).then(|| "b".to_owned());
+            assert_eq!(answer, expected, "{ip:?} at {to}");
+        }
+    }
+    edge.stop(Duration::ZERO).await;
+}
