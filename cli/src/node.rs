@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use coracle_control_plane::ServiceFamilies;
 use coracle_kubelet_shim::{
     Agent, AgentConfig, AtStop, DeclaredPorts, DiskLeast, HostPathPolicy, KubeletListener,
     KubeletListenerConfig, KubeletServer, NodeIps, NodeSettings,
 };
 use coracle_network::{EgressRules, FabricConfig, LinkLocal};
 use coracle_runtime::Runtime;
-use ipnet::{Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Taint};
 use kube::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -24,6 +22,7 @@ use crate::console::{Console, PullBars};
 use crate::data_dir::Claim;
 use crate::exit::Exit;
 use crate::proxy::{NodePorts, parse_node_ports};
+use crate::ranges::{Pair, parse_pair};
 use crate::run::parse_duration;
 use crate::services::{Plan, ServiceSettings, Services, node_ips};
 use crate::signals::Signals;
@@ -103,9 +102,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "SIGNAL<QUANTITY", default_value = "nodefs.available<15%", value_parser = parse_eviction)]
     eviction_hard: DiskLeast,
 
-    /// The pods' addresses [default: what the cluster has given the Node, else 10.244.0.0/16]
-    #[arg(long, value_name = "CIDR")]
-    pod_cidr: Option<Ipv4Net>,
+    /// The pods' addresses: a range of IPv4, or with `,` one of IPv6 too [default: what the cluster has given
+    /// the Node, else 10.244.0.0/16]
+    #[arg(long, value_name = "CIDRS", value_parser = parse_pair)]
+    pod_cidr: Option<Pair>,
 
     /// Most pods [default: what the machine can hold]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
@@ -137,7 +137,8 @@ pub(crate) struct NodeArgs {
     plan: Option<Plan>,
 
     /// Serve node ports only on addresses of this machine within these ranges; `primary` stands for the
-    /// node's own [default: the node's own and 127.0.0.1 under `host`, else 127.0.0.1]
+    /// node's own [default: 127.0.0.1, and ::1 where pods have addresses of IPv6; under `host` the node's own
+    /// too]
     #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = parse_node_ports)]
     nodeport_addresses: Vec<NodePorts>,
 
@@ -172,8 +173,6 @@ impl NodeArgs {
     fn service_settings(&self) -> ServiceSettings {
         ServiceSettings {
             plan: self.plan,
-            load_balancer_pool: Vec::new(),
-            families: ServiceFamilies::Ipv4,
             node_ports: self.nodeport_addresses.clone(),
             cluster_cidrs: self.cluster_cidr.clone(),
             dns: self.dns_listen,
@@ -214,13 +213,14 @@ async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
     std::fs::create_dir_all(&agent_dir)
         .with_context(|| format!("failed to create `{}`", agent_dir.display()))?;
     let claim = Claim::take(&agent_dir, "node")?;
-    let pods = (
-        args.pod_cidr.or(given_cidr(known.as_ref())?),
-        second_cidr(known.as_ref()),
-    );
+    let pods = match args.pod_cidr {
+        Some(named) => Some(named),
+        None => given_cidrs(known.as_ref())?,
+    };
+    let second_pods = pods.and_then(|pods| pods.v6);
     let ips = match args.node_ip.as_slice() {
-        [] => node_ips(own_address(&config.cluster_url)?, pods.1),
-        [main] => node_ips(*main, pods.1),
+        [] => node_ips(own_address(&config.cluster_url)?, second_pods),
+        [main] => node_ips(*main, second_pods),
         [main, second] if main.is_ipv4() != second.is_ipv4() => NodeIps {
             main: *main,
             second: Some(*second),
@@ -302,7 +302,7 @@ struct Place<'a> {
     data_dir: &'a Path,
     agent_dir: PathBuf,
     ips: NodeIps,
-    pods: (Option<Ipv4Net>, Option<Ipv6Net>),
+    pods: Option<Pair>,
     client: kube::Client,
     runtime: Runtime,
     console: Console,
@@ -323,9 +323,9 @@ fn agent_config(
         },
         ..FabricConfig::default()
     };
-    if let (Some(cidr), second) = place.pods {
-        network.pod_cidr = cidr;
-        network.pod_cidr6 = second;
+    if let Some(Pair { v4, v6 }) = place.pods {
+        network.pod_cidr = v4;
+        network.pod_cidr6 = v6;
     }
     Ok(AgentConfig {
         node_name: name.to_owned(),
@@ -380,23 +380,20 @@ async fn known_node(client: &kube::Client, name: &str) -> kube::Result<Option<No
     Api::<Node>::all(client.clone()).get_opt(name).await
 }
 
-/// Returns the range of addresses that the cluster has given to the Node.
-fn given_cidr(known: Option<&Node>) -> anyhow::Result<Option<Ipv4Net>> {
+/// Returns the ranges of addresses that the cluster has given to the Node.
+fn given_cidrs(known: Option<&Node>) -> anyhow::Result<Option<Pair>> {
     let spec = known.and_then(|node| node.spec.as_ref());
-    let Some(cidr) = spec.and_then(|spec| spec.pod_cidr.as_deref()) else {
+    let Some(first) = spec.and_then(|spec| spec.pod_cidr.as_deref()) else {
         return Ok(None);
     };
-    let cidr = cidr.parse().with_context(|| {
-        format!("the cluster has given this node the pod addresses `{cidr}`, which are not IPv4")
+    let v4 = first.parse().with_context(|| {
+        format!("the cluster has given this node the pod addresses `{first}`, which are not IPv4")
     })?;
-    Ok(Some(cidr))
-}
-
-/// Returns the second range that the cluster has given to the Node, if that is of IPv6.
-fn second_cidr(known: Option<&Node>) -> Option<Ipv6Net> {
-    let spec = known.and_then(|node| node.spec.as_ref())?;
-    let mut ranges = spec.pod_cidrs.iter().flatten();
-    ranges.find_map(|range| range.parse().ok())
+    let mut others = spec
+        .into_iter()
+        .flat_map(|spec| spec.pod_cidrs.iter().flatten());
+    let v6 = others.find_map(|range| range.parse().ok());
+    Ok(Some(Pair { v4, v6 }))
 }
 
 /// Returns the name that was asked for, or this machine's; a node's name is a DNS subdomain.

@@ -18,7 +18,7 @@ use crate::data_dir::RunDir;
 use crate::exit::Exit;
 use crate::manifest;
 use crate::ranges::RangeArgs;
-use crate::services::{self, Plan, ServiceSettings};
+use crate::services::{Plan, ServiceSettings};
 use crate::signals::Signals;
 use crate::system;
 
@@ -75,6 +75,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 ///
 /// Whatever Coracle refuses: files, objects, images, a port that is taken.
 pub(crate) fn run(args: RunArgs, data_dir: &Path) -> anyhow::Result<Exit> {
+    let ranges = args.ranges.ranges(Vec::new())?;
     let objects = manifest::read(&args.sources)?;
     let console = Console::new();
     let images = system::open_images(data_dir)?;
@@ -91,12 +92,11 @@ pub(crate) fn run(args: RunArgs, data_dir: &Path) -> anyhow::Result<Exit> {
         state: system::State::Memory,
         identity: Arc::new(Identity::in_memory(jiff::Timestamp::now())?),
         listen: args.api,
+        ranges,
         services: ServiceSettings {
             plan: Some(args.plan),
-            families: args.ranges.families(),
             node_ports: Vec::new(),
             cluster_cidrs: Vec::new(),
-            load_balancer_pool: services::LOAD_BALANCER_POOL.parse().into_iter().collect(),
             dns: None,
             healthz: None,
             metrics: None,

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use coracle_control_plane::{Entrance, ServiceFamilies};
+use coracle_control_plane::Entrance;
 use coracle_kubelet_shim::NodeIps;
 use coracle_network::{Fabric, Listener, Upstream};
 use coracle_service_proxy::edge::{EdgeConfig, EdgePlan, machine_addresses};
 use coracle_service_proxy::{
     DnsConfig, DnsServer, PodRanges, Policies, PoliciesConfig, Proxy, ProxyConfig, ServicePlace,
 };
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv6Net};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
@@ -24,12 +24,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::proxy::{NodePorts, cluster_service_cidrs, node_port_places, pod_ranges};
+use crate::ranges::Ranges;
 
-/// Where the embedded API has the addresses of Services, of IPv6.
-const SERVICE_CIDR_6: Ipv6Net =
-    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 112);
-/// The same of IPv4.
-const SERVICE_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
 /// The port of the node's address in the pods' network where the API is: the endpoint of the Service
 /// `kubernetes`.
 const API_PORT: u16 = 6443;
@@ -37,9 +33,6 @@ const API_PORT: u16 = 6443;
 const DNS_PORT: u16 = 53;
 /// The Service by which a cluster's DNS is known.
 const CLUSTER_DNS: (&str, &str) = ("kube-system", "kube-dns");
-/// Where Services of the type LoadBalancer have theirs, unless it is said otherwise: beside those of all
-/// Services.
-pub(crate) const LOAD_BALANCER_POOL: &str = "10.97.0.0/24";
 /// Addresses that nobody has, of both families: they are for documents.
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const NOBODY_6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
@@ -80,10 +73,6 @@ impl Plan {
 pub(crate) struct ServiceSettings {
     /// Where they are reached on this machine, if it was said.
     pub(crate) plan: Option<Plan>,
-    /// The addresses that Services of the type LoadBalancer are given of, by an API of this process.
-    pub(crate) load_balancer_pool: Vec<IpNet>,
-    /// Of which families pods and Services have addresses, by an API of this process.
-    pub(crate) families: ServiceFamilies,
     /// Which addresses of this machine serve node ports; if it was not said, as the plan has it.
     pub(crate) node_ports: Vec<NodePorts>,
     /// The ranges of the cluster's pods, if they were named: else what the Nodes have.
@@ -134,6 +123,14 @@ fn service_name(place: &ServicePlace) -> String {
     format!("{namespace}service/{}{port}", name.service)
 }
 
+/// The cluster of this process, as far as its pods reach it.
+pub(crate) struct OwnCluster<'a> {
+    /// What lets them in to the API.
+    pub(crate) api: Entrance,
+    /// Where it has its addresses.
+    pub(crate) ranges: &'a Ranges,
+}
+
 /// What makes Services reachable.
 pub(crate) struct Services {
     policies: Policies,
@@ -159,13 +156,13 @@ impl Services {
         client: kube::Client,
         node: &str,
         fabric: Fabric,
-        api: Entrance,
+        own: OwnCluster<'_>,
         settings: &ServiceSettings,
     ) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
         let listener = listen(&fabric).context("failed to open the API to pods")?;
         let admitting = Admitting {
-            task: tokio::spawn(admit(listener, api, stop.clone())),
+            task: tokio::spawn(admit(listener, own.api, stop.clone())),
             stop,
         };
         let plan = settings.plan.unwrap_or(Plan::Loopback);
@@ -173,14 +170,10 @@ impl Services {
             client,
             node,
             ips: node_ips(machine_address(), fabric.pod_cidr6()),
-            ranges: [IpNet::V4(SERVICE_CIDR)]
-                .into_iter()
-                .chain(match settings.families {
-                    ServiceFamilies::Ipv4 => None,
-                    ServiceFamilies::Both => Some(IpNet::V6(SERVICE_CIDR_6)),
-                })
-                .chain(settings.load_balancer_pool.iter().copied())
-                .collect(),
+            ranges: {
+                let balancers = own.ranges.balancers.iter().copied();
+                own.ranges.services.iter().chain(balancers).collect()
+            },
             health_check_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             pod_ranges: PodRanges::Given,
         };
@@ -397,9 +390,10 @@ pub(crate) fn api_endpoint(fabric: &Fabric) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(fabric.node_ip()), API_PORT)
 }
 
-/// Returns where pods reach the cluster's DNS.
-pub(crate) fn dns_endpoint(fabric: &Fabric) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(fabric.node_ip()), DNS_PORT)
+/// Returns where pods reach the cluster's DNS, in each family that they have.
+pub(crate) fn dns_endpoints(fabric: &Fabric) -> Vec<SocketAddr> {
+    let ips = fabric.node_ips().into_iter();
+    ips.map(|ip| SocketAddr::new(ip, DNS_PORT)).collect()
 }
 
 /// Returns the address of a cluster's DNS, where it is customary to be. What is answered here does not

@@ -1,6 +1,6 @@
 //! The composition root of `run` and `up`: every part is built here, in the order of their start.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,21 +8,21 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use coracle_control_plane::{
     ApiServer, ControlPlane, ControlPlaneConfig, Identity, KindInfo, LocalVolumes, Purpose, Scope,
-    ServerConfig, ServiceFamilies, Subject,
+    ServerConfig, Subject,
 };
 use coracle_kubelet_shim::{Agent, AgentConfig, AtStop, HostPathPolicy, NodeSettings, OutputLine};
 use coracle_network::{EgressRules, Fabric, FabricConfig, LinkLocal};
 use coracle_registry::ImageStore;
 use coracle_runtime::{CompilerCommand, Runtime, RuntimeConfig};
 use coracle_service_proxy::ServicePlace;
-use ipnet::Ipv6Net;
 use tokio::sync::{mpsc, watch};
 
 use crate::console::{Console, PullBars};
 use crate::kubeconfig::Access;
 use crate::kubelet::{InMemoryKubelet, PodsOfFabric};
 use crate::manifest::Object;
-use crate::services::{self, ServiceSettings, Services};
+use crate::ranges::Ranges;
+use crate::services::{self, OwnCluster, ServiceSettings, Services};
 use crate::toolbox::toolbox;
 
 /// The name of the one node.
@@ -33,9 +33,6 @@ const OWN_MEMORY: u64 = 256 * 1024 * 1024;
 const AGENT_THREADS_MAX: usize = 4;
 /// How long requests may go on once the API takes no more.
 const API_DRAIN: Duration = Duration::from_secs(2);
-/// Where pods have second addresses, of IPv6, as the tool kind has them.
-const POD_CIDR_6: Ipv6Net =
-    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0), 64);
 /// The folder of the agent's in which claims get one each.
 const CLAIMS: &str = "claims";
 /// The user that a kubeconfig names, in the group that may do everything.
@@ -54,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) identity: Arc<Identity>,
     /// Where the API listens, if it is for others than this process.
     pub(crate) listen: Option<SocketAddr>,
+    /// Where it has its addresses.
+    pub(crate) ranges: Ranges,
     /// How Services are served.
     pub(crate) services: ServiceSettings,
     /// Whether pods may reach 169.254.0.0/16.
@@ -79,6 +78,7 @@ pub(crate) struct System {
     control_plane: ControlPlane,
     identity: Arc<Identity>,
     api: ApiServer,
+    ranges: Ranges,
     services: ServiceSettings,
     agent: AgentConfig,
 }
@@ -182,10 +182,8 @@ impl System {
     /// Fails when the API's address, the engine, the network or the program's own path is not to be had.
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
         let fabric = fabric(FabricConfig {
-            pod_cidr6: match settings.services.families {
-                ServiceFamilies::Ipv4 => None,
-                ServiceFamilies::Both => Some(POD_CIDR_6),
-            },
+            pod_cidr: settings.ranges.pods.v4,
+            pod_cidr6: settings.ranges.pods.v6,
             egress: EgressRules {
                 link_local: settings.link_local,
             },
@@ -193,10 +191,10 @@ impl System {
         })?;
         let config = ControlPlaneConfig {
             identity: Arc::clone(&settings.identity),
-            load_balancer_pool: settings.services.load_balancer_pool.clone(),
-            service_families: settings.services.families,
+            load_balancer_pool: settings.ranges.balancers.clone(),
+            service_ranges: settings.ranges.services,
             api_endpoint: Some(services::api_endpoint(&fabric)),
-            dns_endpoint: Some(services::dns_endpoint(&fabric)),
+            dns_endpoints: services::dns_endpoints(&fabric),
             local_volumes: Some(LocalVolumes {
                 folder: settings.agent_dir.join(CLAIMS),
                 node: NODE_NAME.to_owned(),
@@ -239,6 +237,7 @@ impl System {
             control_plane,
             identity: settings.identity,
             api,
+            ranges: settings.ranges,
             services: settings.services,
             agent,
         })
@@ -305,7 +304,10 @@ impl System {
             self.control_plane.client("default"),
             NODE_NAME,
             fabric.clone(),
-            self.api.entrance(),
+            OwnCluster {
+                api: self.api.entrance(),
+                ranges: &self.ranges,
+            },
             &self.services,
         )
         .await?;

@@ -14,7 +14,7 @@ use crate::kubeconfig;
 use crate::proxy::{NodePorts, parse_node_ports};
 use crate::ranges::RangeArgs;
 use crate::run::parse_duration;
-use crate::services::{LOAD_BALANCER_POOL, Plan, ServiceSettings};
+use crate::services::{Plan, ServiceSettings};
 use crate::signals::Signals;
 use crate::system;
 
@@ -54,12 +54,14 @@ pub(crate) struct UpArgs {
     plan: Plan,
 
     /// Serve node ports only on addresses of this machine within these ranges; `primary` stands for the
-    /// node's own [default: the node's own and 127.0.0.1 under `host`, else 127.0.0.1]
+    /// node's own [default: 127.0.0.1, and ::1 where pods have addresses of IPv6; under `host` the node's own
+    /// too]
     #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = parse_node_ports)]
     nodeport_addresses: Vec<NodePorts>,
 
-    /// Addresses for Services of the type LoadBalancer
-    #[arg(long, value_name = "CIDRS", value_delimiter = ',', default_value = LOAD_BALANCER_POOL)]
+    /// Addresses for Services of the type LoadBalancer [default: 10.97.0.0/24 and fd00:10:97::/120, or others
+    /// where these overlap those of pods or Services]
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     load_balancer_pool: Vec<ipnet::IpNet>,
 
     #[command(flatten)]
@@ -84,6 +86,7 @@ pub(crate) struct UpArgs {
 ///
 /// Whatever Coracle refuses: a data folder in use, a port that is taken, damaged keys.
 pub(crate) fn run(args: UpArgs, data_dir: &Path) -> anyhow::Result<Exit> {
+    let ranges = args.ranges.ranges(args.load_balancer_pool)?;
     let claim = Claim::take(data_dir, "up")?;
     let console = Console::new();
     let settings = system::Settings {
@@ -95,10 +98,9 @@ pub(crate) fn run(args: UpArgs, data_dir: &Path) -> anyhow::Result<Exit> {
             jiff::Timestamp::now(),
         )?),
         listen: Some(args.listen),
+        ranges,
         services: ServiceSettings {
             plan: Some(args.plan),
-            load_balancer_pool: args.load_balancer_pool,
-            families: args.ranges.families(),
             node_ports: args.nodeport_addresses,
             cluster_cidrs: Vec::new(),
             dns: args.dns_listen,

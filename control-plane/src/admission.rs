@@ -18,7 +18,7 @@ mod storage;
 use coracle_store::Range;
 use serde_json::Value;
 
-use crate::control_plane::ServiceFamilies;
+use crate::service_ranges::ServiceRanges;
 use crate::{
     kinds::{self, KindInfo, Subresource},
     object::{self, ObjectRecord, ObjectStore},
@@ -35,7 +35,7 @@ use pending::Pending;
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     pending: Pending,
-    service_families: ServiceFamilies,
+    service_ranges: ServiceRanges,
 }
 
 /// One request, as the steps see it.
@@ -66,11 +66,16 @@ const CHECKS: &[Check] = &[limits::check, classes::only_default];
 
 impl Admission {
     /// Returns admission with nothing under way.
-    pub(crate) fn new(service_families: ServiceFamilies) -> Admission {
+    pub(crate) fn new(service_ranges: ServiceRanges) -> Admission {
         Admission {
             pending: Pending::default(),
-            service_families,
+            service_ranges,
         }
+    }
+
+    /// Returns where Services have their addresses.
+    pub(crate) fn service_ranges(&self) -> ServiceRanges {
+        self.service_ranges
     }
 
     /// Waits for what a moment ago began to come into being: a new namespace's account.
@@ -101,8 +106,8 @@ impl Admission {
     ) -> Result<Claims<'_>, ApiError> {
         let request = Request { store, call, old };
         let mut claims = Claims::default();
-        let families = self.service_families;
-        services::allocate(&request, (families, &self.pending), object, &mut claims)?;
+        let ranges = self.service_ranges;
+        services::allocate(&request, (ranges, &self.pending), object, &mut claims)?;
         Ok(claims)
     }
 

@@ -10,7 +10,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::services::API_ADDRESS,
     authorize, certificates,
     controllers::{self, LocalVolumes},
     identity::Identity,
@@ -19,6 +18,7 @@ use crate::{
     object::{self, ObjectStore},
     scheduler,
     service::ApiService,
+    service_ranges::ServiceRanges,
     validate::small::SYSTEM_PRIORITIES,
     verbs::{self, Machine},
 };
@@ -48,26 +48,16 @@ pub struct ControlPlaneConfig {
     /// The addresses that Services of the type LoadBalancer are given of. Without any, nothing is
     /// given, and whoever else looks after such Services is not disturbed.
     pub load_balancer_pool: Vec<IpNet>,
-    /// Of which families the addresses of Services are.
-    pub service_families: ServiceFamilies,
+    /// Where Services have their addresses.
+    pub service_ranges: ServiceRanges,
     /// Where pods reach the API: what stands behind the Service `kubernetes`. Without it, that has no
     /// endpoints.
     pub api_endpoint: Option<SocketAddr>,
-    /// Where pods reach the cluster's DNS: what stands behind the Service `kube-dns` in `kube-system`.
-    /// Without it, there is no such Service.
-    pub dns_endpoint: Option<SocketAddr>,
+    /// Where pods reach the cluster's DNS, at most one in each family that Services have: what stands
+    /// behind the Service `kube-dns` in `kube-system`. Without any, there is no such Service.
+    pub dns_endpoints: Vec<SocketAddr>,
     /// Where claims of the class `local-path` get folders; without it there is no such class.
     pub local_volumes: Option<LocalVolumes>,
-}
-
-/// Of which families the addresses of a cluster's Services are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ServiceFamilies {
-    /// Of IPv4 alone; who asks for others is refused.
-    #[default]
-    Ipv4,
-    /// Of IPv4, and of IPv6 for Services that ask for it.
-    Both,
 }
 
 /// Why a manifest cannot be applied, as the API would say it.
@@ -84,6 +74,20 @@ pub enum StartError {
     /// The folder cannot be used.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The cluster began with its Services in another range: the address of its API is in every pod's
+    /// environment, and cannot be changed.
+    #[error(
+        "the API of the cluster in `{folder}` is at `{api}` for pods, not in `{range}`; start it with the range of \
+         Services that it began with"
+    )]
+    OtherRange {
+        /// The folder.
+        folder: PathBuf,
+        /// Where the API is.
+        api: String,
+        /// Where it would be.
+        range: IpNet,
+    },
     /// Reading the state came upon something that the program does not expect.
     #[error(
         "reading the state in `{folder}` broke off; this is a bug: keep the folder for a report"
@@ -119,9 +123,9 @@ impl Default for ControlPlaneConfig {
             history: Limits::default(),
             identity: Arc::new(identity),
             load_balancer_pool: Vec::new(),
-            service_families: ServiceFamilies::default(),
+            service_ranges: ServiceRanges::default(),
             api_endpoint: None,
-            dns_endpoint: None,
+            dns_endpoints: Vec::new(),
             local_volumes: None,
         }
     }
@@ -152,9 +156,19 @@ impl ControlPlane {
         };
         let folder = store.folder.clone();
         let opened = tokio::task::spawn_blocking(|| ObjectStore::open(store, object::index));
-        let store = opened
-            .await
-            .map_err(|source| StartError::Broken { folder, source })??;
+        let broken = folder.clone();
+        let store = opened.await.map_err(|source| StartError::Broken {
+            folder: broken,
+            source,
+        })??;
+        let ranges = config.service_ranges;
+        match api_address(&store) {
+            Some(api) if api != ranges.api().to_string() => {
+                let range = IpNet::V4(ranges.v4());
+                return Err(StartError::OtherRange { folder, api, range });
+            }
+            Some(_) | None => {}
+        }
         Ok(ControlPlane::over(store, config).await)
     }
 
@@ -166,7 +180,8 @@ impl ControlPlane {
             root_ca: root_ca.clone(),
             load_balancer_pool: config.load_balancer_pool.clone(),
             api_endpoint: config.api_endpoint,
-            dns_endpoint: config.dns_endpoint,
+            dns_endpoints: config.dns_endpoints.clone(),
+            service_ranges: config.service_ranges,
             local_volumes: local_volumes.clone(),
         };
         let machine = Arc::new(Machine::new(store, config, clock));
@@ -279,6 +294,14 @@ async fn seed_classes(machine: &Machine) {
     }
 }
 
+/// Returns the address by which pods know the API, if the cluster has begun.
+fn api_address(store: &ObjectStore) -> Option<String> {
+    let info = kinds::served("v1", "Service")?;
+    let record = store.get(&object::key(info, Some("default"), "kubernetes"))?;
+    let service = object::parse(&record);
+    Some(service["spec"]["clusterIP"].as_str()?.to_owned())
+}
+
 /// Creates the service by which pods know the API, at the first address there is.
 async fn seed_api_service(machine: &Machine) {
     let service = json!({
@@ -287,7 +310,7 @@ async fn seed_api_service(machine: &Machine) {
             "labels": {"component": "apiserver", "provider": "kubernetes"},
         },
         "spec": {
-            "clusterIP": API_ADDRESS.to_string(),
+            "clusterIP": machine.service_ranges().api().to_string(),
             "ports": [{"name": "https", "port": 443, "targetPort": 6443}],
         },
     });

@@ -20,6 +20,7 @@ mod volumes;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
+use crate::service_ranges::ServiceRanges;
 use futures::future::BoxFuture;
 use ipnet::IpNet;
 use kube::Client;
@@ -50,7 +51,9 @@ pub(crate) struct Config {
     /// Where pods reach the API, if they do.
     pub(crate) api_endpoint: Option<SocketAddr>,
     /// Where pods reach the cluster's DNS, if they do.
-    pub(crate) dns_endpoint: Option<SocketAddr>,
+    pub(crate) dns_endpoints: Vec<SocketAddr>,
+    /// Where Services have their addresses.
+    pub(crate) service_ranges: ServiceRanges,
     /// Where claims get folders, if they get any.
     pub(crate) local_volumes: Option<LocalVolumes>,
 }
@@ -108,7 +111,8 @@ fn controllers(client: Client, config: Config) -> Vec<Controller> {
     let pool = config.load_balancer_pool;
     let places = Places {
         api: config.api_endpoint,
-        dns: config.dns_endpoint,
+        dns: config.dns_endpoints,
+        ranges: config.service_ranges,
     };
     let mut controllers = vec![
         controller("services", &client, services::run),
@@ -124,7 +128,7 @@ fn controllers(client: Client, config: Config) -> Vec<Controller> {
         }),
     ];
     if places.are_known() {
-        let run = move |client| fixed::run(client, places);
+        let run = move |client| fixed::run(client, places.clone());
         controllers.push(controller("fixed services", &client, run));
     }
     if !pool.is_empty() {

@@ -17,6 +17,7 @@
 mod control_plane;
 mod kinds;
 mod service;
+mod service_ranges;
 
 mod authorize;
 mod caller;
@@ -56,9 +57,7 @@ mod scheduler;
 mod controllers;
 
 pub use caller::Caller;
-pub use control_plane::{
-    ControlPlane, ControlPlaneConfig, Refusal, ServiceFamilies, StartError, check_manifest,
-};
+pub use control_plane::{ControlPlane, ControlPlaneConfig, Refusal, StartError, check_manifest};
 pub use controllers::LocalVolumes;
 pub use coracle_store::OpenError;
 pub use identity::{Credentials, Identity, IdentityError, Purpose, Subject};
@@ -66,6 +65,7 @@ pub use kinds::{KindInfo, Scope, Subresource, Verb, served};
 pub use kubelets::{DuplexStream, KubeletDialer, KubeletStream, Kubelets, PodDialer};
 pub use server::{ApiServer, Entrance, EntrancePlace, ServerConfig, ServerError};
 pub use service::{ApiBody, ApiService, BrokenOff};
+pub use service_ranges::{ServiceRangeError, ServiceRanges};
 
 #[doc(hidden)]
 pub mod fuzzing;

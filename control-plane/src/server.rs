@@ -31,7 +31,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission::services::API_ADDRESS,
     identity::{AnyCertificate, ClientCertificates, Purpose, Serving, Subject},
     service::ApiService,
 };
@@ -148,7 +147,7 @@ impl ApiServer {
         let names = CLUSTER_NAMES.iter().map(|name| (*name).to_owned());
         let names: BTreeSet<_> = names
             .chain(config.names)
-            .chain([API_ADDRESS.to_string()])
+            .chain([service.service_ranges().api().to_string()])
             .chain(address.map(|address| address.ip().to_string()))
             .collect();
         let subject = Subject {

@@ -29,6 +29,7 @@ pub(crate) use metrics::Metrics;
 use body::ListParts;
 use metrics::RequestLabels;
 
+use crate::service_ranges::ServiceRanges;
 use crate::{
     authorize::{self, Attributes},
     caller::Caller,
@@ -98,6 +99,11 @@ impl ApiService {
     /// Returns the keys of the cluster behind this API.
     pub(crate) fn identity(&self) -> &Arc<Identity> {
         self.machine.identity()
+    }
+
+    /// Returns where Services have their addresses.
+    pub(crate) fn service_ranges(&self) -> ServiceRanges {
+        self.machine.service_ranges()
     }
 
     pub(crate) fn clock(&self) -> fn() -> Timestamp {

@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::service_ranges::ServiceRanges;
 use crate::{
     admission::Admission,
     authorize::{self, Attributes, Authorizer},
@@ -67,7 +68,7 @@ impl Machine {
         Machine {
             authorizer: Authorizer::new(store.clone()),
             store,
-            admission: Admission::new(config.service_families),
+            admission: Admission::new(config.service_ranges),
             build: config.build,
             clock,
             identity: config.identity,
@@ -85,6 +86,11 @@ impl Machine {
     /// Returns the keys of the cluster.
     pub(crate) fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    /// Returns where Services have their addresses.
+    pub(crate) fn service_ranges(&self) -> ServiceRanges {
+        self.admission.service_ranges()
     }
 
     /// Returns who says what callers may do.

@@ -8,10 +8,10 @@
 //! * one for each stream (bounded in the same way).
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use coracle_network::{Fabric, NetError};
+use coracle_network::{Fabric, Listener, NetError};
 use tokio::net::{TcpListener, UdpSocket};
 
 mod client;
@@ -79,16 +79,17 @@ impl DnsServer {
             None => None,
         };
         let listening = outside.as_ref().map(|(address, ..)| *address);
-        let node = fabric.host();
-        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
-        let datagrams = node.bind_udp(any).map_err(DnsError::Fabric)?;
-        let port = node.reserve_tcp(any).map_err(DnsError::Fabric)?;
-        let streams = node.listen(port, BACKLOG).map_err(DnsError::Fabric)?;
+        let inside = fabric.node_ips().into_iter();
+        let inside = inside.map(|ip| listen_inside(&fabric, SocketAddr::new(ip, PORT)));
+        let inside = inside.collect::<Result<Vec<_>, _>>();
+        let inside = inside.map_err(DnsError::Fabric)?;
         fabric.set_name_client(Arc::new(DnsClient::new(fabric.node_ip())));
         let zone = Arc::clone(fabric.zone());
         let service = Service::new(zone, Forwarder::new(fabric, listening));
-        service.serve_datagrams(datagrams);
-        service.serve_streams(streams);
+        for (datagrams, streams) in inside {
+            service.serve_datagrams(datagrams);
+            service.serve_streams(streams);
+        }
         if let Some((_, datagrams, streams)) = outside {
             service.serve_datagrams(datagrams);
             service.serve_streams(streams);
@@ -105,6 +106,17 @@ impl DnsServer {
     pub async fn stop(self) {
         self.service.stop().await;
     }
+}
+
+/// Listens for both transports at an address of the node in the fabric.
+fn listen_inside(
+    fabric: &Fabric,
+    at: SocketAddr,
+) -> Result<(coracle_network::UdpSocket, Listener), NetError> {
+    let node = fabric.host();
+    let datagrams = node.bind_udp(at)?;
+    let streams = node.listen(node.reserve_tcp(at)?, BACKLOG)?;
+    Ok((datagrams, streams))
 }
 
 /// Listens for both transports on one port.

@@ -8,6 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use ipnet::IpNet;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
@@ -16,8 +17,8 @@ use super::{
     pending::{Claims, Pending},
 };
 use crate::{
-    control_plane::ServiceFamilies,
     invalid::Causes,
+    service_ranges::ServiceRanges,
     status::ApiError,
     validate::{
         elements,
@@ -25,29 +26,6 @@ use crate::{
         walk,
     },
 };
-
-/// The addresses that services can have: 10.96.0.0/16, which is rarely a network of the machine's, and
-/// fd00:10:96::/112, as the tool kind has it.
-const RANGES: [Range; 2] = [
-    Range {
-        family: "IPv4",
-        start: IpAddr::V4(Ipv4Addr::from_bits(RANGE_START)),
-    },
-    Range {
-        family: "IPv6",
-        start: IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0)),
-    },
-];
-
-/// Places in a range, of either family.
-const PLACES: Band<u32> = Band {
-    // The first address names the network and the last one everyone in it.
-    first: 1,
-    last: (1 << 16) - 2,
-    fixed: 256,
-};
-
-const RANGE_START: u32 = Ipv4Addr::new(10, 96, 0, 0).to_bits();
 
 /// The ports that nodes keep for services.
 const NODE_PORTS: Band<u32> = Band {
@@ -60,18 +38,8 @@ const ALLOCATED: &str = "provided port is already allocated";
 
 const SINGLE_STACK: &str = "SingleStack";
 
-/// The address of the API itself inside of the cluster: the first of the range.
-pub(crate) const API_ADDRESS: Ipv4Addr = Ipv4Addr::from_bits(RANGE_START + 1);
-
-/// The address of the cluster's DNS, as clusters of today have it: the tenth of the range. It is one of
-/// those that are given out last.
-pub(crate) const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::from_bits(RANGE_START + 10);
-
 /// A range of addresses of services.
-struct Range {
-    family: &'static str,
-    start: IpAddr,
-}
+struct Range(IpNet);
 
 /// Numbers to give out. Those that clients choose themselves are best among the first `fixed`,
 /// from which others are given only when the rest is used up.
@@ -111,9 +79,30 @@ impl Taken {
 }
 
 impl Range {
+    fn family(&self) -> &'static str {
+        match self.0 {
+            IpNet::V4(_) => "IPv4",
+            IpNet::V6(_) => "IPv6",
+        }
+    }
+
+    /// Returns the places of addresses to give: the first address names the network, and the last one of
+    /// IPv4 everyone in it. What clients choose themselves is a sixteenth, within the stock server's bounds.
+    fn places(&self) -> Band<u32> {
+        let size = 1_u32 << (self.0.max_prefix_len() - self.0.prefix_len());
+        Band {
+            first: 1,
+            last: size - 2,
+            fixed: match size {
+                ..=16 => 0,
+                _ => (size / 16).clamp(16, 256),
+            },
+        }
+    }
+
     /// Returns the place of an address; nothing for one that is not to be given.
     fn place(&self, address: IpAddr) -> Option<u32> {
-        let place = match (self.start, address) {
+        let place = match (self.0.network(), address) {
             (IpAddr::V4(start), IpAddr::V4(address)) => {
                 u128::from(address.to_bits().checked_sub(start.to_bits())?)
             }
@@ -123,11 +112,11 @@ impl Range {
             _ => return None,
         };
         let place = u32::try_from(place).ok()?;
-        PLACES.contains(place).then_some(place)
+        self.places().contains(place).then_some(place)
     }
 
     fn at(&self, place: u32) -> IpAddr {
-        match self.start {
+        match self.0.network() {
             IpAddr::V4(start) => Ipv4Addr::from_bits(start.to_bits() + place).into(),
             IpAddr::V6(start) => Ipv6Addr::from_bits(start.to_bits() + u128::from(place)).into(),
         }
@@ -135,7 +124,9 @@ impl Range {
 
     fn draw(&self, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
         let taken = taken.iter().filter_map(|address| self.place(*address));
-        PLACES.draw(&taken.collect()).map(|place| self.at(place))
+        self.places()
+            .draw(&taken.collect())
+            .map(|place| self.at(place))
     }
 }
 
@@ -158,7 +149,7 @@ impl Band<u32> {
 /// Gives a service what it lacks; what it asks for by itself has to be free.
 pub(super) fn allocate<'a>(
     request: &Request<'_>,
-    (configured, pending): (ServiceFamilies, &'a Pending),
+    (ranges, pending): (ServiceRanges, &'a Pending),
     object: &mut Value,
     claims: &mut Claims<'a>,
 ) -> Result<(), ApiError> {
@@ -176,7 +167,7 @@ pub(super) fn allocate<'a>(
         .to_owned();
     let info = request.info();
     let invalid = |causes| ApiError::invalid(info, &name, causes);
-    families(object, request.old, configured).map_err(invalid)?;
+    families(object, request.old, ranges).map_err(invalid)?;
     let entries = pending.lock();
     let mut taken = Taken::default();
     // Addresses and ports belong to the cluster, so other namespaces count.
@@ -193,7 +184,8 @@ pub(super) fn allocate<'a>(
         .map(|old| Taken::of(&old["spec"]))
         .unwrap_or_default();
     let spec = &mut object["spec"];
-    address(spec, &taken.addresses.into_iter().collect(), &own.addresses)?.map_err(invalid)?;
+    let addresses = taken.addresses.into_iter().collect();
+    address(spec, ranges, &addresses, &own.addresses)?.map_err(invalid)?;
     let sort = request.old.map_or(Sort::New, |_| Sort::Known);
     ports(spec, &mut taken.ports.into_iter().collect(), sort)?.map_err(invalid)?;
     let charge = Charge::of(info, object);
@@ -221,11 +213,7 @@ fn all_services(request: &Request<'_>) -> Vec<std::sync::Arc<crate::object::Obje
 }
 
 /// Settles of which families a service's addresses are: of IPv4, unless it says otherwise.
-fn families(
-    object: &mut Value,
-    old: Option<&Value>,
-    configured: ServiceFamilies,
-) -> Result<(), Causes> {
+fn families(object: &mut Value, old: Option<&Value>, ranges: ServiceRanges) -> Result<(), Causes> {
     let spec = &mut object["spec"];
     if spec["type"] == "ExternalName" {
         return Ok(());
@@ -254,10 +242,7 @@ fn families(
         first_only(&mut object["spec"], &old["spec"]);
     }
     walk(object, &mut causes, |root| {
-        several(
-            &root.child("spec"),
-            bare || configured == ServiceFamilies::Both,
-        )
+        several(&root.child("spec"), bare || ranges.are_of_both_families())
     });
     if !causes.is_empty() {
         return Err(causes);
@@ -276,7 +261,7 @@ fn families(
         };
     }
     if !single
-        && (bare || configured == ServiceFamilies::Both)
+        && (bare || ranges.are_of_both_families())
         && spec["ipFamilies"]
             .as_array()
             .is_some_and(|list| list.len() == 1)
@@ -343,16 +328,20 @@ fn several(spec: &crate::validate::Field<'_, '_>, both: bool) {
 type Outcome = Result<Result<(), Causes>, ApiError>;
 
 /// Gives a service an address of each of its families.
-fn address(spec: &mut Value, taken: &BTreeSet<IpAddr>, own: &[IpAddr]) -> Outcome {
+fn address(
+    spec: &mut Value,
+    ranges: ServiceRanges,
+    taken: &BTreeSet<IpAddr>,
+    own: &[IpAddr],
+) -> Outcome {
     if spec["type"] == "ExternalName" || is_headless(spec) {
         return Ok(Ok(()));
     }
     let families = elements(&spec["ipFamilies"]).cloned().collect::<Vec<_>>();
     let mut given = Vec::new();
     for (index, family) in families.iter().enumerate() {
-        let mut ranges = RANGES.iter();
-        let range = ranges.find(|range| *family == range.family);
-        let Some(range) = range else {
+        let mut ranges = ranges.iter().map(Range);
+        let Some(range) = ranges.find(|range| *family == range.family()) else {
             continue;
         };
         let wanted = spec["clusterIPs"][index].as_str().unwrap_or_default();
@@ -364,7 +353,7 @@ fn address(spec: &mut Value, taken: &BTreeSet<IpAddr>, own: &[IpAddr]) -> Outcom
             given.push(json!(address.to_string()));
             continue;
         }
-        if let Some(why) = is_not_to_be_had(range, wanted, taken, own) {
+        if let Some(why) = is_not_to_be_had(&range, wanted, taken, own) {
             let mut causes = Causes::default();
             let detail = format!("failed to allocate IP {wanted}: {why}");
             causes.invalid("spec.clusterIPs", &spec["clusterIPs"], &detail);
@@ -549,6 +538,22 @@ fn unavailable(wanted: i64, taken: &BTreeSet<u32>) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn both_families() -> ServiceRanges {
+        let (v4, v6) = ("10.96.0.0/16".parse(), "fd00:10:96::/112".parse());
+        ServiceRanges::new(v4.expect("a range"), v6.ok()).expect("in order")
+    }
+
+    #[test]
+    fn every_address_of_a_small_range_is_given_but_the_first_and_the_last() {
+        let range = Range("10.43.0.16/28".parse().expect("a range"));
+        let mut taken = BTreeSet::new();
+        while let Some(address) = range.draw(&taken) {
+            assert!(taken.insert(address), "{address}");
+        }
+        let all = (17..=30).map(|last| IpAddr::V4(Ipv4Addr::new(10, 43, 0, last)));
+        assert!(taken.into_iter().eq(all));
+    }
+
     #[test]
     fn what_is_drawn_is_free_and_comes_from_the_upper_band_first() {
         let band = Band {
@@ -583,7 +588,7 @@ mod tests {
             let found = found.map_err(|causes| causes.into_vec()[0].sentence());
             assert_eq!(found, expected.map_err(str::to_owned), "{object}");
         };
-        let check = |spec, expected| check_in(ServiceFamilies::Ipv4, spec, expected);
+        let check = |spec, expected| check_in(ServiceRanges::default(), spec, expected);
         check(json!({}), Ok(json!(["IPv4"])));
         check(json!({"type": "ExternalName"}), Ok(Value::Null));
         check(
@@ -605,7 +610,7 @@ mod tests {
             json!({"ipFamilies": ["IPv6"]}),
             Err("spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"),
         );
-        let check = |spec, expected| check_in(ServiceFamilies::Both, spec, expected);
+        let check = |spec, expected| check_in(both_families(), spec, expected);
         check(json!({}), Ok(json!(["IPv4"])));
         let both = || Ok(json!(["IPv4", "IPv6"]));
         check(json!({"ipFamilyPolicy": "PreferDualStack"}), both());
@@ -632,7 +637,7 @@ mod tests {
     fn a_service_has_an_address_of_each_family() {
         let taken = BTreeSet::from(["fd00:10:96::7".parse().expect("an address")]);
         let given = |mut spec: Value| {
-            address(&mut spec, &taken, &[])
+            address(&mut spec, both_families(), &taken, &[])
                 .expect("not full")
                 .map(|()| spec)
                 .map_err(|causes| causes.into_vec()[0].sentence())
@@ -714,7 +719,8 @@ mod tests {
             let mut spec =
                 json!({"clusterIP": wanted, "clusterIPs": [wanted], "ipFamilies": ["IPv4"]});
             let taken = BTreeSet::from([Ipv4Addr::new(10, 96, 0, 7).into()]);
-            let found = address(&mut spec, &taken, &[]).expect("not full");
+            let ranges = ServiceRanges::default();
+            let found = address(&mut spec, ranges, &taken, &[]).expect("not full");
             let found = found.map_err(|causes| causes.into_vec()[0].sentence());
             assert_eq!(found.err().as_deref(), expected, "{wanted}");
         };

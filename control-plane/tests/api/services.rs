@@ -1,7 +1,7 @@
 //! Services and what is made for them: slices and Endpoints that follow pods, slices of Endpoints that
 //! a person wrote, addresses of load balancers, and what every cluster has.
 
-use coracle_control_plane::ControlPlaneConfig;
+use coracle_control_plane::{ControlPlane, ControlPlaneConfig, ServiceRanges};
 use serde_json::{Value, json};
 
 use crate::harness::{Harness, PATIENCE, check};
@@ -372,7 +372,7 @@ async fn load_balancers_get_addresses_of_the_pool() {
 async fn the_api_and_the_dns_of_the_cluster_are_services_with_endpoints() {
     let api = Harness::with(ControlPlaneConfig {
         api_endpoint: Some("10.244.0.1:6443".parse().expect("a place")),
-        dns_endpoint: Some("10.244.0.1:53".parse().expect("a place")),
+        dns_endpoints: vec!["10.244.0.1:53".parse().expect("a place")],
         ..ControlPlaneConfig::default()
     })
     .await;
@@ -427,4 +427,43 @@ async fn without_a_place_the_api_has_no_endpoints_and_there_is_no_dns() {
         check(&api, "GET", path, Value::Null, 404, json!({})).await;
     }
     api.plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_the_range_of_its_api() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let in_range = |v4: &str, v6: Option<&str>| {
+        let v6 = v6.map(|range| range.parse().expect("a range"));
+        let ranges = ServiceRanges::new(v4.parse().expect("a range"), v6);
+        ControlPlaneConfig {
+            service_ranges: ranges.expect("in order"),
+            ..ControlPlaneConfig::default()
+        }
+    };
+    let open = async |config| {
+        let opened = ControlPlane::open(config, folder.path().to_owned()).await;
+        match opened {
+            Ok(plane) => {
+                plane.stop().await;
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    open(in_range("10.43.0.0/16", None))
+        .await
+        .expect("it begins");
+    let why = open(in_range("10.96.0.0/16", None))
+        .await
+        .expect_err("refused");
+    assert!(
+        why.contains("is at `10.43.0.1` for pods, not in `10.96.0.0/16`"),
+        "{why}"
+    );
+    // A second family comes and goes, and the range of the first may become smaller.
+    for v6 in [Some("fd00:43::/112"), None] {
+        open(in_range("10.43.0.0/17", v6))
+            .await
+            .expect("the same API");
+    }
 }

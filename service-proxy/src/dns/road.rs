@@ -87,7 +87,7 @@ impl Road<'_> {
                 Ok(Socket::Kernel(socket))
             }
             Road::Fabric(place) => {
-                let socket = place.bind_udp((Ipv4Addr::UNSPECIFIED, 0).into())?;
+                let socket = place.bind_udp(any)?;
                 socket.connect(Some(to))?;
                 Ok(Socket::Fabric(socket))
             }

@@ -1,12 +1,13 @@
 //! The server in one process: pods ask it, and other pods are the name servers it asks.
 
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use coracle_network::{
-    FabricConfig, NameSource, NetError, PodIdentity, PodNetwork, PublishPlan, ResolverConfig,
-    ServiceRecords, Upstream,
+    FabricConfig, NameClient, NameSource, NetError, PodIdentity, PodNetwork, PublishPlan,
+    ResolverConfig, ServiceRecords, Upstream,
 };
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, Record as WireRecord, RecordType};
@@ -116,6 +117,34 @@ async fn guests_with_a_resolver_of_their_own_ask_the_node() {
     server.stop().await;
     let refused = asking.connect(None, node).await;
     assert!(matches!(refused, Err(NetError::ConnectionRefused)));
+}
+
+#[tokio::test]
+async fn guests_of_both_families_ask_the_node_by_either() {
+    let fabric = Fabric::new(FabricConfig {
+        publish: PublishPlan::Nowhere,
+        pod_cidr6: Some("fd00:10:244::/64".parse().expect("a range")),
+        ..FabricConfig::default()
+    });
+    let fabric = fabric.expect("the layout is valid");
+    let _server = serve(&fabric).await;
+    fabric.zone().set("default", "web", cluster("10.96.0.7"));
+    let asking = pod(&fabric, "a");
+    let web = question(WEB, RecordType::A);
+    for (node, own) in fabric.node_ips().into_iter().zip(["0.0.0.0:0", "[::]:0"]) {
+        let node = SocketAddr::new(node, 53);
+        let own = own.parse().expect("an address");
+        let socket = asking.bind_udp(own).expect("a port is free");
+        let answer = ask_over(&socket, node, &web).await;
+        assert_eq!(data(&answer), ["10.96.0.7"], "{node}");
+        let mut stream = asking.connect(None, node).await.expect("it listens");
+        let answer = ask_stream(&mut stream, &web).await;
+        assert_eq!(data(&answer), ["10.96.0.7"], "{node}");
+        // A name server in a pod's own file is asked by its family too.
+        let found = crate::dns::client::DnsClient::new(fabric.node_ip());
+        let found = found.look_up(&asking, &[node.ip()], WEB).await;
+        assert_eq!(found.expect("an answer"), [ip("10.96.0.7")], "{node}");
+    }
 }
 
 #[tokio::test]

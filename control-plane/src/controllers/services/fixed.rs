@@ -24,13 +24,13 @@ use super::{
     slice::{MANAGED_BY, SERVICE_NAME},
 };
 use crate::{
-    admission::services::DNS_ADDRESS,
     changes::changes,
     controllers::{
         queue::{Backoff, Step, Workers},
         requests::{JSON, ask, has_code, send, takes_nothing_in},
         thin::{self, Thin},
     },
+    service_ranges::ServiceRanges,
 };
 
 /// The port of the DNS Service.
@@ -45,10 +45,13 @@ const BACKOFF: Backoff = Backoff {
 };
 
 /// Where parts of the cluster are found that are no pods; none is looked after if it is not named.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::controllers) struct Places {
     pub(in crate::controllers) api: Option<SocketAddr>,
-    pub(in crate::controllers) dns: Option<SocketAddr>,
+    /// At most one of each family.
+    pub(in crate::controllers) dns: Vec<SocketAddr>,
+    /// Where the Services have their addresses.
+    pub(in crate::controllers) ranges: ServiceRanges,
 }
 
 /// An object that exists.
@@ -69,13 +72,62 @@ enum Kind {
 
 impl Places {
     pub(in crate::controllers) fn are_known(&self) -> bool {
-        self.api.is_some() || self.dns.is_some()
+        self.api.is_some() || !self.dns.is_empty()
     }
 
     fn objects(&self) -> Vec<Fixed> {
         let api = self.api.map(api_objects).into_iter().flatten();
-        let dns = self.dns.map(dns_objects).into_iter().flatten();
-        api.chain(dns).collect()
+        api.chain(self.dns_objects()).collect()
+    }
+
+    /// The names are those that clusters of today give to their DNS, whatever it is. It has addresses of
+    /// each family in which it is reached, so that a pod of either finds it.
+    fn dns_objects(&self) -> Vec<Fixed> {
+        let Some(first) = self.dns.first() else {
+            return Vec::new();
+        };
+        let port = |name: &str, protocol: &str, port: u16| json!({"name": name, "protocol": protocol, "port": port});
+        let app = ("k8s-app", "kube-dns");
+        let mut ports = [
+            port("dns", "UDP", DNS_PORT),
+            port("dns-tcp", "TCP", DNS_PORT),
+        ];
+        for port in &mut ports {
+            port["targetPort"] = Value::from(first.port());
+        }
+        let ips = self.ranges.dns().collect::<Vec<_>>();
+        let policy = match ips.len() {
+            1 => "SingleStack",
+            _ => "PreferDualStack",
+        };
+        let service = Fixed {
+            kind: Kind::Service,
+            object: json!({
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"namespace": "kube-system", "name": "kube-dns", "labels": {app.0: app.1}},
+                "spec": {"clusterIP": ips[0], "clusterIPs": ips, "ipFamilyPolicy": policy, "ports": ports},
+            }),
+        };
+        let labels = json!({SERVICE_NAME: "kube-dns", MANAGED_BY: MANAGER, app.0: app.1});
+        let slices = self.dns.iter().map(|place| {
+            let endpoint = json!({"addresses": [place.ip()],
+                "conditions": {"ready": true, "serving": true, "terminating": false}});
+            let ports = json!([
+                port("dns", "UDP", place.port()),
+                port("dns-tcp", "TCP", place.port())
+            ]);
+            let name = match place {
+                SocketAddr::V4(_) => "kube-dns",
+                SocketAddr::V6(_) => "kube-dns-ipv6",
+            };
+            let name = ("kube-system", name);
+            Fixed {
+                kind: Kind::Slice,
+                object: slice(name, &labels, place.ip(), &endpoint, &ports),
+            }
+        });
+        [service].into_iter().chain(slices).collect()
     }
 }
 
@@ -101,49 +153,6 @@ fn api_objects(place: SocketAddr) -> [Fixed; 2] {
         Fixed {
             kind: Kind::Endpoints,
             object: endpoints,
-        },
-        Fixed {
-            kind: Kind::Slice,
-            object: slice,
-        },
-    ]
-}
-
-/// The names are those that clusters of today give to their DNS, whatever it is.
-fn dns_objects(place: SocketAddr) -> [Fixed; 2] {
-    let port = |name: &str, protocol: &str, port: u16| json!({"name": name, "protocol": protocol, "port": port});
-    let app = ("k8s-app", "kube-dns");
-    let mut ports = [
-        port("dns", "UDP", DNS_PORT),
-        port("dns-tcp", "TCP", DNS_PORT),
-    ];
-    for port in &mut ports {
-        port["targetPort"] = Value::from(place.port());
-    }
-    let service = json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"namespace": "kube-system", "name": "kube-dns", "labels": {app.0: app.1}},
-        "spec": {"clusterIP": DNS_ADDRESS, "ports": ports},
-    });
-    let labels = json!({SERVICE_NAME: "kube-dns", MANAGED_BY: MANAGER, app.0: app.1});
-    let endpoint = json!({"addresses": [place.ip()],
-        "conditions": {"ready": true, "serving": true, "terminating": false}});
-    let ports = json!([
-        port("dns", "UDP", place.port()),
-        port("dns-tcp", "TCP", place.port())
-    ]);
-    let slice = slice(
-        ("kube-system", "kube-dns"),
-        &labels,
-        place.ip(),
-        &endpoint,
-        &ports,
-    );
-    [
-        Fixed {
-            kind: Kind::Service,
-            object: service,
         },
         Fixed {
             kind: Kind::Slice,
@@ -311,7 +320,8 @@ mod tests {
     fn places() -> Places {
         Places {
             api: Some("10.244.0.1:6443".parse().expect("a place")),
-            dns: Some("10.244.0.1:53".parse().expect("a place")),
+            dns: vec!["10.244.0.1:53".parse().expect("a place")],
+            ranges: ServiceRanges::default(),
         }
     }
 
@@ -331,6 +341,30 @@ mod tests {
             "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/kube-dns",
         ];
         assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn the_dns_of_a_cluster_of_both_families_has_addresses_of_both() {
+        let mut both = places();
+        both.dns
+            .push("[fd00:10:244::1]:53".parse().expect("a place"));
+        let ranges = ("10.43.0.0/16", "fd00:43::/112");
+        let ranges = (ranges.0.parse(), ranges.1.parse().ok());
+        both.ranges = ServiceRanges::new(ranges.0.expect("a range"), ranges.1).expect("in order");
+        let objects = both.objects();
+        let [service, four, six] = &objects[2..] else {
+            panic!("{objects:?}");
+        };
+        let spec = &service.object["spec"];
+        assert_eq!(spec["clusterIPs"], json!(["10.43.0.10", "fd00:43::a"]));
+        assert_eq!(spec["ipFamilyPolicy"], "PreferDualStack");
+        assert_eq!(four.object["addressType"], "IPv4");
+        assert_eq!(six.object["addressType"], "IPv6");
+        assert_eq!(
+            six.object["endpoints"][0]["addresses"],
+            json!(["fd00:10:244::1"])
+        );
+        assert_ne!(four.paths(), six.paths());
     }
 
     #[test]
