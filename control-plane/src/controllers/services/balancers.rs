@@ -58,8 +58,8 @@ struct Balanced {
 /// What a Service needs of us.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Need {
-    /// An address of a family, best this one.
-    Address(Family, Option<String>),
+    /// An address of each of these families, best this one.
+    Addresses(Vec<Family>, Option<String>),
     /// It is no LoadBalancer.
     Nothing,
     /// It is somebody else's: of a class, or going.
@@ -70,7 +70,7 @@ enum Need {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Ingress {
     Nothing,
-    One(IpAddr),
+    Ips(Vec<IpAddr>),
     /// Something that is not written here.
     Other,
 }
@@ -78,7 +78,7 @@ enum Ingress {
 /// What a Service gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
-    Give(IpAddr),
+    Give(Vec<IpAddr>),
     Clear,
 }
 
@@ -146,7 +146,9 @@ impl Facts for Balanced {
         let balancer = wire.status.and_then(|status| status.load_balancer);
         let points = balancer.and_then(|balancer| balancer.ingress);
         let families = spec.ip_families.unwrap_or_default();
-        let family = families.first().and_then(|family| Family::of(family));
+        let mut families = families.iter().filter_map(|family| Family::of(family));
+        let main = families.next().unwrap_or(Family::V4);
+        let families = [main].into_iter().chain(families).collect();
         let wish = spec.load_balancer_ip.filter(|wish| !wish.is_empty());
         let is_balancer = spec.kind.as_deref() == Some("LoadBalancer");
         let facts = Balanced {
@@ -155,14 +157,15 @@ impl Facts for Balanced {
                 _ if meta.is_deleting() => Need::HandsOff,
                 (false, _) => Need::Nothing,
                 (true, Some(_)) => Need::HandsOff,
-                (true, None) => Need::Address(family.unwrap_or(Family::V4), wish),
+                (true, None) => Need::Addresses(families, wish),
             },
             ingress: match points.as_deref() {
                 None | Some([]) => Ingress::Nothing,
-                Some([PointWire { ip: Some(ip) }]) => {
-                    ip.parse().map_or(Ingress::Other, Ingress::One)
+                Some(points) => {
+                    let ips = points.iter().map(|point| point.ip.as_ref()?.parse().ok());
+                    let ips = ips.collect::<Option<Vec<_>>>();
+                    ips.map_or(Ingress::Other, Ingress::Ips)
                 }
-                Some(_) => Ingress::Other,
             },
             created: meta.creation_timestamp,
         };
@@ -178,43 +181,76 @@ fn judge(pool: &[IpNet], services: &BTreeMap<Key, Balanced>) -> Judgement {
     by_age.sort_by_key(|(key, service)| (service.created, *key));
     let mut wanting = Vec::new();
     for (key, service) in by_age {
-        let held = match service.ingress {
-            Ingress::One(ip) if contains(pool, ip) && service.need != Need::Nothing => {
-                taken.insert(ip).then_some(ip)
+        let held = match &service.ingress {
+            Ingress::Ips(ips) if service.need != Need::Nothing => {
+                let own = ips.iter().copied().filter(|ip| contains(pool, *ip));
+                own.filter(|ip| taken.insert(*ip)).collect::<Vec<_>>()
             }
-            _ => None,
+            Ingress::Ips(_) | Ingress::Nothing | Ingress::Other => Vec::new(),
         };
         match &service.need {
             Need::HandsOff => (),
             Need::Nothing if service.ingress == Ingress::Nothing => (),
             Need::Nothing => drop(judgement.verdicts.insert(key.clone(), Verdict::Clear)),
-            Need::Address(family, wish) => {
-                let held = held.filter(|ip| family.has(*ip));
-                let as_wished = |ip: IpAddr| {
-                    let mut wishes = wish.iter();
-                    wishes.all(|wish| wish.parse() == Ok(ip))
-                };
-                if !held.is_some_and(as_wished) {
-                    wanting.push((key, service, *family, wish.as_deref(), held));
-                }
+            Need::Addresses(families, wish) => {
+                wanting.push((key, service, families, wish.as_deref(), held));
             }
         }
     }
-    for (key, service, family, wish, held) in wanting {
-        match choose(pool, &taken, family, wish) {
-            Ok(ip) => {
-                taken.insert(ip);
-                judgement.verdicts.insert(key.clone(), Verdict::Give(ip));
-            }
-            Err(trouble) => {
-                judgement.troubles.insert(key.clone(), trouble);
-                if held.is_none() && service.ingress != Ingress::Nothing {
-                    judgement.verdicts.insert(key.clone(), Verdict::Clear);
-                }
-            }
+    // Nobody is given what another one holds.
+    for (key, service, families, wish, held) in wanting {
+        let (given, trouble) = settle(pool, &mut taken, (families, wish), &held);
+        if let Some(trouble) = trouble {
+            judgement.troubles.insert(key.clone(), trouble);
         }
+        let verdict = match given.is_empty() {
+            true if service.ingress == Ingress::Nothing => continue,
+            true => Verdict::Clear,
+            false if service.ingress == Ingress::Ips(given.clone()) => continue,
+            false => Verdict::Give(given),
+        };
+        judgement.verdicts.insert(key.clone(), verdict);
     }
     judgement
+}
+
+/// Settles the addresses of one Service: those that it holds, unless it wishes for another one, and free
+/// ones. A pool without any address of a second family gives one of the main family alone.
+fn settle(
+    pool: &[IpNet],
+    taken: &mut HashSet<IpAddr>,
+    (families, wish): (&[Family], Option<&str>),
+    held: &[IpAddr],
+) -> (Vec<IpAddr>, Option<Trouble>) {
+    let (mut given, mut troubles) = (Vec::new(), None);
+    // What is no address of a second family is meant for the main one.
+    let wished = wish.and_then(|wish| wish.parse().ok());
+    let meant = families
+        .iter()
+        .position(|family| wished.is_some_and(|ip| family.has(ip)));
+    for (place, family) in families.iter().enumerate() {
+        let wish = wish.filter(|_| place == meant.unwrap_or(0));
+        let own = held.iter().copied().find(|ip| family.has(*ip));
+        if let Some(own) = own
+            && (wish.is_none() || wished == Some(own))
+        {
+            given.push(own);
+            continue;
+        }
+        match choose(pool, taken, *family, wish) {
+            Ok(ip) => {
+                taken.insert(ip);
+                given.push(ip);
+            }
+            Err(Trouble::Exhausted(_))
+                if place > 0 && !pool.iter().any(|net| family.has(net.addr())) => {}
+            Err(trouble) => {
+                given.extend(own);
+                troubles = troubles.or(Some(trouble));
+            }
+        }
+    }
+    (given, troubles)
 }
 
 fn choose(
@@ -224,7 +260,15 @@ fn choose(
     wish: Option<&str>,
 ) -> Result<IpAddr, Trouble> {
     let Some(wish) = wish else {
-        let mut addresses = pool.iter().flat_map(IpNet::hosts);
+        // The first address of a network of IPv6 is that of its routers.
+        let is_given = |net: &IpNet, ip: IpAddr| {
+            ip.is_ipv4() || ip != net.network() || net.prefix_len() == net.max_prefix_len()
+        };
+        let of_net = |net: &IpNet| {
+            let net = *net;
+            net.hosts().filter(move |ip| is_given(&net, *ip))
+        };
+        let mut addresses = pool.iter().flat_map(of_net);
         let free = addresses.find(|ip| family.has(*ip) && !taken.contains(ip));
         return free.ok_or(Trouble::Exhausted(family));
     };
@@ -341,7 +385,7 @@ impl Balancers {
         let service = self.services.get_mut(key)?;
         let verdict = judgement.verdicts.remove(key);
         match &verdict {
-            Some(Verdict::Give(ip)) => service.ingress = Ingress::One(*ip),
+            Some(Verdict::Give(ips)) => service.ingress = Ingress::Ips(ips.clone()),
             Some(Verdict::Clear) => service.ingress = Ingress::Nothing,
             None => (),
         }
@@ -377,7 +421,10 @@ impl Balancers {
 async fn write(client: Client, (namespace, name): Key, work: Work) -> Result<(), kube::Error> {
     if let Some(verdict) = &work.verdict {
         let ingress = match verdict {
-            Verdict::Give(ip) => json!([{"ip": ip, "ipMode": "VIP"}]),
+            Verdict::Give(ips) => {
+                let points = ips.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"}));
+                Value::Array(points.collect())
+            }
             Verdict::Clear => Value::Null,
         };
         let patch = json!({"metadata": {"uid": &*work.uid},
@@ -435,7 +482,8 @@ mod tests {
     }
 
     fn check(pool: &str, services: Vec<Balanced>, verdicts: &[(usize, &str)], troubles: &[usize]) {
-        let pool = [pool.parse().expect("a network")];
+        let pool = pool.split(',').map(|net| net.parse().expect("a network"));
+        let pool = pool.collect::<Vec<_>>();
         let services = services.into_iter().enumerate();
         let services = services
             .map(|(at, service)| (key(&at.to_string()), service))
@@ -444,7 +492,7 @@ mod tests {
         let expected = verdicts.iter().map(|(at, verdict)| {
             let verdict = match *verdict {
                 "" => Verdict::Clear,
-                address => Verdict::Give(ip(address)),
+                addresses => Verdict::Give(addresses.split(' ').map(ip).collect()),
             };
             (key(&at.to_string()), verdict)
         });
@@ -591,9 +639,51 @@ mod tests {
         check(
             "fd00::/126",
             vec![service(1, spec, json!([]))],
-            &[(0, "fd00::")],
+            &[(0, "fd00::1")],
             &[],
         );
+    }
+
+    #[test]
+    fn a_service_of_both_families_has_an_address_of_each_that_the_pool_has() {
+        let both = |wish: &str, ingress: Value| {
+            let spec = json!({"type": "LoadBalancer", "ipFamilies": ["IPv4", "IPv6"],
+                "loadBalancerIP": wish});
+            service(1, spec, ingress)
+        };
+        let none = || json!([]);
+        let pool = "10.9.0.0/30,fd00::/126";
+        let given = [(0, "10.9.0.1 fd00::1")];
+        check(pool, vec![both("", none())], &given, &[]);
+        check(
+            pool,
+            vec![both("fd00::2", none())],
+            &[(0, "10.9.0.1 fd00::2")],
+            &[],
+        );
+        check(
+            pool,
+            vec![both("10.9.0.2", none())],
+            &[(0, "10.9.0.2 fd00::1")],
+            &[],
+        );
+        let has = json!([{"ip": "10.9.0.2"}, {"ip": "fd00::3"}]);
+        check(pool, vec![both("", has.clone())], &[], &[]);
+        // What there is of the second family comes to the one that was there, and leaves it.
+        let one = json!([{"ip": "10.9.0.2"}]);
+        check(
+            pool,
+            vec![both("", one.clone())],
+            &[(0, "10.9.0.2 fd00::1")],
+            &[],
+        );
+        check(pool, vec![balancer(1, has)], &[(0, "10.9.0.2")], &[]);
+        check("10.9.0.0/30", vec![both("", one)], &[], &[]);
+        let other = json!({"type": "LoadBalancer", "ipFamilies": ["IPv6"]});
+        let other = service(0, other, json!([{"ip": "fd00:1::1"}]));
+        let pool = "10.9.0.0/30,fd00:1::1/128";
+        let given = [(1, "10.9.0.1")];
+        check(pool, vec![other, both("", none())], &given, &[1]);
     }
 
     #[test]
@@ -618,13 +708,13 @@ mod tests {
         touched.sort();
         assert_eq!(touched, [key("a"), key("b")]);
         let given = balancers.begin(&key("a")).expect("it gets the address");
-        assert_eq!(given.verdict, Some(Verdict::Give(ip("10.9.0.1"))));
+        assert_eq!(given.verdict, Some(Verdict::Give(vec![ip("10.9.0.1")])));
         let work = balancers.begin(&key("b")).expect("it is told");
         assert_eq!(work.trouble, Some(Trouble::Exhausted(Family::V4)));
         assert_eq!(balancers.begin(&key("b")), None);
         let touched = balancers.take(Event::Delete(seen("a", a)));
         assert_eq!(touched, [key("b")]);
         let given = balancers.begin(&key("b")).expect("it gets the address");
-        assert_eq!(given.verdict, Some(Verdict::Give(ip("10.9.0.1"))));
+        assert_eq!(given.verdict, Some(Verdict::Give(vec![ip("10.9.0.1")])));
     }
 }
