@@ -213,34 +213,8 @@ async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
     std::fs::create_dir_all(&agent_dir)
         .with_context(|| format!("failed to create `{}`", agent_dir.display()))?;
     let claim = Claim::take(&agent_dir, "node")?;
-    let pods = match args.pod_cidr {
-        Some(named) => Some(named),
-        None => given_cidrs(known.as_ref())?,
-    };
-    let second_pods = pods.and_then(|pods| pods.v6);
-    let ips = match args.node_ip.as_slice() {
-        [] => node_ips(own_address(&config.cluster_url)?, second_pods),
-        [main] => node_ips(*main, second_pods),
-        [main, second] if main.is_ipv4() != second.is_ipv4() => NodeIps {
-            main: *main,
-            second: Some(*second),
-        },
-        _ => bail!("`--node-ip` takes one address, or one of IPv4 and one of IPv6"),
-    };
-    let ip = ips.main;
-    let listener = KubeletListener::bind(KubeletListenerConfig {
-        listen: args
-            .listen
-            .unwrap_or_else(|| SocketAddr::new(ip, KUBELET_PORT)),
-        names: [name.clone()]
-            .into_iter()
-            .chain(ips.iter().map(|ip| ip.to_string()))
-            .collect(),
-        certificate: certificate(&args)?,
-        client_authorities: client_authorities(&args, &client).await?,
-    })
-    .await
-    .context("failed to open the kubelet API; choose another address with `--listen`")?;
+    let (ips, pods) = addresses(&args, known.as_ref(), &config.cluster_url)?;
+    let listener = listen(&args, &name, ips, &client).await?;
     let address = listener.address();
     let runtime = system::wasm_runtime(data_dir)?;
     let config = agent_config(
@@ -281,6 +255,48 @@ async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
     stop(agent, services, kubelet, runtime, args.stop_timeout).await;
     drop(claim);
     Ok(Exit::Success)
+}
+
+/// Returns the node's addresses and the ranges of its pods, if they are known.
+fn addresses(
+    args: &NodeArgs,
+    known: Option<&Node>,
+    server: &http::Uri,
+) -> anyhow::Result<(NodeIps, Option<Pair>)> {
+    let pods = match args.pod_cidr {
+        Some(named) => Some(named),
+        None => given_cidrs(known)?,
+    };
+    let second_pods = pods.and_then(|pods| pods.v6);
+    let ips = match args.node_ip.as_slice() {
+        [] => node_ips(own_address(server)?, second_pods),
+        [main] => node_ips(*main, second_pods),
+        [main, second] if main.is_ipv4() != second.is_ipv4() => NodeIps {
+            main: *main,
+            second: Some(*second),
+        },
+        _ => bail!("`--node-ip` takes one address, or one of IPv4 and one of IPv6"),
+    };
+    Ok((ips, pods))
+}
+
+/// Opens the kubelet API.
+async fn listen(
+    args: &NodeArgs,
+    name: &str,
+    ips: NodeIps,
+    client: &kube::Client,
+) -> anyhow::Result<KubeletListener> {
+    let names = [name.to_owned()].into_iter();
+    let listen = args.listen;
+    KubeletListener::bind(KubeletListenerConfig {
+        listen: listen.unwrap_or_else(|| SocketAddr::new(ips.main, KUBELET_PORT)),
+        names: names.chain(ips.iter().map(|ip| ip.to_string())).collect(),
+        certificate: certificate(args)?,
+        client_authorities: client_authorities(args, client).await?,
+    })
+    .await
+    .context("failed to open the kubelet API; choose another address with `--listen`")
 }
 
 /// Ends the parts in the reverse order of their start; logs can be read until the pods are gone.
