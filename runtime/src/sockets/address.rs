@@ -16,6 +16,18 @@ pub(super) fn check_remote(address: SocketAddr, family: IpAddressFamily) -> Sock
     require(is_of(ip, family) && is_unicast(ip) && named)
 }
 
+/// Checks an address to send one datagram to. A socket at `[::]` hears IPv4 too and shows such peers mapped,
+/// so it may answer them.
+pub(super) fn check_recipient(address: SocketAddr, family: IpAddressFamily) -> SocketResult<()> {
+    match (family, address.ip().to_canonical()) {
+        (IpAddressFamily::Ipv6, IpAddr::V4(ip)) if address.is_ipv6() => {
+            let address = SocketAddr::new(IpAddr::V4(ip), address.port());
+            check_remote(address, IpAddressFamily::Ipv4)
+        }
+        _ => check_remote(address, family),
+    }
+}
+
 fn require(condition: bool) -> SocketResult<()> {
     if condition {
         Ok(())
@@ -46,6 +58,26 @@ fn is_unicast(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_datagram_of_a_socket_of_ipv6_may_answer_one_of_ipv4() {
+        use IpAddressFamily::{Ipv4, Ipv6};
+        let cases = [
+            ("[::ffff:10.0.0.1]:80", Ipv6, true),
+            ("[::ffff:10.0.0.1]:80", Ipv4, false),
+            ("[::ffff:10.0.0.1]:0", Ipv6, false),
+            ("[::ffff:0.0.0.0]:80", Ipv6, false),
+            ("[::ffff:224.0.0.1]:80", Ipv6, false),
+            ("10.0.0.1:80", Ipv6, false),
+            ("10.0.0.1:80", Ipv4, true),
+            ("[fd00::1]:80", Ipv6, true),
+            ("[::10.0.0.1]:80", Ipv6, false),
+        ];
+        for (text, family, expected) in cases {
+            let address: SocketAddr = text.parse().expect("address");
+            assert_eq!(check_recipient(address, family).is_ok(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn only_addresses_of_the_sockets_kind_are_let_through() {

@@ -1,6 +1,6 @@
 //! `wasi:sockets/udp`: a guest's UDP socket and its two datagram streams.
 
-use super::address::{check_local, check_remote};
+use super::address::{check_local, check_recipient, check_remote};
 use super::error::{code_of_io, refuse, refuse_io};
 use super::options::Options;
 use super::{NetCtx, READ_BYTES_MAX, Slot, ours, ours_owned, theirs, with_scratch};
@@ -115,7 +115,7 @@ impl Outgoing {
         let sent = match datagram.remote_address {
             Some(to) => {
                 let to = SocketAddr::from(to);
-                check_remote(to, self.family).map_err(|_| ErrorCode::InvalidArgument)?;
+                check_recipient(to, self.family).map_err(|_| ErrorCode::InvalidArgument)?;
                 self.socket.try_send_to(&datagram.data, to)
             }
             None => self.socket.try_send(&datagram.data),
