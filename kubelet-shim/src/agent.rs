@@ -23,6 +23,7 @@ use crate::eviction::Evictor;
 use crate::exec::{ExecBook, Toolbox, Tools};
 use crate::folders::FolderBook;
 use crate::ground::Site;
+use crate::identity_files::MachineResolver;
 use crate::images::Images;
 use crate::logs::{LogBook, OutputLine};
 use crate::metrics::Metrics;
@@ -326,6 +327,7 @@ fn site(config: &AgentConfig, objects: &ObjectSource, amounts: Amounts) -> Site 
         objects: objects.clone(),
         clock: config.node.clock.clone(),
         amounts,
+        resolver: MachineResolver::new(),
     }
 }
 

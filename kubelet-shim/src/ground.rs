@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use crate::environment;
 use crate::eviction::PodMemory;
 use crate::folders::{PodFolders, VolumePlace};
-use crate::identity_files::{self, Identity, Surroundings};
+use crate::identity_files::{self, Identity, MachineResolver, Surroundings};
 use crate::images::{Images, PullKeys, SharedImage, blocking, describe};
 use crate::lifecycle::{Outlook, Problem};
 use crate::node::Amounts;
@@ -85,6 +85,7 @@ pub(crate) struct Site {
     pub(crate) objects: ObjectSource,
     pub(crate) clock: Clock,
     pub(crate) amounts: Amounts,
+    pub(crate) resolver: MachineResolver,
 }
 
 /// Why a volume cannot be mounted now.
@@ -109,7 +110,7 @@ pub(crate) async fn lay(
     account: PodAccount,
 ) -> Result<GroundKit, Problem> {
     let followed = site.objects.follow(pod, site.amounts, site.clock.now());
-    let (files, machine) = tokio::join!(followed, blocking(identity_files::machine_resolver));
+    let (files, machine) = tokio::join!(followed, site.resolver.text());
     let files = files.map_err(|error| mount_problem(&error.volume, &error.source))?;
     let Mounted {
         mut volumes,

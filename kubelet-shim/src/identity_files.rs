@@ -13,7 +13,7 @@ use coracle_runtime::fs::{
 
 use crate::spec::{ContainerPlan, PodSpecPlan, ShownName};
 
-pub(crate) use resolver::{Surroundings, machine_resolver};
+pub(crate) use resolver::{MachineResolver, Surroundings};
 
 /// Where each file appears, and its name in the tree.
 const FILES: [(&str, &str); 3] = [

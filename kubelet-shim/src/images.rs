@@ -11,8 +11,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use coracle_registry::{
-    Credentials, EntryKind, Extent, FailureClass, Image, ImageContent, ImageStore, Judge, Progress,
-    PullError, PullOptions, Reference, Root,
+    Credentials, EntryKind, Extent, FailureClass, FileStamp, Image, ImageContent, ImageStore,
+    Judge, Progress, PullError, PullOptions, Reference, Root,
 };
 use coracle_runtime::fs::{FileExtent, FileSource, FsError, Meta, Tree, TreeBuilder};
 use coracle_runtime::{Code, CodeBytes};
@@ -43,6 +43,9 @@ struct Inner {
     /// One tree is built at a time, so that a burst of pods of one image builds it once.
     builds: Semaphore,
     built: Mutex<HashMap<String, Weak<SharedImage>>>,
+    /// What names stood for when they were looked up last, while somebody uses it. Whoever uses an image
+    /// holds its files, so it is whole for as long as its name is not given to another.
+    found: Mutex<HashMap<String, Found>>,
 }
 
 /// An image ready to be run; its files stay in the store while this lives.
@@ -55,6 +58,11 @@ pub(crate) struct SharedImage {
     layers: HashMap<Arc<Path>, Arc<File>>,
     /// The file of an image that is one module.
     module: Option<FileExtent>,
+}
+
+struct Found {
+    stamp: FileStamp,
+    image: Weak<SharedImage>,
 }
 
 /// An image and how it came here.
@@ -119,6 +127,7 @@ impl Images {
             pulls: Semaphore::new(PULLS_MAX),
             builds: Semaphore::new(1),
             built: Mutex::new(HashMap::new()),
+            found: Mutex::new(HashMap::new()),
         }))
     }
 
@@ -135,9 +144,19 @@ impl Images {
             message: describe(&error).into(),
             outlook: Outlook::Refused,
         })?;
+        // Taken first: a name that is given away meanwhile has another one.
+        let stamp = self.0.store.stamp(&reference);
         let present = match policy {
             PullPolicy::Always => None,
-            PullPolicy::IfNotPresent | PullPolicy::Never => self.find(&reference).await?,
+            PullPolicy::IfNotPresent | PullPolicy::Never => {
+                if let Some(image) = self.in_use(name, stamp) {
+                    return Ok(Fetched {
+                        image,
+                        origin: Origin::Present,
+                    });
+                }
+                self.find(&reference).await?
+            }
         };
         let (image, origin) = match (present, policy) {
             (Some(image), _) => (image, Origin::Present),
@@ -160,7 +179,25 @@ impl Images {
             message: describe(&error).into(),
             outlook: Outlook::MayMend,
         })?;
+        if let (Some(stamp), Origin::Present) = (stamp, origin) {
+            self.remember(name, stamp, &image);
+        }
         Ok(Fetched { image, origin })
+    }
+
+    /// Returns the image that a name stood for under this stamp, if somebody uses it: most pods of a burst
+    /// are of one image, and neither a thread nor a file is needed to find it again.
+    fn in_use(&self, name: &str, stamp: Option<FileStamp>) -> Option<Arc<SharedImage>> {
+        let found = self.0.found.lock();
+        let known = found.get(name)?;
+        (Some(known.stamp) == stamp).then(|| known.image.upgrade())?
+    }
+
+    fn remember(&self, name: &str, stamp: FileStamp, image: &Arc<SharedImage>) {
+        let image = Arc::downgrade(image);
+        let mut found = self.0.found.lock();
+        found.retain(|_, known| known.image.strong_count() > 0);
+        found.insert(name.to_owned(), Found { stamp, image });
     }
 
     async fn find(&self, reference: &Reference) -> Result<Option<Image>, Problem> {
@@ -509,3 +546,6 @@ pub(crate) fn describe(error: &dyn Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

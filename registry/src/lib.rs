@@ -29,4 +29,6 @@ pub use remote::{
     RetryPolicy,
 };
 pub use rootfs::{EntryKind, Extent, Root, RootEntry};
-pub use store::{ImageStore, Inspection, Listed, PlainHttp, Removed, StoreError, StoreOptions};
+pub use store::{
+    FileStamp, ImageStore, Inspection, Listed, PlainHttp, Removed, StoreError, StoreOptions,
+};

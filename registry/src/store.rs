@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 pub(crate) use admit::{Candidate, form_of};
+pub use files::FileStamp;
 use files::write_atomically;
 pub(crate) use intake::{Expected, Intake, StreamFault};
 use lock::{FileLock, Flights};

@@ -2,9 +2,14 @@
 //! complete names. Only a program that has a resolver of its own reads the file.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use coracle_network::{NameSource, ResolverConfig};
+use coracle_registry::FileStamp;
+use parking_lot::Mutex;
 
+use crate::images::blocking;
 use crate::spec::{DnsPolicy, PodSpecPlan};
 
 /// What resolvers read at most (contract D.8).
@@ -45,12 +50,46 @@ struct Parts {
     options: Vec<(String, Option<String>)>,
 }
 
-/// Reads the machine's own file; a machine without one has nothing to say. Blocks.
-pub(crate) fn machine_resolver() -> String {
-    const PATH: &str = "/etc/resolv.conf";
-    match std::fs::metadata(PATH) {
+/// The machine's own file, read again when it is another one. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct MachineResolver(Arc<Known>);
+
+struct Known {
+    path: PathBuf,
+    text: Mutex<(Option<FileStamp>, Arc<str>)>,
+}
+
+impl MachineResolver {
+    pub(crate) fn new() -> MachineResolver {
+        MachineResolver::at(Path::new("/etc/resolv.conf"))
+    }
+
+    fn at(path: &Path) -> MachineResolver {
+        MachineResolver(Arc::new(Known {
+            path: path.to_owned(),
+            text: Mutex::new((None, Arc::from(""))),
+        }))
+    }
+
+    /// Returns what the file says; a machine without one has nothing to say.
+    pub(crate) async fn text(&self) -> Arc<str> {
+        // Taken before the file is read: one that is replaced meanwhile is read again for the next pod.
+        let stamp = FileStamp::of(&self.0.path);
+        let (known, text) = self.0.text.lock().clone();
+        if stamp == known {
+            return text;
+        }
+        let path = self.0.path.clone();
+        let text: Arc<str> = blocking(move || read(&path)).await.into();
+        *self.0.text.lock() = (stamp, text.clone());
+        text
+    }
+}
+
+fn read(path: &Path) -> String {
+    match std::fs::metadata(path) {
         Ok(file) if file.len() <= MACHINE_FILE_BYTES_MAX => {
-            std::fs::read_to_string(PATH).unwrap_or_default()
+            std::fs::read_to_string(path).unwrap_or_default()
         }
         Ok(_) | Err(_) => String::new(),
     }
@@ -200,6 +239,22 @@ mod tests {
 
     const MACHINE: &str =
         "# ours\nsearch lan example\nnameserver 192.0.2.1\noptions edns0 ndots:1\n";
+
+    #[tokio::test]
+    async fn the_machines_file_is_read_again_when_it_is_another() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let (path, fresh) = (folder.path().join("resolv.conf"), folder.path().join("new"));
+        let machine = MachineResolver::at(&path);
+        assert_eq!(&*machine.text().await, "");
+        for text in ["search a\n", "search b\n"] {
+            std::fs::write(&fresh, text).unwrap();
+            std::fs::rename(&fresh, &path).unwrap();
+            assert_eq!(&*machine.text().await, text);
+            assert_eq!(&*machine.text().await, text);
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(&*machine.text().await, "");
+    }
 
     fn resolver_of(spec: Value) -> Resolver {
         let mut whole = json!({"containers": [{"name": "c", "image": "i"}]});

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -10,6 +11,40 @@ use tempfile::NamedTempFile;
 use super::{ImageStore, StoreError};
 use crate::digest::Digest;
 use crate::rootfs::index::LayerIndex;
+
+/// Which version of a file lies at a path: records are replaced by a rename and never changed, so the same
+/// stamp means the same content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStamp {
+    modified: Option<SystemTime>,
+    length: u64,
+    /// The file's number, where the system tells one.
+    number: u64,
+}
+
+impl FileStamp {
+    /// Looks at a path, without reading the file; nothing if no file is there. Takes microseconds on a
+    /// local disk, so it may be called where waiting is not allowed.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = path.metadata().ok()?;
+        Some(Self {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+            number: number(&metadata),
+        })
+    }
+}
+
+#[cfg(unix)]
+fn number(metadata: &std::fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+#[cfg(not(unix))]
+fn number(_metadata: &std::fs::Metadata) -> u64 {
+    0
+}
 
 impl ImageStore {
     pub(crate) fn blob_path(&self, digest: Digest) -> PathBuf {

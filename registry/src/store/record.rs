@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{list, read_json, remove, write_json};
+use super::files::{FileStamp, list, read_json, remove, write_json};
 use super::lock::{FileLock, Mode};
 use super::{ImageStore, StoreError};
 use crate::digest::Digest;
@@ -203,6 +203,13 @@ impl ImageStore {
     /// Returns what a name stands for, as it was last pulled, loaded or built.
     pub(crate) fn name(&self, reference: &Reference) -> Result<Option<Name>, StoreError> {
         read_json(&self.name_path(reference))
+    }
+
+    /// Tells when a name is given to another image or taken away: until then its stamp stays the same.
+    /// Nothing if the name is not here. Does not wait for the disk.
+    #[must_use]
+    pub fn stamp(&self, reference: &Reference) -> Option<FileStamp> {
+        FileStamp::of(&self.name_path(reference))
     }
 
     /// Gives an image a name, taking the name from another image if needed.
