@@ -3,11 +3,12 @@
 //! Workers hand events to one writer task over a bounded channel and never wait for it; when it does not
 //! keep up, events are dropped and the number is logged, since an event is news and not state.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Api;
@@ -21,6 +22,9 @@ use crate::time::{Clock, Moment};
 
 /// Events that wait for the writer: a burst of a thousand pods with four events each.
 const QUEUE_MAX: usize = 4096;
+
+/// Events that are written together, and so made durable together: what comes while so many are under way.
+const TOGETHER_MAX: usize = 64;
 
 /// Events of one pod before its rate is limited, as client-go's spam filter has it.
 const BURST_MAX: u32 = 25;
@@ -68,7 +72,14 @@ struct Recent {
     count: i32,
 }
 
-enum Write {
+/// What is to be written about a pod.
+struct Write {
+    /// The pod's identifier: what is told of one pod keeps its order.
+    uid: Arc<str>,
+    what: What,
+}
+
+enum What {
     Create(Box<Event>),
     Repeat {
         namespace: Arc<str>,
@@ -100,7 +111,8 @@ async fn write_all(
     mut writes: mpsc::Receiver<Write>,
     dropped: Arc<AtomicU64>,
 ) {
-    while let Some(write) = writes.recv().await {
+    let mut next = Vec::with_capacity(TOGETHER_MAX);
+    while writes.recv_many(&mut next, TOGETHER_MAX).await > 0 {
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             tracing::warn!(
@@ -108,25 +120,39 @@ async fn write_all(
                 "events were dropped because the server took them too slowly"
             );
         }
-        let result = match write {
-            Write::Create(event) => {
-                let namespace = event.metadata.namespace.clone().unwrap_or_default();
-                let api = Api::<Event>::namespaced(client.clone(), &namespace);
-                acknowledged::create(&api, &event).await
-            }
-            Write::Repeat {
-                namespace,
-                name,
-                count,
-                last,
-            } => {
-                let api = Api::<Event>::namespaced(client.clone(), &namespace);
-                let patch = serde_json::json!({"count": count, "lastTimestamp": last});
-                acknowledged::merge(&api, &name, &patch).await
-            }
-        };
-        if let Err(error) = result {
+        let mut pods: HashMap<Arc<str>, Vec<What>> = HashMap::new();
+        for Write { uid, what } in next.drain(..) {
+            pods.entry(uid).or_default().push(what);
+        }
+        let pods = pods.into_values().map(|all| write_of_pod(&client, all));
+        join_all(pods).await;
+    }
+}
+
+async fn write_of_pod(client: &kube::Client, all: Vec<What>) {
+    for what in all {
+        if let Err(error) = write(client, what).await {
             tracing::debug!(%error, "failed to write an event");
+        }
+    }
+}
+
+async fn write(client: &kube::Client, what: What) -> Result<(), kube::Error> {
+    match what {
+        What::Create(event) => {
+            let namespace = event.metadata.namespace.clone().unwrap_or_default();
+            let api = Api::<Event>::namespaced(client.clone(), &namespace);
+            acknowledged::create(&api, &event).await
+        }
+        What::Repeat {
+            namespace,
+            name,
+            count,
+            last,
+        } => {
+            let api = Api::<Event>::namespaced(client.clone(), &namespace);
+            let patch = serde_json::json!({"count": count, "lastTimestamp": last});
+            acknowledged::merge(&api, &name, &patch).await
         }
     }
 }
@@ -169,7 +195,7 @@ impl PodEvents {
             known.count = known.count.saturating_add(1);
             let (name, count) = (known.name.clone(), known.count);
             let namespace = self.key.namespace.clone();
-            self.sink.send(Write::Repeat {
+            self.send(What::Repeat {
                 namespace,
                 name,
                 count,
@@ -187,11 +213,16 @@ impl PodEvents {
             count: 1,
         };
         let event = self.event(severity, &news, at);
-        self.sink.send(Write::Create(Box::new(event)));
+        self.send(What::Create(Box::new(event)));
         if state.recent.len() == RECENT_MAX {
             state.recent.pop_front();
         }
         state.recent.push_back(news);
+    }
+
+    fn send(&self, what: What) {
+        let uid = self.key.uid.clone();
+        self.sink.send(Write { uid, what });
     }
 
     fn event(&self, severity: Severity, news: &Recent, at: Time) -> Event {

@@ -3,6 +3,8 @@
 //! A status that is overtaken before it is sent is not sent. So while many pods start, the server is
 //! told less of each, and always the newest.
 
+mod patch;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +12,10 @@ use bytes::Bytes;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 use kube::Api;
 use parking_lot::Mutex;
-use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use super::conditions::PASSING;
-use super::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED, PublishedUrl, Refused};
+use super::{PublishedUrl, Refused};
 use crate::acknowledged;
 use crate::spec::PodKey;
 use crate::time::Moment;
@@ -171,7 +172,13 @@ impl Reporter {
         self.not_before = None;
         let conditions = status.conditions.as_deref().unwrap_or_default();
         self.had_passing |= has_passing(conditions);
-        let patch = self.patch(status, published, refused);
+        let about = patch::About {
+            uid: &self.key.uid,
+            published,
+            refused,
+            had_passing: self.had_passing,
+        };
+        let patch = patch::of(status, &about);
         if self.pending.is_none() && self.accepted.as_ref() == Some(&patch) {
             return None;
         }
@@ -238,50 +245,6 @@ impl Reporter {
                 self.not_before = Some(now.after(delay));
             }
         }
-    }
-
-    /// A strategic merge patch, which leaves the conditions of others alone. What is absent now is
-    /// written as null, so that it goes away; of the addresses, which would be merged, the list replaces
-    /// what is there.
-    fn patch(&self, status: &PodStatus, published: &[PublishedUrl], refused: &[Refused]) -> Bytes {
-        let mut body = match serde_json::to_value(status) {
-            Ok(Value::Object(body)) => body,
-            // The type has only string keys and finite numbers, so this does not happen.
-            Ok(_) | Err(_) => Map::new(),
-        };
-        for field in ["reason", "message", "podIP", "podIPs"] {
-            body.entry(field).or_insert(Value::Null);
-        }
-        if self.had_passing
-            && let Some(Value::Array(conditions)) = body.get_mut("conditions")
-        {
-            for name in PASSING {
-                if !conditions.iter().any(|known| known["type"] == name) {
-                    conditions.push(json!({"$patch": "delete", "type": name}));
-                }
-            }
-        }
-        for field in ["podIPs", "hostIPs"] {
-            if let Some(Value::Array(list)) = body.get_mut(field) {
-                list.insert(0, json!({"$patch": "replace"}));
-            }
-        }
-        let list = |json: Result<String, _>, is_empty: bool| match json {
-            Ok(text) if !is_empty => Value::String(text),
-            Ok(_) | Err::<_, serde_json::Error>(_) => Value::Null,
-        };
-        let patch = json!({
-            "metadata": {
-                // Makes the server refuse the patch when another pod has taken the name.
-                "uid": &*self.key.uid,
-                "annotations": {
-                    ANNOTATION_PUBLISHED: list(serde_json::to_string(published), published.is_empty()),
-                    ANNOTATION_REFUSED: list(serde_json::to_string(refused), refused.is_empty()),
-                },
-            },
-            "status": body,
-        });
-        patch.to_string().into()
     }
 }
 

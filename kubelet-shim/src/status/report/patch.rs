@@ -1,0 +1,304 @@
+//! The patch that tells the server of a status. Written straight into text: every pod's start needs one, and
+//! some more are made only to find out that nothing has changed.
+
+use bytes::Bytes;
+use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
+use serde::ser::{SerializeMap, SerializeSeq};
+use serde::{Serialize, Serializer};
+
+use super::super::conditions::PASSING;
+use super::super::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED, PublishedUrl, Refused};
+
+/// What a patch says beside the status.
+pub(super) struct About<'a> {
+    /// Makes the server refuse the patch when another pod has taken the name.
+    pub(super) uid: &'a str,
+    pub(super) published: &'a [PublishedUrl],
+    pub(super) refused: &'a [Refused],
+    /// The server may have conditions that are gone by now.
+    pub(super) had_passing: bool,
+}
+
+/// A strategic merge patch, which leaves the conditions of others alone. What is absent now is written as
+/// null, so that it goes away; of the addresses, which would be merged, the list replaces what is there.
+pub(super) fn of(status: &PodStatus, about: &About<'_>) -> Bytes {
+    let patch = Whole {
+        metadata: Metadata {
+            uid: about.uid,
+            annotations: Annotations(about),
+        },
+        status: Told {
+            status,
+            had_passing: about.had_passing,
+        },
+    };
+    // The types have only string keys and finite numbers, so this does not fail.
+    serde_json::to_vec(&patch).unwrap_or_default().into()
+}
+
+#[derive(Serialize)]
+struct Whole<'a> {
+    metadata: Metadata<'a>,
+    status: Told<'a>,
+}
+
+#[derive(Serialize)]
+struct Metadata<'a> {
+    uid: &'a str,
+    annotations: Annotations<'a>,
+}
+
+#[derive(Serialize)]
+struct Directive<'a> {
+    #[serde(rename = "$patch")]
+    patch: &'static str,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    type_: Option<&'a str>,
+}
+
+struct Annotations<'a>(&'a About<'a>);
+
+impl Serialize for Annotations<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let About {
+            published, refused, ..
+        } = self.0;
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry(ANNOTATION_PUBLISHED, &listed(published))?;
+        map.serialize_entry(ANNOTATION_REFUSED, &listed(refused))?;
+        map.end()
+    }
+}
+
+/// A list as the text of an annotation, which goes away with the last of it.
+fn listed<T: Serialize>(list: &[T]) -> Option<String> {
+    match list {
+        [] => None,
+        list => serde_json::to_string(list).ok(),
+    }
+}
+
+/// A status as a patch says it.
+struct Told<'a> {
+    status: &'a PodStatus,
+    had_passing: bool,
+}
+
+impl Serialize for Told<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // Every field is named: one that comes with another version of Kubernetes is not forgotten.
+        let PodStatus {
+            allocated_resources,
+            conditions,
+            container_statuses,
+            ephemeral_container_statuses,
+            extended_resource_claim_status,
+            host_ip,
+            host_ips,
+            init_container_statuses,
+            message,
+            node_allocatable_resource_claim_statuses,
+            nominated_node_name,
+            observed_generation,
+            phase,
+            pod_ip,
+            pod_ips,
+            qos_class,
+            reason,
+            resize,
+            resource_claim_statuses,
+            resources,
+            start_time,
+        } = self.status;
+        let conditions = conditions.as_deref().map(|list| Conditions {
+            list,
+            had_passing: self.had_passing,
+        });
+        let mut map = serializer.serialize_map(None)?;
+        if_any(&mut map, "allocatedResources", allocated_resources.as_ref())?;
+        if_any(&mut map, "conditions", conditions.as_ref())?;
+        if_any(&mut map, "containerStatuses", container_statuses.as_ref())?;
+        if_any(
+            &mut map,
+            "ephemeralContainerStatuses",
+            ephemeral_container_statuses.as_ref(),
+        )?;
+        if_any(
+            &mut map,
+            "extendedResourceClaimStatus",
+            extended_resource_claim_status.as_ref(),
+        )?;
+        if_any(&mut map, "hostIP", host_ip.as_ref())?;
+        if_any(
+            &mut map,
+            "hostIPs",
+            host_ips.as_deref().map(Replaced).as_ref(),
+        )?;
+        if_any(
+            &mut map,
+            "initContainerStatuses",
+            init_container_statuses.as_ref(),
+        )?;
+        map.serialize_entry("message", message)?;
+        if_any(
+            &mut map,
+            "nodeAllocatableResourceClaimStatuses",
+            node_allocatable_resource_claim_statuses.as_ref(),
+        )?;
+        if_any(&mut map, "nominatedNodeName", nominated_node_name.as_ref())?;
+        if_any(&mut map, "observedGeneration", observed_generation.as_ref())?;
+        if_any(&mut map, "phase", phase.as_ref())?;
+        map.serialize_entry("podIP", pod_ip)?;
+        map.serialize_entry("podIPs", &pod_ips.as_deref().map(Replaced))?;
+        if_any(&mut map, "qosClass", qos_class.as_ref())?;
+        map.serialize_entry("reason", reason)?;
+        if_any(&mut map, "resize", resize.as_ref())?;
+        if_any(
+            &mut map,
+            "resourceClaimStatuses",
+            resource_claim_statuses.as_ref(),
+        )?;
+        if_any(&mut map, "resources", resources.as_ref())?;
+        if_any(&mut map, "startTime", start_time.as_ref())?;
+        map.end()
+    }
+}
+
+fn if_any<M: SerializeMap>(
+    map: &mut M,
+    name: &str,
+    value: Option<&impl Serialize>,
+) -> Result<(), M::Error> {
+    match value {
+        Some(value) => map.serialize_entry(name, value),
+        None => Ok(()),
+    }
+}
+
+/// A list that takes the place of the one that is there.
+struct Replaced<'a, T>(&'a [T]);
+
+impl<T: Serialize> Serialize for Replaced<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        list.serialize_element(&Directive {
+            patch: "replace",
+            type_: None,
+        })?;
+        for item in self.0 {
+            list.serialize_element(item)?;
+        }
+        list.end()
+    }
+}
+
+/// Conditions, and which of those that pass are gone.
+struct Conditions<'a> {
+    list: &'a [PodCondition],
+    had_passing: bool,
+}
+
+impl Serialize for Conditions<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        for condition in self.list {
+            list.serialize_element(condition)?;
+        }
+        let is_gone = |name: &str| !self.list.iter().any(|known| known.type_ == name);
+        for name in PASSING {
+            if self.had_passing && is_gone(name) {
+                list.serialize_element(&Directive {
+                    patch: "delete",
+                    type_: Some(name),
+                })?;
+            }
+        }
+        list.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+
+    fn patch(status: &PodStatus, had_passing: bool) -> Value {
+        let about = About {
+            uid: "u",
+            published: &[],
+            refused: &[],
+            had_passing,
+        };
+        serde_json::from_slice(&of(status, &about)).expect("a patch is JSON")
+    }
+
+    fn status(fields: Value) -> PodStatus {
+        serde_json::from_value(fields).expect("a status")
+    }
+
+    #[test]
+    fn a_patch_says_all_of_a_status_as_it_is() {
+        let container = json!({"name": "c", "image": "i", "imageID": "d", "ready": true,
+            "restartCount": 2, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+            "started": true});
+        let all = json!({
+            "allocatedResources": {"cpu": "1"},
+            "containerStatuses": [container],
+            "ephemeralContainerStatuses": [container],
+            "extendedResourceClaimStatus": {"requestMappings": [], "resourceClaimName": "r"},
+            "hostIP": "10.0.0.1",
+            "initContainerStatuses": [container],
+            "message": "m",
+            "nodeAllocatableResourceClaimStatuses": [],
+            "nominatedNodeName": "n",
+            "observedGeneration": 3,
+            "phase": "Running",
+            "podIP": "10.244.0.2",
+            "qosClass": "Burstable",
+            "reason": "r",
+            "resize": "Proposed",
+            "resourceClaimStatuses": [{"name": "x"}],
+            "resources": {"limits": {"cpu": "1"}},
+            "startTime": "2026-01-01T00:00:00Z",
+        });
+        let mut expected = all.clone();
+        expected["podIPs"] = Value::Null;
+        assert_eq!(patch(&status(all), false)["status"], expected);
+    }
+
+    #[test]
+    fn what_is_absent_goes_and_addresses_are_replaced() {
+        let bare = json!({"reason": null, "message": null, "podIP": null, "podIPs": null});
+        let whole = patch(&PodStatus::default(), true);
+        assert_eq!(whole["status"], bare);
+        assert_eq!(whole["metadata"]["uid"], "u");
+        let annotations = whole["metadata"]["annotations"].as_object();
+        let values = annotations.map(Map::values).expect("annotations");
+        assert!(values.into_iter().all(Value::is_null), "{whole}");
+        let ips = status(json!({"podIPs": [{"ip": "10.244.0.2"}], "hostIPs": []}));
+        let told = patch(&ips, false);
+        let replace = json!({"$patch": "replace"});
+        let expected = json!([replace, {"ip": "10.244.0.2"}]);
+        assert_eq!(told["status"]["podIPs"], expected);
+        assert_eq!(told["status"]["hostIPs"], json!([replace]));
+    }
+
+    #[test]
+    fn conditions_that_pass_are_taken_away() {
+        let list: Vec<Value> = PASSING
+            .iter()
+            .map(|name| json!({"type": name, "status": "True"}))
+            .collect();
+        let there = patch(&status(json!({"conditions": list})), true);
+        assert_eq!(there["status"]["conditions"].as_array(), Some(&list));
+        let gone = patch(&status(json!({"conditions": []})), true);
+        let expected = PASSING
+            .iter()
+            .map(|name| json!({"$patch": "delete", "type": name}));
+        let expected: Value = expected.collect();
+        assert_eq!(gone["status"]["conditions"], expected);
+        let none = patch(&status(json!({"conditions": []})), false);
+        assert_eq!(none["status"]["conditions"], json!([]));
+    }
+}
