@@ -50,6 +50,7 @@ mod validate;
 mod changes;
 mod discovery;
 mod kubelets;
+mod metadata;
 mod openapi;
 mod proxy;
 mod scheduler;

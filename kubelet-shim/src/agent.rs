@@ -2,6 +2,7 @@
 
 mod pods;
 mod rejection;
+mod seen;
 mod sweep;
 
 use std::collections::BTreeMap;

@@ -1,13 +1,31 @@
 //! The few fields of pods, nodes and namespaces that placement looks at; nothing else is parsed.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Affinity, TopologySpreadConstraint};
-use kube::core::Object;
+use k8s_openapi::{
+    api::core::v1::{Affinity, TopologySpreadConstraint},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Resource,
+    api::ApiResource,
+    core::{DynamicResourceScope, Object},
+};
 use serde::{Deserialize, Serialize};
 
-pub(super) type PodView = Object<PodSpecView, PodStatusView>;
+use crate::metadata::unmanaged;
+
+/// A pod; of each there are three versions during its start, so that less of its metadata is read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PodView {
+    #[serde(deserialize_with = "unmanaged")]
+    pub(super) metadata: ObjectMeta,
+    pub(super) spec: PodSpecView,
+    pub(super) status: Option<PodStatusView>,
+}
+
 pub(super) type NodeView = Object<NodeSpecView, NodeStatusView>;
 /// Only the labels of a namespace matter.
 pub(super) type NamespaceView = Object<Nothing, Nothing>;
@@ -139,4 +157,37 @@ pub(super) struct Condition {
     pub(super) status: String,
     pub(super) reason: Option<String>,
     pub(super) message: Option<String>,
+}
+
+impl Resource for PodView {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(kind: &ApiResource) -> Cow<'_, str> {
+        kind.kind.as_str().into()
+    }
+
+    fn group(kind: &ApiResource) -> Cow<'_, str> {
+        kind.group.as_str().into()
+    }
+
+    fn version(kind: &ApiResource) -> Cow<'_, str> {
+        kind.version.as_str().into()
+    }
+
+    fn api_version(kind: &ApiResource) -> Cow<'_, str> {
+        kind.api_version.as_str().into()
+    }
+
+    fn plural(kind: &ApiResource) -> Cow<'_, str> {
+        kind.plural.as_str().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
 }

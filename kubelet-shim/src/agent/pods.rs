@@ -12,6 +12,7 @@ use kube::runtime::watcher::{self, Event};
 use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
 
+use super::seen::SeenPod;
 use super::{rejection, sweep};
 use crate::allocation::{Demand, Shortage};
 use crate::images::blocking;
@@ -92,7 +93,7 @@ impl Pods {
         let data_dir = self.node.site.data_dir.clone();
         self.leftovers = blocking(move || sweep::find(&data_dir)).await;
         let config = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
-        let mut events = readable::watch::<Pod>(self.node.site.client.clone(), config);
+        let mut events = readable::watch::<SeenPod>(self.node.site.client.clone(), config);
         let deadline = loop {
             tokio::select! {
                 // Safe to cancel: the value stays readable.
@@ -143,10 +144,10 @@ impl Pods {
         }
     }
 
-    fn observe(&mut self, event: Event<Pod>) {
+    fn observe(&mut self, event: Event<SeenPod>) {
         match event {
             Event::Init => self.listed = Some(HashSet::new()),
-            Event::InitApply(pod) => {
+            Event::InitApply(SeenPod(pod)) => {
                 if let (Some(listed), Some(uid)) = (&mut self.listed, &pod.metadata.uid) {
                     listed.insert(uid.as_str().into());
                 }
@@ -172,8 +173,8 @@ impl Pods {
                 gone.iter().for_each(|uid| self.vanish(uid));
                 self.sweep(listed);
             }
-            Event::Apply(pod) => self.apply(&pod),
-            Event::Delete(pod) => {
+            Event::Apply(SeenPod(pod)) => self.apply(&pod),
+            Event::Delete(SeenPod(pod)) => {
                 if let Some(uid) = pod.metadata.uid.as_deref() {
                     self.vanish(uid);
                 }
