@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use coracle_control_plane::{
-    ApiServer, ControlPlane, ControlPlaneConfig, Identity, KindInfo, LocalVolumes, Purpose, Scope,
-    ServerConfig, Subject,
+    ApiServer, ControlPlane, ControlPlaneConfig, FirstNode, Identity, KindInfo, LocalVolumes,
+    Purpose, Scope, ServerConfig, Subject,
 };
 use coracle_kubelet_shim::{Agent, AgentConfig, AtStop, HostPathPolicy, NodeSettings, OutputLine};
 use coracle_network::{EgressRules, Fabric, FabricConfig, LinkLocal};
@@ -199,6 +199,7 @@ impl System {
                 folder: settings.agent_dir.join(CLAIMS),
                 node: NODE_NAME.to_owned(),
             }),
+            first_node: FirstNode::Follows,
             ..ControlPlaneConfig::default()
         };
         // What is kept runs again at the next start.

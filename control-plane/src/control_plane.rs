@@ -58,6 +58,18 @@ pub struct ControlPlaneConfig {
     pub dns_endpoints: Vec<SocketAddr>,
     /// Where claims of the class `local-path` get folders; without it there is no such class.
     pub local_volumes: Option<LocalVolumes>,
+    /// Whether a node will join soon.
+    pub first_node: FirstNode,
+}
+
+/// What pods are told that come before any node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FirstNode {
+    /// That there is none, at once, as Kubernetes does.
+    #[default]
+    Unknown,
+    /// Nothing for a while: an agent starts in the same process, after the objects of a manifest.
+    Follows,
 }
 
 /// Why a manifest cannot be applied, as the API would say it.
@@ -127,6 +139,7 @@ impl Default for ControlPlaneConfig {
             api_endpoint: None,
             dns_endpoints: Vec::new(),
             local_volumes: None,
+            first_node: FirstNode::default(),
         }
     }
 }
@@ -176,6 +189,7 @@ impl ControlPlane {
         let clock = jiff::Timestamp::now;
         let root_ca = config.identity.authority_pem().to_owned();
         let local_volumes = config.local_volumes.clone();
+        let first_node = config.first_node;
         let books = controllers::Config {
             root_ca: root_ca.clone(),
             load_balancer_pool: config.load_balancer_pool.clone(),
@@ -213,7 +227,7 @@ impl ControlPlane {
         let identity = Arc::clone(machine.identity());
         let signing = certificates::run(manager.clone(), identity, stop.clone());
         let signer = tokio::spawn(signing);
-        let scheduler = tokio::spawn(scheduler::run(scheduling, stop.clone()));
+        let scheduler = tokio::spawn(scheduler::run(scheduling, first_node, stop.clone()));
         let controllers = tokio::spawn(controllers::run(manager, books, stop.clone()));
         let events = verbs::expire_events(Arc::clone(&machine), stop.clone());
         let events = tokio::spawn(events);

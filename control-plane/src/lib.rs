@@ -58,7 +58,9 @@ mod scheduler;
 mod controllers;
 
 pub use caller::Caller;
-pub use control_plane::{ControlPlane, ControlPlaneConfig, Refusal, StartError, check_manifest};
+pub use control_plane::{
+    ControlPlane, ControlPlaneConfig, FirstNode, Refusal, StartError, check_manifest,
+};
 pub use controllers::LocalVolumes;
 pub use coracle_store::OpenError;
 pub use identity::{Credentials, Identity, IdentityError, Purpose, Subject};

@@ -45,7 +45,7 @@ use preempt::{Hopeless, Plan, Victim};
 use queue::{Queue, Waiting};
 use view::{NamespaceView, NodeView, PodView};
 
-use crate::changes::changes;
+use crate::{changes::changes, control_plane::FirstNode};
 
 /// The scheduler name of pods that are ours to place.
 const SCHEDULER_NAME: &str = "default-scheduler";
@@ -60,6 +60,10 @@ const TRIES_MAX: usize = 64;
 /// How long a pod that fits nowhere waits for a change before it is tried without one, in case a
 /// change was missed; the stock scheduler's number.
 const PARKED_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// How long pods wait for a first node that follows. Else each pod of a manifest would be refused, with a
+/// write of its status and an event, only to be placed a moment later.
+const FIRST_NODE_MAX: Duration = Duration::from_secs(5);
 
 /// What came of writing a decision down.
 struct Done {
@@ -78,8 +82,8 @@ enum Outcome {
 }
 
 /// Runs until `stop`.
-pub(crate) async fn run(client: Client, stop: CancellationToken) {
-    let mut scheduler = Scheduler::new(client);
+pub(crate) async fn run(client: Client, first: FirstNode, stop: CancellationToken) {
+    let mut scheduler = Scheduler::new(client, first);
     // Every step of the loop leaves the scheduler consistent, so it can stop between any two.
     tokio::select! {
         () = scheduler.run() => {}
@@ -95,11 +99,13 @@ struct Scheduler {
     queue: Queue,
     pods: Listing<PodKey>,
     claims: Claims,
+    /// Until when the first node is waited for; nothing once there was one.
+    first_node: Option<Instant>,
     writes: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
 impl Scheduler {
-    fn new(client: Client) -> Scheduler {
+    fn new(client: Client, first: FirstNode) -> Scheduler {
         Scheduler {
             announcer: Announcer::new(client.clone()),
             client,
@@ -107,6 +113,10 @@ impl Scheduler {
             queue: Queue::default(),
             pods: Listing::default(),
             claims: Claims::default(),
+            first_node: match first {
+                FirstNode::Unknown => None,
+                FirstNode::Follows => Some(Instant::now() + FIRST_NODE_MAX),
+            },
             writes: FuturesUnordered::new(),
         }
     }
@@ -125,7 +135,8 @@ impl Scheduler {
         let mut look_again = Instant::now() + PARKED_MAX;
         loop {
             let has_more = self.try_some();
-            let due = self.queue.next_due().unwrap_or(look_again).min(look_again);
+            let dues = [self.queue.next_due(), self.first_node];
+            let due = dues.into_iter().flatten().fold(look_again, Instant::min);
             // Streams, writes and the timer lose nothing when another branch wins. News comes first,
             // so that a pod is not judged by an older picture than need be.
             tokio::select! {
@@ -178,7 +189,7 @@ impl Scheduler {
     /// Tries a few pods; says whether more could be tried at once.
     fn try_some(&mut self) -> bool {
         // Before all lists are known, every verdict would be a guess.
-        if !(self.cluster.is_known() && self.pods.is_known()) {
+        if !(self.cluster.is_known() && self.pods.is_known()) || self.awaits_first_node() {
             return false;
         }
         for _ in 0..TRIES_MAX {
@@ -191,6 +202,14 @@ impl Scheduler {
             }
         }
         self.queue.has_active()
+    }
+
+    fn awaits_first_node(&mut self) -> bool {
+        let is_over = self.first_node.is_some_and(|until| until <= Instant::now());
+        if is_over || !self.cluster.nodes.is_empty() {
+            self.first_node = None;
+        }
+        self.first_node.is_some()
     }
 
     fn place(&mut self, key: &PodKey) {

@@ -64,7 +64,7 @@ async fn a_pod_that_cannot_be_read_keeps_no_other_from_its_node() {
     ]);
     let (client, mut bindings) = server(&pods);
     let stop = CancellationToken::new();
-    let running = tokio::spawn(run(client, stop.clone()));
+    let running = tokio::spawn(run(client, FirstNode::Unknown, stop.clone()));
     let mut bound = Vec::new();
     for _ in 0..2 {
         let binding = tokio::time::timeout(Duration::from_secs(60), bindings.recv()).await;
@@ -75,4 +75,50 @@ async fn a_pod_that_cannot_be_read_keeps_no_other_from_its_node() {
     assert_eq!(bound, [path("first"), path("last")]);
     stop.cancel();
     running.await.expect("the scheduler ends by itself");
+}
+
+/// A scheduler that knows of one pod, and has read the list of nodes, which is empty.
+fn without_node(first: FirstNode) -> Scheduler {
+    let (client, _) = server(&json!([]));
+    let mut scheduler = Scheduler::new(client, first);
+    let _ = scheduler.cluster.on_namespace(Event::Init);
+    let _ = scheduler.cluster.on_namespace(Event::InitDone);
+    let _ = scheduler.cluster.on_node(Event::Init);
+    let _ = scheduler.cluster.on_node(Event::InitDone);
+    let pod = json!({"metadata": {"namespace": "n", "name": "p", "uid": "p", "resourceVersion": "1"},
+        "spec": {"containers": [{}], "schedulerName": SCHEDULER_NAME}});
+    let pod = serde_json::from_value(pod).expect("a pod");
+    scheduler.on_pod_event(Event::Init);
+    scheduler.on_pod_event(Event::InitApply(pod));
+    scheduler.on_pod_event(Event::InitDone);
+    scheduler
+}
+
+// A manifest's pods come before the agent that makes the node known.
+#[tokio::test]
+async fn pods_wait_for_the_first_node_before_they_are_refused() {
+    let mut scheduler = without_node(FirstNode::Follows);
+    assert!(!scheduler.try_some(), "nothing can be tried now");
+    assert!(scheduler.writes.is_empty(), "the pod waits");
+    let node = json!({"metadata": {"name": "node"}, "spec": {},
+        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"},
+            "conditions": [{"type": "Ready", "status": "True"}]}});
+    let node = serde_json::from_value(node).expect("a node");
+    let _ = scheduler.cluster.on_node(Event::Apply(node));
+    scheduler.try_some();
+    assert_eq!(scheduler.writes.len(), 1, "it is placed");
+    assert_eq!(scheduler.cluster.placed_keys().count(), 1);
+    assert_eq!(scheduler.first_node, None, "nobody waits for a second one");
+
+    let mut late = without_node(FirstNode::Follows);
+    late.first_node = Some(Instant::now());
+    for mut scheduler in [late, without_node(FirstNode::Unknown)] {
+        scheduler.try_some();
+        assert_eq!(
+            scheduler.writes.len(),
+            1,
+            "it is told that there is no node"
+        );
+        assert_eq!(scheduler.first_node, None);
+    }
 }
