@@ -6,6 +6,7 @@ mod delete;
 mod draft;
 mod patch;
 mod read;
+mod recent;
 mod review;
 mod rewrite;
 mod watch;
@@ -47,6 +48,7 @@ pub(crate) use watch::WatchStream;
 #[derive(Debug)]
 pub(crate) struct Machine {
     store: ObjectStore,
+    recent: recent::Recent,
     admission: Admission,
     build: String,
     clock: fn() -> Timestamp,
@@ -68,6 +70,7 @@ impl Machine {
         Machine {
             authorizer: Authorizer::new(store.clone()),
             store,
+            recent: recent::Recent::default(),
             admission: Admission::new(config.service_ranges),
             build: config.build,
             clock,

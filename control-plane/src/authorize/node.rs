@@ -456,8 +456,7 @@ pub(crate) fn admit_token(
         );
         return refuse(&why);
     }
-    let pod = object::parse(&record);
-    if pod["spec"]["nodeName"] != node {
+    if record.index.field(pods, "spec.nodeName") != node {
         return refuse("node requested token bound to a pod scheduled on a different node");
     }
     let audiences = request["spec"]["audiences"].as_array();
@@ -466,6 +465,7 @@ pub(crate) fn admit_token(
         [one] => one.as_str().unwrap_or_default(),
         _ => return refuse("node may only request 0 or 1 audiences"),
     };
+    let pod = object::parse(&record);
     let mut mounted = volumes(&pod).map(|volume| &volume["serviceAccountToken"]);
     let named = mounted.any(|token| {
         let asked = token["audience"].as_str().unwrap_or_default();

@@ -30,7 +30,7 @@ impl Machine {
         loop {
             let record = self.store.get(&objects.key());
             let record = record.ok_or_else(|| ApiError::not_found(info, name))?;
-            let mut pod = object::parse(&record);
+            let mut pod = self.recent.load(info, &record);
             self.assign(name, &mut pod, &binding)?;
             if options.persistence == Persistence::DryRun {
                 break;
@@ -39,7 +39,10 @@ impl Machine {
             let expect = Expect::At(record.revision);
             let render = |revision| encoded.render(revision);
             match self.store.put(&objects.key(), expect, render).await {
-                Ok(_) => break,
+                Ok(record) => {
+                    self.recent.keep(info, record.revision, pod);
+                    break;
+                }
                 // Nobody but a binding sets the node, so this ends as soon as writers pause.
                 Err(WriteError::Changed { .. }) => (),
                 Err(error) => return Err(write_failure(info, name, error)),

@@ -160,6 +160,7 @@ impl Machine {
             let render = |revision| encoded.render(revision);
             match self.store.put(&key, Expect::Absent, render).await {
                 Ok(record) => {
+                    self.recent.keep(info, record.revision, object);
                     return Ok(Answer::encoded(StatusCode::CREATED, record.value.clone()));
                 }
                 Err(WriteError::Exists) if base.is_some() && attempt < GENERATED_ATTEMPTS_MAX => {

@@ -166,7 +166,7 @@ impl Machine {
                     created => return created,
                 }
             };
-            let old = object::load(info, &record);
+            let old = self.recent.load(info, &record);
             let Change { mut object, owners } = change(Some(&old))?;
             let mut claims = self.settle(call, writer, &old, &mut object, owners)?;
             if object == old {
@@ -179,7 +179,10 @@ impl Machine {
             let written = self.write(objects, &record, &object).await;
             claims.end();
             match written? {
-                Ok(record) => return Ok(Answer::encoded(StatusCode::OK, record.value.clone())),
+                Ok(record) => {
+                    self.recent.keep(info, record.revision, object);
+                    return Ok(Answer::encoded(StatusCode::OK, record.value.clone()));
+                }
                 Err(WriteError::Changed { .. })
                     if manner.race == Race::Repeated && attempt < ATTEMPTS_MAX => {}
                 Err(error) => return Err(write_failure(info, name, error)),

@@ -135,18 +135,17 @@ impl Machine {
         if kind != "Pod" {
             return Ok(());
         }
-        let pod = object::parse(&record);
-        if pod["spec"]["serviceAccountName"] != account {
+        // Both are selectable, so the pod need not be read.
+        let field = |name: &str| record.index.field(info, name);
+        if field("spec.serviceAccountName") != account {
             let message = format!(
                 "cannot bind token for serviceaccount {account:?} to pod running with different \
                  serviceaccount name."
             );
             return Err(ApiError::bad_request(message));
         }
-        if let Some(node) = pod["spec"]["nodeName"]
-            .as_str()
-            .filter(|node| !node.is_empty())
-        {
+        let node = field("spec.nodeName");
+        if !node.is_empty() {
             about["node"] = json!({"name": node});
             if let Some(uid) = self.uid_of("Node", "", node) {
                 about["node"]["uid"] = Value::from(uid);
