@@ -2,7 +2,8 @@
 //! fast they are back after a crash. Client and watcher run on the same machine, inside the figures.
 //!
 //! "Running" is what a watch shows; the clock starts when the create is acknowledged, as in the goals.
-//! Every round is a cluster of its own for each workload. At the end, once, as many pods as a node is to
+//! Every round is a cluster of its own for each workload, and a run of a manifest with as many pods as a
+//! burst, which has no clients. At the end, once, as many pods as a node is to
 //! hold.
 //!
 //! `CORACLE_BENCH_ROUNDS` (3), `CORACLE_BENCH_IDLE_SECONDS` (20) that waiting pods are left alone,
@@ -21,7 +22,7 @@ use coracle_tests::{
     Coracle, Figure, Figures, cpu_time, descriptors, mappings, measured_binary, percentile,
     resident_bytes, setting, short, threads,
 };
-use pods::world::{Burst, Workload, World};
+use pods::world::{Burst, Manifest, Workload, World};
 
 /// Pods started one after the other.
 const ALONE: usize = 200;
@@ -39,6 +40,9 @@ struct Found {
     burst_p99: Vec<f64>,
     /// Seconds until all of the burst run again after a kill.
     back: Vec<f64>,
+    /// Of pods that a manifest names: a second, and microseconds of the program for each.
+    manifest_rate: Vec<f64>,
+    manifest_processor: Vec<f64>,
     waiting: Waiting,
 }
 
@@ -117,6 +121,13 @@ async fn round(workload: Workload, found: &mut Found) {
     world.all_restarted(BURST).await;
     found.back.push(begun.elapsed().as_secs_f64());
     world.kill();
+
+    let manifest = Manifest::run(&coracle, workload, BURST);
+    let pods = BURST as f64;
+    let seconds = manifest.running.as_secs_f64();
+    found.manifest_rate.push(pods / seconds);
+    let spent = manifest.processor.as_secs_f64();
+    found.manifest_processor.push(spent * 1e6 / pods);
 }
 
 impl Waiting {
@@ -183,6 +194,14 @@ fn tell(all: &[(Workload, Found); 2], figures: &mut Figures) {
         None,
         &|found| &found.back,
     );
+    let manifest = "1,000 of a manifest by `coracle run`, its own start included";
+    let spent = format!("{manifest}: processor time of each");
+    add(&spent, "µs", None, &|found| &found.manifest_processor);
+    for (workload, found) in all {
+        let rate = found.manifest_rate.iter().copied();
+        let name = format!("{manifest}: started a second");
+        figures.add(Figure::higher(name, workload.name(), "1/s", rate).goal(2_000.0));
+    }
     let waiting = all.each_ref().map(|(w, found)| (*w, &found.waiting));
     tell_waiting(waiting, BURST, figures);
 }

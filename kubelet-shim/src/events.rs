@@ -282,3 +282,85 @@ impl EventSink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use tokio::sync::Barrier;
+
+    use super::*;
+
+    /// The pods of a burst.
+    const PODS: usize = 3;
+
+    fn events_of(sink: &EventSink, pod: &str) -> PodEvents {
+        let key = PodKey {
+            namespace: "n".into(),
+            name: pod.into(),
+            uid: pod.into(),
+        };
+        PodEvents::new(sink.clone(), key)
+    }
+
+    /// Returns what is told of one pod in a word, such as `a created Pulled`.
+    fn word(method: &http::Method, body: &serde_json::Value) -> String {
+        match body["count"].as_i64() {
+            Some(count) if method == http::Method::PATCH => format!("again {count}"),
+            _ => body["reason"].as_str().unwrap_or_default().to_owned(),
+        }
+    }
+
+    // A write is made durable with those beside it: one after the other, a burst's events took longer than
+    // its pods, and each cost a sync.
+    #[tokio::test]
+    async fn events_of_several_pods_are_written_at_once_and_those_of_one_in_order() {
+        let together = Arc::new(Barrier::new(PODS));
+        let told = Arc::<Mutex<HashMap<String, Vec<String>>>>::default();
+        let heard = told.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (together, heard) = (together.clone(), heard.clone());
+            async move {
+                // Only when every pod's is under way, any goes on.
+                together.wait().await;
+                let (head, body) = request.into_parts();
+                let body = body.collect().await?.to_bytes();
+                let body = serde_json::from_slice(&body).expect("a body is JSON");
+                let name = head.uri.path().rsplit('/').next().unwrap_or_default();
+                let name = body_name(&body).unwrap_or_else(|| name.to_owned());
+                let pod = name.split('.').next().unwrap_or_default().to_owned();
+                let mut heard = heard.lock();
+                heard
+                    .entry(pod)
+                    .or_default()
+                    .push(word(&head.method, &body));
+                Ok::<_, kube::Error>(Response::new(Body::from(b"{}".to_vec())))
+            }
+        });
+        let client = kube::Client::new(service, "default");
+        let (sink, writer) = channel(client, "node".into(), Clock::system());
+        let pods: Vec<_> = (0..PODS)
+            .map(|pod| events_of(&sink, &format!("p{pod}")))
+            .collect();
+        for reason in ["Pulled", "Created", "Started", "Started"] {
+            for pod in &pods {
+                pod.emit(Severity::Normal, reason, "it is so", None);
+            }
+        }
+        drop((pods, sink));
+        let written = tokio::time::timeout(Duration::from_secs(60), writer);
+        written
+            .await
+            .expect("no event waits for one of another pod");
+        let told = told.lock();
+        assert_eq!(told.len(), PODS);
+        for words in told.values() {
+            assert_eq!(words[..], ["Pulled", "Created", "Started", "again 2"]);
+        }
+    }
+
+    fn body_name(body: &serde_json::Value) -> Option<String> {
+        Some(body["metadata"]["name"].as_str()?.to_owned())
+    }
+}

@@ -61,6 +61,32 @@ pub(crate) struct Burst {
     pub(crate) ready_count: usize,
 }
 
+/// What came of pods that one manifest names, without any client.
+pub(crate) struct Manifest {
+    /// From the start of the program until all were told to run.
+    pub(crate) running: Duration,
+    /// Processor time of the program until then, its own start and the reading of the manifest included.
+    pub(crate) processor: Duration,
+}
+
+impl Manifest {
+    /// Has `coracle run` start pods of an image that is there and compiled.
+    pub(crate) fn run(coracle: &Coracle, workload: Workload, count: usize) -> Manifest {
+        let name = |number: usize| format!("one-{number}");
+        let pods = (0..count).map(|number| json!(workload.pod(&name(number))).to_string());
+        let text = pods.collect::<Vec<_>>().join("\n---\n");
+        let begun = Instant::now();
+        let mut run = coracle.start(&["run", "-"], &text);
+        for number in 0..count {
+            let wanted = format!("{}/c: running", name(number));
+            run.wait_for_progress("every pod to run", |line| (line == wanted).then_some(()));
+        }
+        let (running, processor) = (begun.elapsed(), cpu_time(run.id()));
+        run.kill();
+        Manifest { running, processor }
+    }
+}
+
 impl Workload {
     pub(crate) const ALL: [Workload; 2] = [Workload::Handler, Workload::Command];
 

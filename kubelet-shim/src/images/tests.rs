@@ -29,7 +29,9 @@ fn keys() -> PullKeys {
 /// Gives the name to an image that is one module; modules differ by the section `text`.
 fn build(store: &ImageStore, folder: &Path, text: &str) {
     let module = folder.join("app.wasm");
-    let wasm = format!(r#"(module (func (export "_start")) (@custom "note" "{text}"))"#);
+    let wasm = format!(
+        r#"(module (memory (export "memory") 1) (func (export "_start")) (@custom "note" "{text}"))"#
+    );
     std::fs::write(&module, wat::parse_str(wasm).unwrap()).unwrap();
     let spec = BuildSpec {
         reference: NAME.parse().unwrap(),
