@@ -3,8 +3,7 @@
 //!
 //! "Running" is what a watch shows; the clock starts when the create is acknowledged, as in the goals.
 //! Every round is a cluster of its own for each workload, and a run of a manifest with as many pods as a
-//! burst, which has no clients. At the end, once, as many pods as a node is to
-//! hold.
+//! burst, which has no clients. At the end, once, as many pods as a node is to hold.
 //!
 //! `CORACLE_BENCH_ROUNDS` (3), `CORACLE_BENCH_IDLE_SECONDS` (20) that waiting pods are left alone,
 //! `CORACLE_BENCH_MANY` (10,000) pods at the end, 0 for none, `CORACLE_BENCH_BINARY` for another program
