@@ -6,35 +6,22 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use coracle_socket_lookup::{Failures, LookupError, RANGES_MAX, SocketLookup, Transport};
 use coracle_tests::{By, Inside, enter_namespace};
-use ipnet::IpNet;
 
-/// Loopback is up, the node has an address of each family, and a range of each is local. The kernel makes an
-/// address of IPv6 its own a moment after it has it.
-const PREPARE: &str = "ip link set lo up && ip address add 192.0.2.1/32 dev lo \
-    && ip address add 2001:db8::1/128 dev lo nodad \
-    && until ip -6 route get 2001:db8::1 >/dev/null 2>&1; do :; done \
-    && ip route add local 10.244.0.0/16 dev lo src 192.0.2.1 \
-    && ip route add local fd00:10::/108 dev lo src 2001:db8::1";
+#[path = "place/namespace.rs"]
+mod namespace;
 
-const ENTRIES_MAX: u32 = 64;
+use namespace::{ENTRIES_MAX, PATIENCE, PREPARE, assert_refused, at, ranges, refusal};
+
 const TCP_4: u32 = 0;
 const TCP_6: u32 = 1;
 const UDP_4: u32 = 2;
 
-/// How long an answer may take that does come, however busy the machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Runs the test of this name again in a namespace of its own. Who it is in that second run.
 fn enter(test: &str) -> Option<Inside> {
     enter_namespace(test, PREPARE, By::Same)
-}
-
-fn ranges() -> [IpNet; 2] {
-    ["10.244.0.0/16", "fd00:10::/108"].map(|range| range.parse().unwrap())
 }
 
 /// Attaches a program. Nothing for a user who may not, which is told by the error.
@@ -48,20 +35,11 @@ fn attach(inside: Inside) -> Option<SocketLookup> {
     Some(attached.unwrap())
 }
 
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
-
 /// Listens at the first address of the range, which no entry names.
 fn listen(lookup: &SocketLookup) -> TcpListener {
     let listener = TcpListener::bind("10.244.0.0:0").unwrap();
     lookup.put_socket(TCP_4, &listener).unwrap();
     listener
-}
-
-fn refusal(to: SocketAddr) -> ErrorKind {
-    let refused = TcpStream::connect_timeout(&to, PATIENCE);
-    refused.map(drop).expect_err("refused").kind()
 }
 
 #[test]
@@ -83,13 +61,7 @@ fn one_listener_is_reached_at_every_address_of_the_table_and_nothing_else_is() {
         assert_eq!(peer, client.local_addr().unwrap());
         assert_eq!(peer.ip(), at("192.0.2.1:0").ip());
     }
-    for unserved in ["10.244.0.1:81", "10.244.0.2:80", "10.244.0.1:8022"] {
-        assert_eq!(
-            refusal(at(unserved)),
-            ErrorKind::ConnectionRefused,
-            "{unserved}"
-        );
-    }
+    assert_refused(&["10.244.0.1:81", "10.244.0.2:80", "10.244.0.1:8022"]);
     let itself = listener.local_addr().unwrap();
     assert_eq!(refusal(itself), ErrorKind::ConnectionRefused);
     // Beyond the ranges nothing has changed.
@@ -139,13 +111,7 @@ fn an_entry_without_an_address_stands_for_all_but_the_ranges() {
         let (accepted, _) = listener.accept().unwrap();
         assert_eq!(accepted.local_addr().unwrap(), at(served));
     }
-    for unserved in ["10.244.0.1:30080", "[2001:db8::1]:30080"] {
-        assert_eq!(
-            refusal(at(unserved)),
-            ErrorKind::ConnectionRefused,
-            "{unserved}"
-        );
-    }
+    assert_refused(&["10.244.0.1:30080", "[2001:db8::1]:30080"]);
 }
 
 #[test]
@@ -166,13 +132,7 @@ fn addresses_of_ipv6_have_a_listener_of_their_own() {
         let (accepted, _) = listener.accept().unwrap();
         assert_eq!(accepted.local_addr().unwrap(), at(served));
     }
-    for unserved in ["[fd00:10::7]:30080", "[fd00:10::8]:443", "192.0.2.1:30080"] {
-        assert_eq!(
-            refusal(at(unserved)),
-            ErrorKind::ConnectionRefused,
-            "{unserved}"
-        );
-    }
+    assert_refused(&["[fd00:10::7]:30080", "[fd00:10::8]:443", "192.0.2.1:30080"]);
 }
 
 #[test]

@@ -6,30 +6,20 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
 
 use coracle_socket_lookup::{
     RANGES_MAX, RulesError, SocketLookup, SocketRules, Transport, make_transparent,
 };
 use coracle_tests::{By, Inside, enter_namespace};
-use ipnet::IpNet;
 
-/// Loopback is up, the node has an address of each family, and a range of each is local. The kernel makes an
-/// address of IPv6 its own a moment after it has it.
-const PREPARE: &str = "ip link set lo up && ip address add 192.0.2.1/32 dev lo \
-    && ip address add 2001:db8::1/128 dev lo nodad \
-    && until ip -6 route get 2001:db8::1 >/dev/null 2>&1; do :; done \
-    && ip route add local 10.244.0.0/16 dev lo src 192.0.2.1 \
-    && ip route add local fd00:10::/108 dev lo src 2001:db8::1";
+#[path = "place/namespace.rs"]
+mod namespace;
 
-const ENTRIES_MAX: u32 = 64;
+use namespace::{ENTRIES_MAX, PATIENCE, PREPARE, assert_refused, at, ranges};
 
 /// Set in processes that a test starts beside itself.
 const HOLD: &str = "CORACLE_TEST_HOLD";
 const BEYOND: &str = "CORACLE_TEST_BEYOND";
-
-/// How long an answer may take that does come, however busy the machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the test of this name again in a namespace of its own; the rules in that second run.
 fn enter(test: &str) -> Option<SocketRules> {
@@ -42,14 +32,6 @@ fn attach() -> SocketRules {
     SocketRules::attach(&ranges(), ENTRIES_MAX).unwrap()
 }
 
-fn ranges() -> [IpNet; 2] {
-    ["10.244.0.0/16", "fd00:10::/108"].map(|range| range.parse().unwrap())
-}
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
-
 /// Listens at the first address of a range, which no entry names.
 fn listen(rules: &SocketRules, base: &str) -> TcpListener {
     let listener = TcpListener::bind(base).unwrap();
@@ -60,21 +42,6 @@ fn listen(rules: &SocketRules, base: &str) -> TcpListener {
 
 fn listen_4(rules: &SocketRules) -> TcpListener {
     listen(rules, "10.244.0.0:0")
-}
-
-fn refusal(to: SocketAddr) -> ErrorKind {
-    let refused = TcpStream::connect_timeout(&to, PATIENCE);
-    refused.map(drop).expect_err("refused").kind()
-}
-
-fn assert_refused(all: &[&str]) {
-    for unserved in all {
-        assert_eq!(
-            refusal(at(unserved)),
-            ErrorKind::ConnectionRefused,
-            "{unserved}"
-        );
-    }
 }
 
 /// Starts a test of this program that holds something, and waits until it does.

@@ -28,11 +28,19 @@ fn tables_without_an_owner_are_removed_at_the_end_and_by_who_comes_after_a_kill(
     }
     let [first, second] = ["10.96.0.0/16", "10.97.0.0/16"].map(|range| range.parse().unwrap());
     let make = |range, owner| SocketRules::make(&[range], 4, owner).unwrap();
-    // What a killed process leaves, on a kernel that knows no owners: its tables, and no claim.
+    // What a killed process leaves, on a kernel that knows no owners: its tables, and no claim. The chain
+    // is in the way of the one of that name, so a table that were used again would be told.
     let leave = |range: IpNet| {
-        let attributes = Attributes::default().text(NFTA_TABLE_NAME, &name(&[range]));
-        let change = Change::new(Kind::NewTable, attributes);
-        Netfilter::open().unwrap().commit(&[change]).unwrap();
+        let table = name(&[range]);
+        let attributes = Attributes::default().text(NFTA_TABLE_NAME, &table);
+        let chain = Attributes::default()
+            .text(NFTA_CHAIN_TABLE, &table)
+            .text(NFTA_CHAIN_NAME, PREROUTING);
+        let changes = [
+            Change::new(Kind::NewTable, attributes),
+            Change::new(Kind::NewChain, chain),
+        ];
+        Netfilter::open().unwrap().commit(&changes).unwrap();
     };
     leave(first);
     leave(second);
