@@ -30,9 +30,13 @@ struct World {
 
 impl World {
     fn new() -> World {
+        World::with(FabricConfig::default())
+    }
+
+    fn with(config: FabricConfig) -> World {
         let fabric = Fabric::new(FabricConfig {
             publish: PublishPlan::Nowhere,
-            ..FabricConfig::default()
+            ..config
         });
         let fabric = fabric.expect("the default layout is valid");
         let identity = PodIdentity {
@@ -543,6 +547,38 @@ async fn a_host_may_be_a_name_that_the_pod_knows_and_one_that_nobody_knows_is_an
     let news = first_news(&mut world, named(unknown)).await;
     let text = format!("dial tcp: lookup {unknown}: no such host");
     assert_eq!(news, What::Errored(text));
+}
+
+#[tokio::test]
+async fn a_host_may_be_the_pods_address_of_ipv6() {
+    let mut world = World::with(FabricConfig {
+        pod_cidr6: Some("fd00:10:244::/64".parse().expect("a range")),
+        ..FabricConfig::default()
+    });
+    let second = world.pod.ip6().expect("pods have two addresses");
+    let any = "[::]:80".parse().expect("an address");
+    let port = world.pod.reserve_tcp(any).expect("the port is free");
+    let listener = world.pod.listen(port, 16).expect("it listens");
+    let mut heads = serve(listener, |_| "HTTP/1.1 200 OK\r\n\r\n".to_owned());
+    let at = HttpGet {
+        host: Some(ProbeHost::Address(second.into())),
+        ..get("/")
+    };
+    let news = first_news(&mut world, at).await;
+    assert_eq!(news, What::Verdict(Verdict::Success));
+    let head = heads.recv().await.expect("it was asked");
+    let host = format!("\r\nHost: [{second}]:80\r\n");
+    assert!(head.contains(&host), "{head}");
+    // One that is no pod's is not reached, and told as a kubelet would.
+    let nobody = HttpGet {
+        host: Some(ProbeHost::Address(
+            "fd00:10:244::99".parse().expect("an address"),
+        )),
+        ..get("/")
+    };
+    let news = first_news(&mut world, nobody).await;
+    let text = "Get \"http://[fd00:10:244::99]:80/\": dial tcp [fd00:10:244::99]:80: connect: no route to host";
+    assert_eq!(news, What::Failed(text.to_owned()));
 }
 
 #[tokio::test]
