@@ -447,11 +447,25 @@ metadata: {{name: one, labels: {{app: web}}}}
 spec:
   containers:
   - {{name: web, image: 'canary:1', imagePullPolicy: Never, env: [{{name: VERSION, value: one}}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: asks}}
+spec:
+  restartPolicy: Never
+  dnsPolicy: None
+  dnsConfig: {{nameservers: ['fd00:43::a'], searches: [default.svc.cluster.local]}}
+  containers:
+  - name: shell
+    image: toolbox:1
+    imagePullPolicy: Never
+    command: [sh, -c, 'until wget -q -O - http://web:8000/; do sleep 1; done; dig web +search +short aaaa']
 "
     );
     std::fs::write(&manifest, objects).expect("a manifest");
     let manifest = manifest.to_str().expect("the folder's name is text");
-    let mut run = coracle.start(&["run", "--dual-stack", manifest], "");
+    let ranges = "10.43.0.0/16,fd00:43::/112";
+    let mut run = coracle.start(&["run", "--service-cidr", ranges, manifest], "");
     // A cluster IP of each family, and the node port at an address of each.
     let printed = (0..4).map(|_| run.next_address("http"));
     let printed = printed.collect::<std::collections::BTreeSet<_>>();
@@ -463,6 +477,13 @@ spec:
     for url in &printed {
         let answer = get_ready(url, "/");
         assert_eq!(answer.body, "version one\n", "{url}");
+    }
+    // A pod whose only name server is of IPv6 finds the Service, and both of its addresses.
+    for expected in ["version one", "fd00:43::"] {
+        run.wait_for(expected, |line| {
+            let told = line.strip_prefix("asks/shell | ")?;
+            told.starts_with(expected).then_some(())
+        });
     }
     run.interrupt();
     let ended = run.end();
