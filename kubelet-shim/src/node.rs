@@ -3,7 +3,7 @@
 mod images;
 pub(crate) mod pressure;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,6 +68,8 @@ pub(crate) struct Registration {
     name: String,
     clock: Clock,
     status: NodeStatus,
+    /// Whether two addresses of the Node are of one type, now or when it was found.
+    has_same_types: bool,
     labels: BTreeMap<String, String>,
     taints: Vec<Taint>,
     uid: Option<String>,
@@ -155,11 +157,13 @@ impl Registration {
         amounts: Amounts,
         watched: Watched,
     ) -> Registration {
+        let status = status(name, settings, amounts);
         Registration {
             client,
             name: name.to_owned(),
             clock: settings.clock.clone(),
-            status: status(name, settings, amounts),
+            has_same_types: has_same_types(&status),
+            status,
             labels: labels(name, settings),
             taints: settings.taints.clone(),
             uid: None,
@@ -219,8 +223,9 @@ impl Registration {
             Err(error) => return Err(error),
         };
         self.uid = registered.metadata.uid;
-        let known = registered.status.and_then(|status| status.conditions);
-        self.conditions = known.unwrap_or_default();
+        let known = registered.status.unwrap_or_default();
+        self.has_same_types |= has_same_types(&known);
+        self.conditions = known.conditions.unwrap_or_default();
         self.list_images().await;
         let conditions = self.look().await;
         self.post_status(conditions).await?;
@@ -290,8 +295,10 @@ impl Registration {
         status.conditions = Some(conditions.clone());
         status.images = Some(self.images.clone());
         let mut patch = serde_json::json!({"status": status});
-        // Addresses would be merged by their type, which both families share.
-        if let Some(addresses) = patch["status"]["addresses"].as_array_mut() {
+        // Addresses are merged by their type, so that what a cloud has added stays; not where two share one.
+        if self.has_same_types
+            && let Some(addresses) = patch["status"]["addresses"].as_array_mut()
+        {
             addresses.insert(0, serde_json::json!({"$patch": "replace"}));
         }
         let api = Api::<Node>::all(self.client.clone());
@@ -502,9 +509,32 @@ fn conditions(known: &[NodeCondition], short: [bool; 3], now: Timestamp) -> Vec<
     .collect()
 }
 
+/// Tells whether two addresses are of one type, as those of both families are.
+fn has_same_types(status: &NodeStatus) -> bool {
+    let mut types = BTreeSet::new();
+    let mut all = status.addresses.iter().flatten();
+    all.any(|address| !types.insert(&address.type_))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_one_type_are_those_of_two_families() {
+        let of = |types: &[&str]| {
+            let addresses = types.iter().map(|type_| NodeAddress {
+                type_: (*type_).to_owned(),
+                ..NodeAddress::default()
+            });
+            has_same_types(&NodeStatus {
+                addresses: Some(addresses.collect()),
+                ..NodeStatus::default()
+            })
+        };
+        assert!(of(&["InternalIP", "InternalIP", "Hostname"]));
+        assert!(!of(&["InternalIP", "ExternalIP", "Hostname"]));
+    }
 
     #[test]
     fn the_time_of_a_condition_moves_only_when_it_changes() {
