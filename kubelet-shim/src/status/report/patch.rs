@@ -86,18 +86,22 @@ struct Told<'a> {
 
 impl Serialize for Told<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // Every field is named: one that comes with another version of Kubernetes is not forgotten.
+        let mut map = serializer.serialize_map(None)?;
+        self.pod(&mut map)?;
+        self.containers(&mut map)?;
+        map.end()
+    }
+}
+
+// Each field is named in one of the two: one that comes with another version of Kubernetes does not compile
+// until somebody has said where it belongs.
+impl Told<'_> {
+    fn pod<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
         let PodStatus {
-            allocated_resources,
             conditions,
-            container_statuses,
-            ephemeral_container_statuses,
-            extended_resource_claim_status,
             host_ip,
             host_ips,
-            init_container_statuses,
             message,
-            node_allocatable_resource_claim_statuses,
             nominated_node_name,
             observed_generation,
             phase,
@@ -105,62 +109,81 @@ impl Serialize for Told<'_> {
             pod_ips,
             qos_class,
             reason,
-            resize,
-            resource_claim_statuses,
-            resources,
             start_time,
+            ..
         } = self.status;
         let conditions = conditions.as_deref().map(|list| Conditions {
             list,
             had_passing: self.had_passing,
         });
-        let mut map = serializer.serialize_map(None)?;
-        if_any(&mut map, "allocatedResources", allocated_resources.as_ref())?;
-        if_any(&mut map, "conditions", conditions.as_ref())?;
-        if_any(&mut map, "containerStatuses", container_statuses.as_ref())?;
+        if_any(map, "conditions", conditions.as_ref())?;
+        if_any(map, "hostIP", host_ip.as_ref())?;
+        if_any(map, "hostIPs", host_ips.as_deref().map(Replaced).as_ref())?;
+        map.serialize_entry("message", message)?;
+        if_any(map, "nominatedNodeName", nominated_node_name.as_ref())?;
+        if_any(map, "observedGeneration", observed_generation.as_ref())?;
+        if_any(map, "phase", phase.as_ref())?;
+        map.serialize_entry("podIP", pod_ip)?;
+        map.serialize_entry("podIPs", &pod_ips.as_deref().map(Replaced))?;
+        if_any(map, "qosClass", qos_class.as_ref())?;
+        map.serialize_entry("reason", reason)?;
+        if_any(map, "startTime", start_time.as_ref())
+    }
+
+    fn containers<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        let PodStatus {
+            allocated_resources,
+            container_statuses,
+            ephemeral_container_statuses,
+            extended_resource_claim_status,
+            init_container_statuses,
+            node_allocatable_resource_claim_statuses,
+            resize,
+            resource_claim_statuses,
+            resources,
+            // What is said of the pod itself.
+            conditions: _,
+            host_ip: _,
+            host_ips: _,
+            message: _,
+            nominated_node_name: _,
+            observed_generation: _,
+            phase: _,
+            pod_ip: _,
+            pod_ips: _,
+            qos_class: _,
+            reason: _,
+            start_time: _,
+        } = self.status;
+        if_any(map, "allocatedResources", allocated_resources.as_ref())?;
+        if_any(map, "containerStatuses", container_statuses.as_ref())?;
         if_any(
-            &mut map,
+            map,
             "ephemeralContainerStatuses",
             ephemeral_container_statuses.as_ref(),
         )?;
         if_any(
-            &mut map,
+            map,
             "extendedResourceClaimStatus",
             extended_resource_claim_status.as_ref(),
         )?;
-        if_any(&mut map, "hostIP", host_ip.as_ref())?;
         if_any(
-            &mut map,
-            "hostIPs",
-            host_ips.as_deref().map(Replaced).as_ref(),
-        )?;
-        if_any(
-            &mut map,
+            map,
             "initContainerStatuses",
             init_container_statuses.as_ref(),
         )?;
-        map.serialize_entry("message", message)?;
         if_any(
-            &mut map,
+            map,
             "nodeAllocatableResourceClaimStatuses",
             node_allocatable_resource_claim_statuses.as_ref(),
         )?;
-        if_any(&mut map, "nominatedNodeName", nominated_node_name.as_ref())?;
-        if_any(&mut map, "observedGeneration", observed_generation.as_ref())?;
-        if_any(&mut map, "phase", phase.as_ref())?;
-        map.serialize_entry("podIP", pod_ip)?;
-        map.serialize_entry("podIPs", &pod_ips.as_deref().map(Replaced))?;
-        if_any(&mut map, "qosClass", qos_class.as_ref())?;
-        map.serialize_entry("reason", reason)?;
-        if_any(&mut map, "resize", resize.as_ref())?;
+        if_any(map, "resize", resize.as_ref())?;
         if_any(
-            &mut map,
+            map,
             "resourceClaimStatuses",
             resource_claim_statuses.as_ref(),
         )?;
-        if_any(&mut map, "resources", resources.as_ref())?;
-        if_any(&mut map, "startTime", start_time.as_ref())?;
-        map.end()
+        if_any(map, "resources", resources.as_ref())
     }
 }
 
