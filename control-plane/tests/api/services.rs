@@ -1,7 +1,11 @@
 //! Services and what is made for them: slices and Endpoints that follow pods, slices of Endpoints that
 //! a person wrote, addresses of load balancers, and what every cluster has.
 
-use coracle_control_plane::{ControlPlane, ControlPlaneConfig, ServiceRanges};
+use std::time::Instant;
+
+use coracle_control_plane::{
+    ControlPlane, ControlPlaneConfig, OpenError, ServiceRanges, StartError,
+};
 use serde_json::{Value, json};
 
 use crate::harness::{Harness, PATIENCE, check};
@@ -440,14 +444,21 @@ async fn a_cluster_keeps_the_range_of_its_api() {
             ..ControlPlaneConfig::default()
         }
     };
-    let open = async |config| {
-        let opened = ControlPlane::open(config, folder.path().to_owned()).await;
-        match opened {
-            Ok(plane) => {
-                plane.stop().await;
-                Ok(())
+    let open = async |config: ControlPlaneConfig| {
+        let start = Instant::now();
+        loop {
+            let opened = ControlPlane::open(config.clone(), folder.path().to_owned()).await;
+            match opened {
+                Ok(plane) => {
+                    plane.stop().await;
+                    return Ok(());
+                }
+                // The one before is still letting go of the folder.
+                Err(StartError::Store(OpenError::InUse { .. })) if start.elapsed() < PATIENCE => {
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => return Err(error.to_string()),
             }
-            Err(error) => Err(error.to_string()),
         }
     };
     open(in_range("10.43.0.0/16", None))
