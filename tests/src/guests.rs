@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-/// Returns the root of the repository.
+/// Returns the root of the repository: the folder of the package whose tests cargo runs is in it. One that this
+/// crate was compiled in may be another, where checkouts share a target folder.
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    let package = std::env::var_os("CARGO_MANIFEST_DIR");
+    let package = package.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package)
         .parent()
-        .expect("the crate has a parent folder")
+        .expect("every package has a folder in the repository's root")
         .to_owned()
 }
 
