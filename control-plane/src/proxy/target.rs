@@ -130,8 +130,7 @@ fn pod(pod: &Value, named: &Named<'_>) -> Option<Result<Target, ApiError>> {
         "" => first_port(pod).unwrap_or(scheme.port()),
         port => port.parse().ok()?,
     };
-    let ip = ip.parse().ok().filter(is_global_unicast);
-    let to = ip.map(|ip| SocketAddr::new(ip, port));
+    let to = allowed(ip).map(|ip| SocketAddr::new(ip, port));
     let to = to.ok_or_else(|| ApiError::bad_request("address not allowed"));
     Some(to.map(|to| Target::Address { scheme, to }))
 }
@@ -144,15 +143,21 @@ fn first_port(pod: &Value) -> Option<u16> {
     u16::try_from(port?).ok()
 }
 
-/// As Go's `IP.IsGlobalUnicast`: no loopback, no link, nobody and not everybody.
+/// Reads an address that the API may ask at somebody's wish.
+fn allowed(ip: &str) -> Option<IpAddr> {
+    ip.parse().ok().filter(is_global_unicast)
+}
+
+/// As Go's `IP.IsGlobalUnicast`: no loopback, no link, nobody and not everybody, of IPv4 in the form of IPv6
+/// either.
 fn is_global_unicast(ip: &IpAddr) -> bool {
-    match ip {
+    match ip.to_canonical() {
         IpAddr::V4(ip) => {
             !(ip.is_unspecified()
                 || ip.is_loopback()
                 || ip.is_multicast()
                 || ip.is_link_local()
-                || *ip == Ipv4Addr::BROADCAST)
+                || ip == Ipv4Addr::BROADCAST)
         }
         IpAddr::V6(ip) => {
             !(ip.is_unspecified()
@@ -209,7 +214,7 @@ fn service(
     found.rotate_left(start);
     let chosen = found.into_iter().find(|(address, _)| is_pod(address));
     let (address, port) = chosen.ok_or_else(|| none(named.name))?;
-    let ip = address["ip"].as_str().and_then(|ip| ip.parse().ok());
+    let ip = address["ip"].as_str().and_then(allowed);
     let ip = ip.ok_or_else(|| none(named.name))?;
     Ok(Target::Address {
         scheme: named.scheme,
@@ -281,6 +286,8 @@ mod tests {
             "224.0.0.1",
             "::1",
             "fe80::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
         ] {
             let refused = of(ip, ports.clone(), "p");
             assert!(refused.is_some_and(|found| found.is_err()), "{ip}");
@@ -321,7 +328,10 @@ mod tests {
             let found = found.map_err(|error| error.message);
             assert_eq!(found, expected.map_err(str::to_owned), "{id}");
         }
+        let mut inside = endpoints.clone();
+        inside["subsets"][1]["addresses"][1]["ip"] = json!("127.0.0.1");
         let named = Named::read("s:web").unwrap();
+        assert!(service(&object, &inside, &named, is_pod).is_err());
         assert!(service(&object, &Value::Null, &named, is_pod).is_err());
         assert!(service(&object, &endpoints, &named, |_| false).is_err());
     }
