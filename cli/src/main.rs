@@ -1,5 +1,6 @@
 //! The one binary `coracle`: reads what was typed, wires the parts, starts and stops them.
 
+mod cluster;
 mod console;
 mod data_dir;
 mod descriptors;

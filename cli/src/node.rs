@@ -1,5 +1,7 @@
 //! `coracle node`: this machine as a node of a Kubernetes cluster that is there already.
 
+mod flags;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -14,10 +16,11 @@ use coracle_network::{EgressRules, FabricConfig, LinkLocal};
 use coracle_runtime::Runtime;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Taint};
 use kube::Api;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use self::flags::{parse_eviction, parse_label, parse_taint};
+use crate::cluster::ClusterArgs;
 use crate::console::{Console, PullBars};
 use crate::data_dir::Claim;
 use crate::exit::Exit;
@@ -54,13 +57,8 @@ Every Wasm node has the label `coracle.dev/runtime: wasm` for node selectors.
 Exit codes: 0 when it was ended by a signal; 125 when Coracle itself refuses, such as an API server that
 does not take the node; 130 after a second signal; 2 for wrong usage.")]
 pub(crate) struct NodeArgs {
-    /// How to reach the API server, and as whom
-    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
-    kubeconfig: PathBuf,
-
-    /// The context of the kubeconfig to use [default: the file's current one]
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     /// The name of the Node [default: this machine's host name]
     #[arg(long, value_name = "NAME")]
@@ -199,7 +197,7 @@ pub(crate) fn run(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
 async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
     let mut signals = Signals::install()?;
     let console = Console::new();
-    let config = client_config(&args).await?;
+    let config = args.cluster.client_config().await?;
     let server = config.cluster_url.to_string();
     let client = kube::Client::try_from(config.clone())
         .with_context(|| format!("failed to set up a client of `{server}`"))?;
@@ -378,19 +376,6 @@ fn agent_config(
     })
 }
 
-async fn client_config(args: &NodeArgs) -> anyhow::Result<kube::Config> {
-    let file = &args.kubeconfig;
-    let read = Kubeconfig::read_from(file)
-        .with_context(|| format!("failed to read the kubeconfig `{}`", file.display()))?;
-    let options = KubeConfigOptions {
-        context: args.context.clone(),
-        ..KubeConfigOptions::default()
-    };
-    kube::Config::from_custom_kubeconfig(read, &options)
-        .await
-        .with_context(|| format!("failed to use the kubeconfig `{}`", file.display()))
-}
-
 /// Returns the Node of that name, if the cluster has one.
 async fn known_node(client: &kube::Client, name: &str) -> kube::Result<Option<Node>> {
     Api::<Node>::all(client.clone()).get_opt(name).await
@@ -509,120 +494,9 @@ async fn client_authorities(
         })
 }
 
-/// Parses `key=value`.
-fn parse_label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        Some(_) | None => Err("a label is `key=value`".to_owned()),
-    }
-}
-
-/// Parses `key=value:Effect` or `key:Effect`.
-/// Reads a threshold as kubelet's flag has it; the other signals have fixed ones.
-fn parse_eviction(text: &str) -> Result<DiskLeast, String> {
-    const SIGNAL: &str = "nodefs.available";
-    let Some(quantity) = text
-        .strip_prefix(SIGNAL)
-        .and_then(|rest| rest.strip_prefix('<'))
-    else {
-        return Err(format!("only `{SIGNAL}<QUANTITY` can be set"));
-    };
-    let wrong = || format!("`{quantity}` is neither a percentage nor a number of bytes");
-    if let Some(percent) = quantity.strip_suffix('%') {
-        let percent = percent.parse().ok().filter(|percent| *percent <= 100);
-        return percent.map(DiskLeast::Percent).ok_or_else(wrong);
-    }
-    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40)];
-    let unit = units
-        .iter()
-        .find_map(|(unit, shift)| Some((quantity.strip_suffix(unit)?, *shift)));
-    let (number, shift) = unit.unwrap_or((quantity, 0));
-    let number: Option<u64> = number.parse().ok();
-    let bytes = number.and_then(|number| number.checked_mul(1 << shift));
-    bytes.map(DiskLeast::Bytes).ok_or_else(wrong)
-}
-
-fn parse_taint(text: &str) -> Result<Taint, String> {
-    let parsed = || -> anyhow::Result<Taint> {
-        let Some((rest, effect)) = text.rsplit_once(':') else {
-            bail!("a taint is `key=value:Effect`");
-        };
-        let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
-        ensure!(
-            effects.contains(&effect),
-            "the effect of a taint is one of {}",
-            effects.join(", ")
-        );
-        let (key, value) = match rest.split_once('=') {
-            Some((key, value)) => (key, Some(value.to_owned())),
-            None => (rest, None),
-        };
-        ensure!(!key.is_empty(), "a taint needs a key");
-        Ok(Taint {
-            key: key.to_owned(),
-            value,
-            effect: effect.to_owned(),
-            time_added: None,
-        })
-    };
-    parsed().map_err(|error| error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn taints_are_read_as_kubelets_read_them() {
-        let rows = [
-            ("a=b:NoSchedule", Some(("a", Some("b"), "NoSchedule"))),
-            ("a.b/c:NoExecute", Some(("a.b/c", None, "NoExecute"))),
-            (
-                "a=:PreferNoSchedule",
-                Some(("a", Some(""), "PreferNoSchedule")),
-            ),
-            ("a=b", None),
-            ("a=b:Never", None),
-            (":NoSchedule", None),
-        ];
-        for (text, expected) in rows {
-            let parsed = parse_taint(text).ok();
-            let parsed = parsed.as_ref().map(|taint| {
-                (
-                    taint.key.as_str(),
-                    taint.value.as_deref(),
-                    taint.effect.as_str(),
-                )
-            });
-            assert_eq!(parsed, expected, "for {text:?}");
-        }
-    }
-
-    #[test]
-    fn a_threshold_of_the_disk_is_a_percentage_or_bytes() {
-        assert_eq!(
-            parse_eviction("nodefs.available<10%"),
-            Ok(DiskLeast::Percent(10))
-        );
-        assert_eq!(
-            parse_eviction("nodefs.available<2Gi"),
-            Ok(DiskLeast::Bytes(2 << 30))
-        );
-        assert_eq!(
-            parse_eviction("nodefs.available<4096"),
-            Ok(DiskLeast::Bytes(4096))
-        );
-        for bad in [
-            "nodefs.available<101%",
-            "nodefs.available<99999999Ti",
-            "nodefs.available<-1",
-            "nodefs.available=1%",
-            "memory.available<1Gi",
-            "",
-        ] {
-            assert!(parse_eviction(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_node_is_named_like_a_host() {

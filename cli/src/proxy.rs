@@ -1,7 +1,6 @@
 //! `coracle proxy`: the load balancer alone, beside any cluster, as a kube-proxy in user space.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,8 +11,8 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Api;
 use kube::api::ListParams;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 
+use crate::cluster::ClusterArgs;
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::run::parse_duration;
@@ -41,13 +40,8 @@ What it does not do: SCTP; the source addresses of clients, since endpoints else
 Exit codes: 0 when it was ended by a signal; 125 when Coracle itself refuses, such as an API server that
 does not answer or a port that is taken; 130 after a second signal; 2 for wrong usage.")]
 pub(crate) struct ProxyArgs {
-    /// How to reach the API server, and as whom
-    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
-    kubeconfig: PathBuf,
-
-    /// The context of the kubeconfig to use [default: the file's current one]
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     /// The name of this machine's Node, by which endpoints are local [default: this machine's host name]
     #[arg(long, value_name = "NAME")]
@@ -122,7 +116,7 @@ pub(crate) fn run(args: ProxyArgs) -> anyhow::Result<Exit> {
 async fn serve(args: ProxyArgs) -> anyhow::Result<Exit> {
     let mut signals = Signals::install()?;
     let console = Console::new();
-    let config = client_config(&args).await?;
+    let config = args.cluster.client_config().await?;
     let server = config.cluster_url.to_string();
     let client = kube::Client::try_from(config)
         .with_context(|| format!("failed to set up a client of `{server}`"))?;
@@ -214,19 +208,6 @@ async fn print_places(console: &Console, proxy: &Proxy) {
     }
     // The tasks of a proxy end before it only by a bug, and then it still waits for its signal.
     std::future::pending().await
-}
-
-async fn client_config(args: &ProxyArgs) -> anyhow::Result<kube::Config> {
-    let file = &args.kubeconfig;
-    let read = Kubeconfig::read_from(file)
-        .with_context(|| format!("failed to read the kubeconfig `{}`", file.display()))?;
-    let options = KubeConfigOptions {
-        context: args.context.clone(),
-        ..KubeConfigOptions::default()
-    };
-    kube::Config::from_custom_kubeconfig(read, &options)
-        .await
-        .with_context(|| format!("failed to use the kubeconfig `{}`", file.display()))
 }
 
 /// Returns the Node of that name, if there can be one and the cluster has it.

@@ -104,7 +104,12 @@ fn compare(first: &[u8], options: &Options) -> anyhow::Result<()> {
     let program = build(&copy, &folder.path().join("target"), options)?;
     let second = fs::read(&program).with_context(|| reading(&program))?;
     if let Some(at) = difference(first, &second) {
-        bail!("two builds differ from byte {at} on");
+        // What differs says more than where it begins: both programs stay.
+        let kept = folder.keep();
+        bail!(
+            "two builds differ from byte {at} on; the second one stays in `{}`",
+            kept.display()
+        );
     }
     println!("built again in `{}`: the same bytes", copy.display());
     Ok(())
