@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{quantity::Quantity, validate::elements};
 
-pub(crate) use pod::{keep_pod, new_pod, pod, qos_class};
+pub(crate) use pod::{keep_pod, new_pod, pod, pod_status, qos_class};
 pub(crate) use service::{keep_service, service};
 pub(crate) use storage::{claim, new_claim, new_volume, storage_class, volume};
 

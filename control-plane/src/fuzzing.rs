@@ -136,6 +136,7 @@ fn writer(manager: &str) -> Writer<'_> {
         info: pod(),
         subresource: None,
         now: Timestamp::UNIX_EPOCH,
+        shapes: None,
     }
 }
 

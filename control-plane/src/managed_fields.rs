@@ -12,7 +12,9 @@ mod last_applied;
 mod merge;
 mod path;
 mod reset;
+mod rest;
 mod set;
+mod shape;
 mod typing;
 
 use std::borrow::Cow;
@@ -25,12 +27,14 @@ use crate::{
     schema::{TypeId, schema},
 };
 use diff::{Diff, diff, fields};
-use entries::{Entries, Entry, Operation, Owner};
+use entries::{Entries, Entry, Operation, Owner, Source};
+use rest::Fields;
 use set::FieldSet;
 use typing::{Typing, blank};
 
 pub(crate) use path::Scalar;
 pub(crate) use reset::kept;
+pub(crate) use shape::Shapes;
 
 /// A manager's name may be this long.
 pub(crate) const MANAGER_BYTES_MAX: usize = 128;
@@ -48,6 +52,8 @@ pub(crate) struct Writer<'a> {
     pub(crate) info: &'static KindInfo,
     pub(crate) subresource: Option<Subresource>,
     pub(crate) now: Timestamp,
+    /// What is known of new objects; without it each is compared with nothing.
+    pub(crate) shapes: Option<&'a Shapes>,
 }
 
 /// What happens to fields that an apply sets and someone else owns.
@@ -112,24 +118,52 @@ impl Writer<'_> {
     pub(crate) fn record(&self, old: Option<&Value>, new: &mut Value) {
         let sent = set_entries(new, None).unwrap_or(Value::Null);
         let mut entries = self.known_entries(old, &sent);
-        // What was never tracked, or is not to be tracked any more, begins with an apply.
-        if !entries.is_empty() || old.is_none() {
-            let blank = old.is_none().then(|| {
-                let mut blank = blank(self.schema());
-                (self.info.blank)(&mut blank);
-                blank
-            });
-            let before = old.or(blank.as_ref()).unwrap_or(&Value::Null);
-            self.update(&mut entries, &self.manager, before, new);
-            entries.cap();
+        match (old, self.shapes) {
+            (None, Some(shapes)) if entries.is_empty() => entries = self.begin(shapes, new),
+            (None, _) => self.compare_with_nothing(&mut entries, new),
+            // What was never tracked, or is not to be tracked any more, begins with an apply.
+            (Some(_), _) if entries.is_empty() => (),
+            (Some(old), _) => {
+                self.update(&mut entries, &self.manager, old, new);
+                entries.cap();
+            }
         }
         set_entries(new, entries.encode());
+    }
+
+    /// Gives the fields of a new object to its creator, as those of another one of its shape.
+    fn begin(&self, shapes: &Shapes, new: &Value) -> Entries {
+        let kind = (self.info.schema, Typing::root(self.schema()));
+        let text = shapes.fields(kind, new, || {
+            let mut entries = Entries::default();
+            self.compare_with_nothing(&mut entries, new);
+            let fields = entries.take(&self.owner(&self.manager, Operation::Update));
+            fields.map_or_else(String::new, |entry| entry.fields.into_text())
+        });
+        let mut entries = Entries::default();
+        if !text.is_empty() {
+            entries.put(Entry {
+                owner: self.owner(&self.manager, Operation::Update),
+                api_version: self.info.api_version(),
+                time: Some(self.now),
+                fields: Fields::Text((&*text).into()),
+            });
+        }
+        entries
+    }
+
+    /// Gives the fields of a new object to its creator, beside those that others are said to own.
+    fn compare_with_nothing(&self, entries: &mut Entries, new: &Value) {
+        let mut blank = blank(self.schema());
+        (self.info.blank)(&mut blank);
+        self.update(entries, &self.manager, &blank, new);
+        entries.cap();
     }
 
     /// Returns the entries to begin with: those sent, or the object's own if none make sense.
     fn known_entries(&self, old: Option<&Value>, sent: &Value) -> Entries {
         let own = || {
-            let own = old.map(|old| Entries::decode(entries_of(old)));
+            let own = old.map(|old| Entries::decode(entries_of(old), Source::Stored));
             own.and_then(Result::ok).unwrap_or_default()
         };
         // Parts of objects do not carry their owners.
@@ -139,7 +173,11 @@ impl Writer<'_> {
         if entries::is_reset(sent) {
             return Entries::default();
         }
-        match Entries::decode(sent) {
+        // A patch leaves the object's own in place, the fields as text: no client sent that.
+        if old.is_some_and(|old| entries_of(old) == sent) {
+            return own();
+        }
+        match Entries::decode(sent, Source::Sent) {
             Ok(sent) if !sent.is_empty() => sent,
             _ => own(),
         }
@@ -162,13 +200,13 @@ impl Writer<'_> {
         if !changed.is_empty() {
             let owner = self.owner(manager, Operation::Update);
             if let Some(before) = entries.take(&owner) {
-                changed.unite(before.fields);
+                changed.unite(before.fields.into_set());
             }
             entries.put(Entry {
                 owner,
                 api_version: version.clone(),
                 time: Some(self.now),
-                fields: changed,
+                fields: Fields::Set(changed),
             });
         }
         entries.prune(&version);
@@ -220,19 +258,20 @@ impl Writer<'_> {
         let id = self.schema();
         let mut live = old.cloned().unwrap_or_else(|| Value::Object(Map::new()));
         let own = set_entries(&mut live, None).unwrap_or(Value::Null);
-        let mut entries =
-            Entries::decode(&own).map_err(|error| ApplyError::Entries(error.to_string()))?;
+        let mut entries = Entries::decode(&own, Source::Stored)
+            .and_then(|mut entries| entries.open().map(|()| entries))
+            .map_err(|error| ApplyError::Entries(error.to_string()))?;
         if entries.is_empty() && old.is_some() {
             self.update(&mut entries, BEFORE_FIRST_APPLY, &blank(id), &live);
         }
         let owner = self.owner(&self.manager, Operation::Apply);
         let before = entries.take(&owner);
-        let last = before.as_ref().map(|entry| &entry.fields);
+        let last = before.as_ref().map(|entry| entry.fields.set());
         let mut applied = fields(id, config);
         applied.subtract_trees(&self.kept());
 
         let merged = merge::merge(id, &live, config);
-        let mut object = match last {
+        let mut object = match last.as_deref() {
             Some(last) if !last.is_empty() => self.prune(merged, last, &applied, &entries),
             _ => merged,
         };
@@ -257,7 +296,7 @@ impl Writer<'_> {
             } else {
                 Some(self.now)
             },
-            fields: applied,
+            fields: Fields::Set(applied),
         });
         entries.prune(&self.info.api_version());
         set_entries(&mut object, entries.encode());
@@ -279,7 +318,7 @@ impl Writer<'_> {
         let mut owned = applied.clone();
         let version = self.info.api_version();
         for entry in others.iter().filter(|entry| entry.api_version == version) {
-            owned.unite(entry.fields.clone());
+            owned.unite(entry.fields.clone().into_set());
         }
         // Whatever went although someone owns it, or with something that went, comes back.
         let mut doomed = named(&all);
@@ -344,7 +383,7 @@ fn conflicts(entries: &Entries, changed: &FieldSet) -> Vec<Conflict> {
     owners.sort_by(|a, b| a.owner.cmp(&b.owner));
     for entry in owners {
         let owner = entry.owner.to_string();
-        let paths = entry.fields.intersection(changed).paths();
+        let paths = entry.fields.set().intersection(changed).paths();
         conflicts.extend(paths.into_iter().map(|path| Conflict {
             owner: owner.clone(),
             path,
@@ -404,6 +443,7 @@ mod tests {
             info: served("v1", "Pod").expect("pods are served"),
             subresource: None,
             now: Timestamp::UNIX_EPOCH,
+            shapes: None,
         }
     }
 
@@ -584,6 +624,21 @@ mod tests {
             prop_assert!(super::diff(id, &a, &a).is_empty());
         }
 
+        /// Whatever was created before it, an object's creator owns what he would without that.
+        #[test]
+        fn objects_of_one_shape_have_owners_of_the_same_fields(a in config(), b in config()) {
+            let shapes = Shapes::default();
+            let remembering = Writer { shapes: Some(&shapes), ..writer("u") };
+            let mut c = b.clone();
+            c["metadata"]["name"] = json!("another");
+            for object in [a, b, c] {
+                let (mut found, mut expected) = (object.clone(), object);
+                remembering.record(None, &mut found);
+                writer("u").record(None, &mut expected);
+                prop_assert_eq!(found, expected);
+            }
+        }
+
         #[test]
         fn nobody_owns_what_is_not_there(a in config(), b in config(), c in config()) {
             let mut object = applied("a", None, &a);
@@ -597,9 +652,9 @@ mod tests {
                 there.unite(fields(id, &object));
                 there
             };
-            let entries = Entries::decode(entries_of(&object)).expect("well-formed");
-            for entry in entries.iter() {
-                let mut absent = entry.fields.clone();
+            let entries = Entries::decode(entries_of(&object), Source::Stored);
+            for entry in entries.expect("well-formed").iter() {
+                let mut absent = entry.fields.set().into_owned();
                 absent.subtract(&there);
                 prop_assert!(absent.is_empty(), "{}: {:?}", entry.owner, absent.paths());
             }

@@ -3,6 +3,9 @@
 //! The encoding always begins with kind, version and `metadata.resourceVersion`, so that the
 //! revision is written when the store gives it, and can be replaced without parsing.
 
+mod sparse;
+mod text;
+
 use std::sync::OnceLock;
 
 use bytes::Bytes;
@@ -15,9 +18,14 @@ use crate::{
     kinds::{self, KindInfo, Scope},
 };
 
+pub(crate) use sparse::Sparse;
+
 /// How the metadata of every stored object begins.
 const METADATA_FIELD: &str = r#""metadata":"#;
 const REVISION_FIELD: &str = r#"{"resourceVersion":""#;
+
+/// Room for most objects, so that they do not move while they are written.
+const TAIL_BYTES: usize = 4096;
 
 pub(crate) type ObjectStore = Store<ObjectIndex>;
 pub(crate) type ObjectRecord = Record<ObjectIndex>;
@@ -51,9 +59,20 @@ pub(crate) fn parse_encoded(encoded: &[u8]) -> Value {
     serde_json::from_slice(encoded).expect("stored objects were encoded by this module")
 }
 
-/// Reads a record as an object of a kind, which may be another view of what is stored.
+/// Returns the text of a stored object.
+fn stored_text(encoded: &[u8]) -> &str {
+    std::str::from_utf8(encoded).expect("stored objects were encoded by this module")
+}
+
+/// Says whether a text occurs in a stored object, at any place of it.
+pub(crate) fn mentions(record: &ObjectRecord, text: &str) -> bool {
+    stored_text(&record.value).contains(text)
+}
+
+/// Reads a record as an object of a kind, which may be another view of what is stored. The fields of its
+/// owners stay text, as [`encode`] takes them too.
 pub(crate) fn load(info: &KindInfo, record: &ObjectRecord) -> Value {
-    let stored = parse(record);
+    let stored = text::packed(stored_text(&record.value));
     match info.twin {
         Some(twin) => twin.show(&stored, info),
         None => stored,
@@ -68,7 +87,12 @@ pub(crate) fn shown(info: &KindInfo, encoded: &Bytes) -> Bytes {
             let object = twin.show(&parse_encoded(encoded), info);
             let revision = object.pointer("/metadata/resourceVersion");
             let revision = revision.and_then(Value::as_str).unwrap_or_default();
-            let parts = [head(info).as_bytes(), revision.as_bytes(), &tail(&object)].concat();
+            let parts = [
+                head(info).as_bytes(),
+                revision.as_bytes(),
+                &tail(&object, None),
+            ]
+            .concat();
             Bytes::from(parts)
         }
         _ => encoded.clone(),
@@ -79,25 +103,53 @@ pub(crate) fn shown(info: &KindInfo, encoded: &Bytes) -> Bytes {
 pub(crate) fn encode(info: &KindInfo, object: &Value) -> Encoded {
     let stored = info.twin.map(|twin| twin.store(object));
     let (info, object) = (info.stored(), stored.as_ref().unwrap_or(object));
+    encode_sparse(info, object, None)
+}
+
+/// Encodes an object of a kind that is stored as it is. A text of the specification takes the place of
+/// what the object has of it.
+fn encode_sparse(info: &KindInfo, object: &Value, spec: Option<&str>) -> Encoded {
     Encoded {
         head: head(info),
-        tail: tail(object),
+        tail: tail(object, spec),
         index: ObjectIndex::new(info, object),
     }
 }
 
+/// Writes an object that [`load`] has read as clients are shown it.
+pub(crate) fn document(object: &Value) -> Bytes {
+    let empty = Map::new();
+    Bytes::from(text::document(object.as_object().unwrap_or(&empty)))
+}
+
+/// Reads the fields of owners that [`load`] has left as text.
+pub(crate) fn unpack(object: &mut Value) {
+    text::unpack(object);
+}
+
 /// Writes what follows the revision.
-fn tail(object: &Value) -> Vec<u8> {
+fn tail(object: &Value, spec: Option<&str>) -> Vec<u8> {
     let empty = Map::new();
     let fields = object.as_object().unwrap_or(&empty);
     let metadata = object
         .get("metadata")
         .and_then(Value::as_object)
         .unwrap_or(&empty);
-    let mut tail = vec![b'"'];
-    append(&mut tail, metadata, &["resourceVersion"]);
+    let mut tail = Vec::with_capacity(TAIL_BYTES);
+    tail.push(b'"');
+    let is_due = |(name, _): &(&String, &Value)| *name != "resourceVersion";
+    text::append(&mut tail, metadata.iter().filter(is_due));
     tail.push(b'}');
-    append(&mut tail, fields, &["kind", "apiVersion", "metadata"]);
+    for (name, value) in fields {
+        match (name.as_str(), spec) {
+            ("kind" | "apiVersion" | "metadata", _) => (),
+            ("spec", Some(spec)) => {
+                text::append_name(&mut tail, name);
+                tail.extend_from_slice(spec.as_bytes());
+            }
+            _ => text::append(&mut tail, std::iter::once((name, value))),
+        }
+    }
     tail.push(b'}');
     tail
 }
@@ -177,18 +229,6 @@ pub(crate) fn metadata<'a>(info: &KindInfo, encoded: &'a [u8]) -> &'a [u8] {
 fn head(info: &KindInfo) -> String {
     let (kind, version) = (info.kind, info.api_version());
     format!(r#"{{"kind":"{kind}","apiVersion":"{version}",{METADATA_FIELD}{REVISION_FIELD}"#)
-}
-
-fn append(encoded: &mut Vec<u8>, fields: &Map<String, Value>, except: &[&str]) {
-    for (name, value) in fields
-        .iter()
-        .filter(|(name, _)| !except.contains(&name.as_str()))
-    {
-        encoded.push(b',');
-        serde_json::to_writer(&mut *encoded, name).expect("a string always encodes");
-        encoded.push(b':');
-        serde_json::to_writer(&mut *encoded, value).expect("a JSON value always encodes");
-    }
 }
 
 impl ObjectIndex {

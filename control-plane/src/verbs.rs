@@ -6,7 +6,6 @@ mod delete;
 mod draft;
 mod patch;
 mod read;
-mod recent;
 mod review;
 mod rewrite;
 mod watch;
@@ -30,6 +29,7 @@ use crate::{
     identity::Identity,
     kinds::{self, Keeping, KindInfo, Scope, Subresource, Verb},
     kubelets::{self, Asked, Kubelets, Remote, SentBody},
+    managed_fields::Shapes,
     object::{self, ObjectStore},
     proxy,
     request::{Call, Objects, Options, Target},
@@ -48,7 +48,7 @@ pub(crate) use watch::WatchStream;
 #[derive(Debug)]
 pub(crate) struct Machine {
     store: ObjectStore,
-    recent: recent::Recent,
+    shapes: Shapes,
     admission: Admission,
     build: String,
     clock: fn() -> Timestamp,
@@ -70,7 +70,7 @@ impl Machine {
         Machine {
             authorizer: Authorizer::new(store.clone()),
             store,
-            recent: recent::Recent::default(),
+            shapes: Shapes::default(),
             admission: Admission::new(config.service_ranges),
             build: config.build,
             clock,

@@ -49,6 +49,11 @@ pub(crate) fn pod(object: &mut Value) {
     }
     each(spec, "volumes", volume);
     whole_pod(spec);
+    pod_status(object);
+}
+
+/// Fills in the defaults of a pod's status alone.
+pub(crate) fn pod_status(object: &mut Value) {
     if let Some(status) = object.get_mut("status") {
         each(status, "conditions", |condition| {
             times(condition, &["lastProbeTime", "lastTransitionTime"]);

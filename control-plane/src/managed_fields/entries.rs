@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::set::FieldSet;
+use super::{path::InvalidElement, rest::Fields, set::FieldSet};
 
 /// More managers that do not apply are kept as one: the stock server's number.
 const UPDATE_MANAGERS_MAX: usize = 10;
@@ -26,7 +26,16 @@ pub(super) struct Entry {
     pub(super) owner: Owner,
     pub(super) api_version: String,
     pub(super) time: Option<Timestamp>,
-    pub(super) fields: FieldSet,
+    pub(super) fields: Fields,
+}
+
+/// Whose text a list is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// This program's: fields may stay the text that [`Entries::encode`] made of them.
+    Stored,
+    /// A client's, who says what he likes.
+    Sent,
 }
 
 /// Whose fields an entry tells.
@@ -83,19 +92,25 @@ impl std::fmt::Display for Owner {
 
 impl Entries {
     /// Reads a list; an absent one has no entries.
-    pub(crate) fn decode(list: &Value) -> Result<Entries, InvalidEntries> {
+    pub(super) fn decode(list: &Value, source: Source) -> Result<Entries, InvalidEntries> {
         let mut entries = Entries::default();
         if list.as_array().is_some_and(|list| list.len() > ENTRIES_MAX) {
             return Err(InvalidEntries(format!("more than {ENTRIES_MAX} entries")));
         }
         for (place, entry) in list.as_array().into_iter().flatten().enumerate() {
-            let entry = Entry::decode(place, entry)?;
+            let entry = Entry::decode(place, entry, source)?;
             entries.put(entry);
         }
         Ok(entries)
     }
 
-    /// Writes the list, in the order in which Kubernetes sorts it; nothing without entries.
+    /// Reads the fields of all entries.
+    pub(super) fn open(&mut self) -> Result<(), InvalidEntries> {
+        let mut all = self.list.iter_mut();
+        all.try_for_each(|entry| entry.fields.open().map_err(|error| unreadable(&error)))
+    }
+
+    /// Writes the list, in the order in which Kubernetes sorts it, fields as text; nothing without entries.
     pub(crate) fn encode(mut self) -> Option<Value> {
         self.list.sort_by(|a, b| {
             let key = |entry: &Entry| (entry.owner.operation, entry.seconds());
@@ -105,7 +120,7 @@ impl Entries {
                 .then_with(|| a.api_version.cmp(&b.api_version))
                 .then_with(|| a.owner.subresource.cmp(&b.owner.subresource))
         });
-        let list: Vec<_> = self.list.iter().map(Entry::encode).collect();
+        let list: Vec<_> = self.list.into_iter().map(Entry::encode).collect();
         (!list.is_empty()).then_some(Value::Array(list))
     }
 
@@ -161,7 +176,7 @@ impl Entries {
                 owner,
                 api_version: entry.api_version.clone(),
                 time: None,
-                fields: FieldSet::default(),
+                fields: Fields::Set(FieldSet::default()),
             });
             ancient.time = entry.time.or(ancient.time);
             ancient.fields.unite(entry.fields);
@@ -180,7 +195,7 @@ impl Entry {
         self.time.map_or(0, Timestamp::as_second)
     }
 
-    fn decode(place: usize, entry: &Value) -> Result<Entry, InvalidEntries> {
+    fn decode(place: usize, entry: &Value, source: Source) -> Result<Entry, InvalidEntries> {
         let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default();
         let refuse = |why: String| Err(InvalidEntries(why));
         let operation = match text("operation") {
@@ -204,8 +219,13 @@ impl Entry {
                 ));
             }
         }
-        let fields = FieldSet::decode(entry.get("fieldsV1").unwrap_or(&Value::Null))
-            .map_err(|error| InvalidEntries(format!("error decoding set: {error}")))?;
+        let fields = match (entry.get("fieldsV1"), source) {
+            (Some(Value::String(text)), Source::Stored) => Fields::Text(text.as_str().into()),
+            (fields, _) => {
+                let set = FieldSet::decode(fields.unwrap_or(&Value::Null));
+                Fields::Set(set.map_err(|error| unreadable(&error))?)
+            }
+        };
         let version = text("apiVersion");
         Ok(Entry {
             owner: Owner::new(text("manager"), operation, version, text("subresource")),
@@ -215,7 +235,7 @@ impl Entry {
         })
     }
 
-    fn encode(&self) -> Value {
+    fn encode(self) -> Value {
         let mut entry = Map::new();
         let mut text = |name: &str, value: &str| {
             if !value.is_empty() {
@@ -230,9 +250,13 @@ impl Entry {
         if let Some(time) = self.time {
             text("time", &time.to_string());
         }
-        entry.insert("fieldsV1".to_owned(), self.fields.encode());
+        entry.insert("fieldsV1".to_owned(), self.fields.into_text().into());
         Value::Object(entry)
     }
+}
+
+fn unreadable(error: &InvalidElement) -> InvalidEntries {
+    InvalidEntries(format!("error decoding set: {error}"))
 }
 
 impl Operation {

@@ -4,6 +4,9 @@ use std::{borrow::Cow, cmp::Ordering, fmt};
 
 use serde_json::{Map, Number, Value};
 
+/// How much is quoted of what cannot be read.
+const QUOTED_LETTERS_MAX: usize = 100;
+
 /// One step of a path. Steps of one object or list are ordered by their variant first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PathElement {
@@ -39,10 +42,17 @@ pub(crate) enum Numeral {
 #[error("invalid path element `{0}`")]
 pub(crate) struct InvalidElement(String);
 
+impl InvalidElement {
+    /// Quotes the beginning of what cannot be read.
+    pub(crate) fn of(text: &str) -> InvalidElement {
+        InvalidElement(text.chars().take(QUOTED_LETTERS_MAX).collect())
+    }
+}
+
 impl PathElement {
     /// Reads a step; a kind of step that a later version may know is nothing.
     pub(crate) fn parse(text: &str) -> Result<Option<PathElement>, InvalidElement> {
-        let invalid = || InvalidElement(text.chars().take(100).collect());
+        let invalid = || InvalidElement::of(text);
         let mut letters = text.chars();
         let (kind, colon) = (letters.next(), letters.next());
         if colon != Some(':') {

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::path::{InvalidElement, PathElement};
 
 /// The field that says that its object itself belongs to the set.
 const SELF: &str = ".";
+
+/// Room for the fields of most owners, so that they do not move while they are written.
+const TEXT_BYTES: usize = 1024;
 
 /// A set of paths. Invariant: every node is a member or has children, so equal sets are equal
 /// trees.
@@ -218,20 +221,51 @@ impl FieldSet {
     }
 
     /// Writes the set as `fieldsV1`.
-    pub(crate) fn encode(&self) -> Value {
-        Value::Object(self.encode_into(Map::new()))
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::with_capacity(TEXT_BYTES);
+        self.write(false, &mut text);
+        text
     }
 
-    fn encode_into(&self, mut map: Map<String, Value>) -> Map<String, Value> {
-        for (element, node) in &self.nodes {
-            let mut below = Map::new();
-            if node.member && !node.children.is_empty() {
-                below.insert(SELF.to_owned(), Value::Object(Map::new()));
-            }
-            let below = node.children.encode_into(below);
-            map.insert(element.encode(), Value::Object(below));
+    fn write(&self, is_member: bool, text: &mut String) {
+        text.push('{');
+        let begin = text.len();
+        if is_member && !self.is_empty() {
+            text.push_str(r#"".":{}"#);
         }
-        map
+        let mut write = |step: &str, node: &Node| {
+            if text.len() > begin {
+                text.push(',');
+            }
+            push_quoted(text, step);
+            text.push(':');
+            node.children.write(node.member, text);
+        };
+        let is_field = |element: &PathElement| matches!(element, PathElement::Field(_));
+        if self.nodes.keys().all(is_field) {
+            let steps = self.nodes.iter();
+            steps.for_each(|(element, node)| write(&element.encode(), node));
+        } else {
+            // Sorted as text, which is another order than that of the elements.
+            let steps = self.nodes.iter();
+            let mut steps: Vec<_> = steps.map(|(step, node)| (step.encode(), node)).collect();
+            steps.sort_by(|(a, _), (b, _)| a.cmp(b));
+            steps.iter().for_each(|(step, node)| write(step, node));
+        }
+        text.push('}');
+    }
+
+    /// Reads `fieldsV1` from text.
+    pub(crate) fn read(text: &str) -> Result<FieldSet, InvalidElement> {
+        let fields: Value = serde_json::from_str(text).map_err(|_| InvalidElement::of(text))?;
+        FieldSet::decode(&fields)
+    }
+
+    /// Says whether a path of this set may be one of those that a text of `fieldsV1` tells; if not, none is.
+    pub(crate) fn may_share(&self, text: &str) -> bool {
+        self.nodes.iter().any(|(element, node)| {
+            is_named(text, element) && (node.member || node.children.may_share(text))
+        })
     }
 
     /// Reads `fieldsV1`; the depth is bounded by that of the parser it comes from.
@@ -255,6 +289,32 @@ impl FieldSet {
     }
 }
 
+/// Says whether a step occurs in a text of `fieldsV1`, at any place of it.
+fn is_named(text: &str, element: &PathElement) -> bool {
+    match element {
+        PathElement::Field(name) if is_plain(name) => text.contains(&format!("\"f:{name}\"")),
+        // Numbers, and letters that are written as escapes, are told in several ways.
+        _ => true,
+    }
+}
+
+/// Writes a text as JSON does.
+fn push_quoted(text: &mut String, word: &str) {
+    if is_plain(word) {
+        text.push('"');
+        text.push_str(word);
+        text.push('"');
+    } else {
+        text.push_str(&Value::from(word).to_string());
+    }
+}
+
+/// Says whether JSON writes a text as it is.
+fn is_plain(word: &str) -> bool {
+    let is_escaped = |byte: u8| byte < b' ' || matches!(byte, b'"' | b'\\');
+    !word.bytes().any(is_escaped)
+}
+
 impl Node {
     fn says_something(&self) -> bool {
         self.member || !self.children.is_empty()
@@ -273,7 +333,7 @@ mod tests {
     }
 
     fn check(found: &FieldSet, expected: Value) {
-        assert_eq!(found.encode(), expected);
+        assert_eq!(found.text(), expected.to_string());
     }
 
     #[test]
@@ -320,7 +380,9 @@ mod tests {
             Just("f:a"),
             Just("f:b"),
             Just("k:{\"name\":\"x\"}"),
+            Just("k:{\"name\":\"\\\"y\"}"),
             Just("v:1"),
+            Just("i:2"),
             Just(".")
         ];
         let leaf = Just(json!({}));
@@ -335,7 +397,11 @@ mod tests {
 
         #[test]
         fn what_is_written_is_read_again(set in any_set()) {
-            prop_assert_eq!(FieldSet::decode(&set.encode()), Ok(set));
+            let text = set.text();
+            let sorted: Value = serde_json::from_str(&text).expect("it is JSON");
+            prop_assert_eq!(sorted.to_string(), &text[..]);
+            prop_assert_eq!(FieldSet::decode(&sorted), Ok(set.clone()));
+            prop_assert_eq!(FieldSet::read(&text), Ok(set));
         }
 
         #[test]
@@ -345,6 +411,7 @@ mod tests {
             let mut only_a = a.clone();
             only_a.subtract(&b);
             let both = a.intersection(&b);
+            prop_assert!(both.is_empty() || a.may_share(&b.text()));
             prop_assert_eq!(&both, &b.intersection(&a));
             prop_assert!(only_a.intersection(&b).is_empty());
             let mut again = only_a;

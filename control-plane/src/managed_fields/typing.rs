@@ -48,6 +48,15 @@ impl Typing {
         }
     }
 
+    /// Returns how a field or an entry is owned.
+    pub(super) fn at(self, name: &str) -> Typing {
+        match self {
+            Typing::Struct(fields) => fields.field(name).map_or(Typing::Leaf, Typing::field),
+            Typing::Map(item) => Typing::of(item),
+            Typing::Leaf | Typing::Set | Typing::Keyed(..) => Typing::Leaf,
+        }
+    }
+
     /// Returns how a field or an entry is owned, with its name as part of a path.
     pub(super) fn member(self, name: &str) -> (Typing, PathElement) {
         match self {

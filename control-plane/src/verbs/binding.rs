@@ -8,7 +8,7 @@ use super::{Machine, draft::Draft, write_failure};
 use crate::{
     invalid::Causes,
     kinds::KindInfo,
-    object,
+    object::Sparse,
     request::{Call, Persistence},
     service::{Answer, Content},
     status::ApiError,
@@ -30,19 +30,16 @@ impl Machine {
         loop {
             let record = self.store.get(&objects.key());
             let record = record.ok_or_else(|| ApiError::not_found(info, name))?;
-            let mut pod = self.recent.load(info, &record);
+            let mut pod = Sparse::of(&record);
             self.assign(name, &mut pod, &binding)?;
             if options.persistence == Persistence::DryRun {
                 break;
             }
-            let encoded = object::encode(info, &pod);
+            let encoded = pod.encode(info);
             let expect = Expect::At(record.revision);
             let render = |revision| encoded.render(revision);
             match self.store.put(&objects.key(), expect, render).await {
-                Ok(record) => {
-                    self.recent.keep(info, record.revision, pod);
-                    break;
-                }
+                Ok(_) => break,
                 // Nobody but a binding sets the node, so this ends as soon as writers pause.
                 Err(WriteError::Changed { .. }) => (),
                 Err(error) => return Err(write_failure(info, name, error)),
@@ -59,37 +56,39 @@ impl Machine {
     }
 
     /// Writes the node into the pod, unless it has one or is on its way out.
-    fn assign(&self, name: &str, pod: &mut Value, binding: &Value) -> Result<(), ApiError> {
+    fn assign(&self, name: &str, pod: &mut Sparse<'_>, binding: &Value) -> Result<(), ApiError> {
         let refuse = |why: String| Err(ApiError::conflict_of(BOUND, name, &why));
+        let is_gated = pod.has_any("schedulingGates");
+        let object = &mut pod.object;
         let wanted = binding["metadata"]["uid"].as_str().unwrap_or_default();
-        let found = pod["metadata"]["uid"].as_str().unwrap_or_default();
+        let found = object["metadata"]["uid"].as_str().unwrap_or_default();
         if !wanted.is_empty() && wanted != found {
             return refuse(format!(
                 "Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
             ));
         }
-        if pod["metadata"]["deletionTimestamp"].is_string() {
+        if object["metadata"]["deletionTimestamp"].is_string() {
             return refuse(format!(
                 "pod {name} is being deleted, cannot be assigned to a host"
             ));
         }
-        let gates = pod["spec"]["schedulingGates"].as_array();
-        if gates.is_some_and(|gates| !gates.is_empty()) {
+        if is_gated {
             return refuse(format!("pod {name} has non-empty .spec.schedulingGates"));
         }
-        match pod["spec"]["nodeName"].as_str() {
+        match object["spec"]["nodeName"].as_str() {
             None | Some("") => (),
             Some(node) => {
                 return refuse(format!("pod {name} is already assigned to node \"{node}\""));
             }
         }
-        pod["spec"]["nodeName"] = binding["target"]["name"].clone();
         if let Some(annotations) = binding["metadata"]["annotations"].as_object() {
             for (key, value) in annotations {
-                pod["metadata"]["annotations"][key] = value.clone();
+                object["metadata"]["annotations"][key] = value.clone();
             }
         }
-        set_scheduled(pod, &self.now().to_string());
+        set_scheduled(object, &self.now().to_string());
+        let node = binding["target"]["name"].as_str().unwrap_or_default();
+        pod.set("nodeName", node);
         Ok(())
     }
 }

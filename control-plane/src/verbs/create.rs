@@ -139,7 +139,10 @@ impl Machine {
         let key = object::key(info, call.objects.namespace.as_deref(), name);
         match self.store.get(&key) {
             Some(_) => Err(ApiError::already_exists(info, name)),
-            None => Ok(Answer::json(StatusCode::CREATED, object)),
+            None => Ok(Answer::encoded(
+                StatusCode::CREATED,
+                object::document(object),
+            )),
         }
     }
 
@@ -160,7 +163,6 @@ impl Machine {
             let render = |revision| encoded.render(revision);
             match self.store.put(&key, Expect::Absent, render).await {
                 Ok(record) => {
-                    self.recent.keep(info, record.revision, object);
                     return Ok(Answer::encoded(StatusCode::CREATED, record.value.clone()));
                 }
                 Err(WriteError::Exists) if base.is_some() && attempt < GENERATED_ATTEMPTS_MAX => {

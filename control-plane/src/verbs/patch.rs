@@ -9,11 +9,12 @@ use serde_json::{Map, Value};
 use super::{
     Machine,
     draft::Draft,
-    rewrite::{Change, Manner, Owners, Race, WriteOptions},
+    rewrite::{Change, Manner, Owners, Race, Reads, WriteOptions},
 };
 use crate::{
     decode, go_text,
     kinds::{Missing, Subresource},
+    object,
     request::{Call, FieldValidation, Objects},
     schema::schema,
     service::{Answer, Content},
@@ -74,6 +75,7 @@ impl Machine {
             // A revision in the patch has been compared by then, so repeating is safe in any case.
             race: Race::Repeated,
             missing: Missing::Refused,
+            reads: patch.reads(&call.objects),
         };
         let mut answer = self.rewrite(call, &writer, manner, change).await?;
         answer.warnings.splice(0..0, warnings);
@@ -130,6 +132,19 @@ impl Patch {
         })
     }
 
+    /// Returns what of an object the patch is about.
+    fn reads(&self, objects: &Objects) -> Reads {
+        match &self.sort {
+            Sort::Json(_) => Reads::Whole,
+            Sort::Merge(Value::Object(patch)) | Sort::Strategic(patch)
+                if patch.keys().all(|name| concerns_status(name)) =>
+            {
+                Reads::of_part(objects)
+            }
+            Sort::Merge(_) | Sort::Strategic(_) => Reads::Whole,
+        }
+    }
+
     /// Returns what the patch makes of an object, as an object of its kind again.
     fn apply(
         &self,
@@ -140,11 +155,11 @@ impl Patch {
         let info = objects.info;
         let (patched, quoted) = match &self.sort {
             Sort::Json(operations) => {
-                let patched = json::patch(old.clone(), operations)?;
+                let patched = json::patch(unpacked(old), operations)?;
                 (patched.clone(), Quoted::Outcome(patched))
             }
             Sort::Merge(patch) => {
-                let mut new = old.clone();
+                let mut new = unpacked(old);
                 json_patch::merge(&mut new, patch);
                 (new.clone(), Quoted::Outcome(new))
             }
@@ -188,12 +203,11 @@ impl Quoted<'_> {
 /// Returns what a patch is applied to: of an object whose status is patched, only what that can change.
 /// The rest is taken over from the object in any case, so it need not be copied and read again.
 fn patchable(objects: &Objects, old: &Value, patch: &Map<String, Value>) -> Value {
-    let concerns = |name: &str| matches!(name, "apiVersion" | "kind" | "metadata" | "status");
-    let is_small =
-        objects.subresource == Some(Subresource::Status) && patch.keys().all(|name| concerns(name));
+    let is_small = objects.subresource == Some(Subresource::Status)
+        && patch.keys().all(|name| concerns_status(name));
     match old.as_object() {
         Some(fields) if is_small => {
-            let fields = fields.iter().filter(|(name, _)| concerns(name));
+            let fields = fields.iter().filter(|(name, _)| concerns_status(name));
             Value::Object(
                 fields
                     .map(|(name, value)| (name.clone(), value.clone()))
@@ -202,6 +216,18 @@ fn patchable(objects: &Objects, old: &Value, patch: &Map<String, Value>) -> Valu
         }
         _ => old.clone(),
     }
+}
+
+/// Says whether a field is one that a change of the status looks at.
+fn concerns_status(name: &str) -> bool {
+    matches!(name, "apiVersion" | "kind" | "metadata" | "status")
+}
+
+/// Returns an object with the fields of its owners as they are shown, which such patches may name.
+fn unpacked(object: &Value) -> Value {
+    let mut object = object.clone();
+    object::unpack(&mut object);
+    object
 }
 
 /// Answers to a strategic merge patch that makes no sense, as the stock server classes them.

@@ -12,6 +12,7 @@ use crate::{
     caller::Caller,
     identity::ISSUER,
     invalid::Causes,
+    object,
     request::{Call, Objects},
     service::{Answer, Content},
     status::ApiError,
@@ -49,6 +50,7 @@ impl Machine {
         ) {
             let writer = self.writer(call, WriteOptions::Create)?;
             writer.record(None, &mut object);
+            object::unpack(&mut object);
         }
         if kind == "SelfSubjectRulesReview" {
             // Kubernetes does not repeat what was asked.

@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 use super::{Machine, delete::check_finalizers, draft::Draft, write_failure};
 use crate::{
     admission::Claims,
-    certificates,
+    certificates, defaults,
     invalid::Causes,
     kinds::{Generation, Grace, KindInfo, Missing, Subresource, Unguarded, Verb},
     managed_fields::{self, MANAGER_BYTES_MAX, Writer},
-    object::{self, ObjectRecord},
+    object::{self, Encoded, ObjectRecord, Sparse},
     request::{Call, Objects, Persistence},
     service::{Answer, Content},
     status::ApiError,
@@ -70,6 +70,26 @@ pub(super) enum Owners {
 pub(super) struct Manner {
     pub(super) race: Race,
     pub(super) missing: Missing,
+    pub(super) reads: Reads,
+}
+
+/// What a request looks at of the object that it changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// All of it.
+    Whole,
+    /// Metadata and status, and the plain fields of the specification.
+    Status,
+}
+
+impl Reads {
+    /// Returns what a request reads that says nothing of the rest, or whose word on it does not count.
+    pub(super) fn of_part(objects: &Objects) -> Reads {
+        match objects.subresource {
+            Some(Subresource::Status) => Reads::Status,
+            _ => Reads::Whole,
+        }
+    }
 }
 
 /// The options of a write, by the name that messages give them.
@@ -85,7 +105,7 @@ pub(super) enum WriteOptions {
 impl Machine {
     /// Checks the options of a write and says under which name fields are owned.
     pub(super) fn writer<'c>(
-        &self,
+        &'c self,
         call: &'c Call,
         options: WriteOptions,
     ) -> Result<Writer<'c>, ApiError> {
@@ -113,6 +133,7 @@ impl Machine {
             info: call.objects.info,
             subresource: call.objects.subresource,
             now: self.now(),
+            shapes: Some(&self.shapes),
         })
     }
 
@@ -129,6 +150,7 @@ impl Machine {
                 None => objects.info.missing,
                 Some(_) => Missing::Refused,
             },
+            reads: Reads::of_part(objects),
         };
         let change = |_: Option<&Value>| {
             Ok(Change {
@@ -166,21 +188,24 @@ impl Machine {
                     created => return created,
                 }
             };
-            let old = self.recent.load(info, &record);
-            let Change { mut object, owners } = change(Some(&old))?;
+            let old = match manner.reads {
+                Reads::Status if leaves_spec(call, &record) => Sparse::of(&record),
+                Reads::Status | Reads::Whole => Sparse::whole(info, &record),
+            };
+            let Change { mut object, owners } = change(Some(&old.object))?;
             let mut claims = self.settle(call, writer, &old, &mut object, owners)?;
-            if object == old {
+            if object == old.object {
                 return Ok(Answer::encoded(StatusCode::OK, record.value.clone()));
             }
             if options.persistence == Persistence::DryRun {
-                return Ok(Answer::json(StatusCode::OK, &object));
+                return Ok(Answer::encoded(StatusCode::OK, object::document(&object)));
             }
             claims.begin();
-            let written = self.write(objects, &record, &object).await;
+            let encoded = old.encode_changed(info, &object);
+            let written = self.write(objects, &record, &object, encoded).await;
             claims.end();
             match written? {
                 Ok(record) => {
-                    self.recent.keep(info, record.revision, object);
                     return Ok(Answer::encoded(StatusCode::OK, record.value.clone()));
                 }
                 Err(WriteError::Changed { .. })
@@ -196,15 +221,19 @@ impl Machine {
         &self,
         call: &Call,
         writer: &Writer<'_>,
-        old: &Value,
+        found: &Sparse<'_>,
         new: &mut Value,
         owners: Owners,
     ) -> Result<Claims<'_>, ApiError> {
         let objects = &call.objects;
+        let old = &found.object;
         let mut causes = Causes::default();
         check_identity(call, old, new, &mut causes)?;
         carry(objects, old, new);
-        (objects.info.defaults)(new);
+        match found.is_sparse() {
+            true => defaults::pod_status(new),
+            false => (objects.info.defaults)(new),
+        }
         certificates::complete(call, Some(old), new, self.now());
         if owners == Owners::Sent {
             writer.record(Some(old), new);
@@ -233,8 +262,8 @@ impl Machine {
         objects: &Objects,
         old: &ObjectRecord,
         new: &Value,
+        encoded: Encoded,
     ) -> Result<Result<std::sync::Arc<ObjectRecord>, WriteError>, ApiError> {
-        let encoded = object::encode(objects.info, new);
         if encoded.len() > OBJECT_BYTES_MAX {
             return Err(ApiError::too_large(OBJECT_BYTES_MAX));
         }
@@ -246,6 +275,16 @@ impl Machine {
             self.store.put(&key, expect, render).await
         })
     }
+}
+
+/// Says whether the specification of a pod can stay text while its status changes: nothing is asked of it
+/// but whether containers that have ended may come back, unless all of them may.
+fn leaves_spec(call: &Call, record: &ObjectRecord) -> bool {
+    let info = call.objects.info;
+    let is_pod = (info.group, info.kind) == ("", "Pod");
+    let all_come_back = || record.index.field(info, "spec.restartPolicy") == "Always";
+    let has_ended = || object::mentions(record, r#""terminated":"#);
+    is_pod && call.options.persistence != Persistence::DryRun && (all_come_back() || !has_ended())
 }
 
 impl WriteOptions {
@@ -429,6 +468,9 @@ fn put_or_remove(object: &mut Value, name: &str, value: &Value) {
     let Some(fields) = object.as_object_mut() else {
         return;
     };
+    if fields.get(name) == Some(value) {
+        return;
+    }
     match value {
         Value::Null => drop(fields.remove(name)),
         value => drop(fields.insert(name.to_owned(), value.clone())),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::super::{
     Machine,
     draft::Draft,
-    rewrite::{Change, Manner, Owners, Race, WriteOptions},
+    rewrite::{Change, Manner, Owners, Race, Reads, WriteOptions},
 };
 use crate::{
     decode,
@@ -62,6 +62,8 @@ impl Machine {
                 None => Missing::Created,
                 Some(_) => Missing::Refused,
             },
+            // Conflicts and the fields that go are found in the whole object.
+            reads: Reads::Whole,
         };
         let mut answer = self.rewrite(call, &writer, manner, change).await?;
         if options.field_validation == FieldValidation::Warn {
