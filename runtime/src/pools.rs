@@ -20,6 +20,7 @@ use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
+mod courtesy;
 mod cpu_clock;
 mod priority;
 mod queue;
@@ -30,6 +31,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use courtesy::give_way;
 use task::{PoolKind, Task};
 use ticker::Ticker;
 use worker::Worker;
@@ -284,12 +286,14 @@ impl Shared {
     fn enqueue_woken(this: &Arc<Self>, task: Arc<Task>) {
         let home = this.home(&task);
         if task.pool() == PoolKind::Interactive
-            && home.is_idle()
             && let Some((pools, index)) = HERE.get()
             && pools == this.identity()
-            && this.interactive[index].is_prompt()
         {
-            return this.interactive[index].push(task);
+            let here = &this.interactive[index];
+            if std::ptr::eq(home, here) || (home.is_idle() && here.is_prompt()) {
+                courtesy::note_woken();
+                return here.push(task);
+            }
         }
         home.push(task);
     }

@@ -19,10 +19,12 @@ use wasmtime_wasi::p2::bindings::sockets::{
 use wasmtime_wasi::p2::{SocketError, SocketResult};
 
 use self::network::{ErrorCode, Network};
+use self::stream::Connections;
 use crate::termination::Closing;
 
 mod address;
 mod error;
+mod guest_streams;
 mod lookup;
 mod options;
 mod stream;
@@ -41,6 +43,7 @@ const READ_BYTES_MAX: usize = 64 * 1024;
 pub(crate) struct NetState {
     network: PodNetwork,
     open: Arc<AtomicUsize>,
+    connections: Connections,
     /// Ends its listeners when the container is asked to end.
     closing: Option<Arc<Closing>>,
 }
@@ -76,7 +79,8 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
 }
 
-/// Adds the seven interfaces of `wasi:sockets`, in place of what the linker has for them.
+/// Adds the seven interfaces of `wasi:sockets`, in place of what the linker has for them, and what is called
+/// for each message on the streams of their connections.
 pub(crate) fn add_to_linker<T: NetView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     network::add_to_linker::<T, HasNet>(linker, &network::LinkOptions::default(), T::net)?;
@@ -86,6 +90,7 @@ pub(crate) fn add_to_linker<T: NetView + 'static>(linker: &mut Linker<T>) -> was
     udp::add_to_linker::<T, HasNet>(linker, T::net)?;
     udp_create_socket::add_to_linker::<T, HasNet>(linker, T::net)?;
     ip_name_lookup::add_to_linker::<T, HasNet>(linker, T::net)?;
+    guest_streams::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -98,6 +103,7 @@ impl NetState {
             network,
             closing,
             open: Arc::default(),
+            connections: Connections::default(),
         }
     }
 

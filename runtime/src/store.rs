@@ -32,7 +32,7 @@ const FIELDS_BYTES_MAX: usize = 64 * 1024;
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 /// Bytes that one host call copies out of a guest's memory, as a list or a text, before it looks at them;
 /// the engine's own limit is 128 MiB. No interface of ours takes more than a mebibyte at once.
-const CALL_BYTES_MAX: usize = 16 << 20;
+pub(crate) const CALL_BYTES_MAX: usize = 16 << 20;
 
 /// What every instance of one container shares, or what one program in a container runs with.
 pub(crate) struct Container {

@@ -48,6 +48,8 @@ pub(super) struct Task {
     is_batch: AtomicBool,
     /// Its last polls on end that were brief and left it blocked, up to [`BRIEF_AFTER`].
     brief_polls: AtomicU8,
+    /// When it gave way, by its worker's count; 0 if it was polled since.
+    gave_way: AtomicU64,
     /// The task's worker in each pool, in the order of [`PoolKind`].
     homes: [AtomicUsize; 2],
     future: Mutex<Option<BoxFuture<'static, ()>>>,
@@ -90,6 +92,7 @@ impl Task {
             unblocked_nanos: AtomicU64::new(0),
             is_batch: AtomicBool::new(false),
             brief_polls: AtomicU8::new(0),
+            gave_way: AtomicU64::new(0),
             homes: homes.map(AtomicUsize::new),
             future: Mutex::new(Some(future)),
         })
@@ -148,6 +151,16 @@ impl Task {
         self.change(QUEUED, RUNNING)
     }
 
+    /// Notes when the task gave way. A mistake, of one that is polled elsewhere meanwhile, costs a poll.
+    pub(super) fn give_way(&self, time: u64) {
+        self.gave_way.store(time, Ordering::Relaxed);
+    }
+
+    /// Tells whether the task gave way then and was not polled since.
+    pub(super) fn gives_way(&self, time: u64) -> bool {
+        self.gave_way.load(Ordering::Relaxed) == time
+    }
+
     /// Makes a task that was begun queued again, without having polled it.
     pub(super) fn put_back(&self) {
         self.state.store(QUEUED, Ordering::SeqCst);
@@ -155,6 +168,7 @@ impl Task {
 
     /// Polls the future of a task that was begun.
     pub(super) fn poll(self: &Arc<Self>) -> Poll<()> {
+        self.gave_way.store(0, Ordering::Relaxed);
         let waker = self.clone().into();
         let mut context = Context::from_waker(&waker);
         match self.future.lock().as_mut() {

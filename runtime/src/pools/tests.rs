@@ -347,6 +347,94 @@ fn a_task_that_was_kept_on_a_busy_thread_is_helped_by_an_idle_one() {
     assert_eq!(wait(second), Ok(()));
 }
 
+/// Waits as a guest does that reads for an answer; tells whether it might.
+async fn gives_way() -> bool {
+    let mut gave_way = false;
+    std::future::poll_fn(|_| {
+        if gave_way || !give_way() {
+            return Poll::Ready(gave_way);
+        }
+        gave_way = true;
+        Poll::Pending
+    })
+    .await
+}
+
+#[test]
+fn who_gives_way_finds_what_those_it_woke_have_brought() {
+    let Fixture { pools, .. } = fixture(1, 1);
+    let (ask, mut asked) = tokio::sync::mpsc::channel::<()>(1);
+    let brought = Arc::new(AtomicUsize::new(0));
+    let answers = brought.clone();
+    // Wakes nobody: the one that gave way goes on because nobody else has anything to do.
+    let second = pools.spawn(account(None), async move {
+        while asked.recv().await.is_some() {
+            answers.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let first = pools.spawn(account(None), async move {
+        for round in 1..=100 {
+            ask.send(()).await.expect("the other one listens");
+            if !gives_way().await || brought.load(Ordering::SeqCst) != round {
+                return false;
+            }
+        }
+        true
+    });
+    assert_eq!(wait(first), Ok(true));
+    assert_eq!(wait(second), Ok(()));
+}
+
+#[test]
+fn who_woke_nobody_may_not_give_way() {
+    let Fixture { pools, .. } = fixture(1, 1);
+    let (ask, mut asked) = tokio::sync::mpsc::channel::<()>(1);
+    let second = pools.spawn(account(None), async move {
+        while asked.recv().await.is_some() {}
+    });
+    let first = pools.spawn(account(None), async move {
+        let before = gives_way().await;
+        ask.send(()).await.expect("the other one listens");
+        // Once for each who was woken, and not in a later poll.
+        let at_once = gives_way().await;
+        let again = gives_way().await;
+        ask.send(()).await.expect("the other one listens");
+        yield_once().await;
+        [before, at_once, again, gives_way().await]
+    });
+    assert_eq!(wait(first), Ok([false, true, false, false]));
+    assert_eq!(wait(second), Ok(()));
+    assert!(!give_way(), "a thread that polls no guests");
+}
+
+/// Otherwise two that talk without end would keep waiting whoever gave way to one of them.
+#[test]
+fn who_gives_way_waits_for_a_turn_at_most() {
+    let Fixture { pools, .. } = fixture(1, 1);
+    let (mut words, second) = conversation(&pools);
+    let (call, called) = oneshot::channel::<()>();
+    let over = Arc::new(AtomicBool::new(false));
+    let heard = over.clone();
+    let talks = pools.spawn(account(None), async move {
+        called.await.expect("it is called");
+        let began = Instant::now();
+        while !heard.load(Ordering::SeqCst) && began.elapsed() < DEADLINE {
+            words.ask.send(()).await.expect("the other one listens");
+            words.answered.recv().await.expect("the other one answers");
+        }
+        heard.load(Ordering::SeqCst)
+    });
+    let first = pools.spawn(account(None), async move {
+        call.send(()).expect("it waits");
+        let gave_way = gives_way().await;
+        over.store(true, Ordering::SeqCst);
+        gave_way
+    });
+    assert_eq!(wait(first), Ok(true));
+    assert_eq!(wait(talks), Ok(true));
+    assert_eq!(wait(second), Ok(()));
+}
+
 #[test]
 fn the_clock_ticks_only_while_somebody_is_polled() {
     let Fixture { pools, ticks } = fixture(1, 1);

@@ -3,10 +3,10 @@
 //! The queue is served by one task of the thread's own reactor, in turns: some polls, then the
 //! reactor, so that guests that always have more to do cannot keep a neighbour's packet waiting.
 
-use super::Shared;
-use super::cpu_clock;
+use super::courtesy::{self, GivingWay};
 use super::queue::RunQueue;
 use super::task::{Polled, PoolKind, Task};
+use super::{Shared, cpu_clock};
 use crate::account::SLICE;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
@@ -15,11 +15,15 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Polls between two looks at the reactor; fewer if they take a slice together. A look costs about
-/// a microsecond.
+/// Polls between two looks at the reactor, if they take [`TURN_MIN`] together; fewer if they take a slice.
 const POLLS_PER_TURN: usize = 16;
+/// Brief polls go on for so long without a look at the reactor. A look costs about a microsecond, so its
+/// share is a fiftieth then.
+const TURN_MIN: Duration = Duration::from_micros(50);
+/// The most of them, since what is no poll, as the end of a task, is not timed.
+const BRIEF_POLLS_PER_TURN: usize = 64;
 /// How many must wait for a thread before one that has nothing to do takes some. A single one is
 /// usually answered sooner where its data is.
 const STEAL_WAITING_MIN: usize = 2;
@@ -46,6 +50,13 @@ pub(super) struct Worker {
 
 /// Tasks whose containers have used up their quota, by the time they may run again.
 type Parked = BTreeMap<(Instant, u64), Arc<Task>>;
+
+/// Tasks that wait for something other than their turn or a wake.
+#[derive(Default)]
+struct Aside {
+    parked: Parked,
+    giving_way: GivingWay,
+}
 
 /// How a turn ended.
 enum Turn {
@@ -125,41 +136,47 @@ impl Worker {
 
     /// Is the thread's one task: serves the queue until the pools have ended.
     pub(super) async fn serve(&self, shared: &Shared) {
-        let mut parked = Parked::new();
+        let mut aside = Aside::default();
         loop {
-            match self.turn(shared, &mut parked) {
+            match self.turn(shared, &mut aside) {
                 Turn::More => tokio::task::yield_now().await,
                 Turn::Empty if shared.is_over() => return,
-                Turn::Empty => self.sleep(shared, &parked).await,
+                Turn::Empty => self.sleep(shared, &aside.parked).await,
             }
         }
     }
 
-    fn turn(&self, shared: &Shared, parked: &mut Parked) -> Turn {
+    fn turn(&self, shared: &Shared, aside: &mut Aside) -> Turn {
         let began = Instant::now();
-        self.release(began, parked);
-        let Some(mut task) = self.next(shared) else {
+        self.release(began, &mut aside.parked);
+        let Some(mut task) = self.next(shared, aside) else {
             return Turn::Empty;
         };
         shared.enter();
         let mut now = began;
         for polls in 1.. {
-            now = self.run(shared, task, now, parked);
+            now = self.run(shared, task, now, aside);
             // Before the next task is taken out: it would be lost if the turn ended after that.
-            if polls == POLLS_PER_TURN || now.duration_since(began) >= SLICE {
+            let taken = now.duration_since(began);
+            let most = match taken < TURN_MIN {
+                true => BRIEF_POLLS_PER_TURN,
+                false => POLLS_PER_TURN,
+            };
+            if polls >= most || taken >= SLICE {
                 break;
             }
-            task = match self.next(shared) {
+            task = match self.next(shared, aside) {
                 Some(task) => task,
                 None => break,
             };
         }
+        aside.giving_way.end_turn();
         shared.leave();
         Turn::More
     }
 
     /// Polls one task and decides where it goes; returns the time.
-    fn run(&self, shared: &Shared, task: Arc<Task>, now: Instant, parked: &mut Parked) -> Instant {
+    fn run(&self, shared: &Shared, task: Arc<Task>, now: Instant, aside: &mut Aside) -> Instant {
         if !task.begin() {
             return now;
         }
@@ -174,17 +191,20 @@ impl Worker {
             if task.is_aborted() {
                 self.push_first(task);
             } else {
-                parked.insert((until, task.id), task);
+                aside.parked.insert((until, task.id), task);
             }
             return now;
         }
-        self.polls.fetch_add(1, Ordering::Relaxed);
+        // Nobody else writes it.
+        let polls = self.polls.load(Ordering::Relaxed);
+        self.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
         let before = task
             .account
             .has_quota()
             .then(cpu_clock::thread_time)
             .flatten();
         self.prompt.store(task.is_brief(), Ordering::Relaxed);
+        courtesy::begin();
         let result = task.poll();
         self.prompt.store(true, Ordering::Relaxed);
         let ended = Instant::now();
@@ -201,6 +221,7 @@ impl Worker {
             Poll::Pending => task.after_poll(used),
         };
         match polled {
+            Polled::Blocked if courtesy::gave_way() => aside.giving_way.add(task),
             Polled::Blocked => {}
             Polled::Again => shared.enqueue(task),
             Polled::Ended => shared.end(&task),
@@ -222,7 +243,11 @@ impl Worker {
         }
     }
 
-    fn next(&self, shared: &Shared) -> Option<Arc<Task>> {
+    fn next(&self, shared: &Shared, aside: &mut Aside) -> Option<Arc<Task>> {
+        if let Some(task) = self.pop() {
+            return Some(task);
+        }
+        aside.giving_way.end_all();
         self.pop().or_else(|| self.steal(shared))
     }
 

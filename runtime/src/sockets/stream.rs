@@ -1,6 +1,7 @@
 //! The two halves of a connection as `wasi:io` streams.
 
 use super::{READ_BYTES_MAX, with_scratch};
+use crate::pools::give_way;
 use bytes::{Buf as _, Bytes};
 use coracle_network::Stream;
 use futures_util::task::AtomicWaker;
@@ -38,6 +39,11 @@ enum Writing {
     /// Nothing can be written any more.
     Closed,
 }
+
+/// The connections of an instance by the streams that stand for them in its table of resources, where
+/// a stream's own type is not to be seen.
+#[derive(Default)]
+pub(super) struct Connections(Vec<Option<Arc<Connection>>>);
 
 /// The reading half.
 pub(super) struct Reader(pub(super) Arc<Connection>);
@@ -83,17 +89,18 @@ impl Connection {
         }
     }
 
-    fn read(&self, size: usize) -> StreamResult<Bytes> {
+    /// Takes what has arrived, which may be nothing.
+    pub(super) fn read(&self, size: usize) -> StreamResult<Vec<u8>> {
         if self.is_read_over.load(Ordering::SeqCst) {
             return Err(StreamError::Closed);
         }
         let size = size.min(READ_BYTES_MAX);
         if size == 0 {
-            return Ok(Bytes::new());
+            return Ok(Vec::new());
         }
         let read = with_scratch(|scratch| {
             let read = self.stream.try_read(&mut scratch[..size]);
-            read.map(|count| Bytes::copy_from_slice(&scratch[..count]))
+            read.map(|count| scratch[..count].to_vec())
         });
         match read {
             Ok(bytes) if bytes.is_empty() => {
@@ -101,7 +108,7 @@ impl Connection {
                 Err(StreamError::Closed)
             }
             Ok(bytes) => Ok(bytes),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Bytes::new()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Vec::new()),
             Err(error) => {
                 self.is_read_over.store(true, Ordering::SeqCst);
                 Err(StreamError::LastOperationFailed(error.into()))
@@ -117,8 +124,22 @@ impl Connection {
         self.stream.poll_read_ready(cx).map(|_| ())
     }
 
+    /// Waits for bytes, but no longer than those who wait for this thread, and only if the guest has woken
+    /// one of them: its peer, most likely, whose answer it reads for.
+    pub(super) async fn wait_for_answer(&self) {
+        let mut has_waited = false;
+        poll_fn(|cx| {
+            if has_waited || self.poll_readable(cx).is_ready() || !give_way() {
+                return Poll::Ready(());
+            }
+            has_waited = true;
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Takes all of `bytes`; what the stream does not take now is delivered by a task.
-    fn write(self: &Arc<Self>, mut bytes: Bytes) -> StreamResult<()> {
+    pub(super) fn write(self: &Arc<Self>, mut bytes: &[u8]) -> StreamResult<()> {
         let mut writing = self.writing.lock();
         match &*writing {
             Writing::Open => {}
@@ -133,11 +154,12 @@ impl Connection {
             return Err(StreamError::Trap(wasmtime::format_err!("{message}")));
         }
         while !bytes.is_empty() {
-            match self.stream.try_write(&bytes) {
-                Ok(count) => bytes.advance(count),
+            match self.stream.try_write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     *writing = Writing::Delivering { then_close: false };
-                    tokio::spawn(self.clone().deliver(bytes));
+                    let rest = Bytes::copy_from_slice(bytes);
+                    tokio::spawn(self.clone().deliver(rest));
                     return Ok(());
                 }
                 Err(error) => {
@@ -181,27 +203,36 @@ impl Connection {
     }
 
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.written.register(cx.waker());
         match *self.writing.lock() {
             // A failure is met by the write.
             Writing::Open => self.stream.poll_write_ready(cx).map(|_| ()),
-            Writing::Delivering { .. } => Poll::Pending,
+            Writing::Delivering { .. } => {
+                // Under the lock, so that whoever delivers finds it.
+                self.written.register(cx.waker());
+                Poll::Pending
+            }
             Writing::Failed(_) | Writing::Closed => Poll::Ready(()),
         }
     }
 
-    fn check_write(&self) -> StreamResult<usize> {
-        if self
-            .poll_writable(&mut Context::from_waker(Waker::noop()))
-            .is_pending()
-        {
-            return Ok(0);
-        }
+    /// Says how many bytes may be written now.
+    pub(super) fn check_write(&self) -> StreamResult<usize> {
         let mut writing = self.writing.lock();
         match &*writing {
-            Writing::Open | Writing::Delivering { .. } => Ok(WRITE_BYTES_MAX),
+            Writing::Open => {
+                let mut cx = Context::from_waker(Waker::noop());
+                let ready = self.stream.poll_write_ready(&mut cx).is_ready();
+                Ok(if ready { WRITE_BYTES_MAX } else { 0 })
+            }
+            Writing::Delivering { .. } => Ok(0),
             Writing::Failed(_) | Writing::Closed => Err(take_failure(&mut writing)),
         }
+    }
+
+    /// Becomes ready when what was written is on its way, and more may be written.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<StreamResult<()>> {
+        self.poll_writable(cx)
+            .map(|()| self.check_write().map(|_| ()))
     }
 
     fn flush(&self) -> StreamResult<()> {
@@ -210,6 +241,29 @@ impl Connection {
         match &*writing {
             Writing::Open | Writing::Delivering { .. } => Ok(()),
             Writing::Failed(_) | Writing::Closed => Err(take_failure(&mut writing)),
+        }
+    }
+}
+
+impl Connections {
+    /// Notes what a stream stands for.
+    pub(super) fn insert(&mut self, stream: u32, connection: &Arc<Connection>) {
+        let index = stream as usize;
+        if index >= self.0.len() {
+            self.0.resize(index + 1, None);
+        }
+        self.0[index] = Some(connection.clone());
+    }
+
+    /// Returns what a stream stands for, if it is one of a connection.
+    pub(super) fn get(&self, stream: u32) -> Option<&Arc<Connection>> {
+        self.0.get(stream as usize)?.as_ref()
+    }
+
+    /// Forgets a stream that is about to go: its index may be another's then.
+    pub(super) fn remove(&mut self, stream: u32) {
+        if let Some(entry) = self.0.get_mut(stream as usize) {
+            *entry = None;
         }
     }
 }
@@ -234,7 +288,7 @@ impl Pollable for Reader {
 #[async_trait::async_trait]
 impl InputStream for Reader {
     fn read(&mut self, size: usize) -> StreamResult<Bytes> {
-        self.0.read(size)
+        self.0.read(size).map(Bytes::from)
     }
 }
 
@@ -248,7 +302,7 @@ impl Pollable for Writer {
 #[async_trait::async_trait]
 impl OutputStream for Writer {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.0.write(bytes)
+        self.0.write(&bytes)
     }
 
     fn flush(&mut self) -> StreamResult<()> {

@@ -174,6 +174,8 @@ impl NetCtx<'_> {
         let output: DynOutputStream = Box::new(Writer(connection.clone()));
         let input = self.table.push_child(input, socket)?;
         let output = self.table.push_child(output, socket)?;
+        self.state.connections.insert(input.rep(), connection);
+        self.state.connections.insert(output.rep(), connection);
         Ok((input, output))
     }
 
