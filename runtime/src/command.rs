@@ -69,14 +69,13 @@ async fn run(container: &Arc<Container>, place: Place) -> Verdict {
     };
     let refused_at = store.data().refused_memory_at();
     let verdict = judge_outcome(outcome, refused_at);
-    let (stdout, stderr) = (store.data().stdout.clone(), store.data().stderr.clone());
+    let outputs = store.data_mut().open_outputs().clone();
     drop(store);
     drop(place);
     if let ExitCause::Trapped { message } = &verdict.cause {
-        stderr.print(message);
+        outputs.stderr.print(message);
     }
-    stdout.drained().await;
-    stderr.drained().await;
+    outputs.drained().await;
     verdict
 }
 

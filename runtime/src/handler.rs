@@ -23,6 +23,7 @@ mod connection;
 mod guest;
 mod instances;
 mod replies;
+mod timer;
 
 /// Connections that may wait to be accepted, as `listen` usually has it.
 const BACKLOG: usize = 128;

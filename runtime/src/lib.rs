@@ -26,6 +26,7 @@ mod program;
 // From code to instances.
 mod command;
 mod handler;
+mod http_types;
 mod instance;
 mod random;
 mod start_code;

@@ -4,10 +4,11 @@
 //! connection of its own.
 
 use crate::account::{Account, Held};
+use crate::http_types::is_forbidden;
 use coracle_network::{NetError, PodNetwork, Stream};
 use futures_util::future::{Either, select};
 use http::uri::Scheme;
-use http::{Request, Response, Uri};
+use http::{HeaderName, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::{Bytes, Incoming};
@@ -100,6 +101,10 @@ impl OutgoingHttp {
 }
 
 impl WasiHttpHooks for OutgoingHttp {
+    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
+        is_forbidden(name)
+    }
+
     fn send_request(
         &mut self,
         request: Request<WasiBody>,

@@ -2,6 +2,7 @@
 
 use crate::account::{Account, Held};
 use crate::fs::{FsCtx, FsState, FsView};
+use crate::http_types;
 use crate::outgoing::{self, OutgoingHttp, Trust};
 use crate::random;
 use crate::sockets::{NetCtx, NetState, NetView};
@@ -15,6 +16,7 @@ use wasmtime::{Engine, ResourceLimiterAsync, Store};
 use wasmtime_wasi::p2::bindings::cli::environment;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_io::IoView;
 
 /// Bytes charged for one entry of a table: a pointer.
 const TABLE_ENTRY_BYTES: u64 = 8;
@@ -25,8 +27,10 @@ const MEMORIES_MAX: usize = 128;
 /// streams and pollables of each. They live in our memory and are not charged one by one, and one may
 /// be as large as [`FIELDS_BYTES_MAX`]; the engine's own limit is a million.
 const RESOURCES_MAX: usize = 8_192;
+/// Resources for which there is room from the beginning: those of one request and its answer.
+const RESOURCES_USUAL: usize = 8;
 /// Bytes of the header fields that a guest puts together, as of a request's head that we read.
-const FIELDS_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const FIELDS_BYTES_MAX: usize = 64 * 1024;
 /// Random bytes for one call of the kinds that are made without a pause: 64 MiB, the engine's own limit, would
 /// keep a guest thread from everybody else for a good part of a second. Secure ones come in pieces.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
@@ -80,26 +84,46 @@ impl Container {
     }
 }
 
-/// The data of one guest's store.
+/// The data of one guest's store. A handler has an instance for each request, and most of these only answer:
+/// what not every guest uses is made when it is first used.
 pub(crate) struct Guest {
     container: Arc<Container>,
     table: ResourceTable,
-    wasi: WasiCtx,
     http: WasiHttpCtx,
-    outgoing: OutgoingHttp,
-    files: FsState,
-    network: NetState,
     memory: MemoryMeter,
+    wasi: Option<Box<Wasi>>,
+    outgoing: Option<OutgoingHttp>,
+    files: Option<FsState>,
+    network: Option<NetState>,
+}
+
+/// Clocks, random numbers and standard streams.
+struct Wasi {
+    ctx: WasiCtx,
+    outputs: Outputs,
+}
+
+/// What a guest writes its lines to. Clones are the same streams.
+#[derive(Clone)]
+pub(crate) struct Outputs {
     pub(crate) stdout: GuestOutput,
     pub(crate) stderr: GuestOutput,
 }
 
-impl Guest {
-    fn new(container: Arc<Container>) -> Self {
+impl Outputs {
+    /// Waits until the container's outputs have taken what the guest wrote.
+    pub(crate) async fn drained(&self) {
+        self.stdout.drained().await;
+        self.stderr.drained().await;
+    }
+}
+
+impl Wasi {
+    fn new(container: &Container) -> Box<Self> {
         let spec = &container.spec;
         let stdout = GuestOutput::new(spec.stdout.clone(), spec.terminal);
         let stderr = GuestOutput::new(spec.stderr.clone(), spec.terminal);
-        let wasi = WasiCtx::builder()
+        let ctx = WasiCtx::builder()
             .stdin(GuestInput::new(
                 spec.stdin.clone(),
                 spec.terminal,
@@ -109,30 +133,47 @@ impl Guest {
             .stderr(stderr.clone())
             .max_random_size(RANDOM_BYTES_MAX)
             .build();
-        let mut table = ResourceTable::new();
+        let outputs = Outputs { stdout, stderr };
+        Box::new(Self { ctx, outputs })
+    }
+}
+
+impl Guest {
+    fn new(container: Arc<Container>) -> Self {
+        let mut table = ResourceTable::with_capacity(RESOURCES_USUAL);
         table.set_max_capacity(RESOURCES_MAX);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         Self {
             table,
-            wasi,
             http,
-            outgoing: OutgoingHttp::new(
-                spec.network.clone(),
-                container.account.clone(),
-                container.trust.clone(),
-            ),
-            files: FsState::new(spec.files.clone()),
-            network: NetState::new(spec.network.clone(), container.closing_inputs()),
             memory: MemoryMeter {
                 account: container.account.clone(),
                 charged: 0,
                 refused_at: None,
             },
-            stdout,
-            stderr,
+            wasi: None,
+            outgoing: None,
+            files: None,
+            network: None,
             container,
         }
+    }
+
+    /// Returns its resources.
+    pub(crate) fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+
+    /// Returns what it writes its lines to, if it ever looked at it.
+    pub(crate) fn outputs(&self) -> Option<&Outputs> {
+        Some(&self.wasi.as_ref()?.outputs)
+    }
+
+    /// Returns what it writes its lines to.
+    pub(crate) fn open_outputs(&mut self) -> &Outputs {
+        let wasi = self.wasi.get_or_insert_with(|| Wasi::new(&self.container));
+        &wasi.outputs
     }
 
     /// Returns the bytes of its memories and tables.
@@ -151,10 +192,17 @@ impl Guest {
     }
 }
 
+impl IoView for Guest {
+    fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+}
+
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        let wasi = self.wasi.get_or_insert_with(|| Wasi::new(&self.container));
         WasiCtxView {
-            ctx: &mut self.wasi,
+            ctx: &mut wasi.ctx,
             table: &mut self.table,
         }
     }
@@ -162,8 +210,13 @@ impl WasiView for Guest {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let container = &self.container;
+        let outgoing = self.outgoing.get_or_insert_with(|| {
+            let (network, account) = (&container.spec.network, &container.account);
+            OutgoingHttp::new(network.clone(), account.clone(), container.trust.clone())
+        });
         WasiHttpCtxView {
-            hooks: &mut self.outgoing,
+            hooks: outgoing,
             table: &mut self.table,
             ctx: &mut self.http,
         }
@@ -172,18 +225,24 @@ impl WasiHttpView for Guest {
 
 impl FsView for Guest {
     fn fs(&mut self) -> FsCtx<'_> {
+        let files = &self.container.spec.files;
         FsCtx {
             table: &mut self.table,
-            state: &mut self.files,
+            state: self
+                .files
+                .get_or_insert_with(|| FsState::new(files.clone())),
         }
     }
 }
 
 impl NetView for Guest {
     fn net(&mut self) -> NetCtx<'_> {
+        let container = &self.container;
         NetCtx {
             table: &mut self.table,
-            state: &mut self.network,
+            state: self.network.get_or_insert_with(|| {
+                NetState::new(container.spec.network.clone(), container.closing_inputs())
+            }),
         }
     }
 }
@@ -259,6 +318,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    http_types::add_to_linker(&mut linker)?;
     // Files, sockets and the environment are the container's, not the host's; the first two set
     // and reset the linker's permission to shadow by themselves.
     crate::fs::add_to_linker(&mut linker)?;
@@ -266,6 +326,8 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     termination::add_to_linker(&mut linker)?;
     random::add_to_linker(&mut linker)?;
     linker.allow_shadowing(true);
+    // Streams and pollables need the table alone.
+    wasmtime_wasi_io::add_to_linker_async(&mut linker)?;
     environment::add_to_linker::<Guest, Environment>(&mut linker, |guest| EnvironmentView {
         spec: &guest.container.spec,
     })?;

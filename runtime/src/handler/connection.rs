@@ -1,9 +1,10 @@
 //! One connection: its protocol and the guests of its requests, all in one task.
 
 use super::Server;
-use super::body::GuestBody;
+use super::body::AnswerBody;
 use super::guest;
 use super::replies::Reply;
+use super::timer::HeadTimer;
 use crate::instance::Phase;
 use coracle_network::Stream;
 use futures_util::stream::{FuturesUnordered, Stream as _};
@@ -17,7 +18,6 @@ use parking_lot::Mutex;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -55,7 +55,7 @@ async fn talk(
     let mut builder = auto::Builder::new(crew.clone());
     builder
         .http1()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer::default())
         .header_read_timeout(HEAD_DEADLINE)
         .max_buf_size(BUFFER_MAX_BYTES);
     builder
@@ -98,27 +98,22 @@ async fn answer(
     server: Arc<Server>,
     crew: Crew,
     request: Request<Incoming>,
-) -> Result<Response<GuestBody>, Infallible> {
+) -> Result<Response<AnswerBody>, Infallible> {
     if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
-        let fine = Arc::new(AtomicBool::new(false));
-        return Ok(Reply::NoHost
-            .response()
-            .map(|body| GuestBody::new(body, fine)));
+        return Ok(Reply::NoHost.response());
     }
-    let (work, pending) = guest::begin(server.clone(), request);
-    crew.add(work);
-    Ok(pending.response(&server).await)
+    Ok(guest::answer(&server, &crew, request).await)
 }
 
 /// Work that was begun and is not yet polled: the door through which the protocol's side hands
 /// guests (and HTTP/2 its streams) to the connection's task.
 #[derive(Clone, Default)]
-struct Crew {
+pub(super) struct Crew {
     waiting: Arc<Mutex<Vec<guest::Work>>>,
 }
 
 impl Crew {
-    fn add(&self, work: guest::Work) {
+    pub(super) fn add(&self, work: guest::Work) {
         self.waiting.lock().push(work);
     }
 }

@@ -1,31 +1,29 @@
 //! One request and its guest.
 
 use super::Server;
-use super::body::GuestBody;
-use super::connection::Part;
+use super::body::{AnswerBody, End, Fate};
+use super::connection::{Crew, Part};
 use super::instances::Leased;
 use super::replies::Reply;
 use crate::command::trap_text;
 use crate::engine::Full;
+use crate::http_types::{Answer, IncomingRequest};
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use http::{Request, Response};
 use hyper::body::Incoming;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use tokio::sync::oneshot;
-use wasmtime_wasi_http::WasiHttpView as _;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-
-type Answer = Result<Response<HyperOutgoingBody>, ErrorCode>;
+use tokio::sync::oneshot::error::TryRecvError;
 
 /// A guest at work on one request, for the connection's task to run.
 pub(super) type Work = BoxFuture<'static, Part>;
 
-/// The other end: resolves to the response, and ends the guest when dropped before that.
-pub(super) struct Pending {
+/// The wait for an answer, which ends the guest when dropped before that.
+struct Pending {
     answer: oneshot::Receiver<Answer>,
-    failed: Arc<AtomicBool>,
+    fate: Arc<Fate>,
     guest: EndsGuest,
 }
 
@@ -40,41 +38,67 @@ impl Drop for EndsGuest {
     }
 }
 
-/// Splits a request into the guest's work and the wait for its answer.
-pub(super) fn begin(server: Arc<Server>, request: Request<Incoming>) -> (Work, Pending) {
+/// Answers `request` with a guest. Most do all they have to without waiting for anything: that is done here and
+/// now, and the answer is whole when the connection gets it. One that waits goes on in the `crew`.
+pub(super) async fn answer(
+    server: &Arc<Server>,
+    crew: &Crew,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
     let (sender, answer) = oneshot::channel();
-    let failed = Arc::new(AtomicBool::new(false));
-    let (abort, registration) = AbortHandle::new_pair();
-    let guest = serve(server, request, sender, failed.clone());
-    let work = async move {
-        // Ended from outside or by itself: nobody asks which.
-        let _ = Abortable::new(guest, registration).await;
-        Part::Guest
-    };
-    let pending = Pending {
+    let fate = Arc::new(Fate::default());
+    let mut guest = Box::pin(serve(server.clone(), request, sender, fate.clone()));
+    let mut pending = Pending {
         answer,
-        failed,
-        guest: EndsGuest(Some(abort)),
+        fate,
+        guest: EndsGuest(None),
     };
-    (Box::pin(work), pending)
+    // While the container drains, the connection first has to hear that it closes with this answer.
+    let is_done = !server.container.closing.is_asked()
+        && poll_fn(|cx| Poll::Ready(guest.as_mut().poll(cx).is_ready())).await;
+    if !is_done {
+        let (abort, registration) = AbortHandle::new_pair();
+        pending.guest.0 = Some(abort);
+        crew.add(Box::pin(async move {
+            // Ended from outside or by itself: nobody asks which.
+            let _ = Abortable::new(guest, registration).await;
+            Part::Guest
+        }));
+    }
+    pending.response(server).await
 }
 
 impl Pending {
     /// Waits for the head of the answer.
-    pub(super) async fn response(mut self, server: &Server) -> Response<GuestBody> {
-        let deadline = server.container.spec.handler.request_deadline;
-        let answer = tokio::time::timeout(deadline, &mut self.answer).await;
-        let response = match answer {
-            Ok(Ok(Ok(response))) => {
-                // From here on the guest may go on as long as the connection does.
-                self.guest.0 = None;
-                response
+    async fn response(mut self, server: &Server) -> Response<AnswerBody> {
+        let answer = match self.answer.try_recv() {
+            Ok(answer) => Ok(answer),
+            Err(TryRecvError::Closed) => return self.no_answer().response(),
+            Err(TryRecvError::Empty) => {
+                let deadline = server.container.spec.handler.request_deadline;
+                match tokio::time::timeout(deadline, &mut self.answer).await {
+                    Ok(answer) => answer,
+                    Err(_elapsed) => return Reply::TooSlow.response(),
+                }
             }
-            Ok(Ok(Err(_)) | Err(_)) => Reply::GuestFailed.response(),
-            Err(_elapsed) => Reply::TooSlow.response(),
         };
-        let failed = self.failed.clone();
-        response.map(|body| GuestBody::new(body, failed))
+        let Ok(Ok(response)) = answer else {
+            return self.no_answer().response();
+        };
+        // From here on the guest may go on as long as the connection does.
+        self.guest.0 = None;
+        response.map(|body| match body {
+            Some(body) => AnswerBody::Guests(body, self.fate.clone()),
+            None => AnswerBody::None,
+        })
+    }
+
+    /// Says why there is no answer.
+    fn no_answer(&self) -> Reply {
+        match self.fate.end() {
+            End::NoInstance => Reply::Busy,
+            End::Fine | End::Failed => Reply::GuestFailed,
+        }
     }
 }
 
@@ -83,20 +107,17 @@ async fn serve(
     server: Arc<Server>,
     request: Request<Incoming>,
     answer: oneshot::Sender<Answer>,
-    failed: Arc<AtomicBool>,
+    fate: Arc<Fate>,
 ) {
     let container = &server.container;
     let Some(permit) = server.instances.permit(container).await else {
-        // The client may be gone; then there is nobody to tell.
-        let _ = answer.send(Ok(Reply::Busy.response()));
-        return;
+        return fate.is(End::NoInstance);
     };
     let leased = match server.instances.lease(container, permit).await {
         Ok(leased) => leased,
         Err(error) if error.is::<Full>() => {
             tracing::warn!(container = %container.id(), %error, "a request had no instance");
-            let _ = answer.send(Ok(Reply::Busy.response()));
-            return;
+            return fate.is(End::NoInstance);
         }
         Err(error) => return report(&server, &error),
     };
@@ -113,7 +134,7 @@ async fn serve(
             server.instances.give_back(leased);
         }
         Err((leased, error)) => {
-            failed.store(true, Ordering::Release);
+            fate.is(End::Failed);
             report(&server, &error);
             drop(leased);
         }
@@ -148,10 +169,10 @@ async fn call(
     request: Request<Incoming>,
     answer: oneshot::Sender<Answer>,
 ) -> Result<Leased, (Leased, wasmtime::Error)> {
-    let mut http = leased.store.data_mut().http();
-    let resources = http
-        .new_incoming_request(Scheme::Http, request)
-        .and_then(|request| Ok((request, http.new_response_outparam(answer)?)));
+    let guest = leased.store.data_mut();
+    let resources = IncomingRequest::new(request)
+        .map_err(wasmtime::Error::from)
+        .and_then(|request| Ok((guest.push_request(request)?, guest.push_outparam(answer)?)));
     let (request, outparam) = match resources {
         Ok(resources) => resources,
         Err(error) => return Err((leased, error)),
@@ -178,8 +199,9 @@ fn report(server: &Server, error: &wasmtime::Error) {
 impl Leased {
     /// Waits until the container's outputs have taken what the guest wrote.
     async fn drain_output(&mut self) {
-        let guest = self.store.data_mut();
-        guest.stdout.drained().await;
-        guest.stderr.drained().await;
+        let outputs = self.store.data().outputs().cloned();
+        if let Some(outputs) = outputs {
+            outputs.drained().await;
+        }
     }
 }

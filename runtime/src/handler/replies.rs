@@ -1,9 +1,9 @@
 //! The answers that the runtime gives in a guest's place.
 
+use super::body::AnswerBody;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use http_body_util::Full;
 
 /// What the client is told when no guest answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +37,10 @@ impl Reply {
         }
     }
 
-    pub(super) fn response(self) -> Response<HyperOutgoingBody> {
+    pub(super) fn response(self) -> Response<AnswerBody> {
         let (status, text) = self.parts();
         let body = Full::new(Bytes::from_static(text.as_bytes()));
-        let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
+        let mut response = Response::new(AnswerBody::Ours(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));

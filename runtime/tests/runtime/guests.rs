@@ -186,6 +186,27 @@ pub(crate) fn answers() -> Vec<u8> {
     handler("", "")
 }
 
+/// Returns the body of an answer that is whole. It came with its length, or in chunks if its guest gave its
+/// thread back while it answered, as all do that have used up a slice.
+pub(crate) fn body_of(answer: &str) -> Option<String> {
+    let (head, mut rest) = answer.split_once("\r\n\r\n")?;
+    if !head.contains("transfer-encoding: chunked") {
+        let mut lines = head.lines();
+        let length = lines.find_map(|line| line.strip_prefix("content-length: "))?;
+        return (rest.len().to_string() == length).then(|| rest.to_owned());
+    }
+    let mut body = String::new();
+    loop {
+        let (size, after) = rest.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return (after == "\r\n").then_some(body);
+        }
+        body.push_str(after.get(..size)?);
+        rest = after.get(size..)?.strip_prefix("\r\n")?;
+    }
+}
+
 const HANDLER_WAT: &str = r#"(module
     (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
     (import "wasi:http/types@0.2.0" "[constructor]outgoing-response"
@@ -224,6 +245,170 @@ const HANDLER_WAT: &str = r#"(module
         $MIDDLE
         (call $say (local.get $stream) (i32.const 0) (i32.const 1) (i32.const 64))
         (call $drop_stream (local.get $stream))
+        (call $finish (local.get $outgoing) (i32.const 0) (i32.const 0) (i32.const 128))))"#;
+
+/// A handler that tells what it was asked, in an answer of 201: the number of the method, path, authority, the
+/// number of the scheme, the fields `x-test` and how many there are of `host`, whether the body can be had
+/// twice, and the body. Then what comes of fields: of the answer's own, which are final, of `host`, of a name
+/// that is none, and of `x-test`; and of a second body of the answer.
+pub(crate) fn tells_what_it_was_asked() -> Vec<u8> {
+    let wit = HANDLER_WIT
+        .replace(
+            "resource output-stream {",
+            "resource input-stream {
+                blocking-read: func(len: u64) -> result<list<u8>, stream-error>;
+            }
+            resource output-stream {",
+        )
+        .replace("{output-stream};", "{input-stream, output-stream};")
+        .replace(
+            "resource fields { constructor(); }",
+            "variant header-error { invalid-syntax, forbidden, immutable }
+            variant method {
+                get, head, post, put, delete, connect, options, trace, patch, other(string),
+            }
+            variant scheme { HTTP, HTTPS, other(string) }
+            resource fields {
+                constructor();
+                get: func(name: string) -> list<list<u8>>;
+                append: func(name: string, value: list<u8>) -> result<_, header-error>;
+            }
+            resource incoming-body { %stream: func() -> result<input-stream>; }",
+        )
+        .replace(
+            "resource incoming-request;",
+            "resource incoming-request {
+                method: func() -> method;
+                path-with-query: func() -> option<string>;
+                scheme: func() -> option<scheme>;
+                authority: func() -> option<string>;
+                headers: func() -> headers;
+                consume: func() -> result<incoming-body>;
+            }",
+        )
+        .replace(
+            "body: func() -> result<outgoing-body>;",
+            "status-code: func() -> u16;
+            set-status-code: func(status-code: u16) -> result;
+            headers: func() -> headers;
+            body: func() -> result<outgoing-body>;",
+        );
+    component(&wit, ASKED_WAT)
+}
+
+const ASKED_WAT: &str = r#"(module
+    (import "wasi:http/types@0.2.0" "[method]incoming-request.method"
+        (func $method (param i32 i32)))
+    (import "wasi:http/types@0.2.0" "[method]incoming-request.path-with-query"
+        (func $path (param i32 i32)))
+    (import "wasi:http/types@0.2.0" "[method]incoming-request.scheme"
+        (func $scheme (param i32 i32)))
+    (import "wasi:http/types@0.2.0" "[method]incoming-request.authority"
+        (func $authority (param i32 i32)))
+    (import "wasi:http/types@0.2.0" "[method]incoming-request.headers"
+        (func $headers (param i32) (result i32)))
+    (import "wasi:http/types@0.2.0" "[method]incoming-request.consume"
+        (func $consume (param i32 i32)))
+    (import "wasi:http/types@0.2.0" "[method]incoming-body.stream" (func $stream (param i32 i32)))
+    (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
+    (import "wasi:http/types@0.2.0" "[method]fields.get" (func $get (param i32 i32 i32 i32)))
+    (import "wasi:http/types@0.2.0" "[method]fields.append"
+        (func $append (param i32 i32 i32 i32 i32 i32)))
+    (import "wasi:http/types@0.2.0" "[constructor]outgoing-response"
+        (func $response (param i32) (result i32)))
+    (import "wasi:http/types@0.2.0" "[method]outgoing-response.status-code"
+        (func $status (param i32) (result i32)))
+    (import "wasi:http/types@0.2.0" "[method]outgoing-response.set-status-code"
+        (func $set_status (param i32 i32) (result i32)))
+    (import "wasi:http/types@0.2.0" "[method]outgoing-response.headers"
+        (func $response_headers (param i32) (result i32)))
+    (import "wasi:http/types@0.2.0" "[method]outgoing-response.body"
+        (func $body (param i32 i32)))
+    (import "wasi:http/types@0.2.0" "[static]response-outparam.set"
+        (func $set (param i32 i32 i32 i32 i64 i32 i32 i32 i32)))
+    (import "wasi:http/types@0.2.0" "[method]outgoing-body.write" (func $write (param i32 i32)))
+    (import "wasi:http/types@0.2.0" "[static]outgoing-body.finish"
+        (func $finish (param i32 i32 i32 i32)))
+    (import "wasi:io/streams@0.2.0" "[method]input-stream.blocking-read"
+        (func $read (param i32 i64 i32)))
+    (import "wasi:io/streams@0.2.0" "[method]output-stream.blocking-write-and-flush"
+        (func $write_and_flush (param i32 i32 i32 i32)))
+    (import "wasi:io/streams@0.2.0" "[resource-drop]output-stream"
+        (func $drop_stream (param i32)))
+    (memory (export "memory") 1)
+    (global $heap (mut i32) (i32.const 4096))
+    (global $out (mut i32) (i32.const 0))
+    (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+        (global.set $heap (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
+        (global.get $heap)
+        (global.set $heap (i32.add (global.get $heap) (local.get 3))))
+    (data (i32.const 0) "x-test")
+    (data (i32.const 16) "host")
+    (data (i32.const 32) "no name")
+    (data (i32.const 48) "value")
+    (data (i32.const 64) ";")
+    ;; Says so many bytes and a semicolon.
+    (func $say (param $at i32) (param $length i32)
+        (call $write_and_flush (global.get $out) (local.get $at) (local.get $length)
+            (i32.const 128))
+        (call $write_and_flush (global.get $out) (i32.const 64) (i32.const 1) (i32.const 128)))
+    (func $digit (param $number i32)
+        (i32.store8 (i32.const 80) (i32.add (local.get $number) (i32.const 48)))
+        (call $say (i32.const 80) (i32.const 1)))
+    ;; Says the text whose address and length are there.
+    (func $text (param $at i32)
+        (call $say (i32.load (local.get $at)) (i32.load offset=4 (local.get $at))))
+    ;; Says what comes of a field: 0, or one more than the number of the error.
+    (func $try (param $fields i32) (param $name i32) (param $length i32)
+        (call $append (local.get $fields) (local.get $name) (local.get $length) (i32.const 48)
+            (i32.const 5) (i32.const 144))
+        (call $digit (select
+            (i32.add (i32.load8_u (i32.const 145)) (i32.const 1))
+            (i32.const 0)
+            (i32.load8_u (i32.const 144)))))
+    (func (export "wasi:http/incoming-handler@0.2.0#handle") (param $request i32) (param $to i32)
+        (local $answer i32) (local $outgoing i32) (local $fields i32)
+        (local.set $answer (call $response (call $fields)))
+        (if (i32.ne (call $status (local.get $answer)) (i32.const 200)) (then unreachable))
+        (if (call $set_status (local.get $answer) (i32.const 201)) (then unreachable))
+        (if (i32.eqz (call $set_status (local.get $answer) (i32.const 99))) (then unreachable))
+        (if (i32.ne (call $status (local.get $answer)) (i32.const 201)) (then unreachable))
+        (call $body (local.get $answer) (i32.const 160))
+        (local.set $outgoing (i32.load (i32.const 164)))
+        (call $write (local.get $outgoing) (i32.const 168))
+        (global.set $out (i32.load (i32.const 172)))
+
+        (call $method (local.get $request) (i32.const 200))
+        (call $digit (i32.load8_u (i32.const 200)))
+        (call $path (local.get $request) (i32.const 220))
+        (call $text (i32.const 224))
+        (call $authority (local.get $request) (i32.const 232))
+        (call $text (i32.const 236))
+        (call $scheme (local.get $request) (i32.const 244))
+        (call $digit (i32.load8_u (i32.const 248)))
+        (local.set $fields (call $headers (local.get $request)))
+        (call $get (local.get $fields) (i32.const 0) (i32.const 6) (i32.const 272))
+        (call $text (i32.load (i32.const 272)))
+        (call $get (local.get $fields) (i32.const 16) (i32.const 4) (i32.const 280))
+        (call $digit (i32.load (i32.const 284)))
+        (call $consume (local.get $request) (i32.const 288))
+        (call $consume (local.get $request) (i32.const 296))
+        (call $digit (i32.load8_u (i32.const 296)))
+        (call $stream (i32.load (i32.const 292)) (i32.const 304))
+        (call $read (i32.load (i32.const 308)) (i64.const 100) (i32.const 312))
+        (call $text (i32.const 316))
+
+        (call $try (call $response_headers (local.get $answer)) (i32.const 0) (i32.const 6))
+        (local.set $fields (call $fields))
+        (call $try (local.get $fields) (i32.const 16) (i32.const 4))
+        (call $try (local.get $fields) (i32.const 32) (i32.const 7))
+        (call $try (local.get $fields) (i32.const 0) (i32.const 6))
+        (call $body (local.get $answer) (i32.const 336))
+        (call $digit (i32.load8_u (i32.const 336)))
+
+        (call $set (local.get $to) (i32.const 0) (local.get $answer) (i32.const 0) (i64.const 0)
+            (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+        (call $drop_stream (global.get $out))
         (call $finish (local.get $outgoing) (i32.const 0) (i32.const 0) (i32.const 128))))"#;
 
 /// As much of `wasi:http` as the handler above needs.

@@ -60,17 +60,20 @@ async fn plain(wasm: &[u8]) -> Served {
     Served::new(wasm, |_| {}).await
 }
 
-/// Reads the head and the one-chunk body of one answer.
+/// Reads one answer and returns its body.
 async fn read_answer(stream: &mut Stream) -> String {
     let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n0\r\n\r\n") {
+    loop {
         let n = stream
             .read_buf(&mut answer)
             .await
             .expect("the handler answers");
-        assert_ne!(n, 0, "{}", String::from_utf8_lossy(&answer));
+        let text = String::from_utf8_lossy(&answer);
+        assert_ne!(n, 0, "{text}");
+        if let Some(body) = guests::body_of(&text) {
+            return body;
+        }
     }
-    String::from_utf8(answer).expect("the answer is text")
 }
 
 #[tokio::test]
@@ -78,7 +81,7 @@ async fn a_handler_answers_over_its_pods_network() {
     let served = plain(&guests::answers()).await;
     let answer = served.get().await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    assert!(answer.ends_with("\r\n1\r\n1\r\n0\r\n\r\n"), "{answer}");
+    assert_eq!(guests::body_of(&answer).as_deref(), Some("1"), "{answer}");
 }
 
 #[tokio::test]
@@ -97,11 +100,7 @@ async fn a_connection_serves_many_requests_each_with_a_fresh_instance() {
     let mut stream = served.connect().await;
     for _ in 0..3 {
         stream.write_all(REQUEST).await.expect("the handler reads");
-        assert!(
-            read_answer(&mut stream)
-                .await
-                .ends_with("\r\n1\r\n1\r\n0\r\n\r\n")
-        );
+        assert_eq!(read_answer(&mut stream).await, "1");
     }
 }
 
@@ -112,11 +111,7 @@ async fn a_handler_that_opted_in_reuses_its_instance() {
     let mut stream = served.connect().await;
     for count in 1..=3 {
         stream.write_all(REQUEST).await.expect("the handler reads");
-        let answer = read_answer(&mut stream).await;
-        assert!(
-            answer.ends_with(&format!("\r\n1\r\n{count}\r\n0\r\n\r\n")),
-            "{answer}"
-        );
+        assert_eq!(read_answer(&mut stream).await, count.to_string());
     }
 }
 
@@ -174,11 +169,8 @@ async fn an_answer_whose_guest_fails_half_way_is_cut_off() {
         .expect("the handler reads");
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
-    assert!(
-        !answer.ends_with(b"0\r\n\r\n"),
-        "{}",
-        String::from_utf8_lossy(&answer)
-    );
+    let answer = String::from_utf8_lossy(&answer);
+    assert_eq!(guests::body_of(&answer), None, "{answer}");
 }
 
 #[tokio::test]
@@ -304,4 +296,24 @@ async fn a_port_that_is_taken_is_named() {
     }
     first.kill();
     first.exited().await;
+}
+
+// Everything that a handler is told about its request, and what it may make of its answer.
+#[tokio::test]
+async fn a_handler_is_told_what_it_was_asked() {
+    let served = plain(&guests::tells_what_it_was_asked()).await;
+    let mut stream = served.connect().await;
+    let request = b"PUT /a/b?c=d HTTP/1.1\r\nhost: pod:81\r\nx-test: yes\r\ncontent-length: 4\r\n\
+        connection: close\r\n\r\nbody";
+    stream.write_all(request).await.expect("the handler reads");
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .await
+        .expect("the handler answers in full");
+    assert!(answer.starts_with("HTTP/1.1 201 Created\r\n"), "{answer}");
+    let asked = "3;/a/b?c=d;pod:81;0;yes;0;1;body;";
+    let fields = "3;2;1;0;";
+    let body = format!("{asked}{fields}1;");
+    assert_eq!(guests::body_of(&answer), Some(body), "{answer}");
 }
