@@ -317,6 +317,10 @@ impl Drop for MemoryMeter {
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    // Streams and pollables need the table alone; what sockets have of their own comes after.
+    linker.allow_shadowing(true);
+    wasmtime_wasi_io::add_to_linker_async(&mut linker)?;
+    linker.allow_shadowing(false);
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     http_types::add_to_linker(&mut linker)?;
     // Files, sockets and the environment are the container's, not the host's; the first two set
@@ -326,8 +330,6 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     termination::add_to_linker(&mut linker)?;
     random::add_to_linker(&mut linker)?;
     linker.allow_shadowing(true);
-    // Streams and pollables need the table alone.
-    wasmtime_wasi_io::add_to_linker_async(&mut linker)?;
     environment::add_to_linker::<Guest, Environment>(&mut linker, |guest| EnvironmentView {
         spec: &guest.container.spec,
     })?;
