@@ -2,8 +2,10 @@
 //! with its manual and its completions.
 //!
 //! Names of folders would come into it by panics' places and by C's `__FILE__`; compilers are told to write
-//! others instead. Then the same commit and the same toolchain give the same bytes everywhere, which
-//! `--twice` shows.
+//! others instead, by flags and by what stands between cargo and rustc. Then the same commit and the same
+//! toolchain give the same bytes everywhere, which `--twice` shows.
+
+mod compiler;
 
 use std::env;
 use std::ffi::OsString;
@@ -12,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
+
+pub(crate) use self::compiler::compile_if_asked;
 
 use crate::guests::checksum;
 use crate::workspace::{call, cargo, output, root};
@@ -24,6 +28,9 @@ const BYTES_MAX: u64 = 60_000_000;
 
 /// Between two flags of the compiler, as cargo reads them from the environment.
 const BETWEEN_FLAGS: &str = "\x1f";
+
+/// What stands in the program for the target folder.
+const TARGET_TOLD: &str = "/coracle/target";
 
 /// What lies beside the program in an archive.
 const DOCUMENTS: &[&str] = &["LICENSE", "NOTICE", "README.md", "CHANGELOG.md"];
@@ -144,6 +151,11 @@ fn build(root: &Path, target: &Path, options: &Options) -> anyhow::Result<PathBu
         .env("CARGO_TARGET_DIR", target)
         // Pieces of code that were compiled before would be put together in another order.
         .env("CARGO_INCREMENTAL", "0")
+        .env(
+            "RUSTC_WRAPPER",
+            env::current_exe().context("this program has no path")?,
+        )
+        .env(compiler::ASKED, "1")
         .env_remove("RUSTFLAGS");
     let names = names(root, target)?;
     let flags = names.iter().map(|name| name.flag("--remap-path-prefix="));
@@ -201,7 +213,7 @@ fn names(root: &Path, target: &Path) -> anyhow::Result<Vec<Name>> {
         name(&library, "/rustc"),
         name(&home.join("registry/src"), "/cargo"),
         name(root, "/coracle"),
-        name(target, "/coracle/target"),
+        name(target, TARGET_TOLD),
     ])
 }
 

@@ -35,6 +35,9 @@ enum Chore {
 }
 
 fn main() -> ExitCode {
+    if let Some(ended) = dist::compile_if_asked() {
+        return ended;
+    }
     let outcome = match Chore::parse() {
         Chore::Bench(options) => bench::run(&options),
         Chore::Ci => ci::run(),
