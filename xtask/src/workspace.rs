@@ -18,9 +18,20 @@ pub(crate) fn root() -> PathBuf {
 }
 
 /// Returns the cargo that runs us, so that a chosen toolchain stays chosen.
+///
+/// It gets nothing of what cargo told us about our package: build scripts that look at such variables would
+/// run again, and all that stands on them be compiled anew, each time somebody calls cargo without us.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    for (name, _) in env::vars_os() {
+        let is_of_a_package = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        });
+        if is_of_a_package {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
@@ -131,4 +142,20 @@ fn shown(command: &Command) -> String {
         .map(|word| OsString::from(word).to_string_lossy().into_owned())
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_is_told_nothing_about_this_package() {
+        // Cargo has told it to this test as it tells it to a chore.
+        assert!(env::var_os("CARGO_PKG_NAME").is_some());
+        let command = cargo();
+        for name in ["CARGO_PKG_NAME", "CARGO_PKG_VERSION", "CARGO_MANIFEST_DIR"] {
+            let told = command.get_envs().find(|(told, _)| *told == name);
+            assert_eq!(told, Some((name.as_ref(), None)), "{name}");
+        }
+    }
 }
