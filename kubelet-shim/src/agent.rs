@@ -2,7 +2,6 @@
 
 mod pods;
 mod rejection;
-mod seen;
 mod sweep;
 
 use std::collections::BTreeMap;

@@ -35,6 +35,7 @@ mod node;
 mod objects;
 mod probes;
 mod readable;
+mod seen;
 mod server;
 mod spec;
 mod status;
@@ -48,6 +49,7 @@ pub use lifecycle::Verdict;
 pub use logs::{OutputLine, StdStream};
 pub use node::pressure::DiskLeast;
 pub use probes::{NEWS_MAX, Names, News, Prober, Programs, Watch, Watched, What, Whose};
+pub use seen::SeenPod;
 pub use server::{
     KubeletBody, KubeletListener, KubeletListenerConfig, KubeletServer, KubeletServerError,
     KubeletService,

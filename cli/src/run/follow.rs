@@ -4,9 +4,10 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use coracle_kubelet_shim::SeenPod;
 use coracle_service_proxy::ServicePlace;
 use futures::{Stream, TryStreamExt};
-use k8s_openapi::api::core::v1::{Event as KubeEvent, Pod};
+use k8s_openapi::api::core::v1::Event as KubeEvent;
 use kube::Api;
 use kube::runtime::watcher::{self, Event};
 use tokio::sync::watch;
@@ -42,7 +43,7 @@ impl Verdict {
 
 /// Watches all pods of a run, and the warnings about them.
 pub(super) struct Follower {
-    pods: Api<Pod>,
+    pods: Api<SeenPod>,
     events: Api<KubeEvent>,
     places: watch::Receiver<Arc<[ServicePlace]>>,
     console: Console,
@@ -54,7 +55,7 @@ pub(super) struct Follower {
     reason = "there is one at a time, and it is not moved far"
 )]
 enum News {
-    Pod(Event<Pod>),
+    Pod(Event<SeenPod>),
     Warning(Event<KubeEvent>),
     Places(Arc<[ServicePlace]>),
 }
@@ -90,8 +91,8 @@ impl Follower {
         let mut printed = Printed::default();
         while let Some(news) = news.try_next().await.context("failed to watch the pods")? {
             let notes = match news {
-                News::Pod(Event::Apply(pod) | Event::InitApply(pod)) => tracker.observe(&pod),
-                News::Pod(Event::Delete(pod)) => tracker.forget(&pod),
+                News::Pod(Event::Apply(pod) | Event::InitApply(pod)) => tracker.observe(&pod.0),
+                News::Pod(Event::Delete(pod)) => tracker.forget(&pod.0),
                 News::Warning(Event::Apply(event) | Event::InitApply(event)) => {
                     tracker.warn(&event)
                 }

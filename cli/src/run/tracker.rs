@@ -49,6 +49,10 @@ struct RefusedImage {
 #[derive(Default)]
 pub(super) struct Tracker {
     pods: HashMap<String, Told>,
+    /// How many of them are at their end.
+    ended: usize,
+    /// The first image that can never run.
+    refused: Option<String>,
     /// The last warning about each pod.
     warnings: HashMap<String, String>,
 }
@@ -60,7 +64,6 @@ struct Told {
     unschedulable: Option<String>,
     containers: HashMap<String, String>,
     addresses: Vec<String>,
-    refusal: Option<String>,
     /// Set when the pod is at its end: the first failure by time, if any container failed.
     ended: Option<Option<Failure>>,
 }
@@ -84,10 +87,14 @@ impl Tracker {
             told.note_container(status, name, &mut notes);
         }
         told.note_addresses(pod, name, &mut notes);
+        let had_ended = told.ended.is_some();
         told.note_phase(pod, name, &mut notes);
-        if let Some(RefusedImage { container, message }) = annotated(pod, ANNOTATION_REFUSED).pop()
+        self.ended += usize::from(told.ended.is_some() && !had_ended);
+        if self.refused.is_none()
+            && let Some(RefusedImage { container, message }) =
+                annotated(pod, ANNOTATION_REFUSED).pop()
         {
-            told.refusal = Some(format!("{name}/{container}: {message}"));
+            self.refused = Some(format!("{name}/{container}: {message}"));
         }
         notes
     }
@@ -96,6 +103,7 @@ impl Tracker {
     pub(super) fn forget(&mut self, pod: &Pod) -> Vec<Note> {
         let key = pod.metadata.uid.clone().unwrap_or_default();
         let told = self.pods.entry(key).or_default();
+        self.ended += usize::from(told.ended.is_none());
         told.ended.get_or_insert(None);
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         vec![Note::State(format!("{name}: deleted"))]
@@ -121,20 +129,16 @@ impl Tracker {
         vec![Note::State(line)]
     }
 
-    /// Returns how all pods stand, given how many there must be.
+    /// Returns how all pods stand, given how many there must be; looks at each of them only at the end.
     pub(super) fn standing(&self, expected: usize) -> Standing {
-        if let Some(refusal) = self.pods.values().find_map(|told| told.refusal.clone()) {
-            return Standing::Refused(refusal);
+        if let Some(refusal) = &self.refused {
+            return Standing::Refused(refusal.clone());
         }
-        let ended: Vec<&Option<Failure>> = self
-            .pods
-            .values()
-            .filter_map(|told| told.ended.as_ref())
-            .collect();
-        if ended.len() < expected || ended.len() < self.pods.len() {
+        if self.ended < expected || self.ended < self.pods.len() {
             return Standing::Running;
         }
-        let first = ended.into_iter().flatten().min();
+        let failures = self.pods.values().filter_map(|told| told.ended.as_ref());
+        let first = failures.flatten().min();
         Standing::Finished(first.map_or(Exit::Success, |failure| Exit::of_container(failure.code)))
     }
 }

@@ -12,12 +12,12 @@ use kube::runtime::watcher::{self, Event};
 use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
 
-use super::seen::SeenPod;
 use super::{rejection, sweep};
 use crate::allocation::{Demand, Shortage};
 use crate::images::blocking;
 use crate::lifecycle::{EndCause, Ending, Intent};
 use crate::readable::{self, News};
+use crate::seen::SeenPod;
 use crate::spec::{FieldRefusal, HostPathPolicy, PodKey, PodSpecPlan, check_pod};
 use crate::worker::{Desired, Node, Remains, Worker, log_dir, remove};
 

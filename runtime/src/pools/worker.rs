@@ -58,6 +58,25 @@ struct Aside {
     giving_way: GivingWay,
 }
 
+/// The processor time that the thread has used since the first poll of a turn for which it matters.
+///
+/// It is read once a turn and not before each poll, since reading it takes as long as a brief poll: what a
+/// long poll is charged by it may be too much by what the turn took before, which is less than a slice.
+#[derive(Default)]
+struct TurnClock(Option<Duration>);
+
+impl TurnClock {
+    fn start(&mut self) {
+        if self.0.is_none() {
+            self.0 = cpu_clock::thread_time();
+        }
+    }
+
+    fn used(&self) -> Option<Duration> {
+        cpu_clock::thread_time()?.checked_sub(self.0?)
+    }
+}
+
 /// How a turn ended.
 enum Turn {
     More,
@@ -154,8 +173,9 @@ impl Worker {
         };
         shared.enter();
         let mut now = began;
+        let mut clock = TurnClock::default();
         for polls in 1.. {
-            now = self.run(shared, task, now, aside);
+            now = self.run(shared, task, now, &mut clock, aside);
             // Before the next task is taken out: it would be lost if the turn ended after that.
             let taken = now.duration_since(began);
             let most = match taken < TURN_MIN {
@@ -176,7 +196,14 @@ impl Worker {
     }
 
     /// Polls one task and decides where it goes; returns the time.
-    fn run(&self, shared: &Shared, task: Arc<Task>, now: Instant, aside: &mut Aside) -> Instant {
+    fn run(
+        &self,
+        shared: &Shared,
+        task: Arc<Task>,
+        now: Instant,
+        clock: &mut TurnClock,
+        aside: &mut Aside,
+    ) -> Instant {
         if !task.begin() {
             return now;
         }
@@ -198,22 +225,17 @@ impl Worker {
         // Nobody else writes it.
         let polls = self.polls.load(Ordering::Relaxed);
         self.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
-        let before = task
-            .account
-            .has_quota()
-            .then(cpu_clock::thread_time)
-            .flatten();
+        if task.account.has_quota() {
+            clock.start();
+        }
         self.prompt.store(task.is_brief(), Ordering::Relaxed);
         courtesy::begin();
         let result = task.poll();
         self.prompt.store(true, Ordering::Relaxed);
         let ended = Instant::now();
         let mut used = ended.duration_since(now);
-        if used > SLICE
-            && let Some(before) = before
-            && let Some(after) = cpu_clock::thread_time()
-        {
-            used = used.min(after.saturating_sub(before));
+        if used > SLICE && task.account.has_quota() {
+            used = used.min(clock.used().unwrap_or(used));
         }
         task.account.charge(used, ended);
         let polled = match result {

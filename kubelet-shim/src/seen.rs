@@ -1,4 +1,4 @@
-//! Pods as the agent follows them: who owns which field of them is skipped while they are read, which is a
+//! Pods as followers read them: who owns which field of them is skipped while they are read, which is a
 //! third of a pod's text, and half of its parts.
 
 use std::borrow::Cow;
@@ -11,7 +11,10 @@ use serde::{Deserialize, Deserializer};
 
 /// A pod without its `managedFields`.
 #[derive(Clone, Debug)]
-pub(super) struct SeenPod(pub(super) Pod);
+pub struct SeenPod(
+    /// The pod.
+    pub Pod,
+);
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
