@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,6 +12,10 @@ use tempfile::NamedTempFile;
 use super::{ImageStore, StoreError};
 use crate::digest::Digest;
 use crate::rootfs::index::LayerIndex;
+
+/// How often a file in use is tried again, and how long each time is waited before.
+const BUSY_TRIES: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Which version of a file lies at a path: records are replaced by a rename and never changed, so the same
 /// stamp means the same content.
@@ -154,14 +159,30 @@ pub(crate) fn write_atomically(
 }
 
 /// Moves a finished file into place, over what may be there.
+///
+/// Windows refuses to replace a file that somebody has open or replaces just now, which takes its reader or
+/// writer no longer than it does us: there it is tried again for half a second.
 pub(crate) fn persist(file: NamedTempFile, path: &Path) -> Result<(), StoreError> {
-    file.persist(path)
-        .map(drop)
-        .map_err(|error| StoreError::File {
-            action: "move a file to",
-            path: path.to_owned(),
-            source: error.error,
-        })
+    let mut moved = file.persist(path);
+    for _ in 0..BUSY_TRIES {
+        match moved {
+            Err(error) if is_busy(&error.error) => {
+                thread::sleep(BUSY_PAUSE);
+                moved = error.file.persist(path);
+            }
+            _ => break,
+        }
+    }
+    moved.map(drop).map_err(|error| StoreError::File {
+        action: "move a file to",
+        path: path.to_owned(),
+        source: error.error,
+    })
+}
+
+/// Tells whether a file could not be replaced because it is in use.
+fn is_busy(error: &io::Error) -> bool {
+    cfg!(windows) && error.kind() == io::ErrorKind::PermissionDenied
 }
 
 /// Removes a file that may be gone already.
@@ -187,4 +208,33 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     entries
         .map(|entry| entry.map(|entry| entry.path()).map_err(fault))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITERS: usize = 4;
+    const RECORDS: usize = 100;
+
+    #[test]
+    fn a_record_that_many_replace_at_once_is_always_there_and_whole() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = ImageStore::open(folder.path()).expect("the store opens");
+        let path = store.json_path("names", Digest::of(b"name"));
+        write_json(&store, &path, &[0; 64]).expect("it is written");
+        thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let (store, path) = (&store, &path);
+                scope.spawn(move || {
+                    for _ in 0..RECORDS {
+                        write_json(store, path, &[writer; 64]).expect("it is written");
+                        let read: Option<Vec<usize>> = read_json(path).expect("it is read");
+                        let read = read.expect("it is there");
+                        assert!(read.len() == 64 && read.iter().all(|part| *part == read[0]));
+                    }
+                });
+            }
+        });
+    }
 }
