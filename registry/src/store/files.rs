@@ -222,13 +222,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = ImageStore::open(folder.path()).expect("the store opens");
         let path = store.json_path("names", Digest::of(b"name"));
-        write_json(&store, &path, &[0; 64]).expect("it is written");
+        write_json(&store, &path, &vec![0; 64]).expect("it is written");
         thread::scope(|scope| {
             for writer in 0..WRITERS {
                 let (store, path) = (&store, &path);
                 scope.spawn(move || {
                     for _ in 0..RECORDS {
-                        write_json(store, path, &[writer; 64]).expect("it is written");
+                        let record = vec![writer; 64];
+                        write_json(store, path, &record).expect("it is written");
                         let read: Option<Vec<usize>> = read_json(path).expect("it is read");
                         let read = read.expect("it is there");
                         assert!(read.len() == 64 && read.iter().all(|part| *part == read[0]));
