@@ -84,8 +84,8 @@ make_prefix() {
 summary() {
     awk '/^test result:/ {
              for (i = 2; i <= NF; i++) {
-                 if ($i == "passed;") passed += $(i - 1)
-                 if ($i == "failed;") failed += $(i - 1)
+                 if ($i ~ /^passed;?$/) passed += $(i - 1)
+                 if ($i ~ /^failed;?$/) failed += $(i - 1)
              }
              binaries++
          }
