@@ -1,9 +1,9 @@
 //! Builds what is handed out: the stripped program, from which nobody reads in which folder it was built,
 //! with its manual and its completions.
 //!
-//! Names of folders would come into it by panics' places and by C's `__FILE__`; compilers are told to write
-//! others instead, by flags and by what stands between cargo and rustc. Then the same commit and the same
-//! toolchain give the same bytes everywhere, which `--twice` shows.
+//! Names of folders would come into it by panics' places and by C's `__FILE__`, the time by C's `__DATE__`;
+//! compilers are told to write others instead, by flags, variables and what stands between cargo and rustc.
+//! Then the same commit and the same toolchain give the same bytes everywhere, which `--twice` shows.
 
 mod compiler;
 
@@ -31,6 +31,10 @@ const BETWEEN_FLAGS: &str = "\x1f";
 
 /// What stands in the program for the target folder.
 const TARGET_TOLD: &str = "/coracle/target";
+
+/// What C's compilers (but Microsoft's) take for the time of the build, in seconds since 1970: the first of
+/// January 1980. It is not the commit's: what an earlier commit's build left in the target folder would differ.
+const TIME_TOLD: (&str, &str) = ("SOURCE_DATE_EPOCH", "315532800");
 
 /// What lies beside the program in an archive.
 const DOCUMENTS: &[&str] = &["LICENSE", "NOTICE", "README.md", "CHANGELOG.md"];
@@ -151,6 +155,7 @@ fn build(root: &Path, target: &Path, options: &Options) -> anyhow::Result<PathBu
         .env("CARGO_TARGET_DIR", target)
         // Pieces of code that were compiled before would be put together in another order.
         .env("CARGO_INCREMENTAL", "0")
+        .env(TIME_TOLD.0, TIME_TOLD.1)
         .env(
             "RUSTC_WRAPPER",
             env::current_exe().context("this program has no path")?,
