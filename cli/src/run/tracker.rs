@@ -342,6 +342,24 @@ mod tests {
         check(&[good, again], Standing::Finished(Exit::Success));
     }
 
+    /// The ends are counted, so none may count twice.
+    #[test]
+    fn a_pod_that_is_deleted_is_at_its_end_once() {
+        let ended = pod("a", "Failed", &[("c", ended(3, 5))], json!({}));
+        let running = pod("b", "Running", &[("c", json!({"running": {}}))], json!({}));
+        let mut tracker = Tracker::default();
+        tracker.observe(&ended);
+        tracker.observe(&ended);
+        tracker.forget(&ended);
+        tracker.observe(&running);
+        assert_eq!(tracker.standing(2), Standing::Running);
+        tracker.forget(&running);
+        tracker.forget(&running);
+        let finished = Standing::Finished(Exit::Container(3));
+        assert_eq!(tracker.standing(2), finished);
+        assert_eq!(tracker.standing(3), Standing::Running, "one more must come");
+    }
+
     #[test]
     fn an_image_that_can_never_run_ends_the_run() {
         let refused =

@@ -60,8 +60,8 @@ struct Aside {
 
 /// The processor time that the thread has used since the first poll of a turn for which it matters.
 ///
-/// It is read once a turn and not before each poll, since reading it takes as long as a brief poll: what a
-/// long poll is charged by it may be too much by what the turn took before, which is less than a slice.
+/// It is read once a turn and not before each poll, since reading it is a call of the system: what a long
+/// poll is charged by it may be too much by what the turn took before, which is less than a slice.
 #[derive(Default)]
 struct TurnClock(Option<Duration>);
 
