@@ -114,10 +114,15 @@ case $command in
         export CORACLE_TEST_WINE=1
         [ $# -gt 0 ] || set -- --workspace
         log=$(mktemp "${TMPDIR:-/tmp}/coracle-windows.XXXXXX")
+        # No pipe: it would be held open by whatever a test that was killed leaves behind.
+        tail --follow --lines=+1 "$log" &
+        # shellcheck disable=SC2064  # the process and the file of now
+        trap "kill $! 2>/dev/null; rm -f '$log'" EXIT
         code=0
-        cargo test --release --no-fail-fast --target $TARGET "$@" 2>&1 | tee "$log" || code=$?
+        cargo test --release --no-fail-fast --target $TARGET "$@" >"$log" 2>&1 || code=$?
+        # What was written last is still to be shown.
+        sleep 1
         summary "$log" >&2
-        rm "$log"
         exit $code
         ;;
     check | clippy)

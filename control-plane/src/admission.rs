@@ -26,6 +26,7 @@ use crate::{
     status::ApiError,
 };
 
+pub(crate) use nodes::{NOT_READY, UNREACHABLE};
 pub(crate) use pending::Claims;
 pub(crate) use quota::Charge;
 

@@ -206,7 +206,8 @@ impl Scheduler {
 
     fn awaits_first_node(&mut self) -> bool {
         let is_over = self.first_node.is_some_and(|until| until <= Instant::now());
-        if is_over || !self.cluster.nodes.is_empty() {
+        // A node joins first and is ready, and rid of its taint, a moment later.
+        if is_over || self.cluster.nodes.values().any(|node| !node.is_not_ready()) {
             self.first_node = None;
         }
         self.first_node.is_some()

@@ -8,8 +8,10 @@ use crate::{status::ApiError, validate::elements};
 /// How long a pod stays on a node that does not answer.
 const TOLERATION_SECONDS: i64 = 300;
 
-const NOT_READY: &str = "node.kubernetes.io/not-ready";
-const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// The taint of a node that is not ready.
+pub(crate) const NOT_READY: &str = "node.kubernetes.io/not-ready";
+/// The taint of a node that does not answer.
+pub(crate) const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
 /// Conditions of a node that new pods are kept away for: type, status, taint.

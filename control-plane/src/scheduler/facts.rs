@@ -14,7 +14,10 @@ use super::{
         PodStatusView, PodView, Taint, Toleration,
     },
 };
-use crate::quantity::Quantity;
+use crate::{
+    admission::{NOT_READY, UNREACHABLE},
+    quantity::Quantity,
+};
 
 /// What a container without a request counts as when nodes are compared, in thousandths: 100m and
 /// 200 MiB, as in the stock scheduler. Otherwise pods without requests would all go to one node.
@@ -432,8 +435,8 @@ impl NodeFacts {
         // A stock cluster taints such nodes; where nobody does, they are no place for a pod either.
         let missing = match ready.map(|ready| ready.status.as_str()) {
             Some("True") => None,
-            Some("Unknown") => Some("node.kubernetes.io/unreachable"),
-            _ => Some("node.kubernetes.io/not-ready"),
+            Some("Unknown") => Some(UNREACHABLE),
+            _ => Some(NOT_READY),
         };
         if let Some(key) = missing
             && !taints.iter().any(|taint| taint.key == key)
@@ -450,6 +453,11 @@ impl NodeFacts {
             taints,
             allocatable: thousandths(&status.allocatable),
         }
+    }
+
+    /// Says whether the node has not been ready since it joined, or is no longer.
+    pub(super) fn is_not_ready(&self) -> bool {
+        self.taints.iter().any(|taint| taint.key == NOT_READY)
     }
 
     /// Returns how much of a resource pods may take, in thousandths.

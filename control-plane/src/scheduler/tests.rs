@@ -100,11 +100,16 @@ async fn pods_wait_for_the_first_node_before_they_are_refused() {
     let mut scheduler = without_node(FirstNode::Follows);
     assert!(!scheduler.try_some(), "nothing can be tried now");
     assert!(scheduler.writes.is_empty(), "the pod waits");
-    let node = json!({"metadata": {"name": "node"}, "spec": {},
-        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"},
-            "conditions": [{"type": "Ready", "status": "True"}]}});
-    let node = serde_json::from_value(node).expect("a node");
-    let _ = scheduler.cluster.on_node(Event::Apply(node));
+    let node = |ready: &str| {
+        let node = json!({"metadata": {"name": "node"}, "spec": {},
+            "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"},
+                "conditions": [{"type": "Ready", "status": ready}]}});
+        Event::Apply(serde_json::from_value(node).expect("a node"))
+    };
+    let _ = scheduler.cluster.on_node(node("False"));
+    assert!(!scheduler.try_some(), "a node that joins is not ready yet");
+    assert!(scheduler.writes.is_empty(), "the pod still waits");
+    let _ = scheduler.cluster.on_node(node("True"));
     scheduler.try_some();
     assert_eq!(scheduler.writes.len(), 1, "it is placed");
     assert_eq!(scheduler.cluster.placed_keys().count(), 1);
