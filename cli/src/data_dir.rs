@@ -1,9 +1,13 @@
 //! Where images, compiled code and a run's own files live.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+
+/// The variable of the environment that names the data folder.
+pub(crate) const VARIABLE: &str = "CORACLE_DATA_DIR";
 
 /// Returns the data folder that was asked for, or the platform's own place, and creates it.
 ///
@@ -11,7 +15,8 @@ use anyhow::{Context, bail};
 ///
 /// Fails when the platform names no home folder or the folder cannot be created.
 pub(crate) fn resolve(asked: Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    let dir = match asked {
+    let variable = std::env::var_os(VARIABLE);
+    let dir = match named(asked, variable.as_deref())? {
         Some(dir) => dir,
         None => directories::ProjectDirs::from("dev", "coracle", "coracle")
             .context("no home folder is known for this user; name a folder with `--data-dir`")?
@@ -21,6 +26,20 @@ pub(crate) fn resolve(asked: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&dir)
         .with_context(|| format!("failed to create the data folder `{}`", dir.display()))?;
     one_name(&dir).with_context(|| format!("failed to resolve the data folder `{}`", dir.display()))
+}
+
+/// Returns the folder that was asked for, by option or by `variable`. A variable that is empty counts as not
+/// set, as with most programs; an option does not.
+fn named(asked: Option<PathBuf>, variable: Option<&OsStr>) -> anyhow::Result<Option<PathBuf>> {
+    let Some(dir) = asked else { return Ok(None) };
+    if !dir.as_os_str().is_empty() {
+        return Ok(Some(dir));
+    }
+    ensure!(
+        variable.is_some_and(OsStr::is_empty),
+        "`--data-dir` names no folder"
+    );
+    Ok(None)
 }
 
 /// Returns the path by which all processes know a folder.
@@ -163,6 +182,21 @@ fn remove_abandoned(runs: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_variable_is_not_set_and_an_empty_option_is_refused() {
+        let check = |asked: Option<&str>, variable: Option<&str>| {
+            named(asked.map(PathBuf::from), variable.map(OsStr::new))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(check(None, None), Ok(None));
+        assert_eq!(check(Some("/d"), Some("")), Ok(Some("/d".into())));
+        assert_eq!(check(Some(""), Some("")), Ok(None));
+        for variable in [None, Some("/d")] {
+            let refusal = check(Some(""), variable).expect_err("it is empty");
+            assert!(refusal.contains("--data-dir"), "{refusal}");
+        }
+    }
 
     /// Two writers of one cluster's state would destroy it.
     #[test]

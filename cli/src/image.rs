@@ -8,13 +8,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use coracle_registry::{
     Credentials, ImageStore, Judge, PlainHttp, Progress, Reference, RetryPolicy, StoreOptions,
 };
 
-use crate::console::{Console, PullBars};
+use crate::console::{Console, Doing, LayerBars, print};
 use crate::exit::Exit;
 
 /// Arguments of `coracle image`.
@@ -58,6 +58,32 @@ struct RegistryArgs {
     /// Speak HTTP without TLS to any registry, not only to those on this machine
     #[arg(long)]
     plain_http: bool,
+}
+
+/// What failed of several images: one that fails does not keep a command from the others.
+#[derive(Default)]
+struct Failures(Vec<anyhow::Error>);
+
+impl Failures {
+    fn note(&mut self, outcome: anyhow::Result<()>) {
+        self.0.extend(outcome.err());
+    }
+
+    /// Ends the command.
+    ///
+    /// # Errors
+    ///
+    /// Fails with everything that was noted.
+    fn finish(mut self) -> anyhow::Result<()> {
+        match self.0.len() {
+            0 => Ok(()),
+            1 => Err(self.0.remove(0)),
+            count => {
+                let all: Vec<String> = self.0.iter().map(|error| format!("{error:#}")).collect();
+                bail!("{count} images failed: {}", all.join("; "))
+            }
+        }
+    }
 }
 
 /// Asks the runtime whether it could run a module.
@@ -119,13 +145,8 @@ fn open(data_dir: &Path, options: StoreOptions) -> anyhow::Result<ImageStore> {
         .with_context(|| format!("failed to open the images in `{}`", dir.display()))
 }
 
-fn bars() -> Arc<dyn Progress> {
-    PullBars::new(Console::new())
-}
-
-/// Prints to stdout; a reader that has gone away is not an error.
-fn print(lines: &str) {
-    Console::new().output(lines.as_bytes());
+fn bars(doing: Doing) -> Arc<dyn Progress> {
+    LayerBars::new(Console::new(), doing)
 }
 
 fn parsed(text: &str) -> Result<Reference, String> {
@@ -133,4 +154,23 @@ fn parsed(text: &str) -> Result<Reference, String> {
         let source = std::error::Error::source(&error);
         source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_is_told_at_the_end_and_none_is_success() {
+        let failure = |text: &'static str| Err(anyhow::Error::msg(text).context("pull"));
+        let told = |outcomes: Vec<anyhow::Result<()>>| {
+            let mut failures = Failures::default();
+            outcomes.into_iter().for_each(|one| failures.note(one));
+            failures.finish().map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(told(vec![Ok(()), Ok(())]), Ok(()));
+        assert_eq!(told(vec![failure("a"), Ok(())]), Err("pull: a".to_owned()));
+        let both = "2 images failed: pull: a; pull: b".to_owned();
+        assert_eq!(told(vec![failure("a"), Ok(()), failure("b")]), Err(both));
+    }
 }

@@ -154,9 +154,14 @@ fn read(file: &Path) -> anyhow::Result<Option<Value>> {
     if text.trim().is_empty() {
         return Ok(None);
     }
-    let value = serde_saphyr::from_str(&text)
+    let value = serde_saphyr::from_str_with_options(&text, unshown())
         .with_context(|| format!("`{}` is no kubeconfig", file.display()))?;
     Ok(Some(value))
+}
+
+/// Returns how kubeconfigs are read: an error tells its place, and none of the lines, which hold secrets.
+fn unshown() -> serde_saphyr::Options {
+    serde_saphyr::options! { with_snippet: false }
 }
 
 /// Writes YAML, and reads it again: a file that means something else would lose someone's access.
@@ -164,8 +169,8 @@ fn to_yaml(config: &Value) -> anyhow::Result<String> {
     let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
     let text = serde_saphyr::to_string_with_options(config, options)
         .context("failed to write the kubeconfig as YAML")?;
-    let again: Value =
-        serde_saphyr::from_str(&text).context("failed to read the kubeconfig again")?;
+    let again: Value = serde_saphyr::from_str_with_options(&text, unshown())
+        .context("failed to read the kubeconfig again")?;
     ensure!(
         again == *config,
         "the kubeconfig has content that cannot be written as it was read"
@@ -305,6 +310,20 @@ mod tests {
             );
             assert_eq!(fs::read_to_string(&file).expect("it is there"), text);
         }
+    }
+
+    #[test]
+    fn what_a_damaged_kubeconfig_holds_is_not_shown() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = dir.path().join("config");
+        let text = "users:\n- name: me\n  user:\n    token: hunter2\n\tusername: x\n";
+        fs::write(&file, text).expect("a file");
+        let refusal = access("127.0.0.1:1")
+            .write(&file)
+            .expect_err("it is no YAML");
+        let refusal = format!("{refusal:#}");
+        assert!(!refusal.contains("hunter2"), "{refusal}");
+        assert!(refusal.contains("line "), "{refusal}");
     }
 
     #[test]

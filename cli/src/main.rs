@@ -1,6 +1,7 @@
 //! The one binary `coracle`: reads what was typed, wires the parts, starts and stops them.
 
 mod cluster;
+mod completion;
 mod console;
 mod data_dir;
 mod descriptors;
@@ -8,6 +9,7 @@ mod exit;
 mod image;
 mod kubeconfig;
 mod kubelet;
+mod logging;
 mod manifest;
 mod manual;
 mod node;
@@ -20,11 +22,13 @@ mod system;
 mod toolbox;
 mod up;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{CommandFactory, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::exit::Exit;
 
@@ -37,7 +41,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "coracle", version, propagate_version = true)]
 struct Cli {
     /// Folder for images and compiled code, shared by all processes [default: the platform's own]
-    #[arg(long, global = true, env = "CORACLE_DATA_DIR", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = data_dir::VARIABLE,
+        value_name = "DIR",
+        // An empty variable counts as not set, so the parser must let it through.
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
+    )]
     data_dir: Option<PathBuf>,
 
     /// Tell more on stderr: once for decisions, twice for their reasons
@@ -77,11 +88,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => return tell(&answer),
+    };
     if matches!(cli.command, Command::CompileChild) {
         return coracle_runtime::compile_child();
     }
-    start_logging(cli.verbose);
+    logging::start(cli.verbose);
     descriptors::raise_limit();
     match dispatch(cli) {
         Ok(code) => code,
@@ -119,12 +133,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             image::run(args, &data_dir)
         }
         Command::Completion { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                "coracle",
-                &mut std::io::stdout().lock(),
-            );
+            console::print(&completion::script(&Cli::command(), shell))?;
             Ok(Exit::Success.into())
         }
         Command::Manual { folder } => {
@@ -135,26 +144,17 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Sends the log to stderr; `CORACLE_LOG` overrides what `-v` asks for.
-fn start_logging(verbose: u8) {
-    // The client's warnings hold whole answers; what follows from them is told by those who asked.
-    let default = match verbose {
-        0 => "error",
-        1 => {
-            "warn,kube_client=error,coracle=info,coracle_kubelet_shim=info,coracle_runtime=info,\
-              coracle_service_proxy=info"
+/// Prints the parser's answer, help or what is wrong with the usage. Its own way to end would not notice
+/// help that cannot be written.
+fn tell(answer: &clap::Error) -> ExitCode {
+    let printed = answer.print().and_then(|()| std::io::stdout().flush());
+    match console::forgive_reader(printed).context("failed to write to standard output") {
+        Err(error) if !answer.use_stderr() => {
+            console::print_error(&error);
+            Exit::Refused.into()
         }
-        _ => {
-            "info,kube_client=error,coracle=debug,coracle_kubelet_shim=debug,coracle_runtime=debug,coracle_network=debug,\
-              coracle_service_proxy=debug,coracle_registry=debug,coracle_control_plane=debug"
-        }
-    };
-    let filter = EnvFilter::try_from_env("CORACLE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(console::stderr_shows_colour())
-        .init();
+        Ok(()) | Err(_) => u8::try_from(answer.exit_code()).unwrap_or(2).into(),
+    }
 }
 
 #[cfg(test)]
@@ -164,5 +164,19 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// A paragraph is one line, for a break by hand and one by the terminal's width leave single words.
+    #[test]
+    fn paragraphs_of_the_help_are_broken_by_the_terminal_alone() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_long_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            let lines: Vec<&str> = help.lines().collect();
+            for pair in lines.windows(2) {
+                let is_paragraph = pair.iter().all(|line| !line.is_empty());
+                assert!(!is_paragraph, "{}: {pair:?}", command.get_name());
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Reads manifests: files, a folder's own files, or standard input, into Kubernetes objects.
 
+mod json;
+
 use std::fmt;
 use std::fs;
 use std::io::Read;
@@ -165,10 +167,14 @@ fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_start().starts_with('{') {
         let values: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(text)
-            .into_iter::<Value>()
+            .into_iter::<json::Document>()
+            .map(|document| document.map(|json::Document(value)| value))
             .collect();
-        if let Ok(values) = values {
-            return Ok(values);
+        match values {
+            Ok(values) => return Ok(values),
+            // It is JSON, and YAML has no better words for it.
+            Err(error) if error.is_data() => return Err(error.into()),
+            Err(_) => {}
         }
     }
     let options = serde_saphyr::options! {
@@ -179,6 +185,8 @@ fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
         },
         // `defaultMode: 0644` means octal to kubectl, whose parser follows YAML 1.1 here.
         legacy_octal_numbers: true,
+        // An error tells its place, and none of the lines around: they may be those of a Secret.
+        with_snippet: false,
     };
     let values: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)?;
     Ok(values
@@ -187,6 +195,8 @@ fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
         .collect())
 }
 
+/// Appends a document's object. The items of a list of one kind need not say again what they are, as for
+/// kubectl.
 fn append(origin: Origin, document: Value, objects: &mut Vec<Object>) -> anyhow::Result<()> {
     let Value::Object(fields) = document else {
         bail!(
@@ -196,14 +206,20 @@ fn append(origin: Origin, document: Value, objects: &mut Vec<Object>) -> anyhow:
     };
     let api_version = text_of(&fields, "apiVersion", &origin)?;
     let kind = text_of(&fields, "kind", &origin)?;
-    if kind == "List" && api_version == "v1" {
+    if let Some(item_kind) = kind.strip_suffix("List") {
         let items = match fields.get("items") {
             Some(Value::Array(items)) => items.clone(),
-            _ => bail!("the `List` in {origin} has no `items`"),
+            _ => bail!("the `{kind}` in {origin} has no `items`"),
         };
-        return items
-            .into_iter()
-            .try_for_each(|item| append(origin.clone(), item, objects));
+        return items.into_iter().try_for_each(|mut item| {
+            if let (false, Value::Object(fields)) = (item_kind.is_empty(), &mut item) {
+                let of_list = [("apiVersion", api_version.as_str()), ("kind", item_kind)];
+                for (field, word) in of_list {
+                    fields.entry(field).or_insert_with(|| word.into());
+                }
+            }
+            append(origin.clone(), item, objects)
+        });
     }
     let (name, namespace) = identity(&fields, &kind, &origin)?;
     objects.push(Object {
@@ -227,6 +243,8 @@ fn identity(
     let field = |name: &str| -> anyhow::Result<Option<String>> {
         match metadata.and_then(|metadata| metadata.get(name)) {
             None | Some(Value::Null) => Ok(None),
+            // To the API an empty name is none.
+            Some(Value::String(text)) if text.is_empty() => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(other) => {
                 bail!(
@@ -320,6 +338,48 @@ mod tests {
     }
 
     #[test]
+    fn the_items_of_a_list_of_one_kind_are_of_that_kind() {
+        check(
+            "apiVersion: v1\nkind: PodList\nitems:\n- metadata: {name: a}\n- {apiVersion: v1, kind: Pod, \
+             metadata: {name: b}}\n",
+            Ok(&["Pod/a@default", "Pod/b@default"]),
+        );
+        check("apiVersion: v1\nkind: PodList\n", Err("no `items`"));
+        check(
+            "apiVersion: v1\nkind: List\nitems:\n- metadata: {name: a}\n",
+            Err("no `apiVersion`"),
+        );
+    }
+
+    /// Of two values under one key, one would be dropped.
+    #[test]
+    fn a_key_that_comes_twice_is_refused_in_yaml_and_json() {
+        check(
+            "apiVersion: v1\nkind: Pod\nkind: Pod\nmetadata: {name: a}",
+            Err("duplicate"),
+        );
+        check(
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"}}
+               {"apiVersion":"v1","kind":"Pod","metadata":{"name":"b","name":"c"}}"#,
+            Err("duplicate key `metadata.name` at line 2 column"),
+        );
+        // What begins like JSON and is none is YAML.
+        check(
+            "{apiVersion: v1, kind: Pod, metadata: {name: a}}",
+            Ok(&["Pod/a@default"]),
+        );
+    }
+
+    #[test]
+    fn what_a_damaged_secret_holds_is_not_shown() {
+        let text = "apiVersion: v1\nkind: Secret\nstringData:\n  password: hunter2\n\tuser: x\n";
+        let refusal = documents(text).expect_err("it is no YAML");
+        let refusal = format!("{refusal:#}");
+        assert!(!refusal.contains("hunter2"), "{refusal}");
+        assert!(refusal.contains("line 4"), "{refusal}");
+    }
+
+    #[test]
     fn what_is_no_object_is_refused_with_the_file_and_what_it_lacks() {
         check(
             "just text",
@@ -333,10 +393,6 @@ mod tests {
         );
         check("a: [", Err("failed to parse `test.yaml`"));
         check(&format!("{POD}---\n- 1\n"), Err("(document 2)"));
-        check(
-            "apiVersion: v1\nkind: Pod\nkind: Pod\nmetadata: {name: a}",
-            Err("duplicate"),
-        );
     }
 
     /// kubectl reads modes as YAML 1.1 does; a mode of 644 decimal would open files to everyone.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use coracle_kubelet_shim::{
     Agent, AgentConfig, AtStop, DeclaredPorts, DiskLeast, HostPathPolicy, KubeletListener,
-    KubeletListenerConfig, KubeletServer, NodeIps, NodeSettings,
+    KubeletListenerConfig, KubeletServer, NodeIps, NodeSettings, UnusedImages,
 };
 use coracle_network::{EgressRules, FabricConfig, LinkLocal};
 use coracle_runtime::Runtime;
@@ -21,7 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use self::flags::{parse_eviction, parse_label, parse_taint};
 use crate::cluster::ClusterArgs;
-use crate::console::{Console, PullBars};
+use crate::console::{Console, Doing, LayerBars};
 use crate::data_dir::Claim;
 use crate::exit::Exit;
 use crate::proxy::{NodePorts, parse_node_ports};
@@ -46,15 +46,15 @@ const NAME_BYTES_MAX: usize = 253;
 /// Join a Kubernetes cluster as a node that runs Wasm pods, until Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-The node does what a kubelet does: it registers itself, runs the pods that are bound to it and answers
-`kubectl logs`. Pods of other images than Wasm end as `Failed` with a message that says so; in a cluster
+The node does what a kubelet does: it registers itself, runs the pods that are bound to it and answers \
+`kubectl logs`. Pods of other images than Wasm end as `Failed` with a message that says so; in a cluster \
 with ordinary nodes, keep them away with a taint and let Wasm pods tolerate it:
 
   coracle node --kubeconfig admin.conf --register-with-taints coracle.dev/runtime=wasm:NoSchedule
 
 Every Wasm node has the label `coracle.dev/runtime: wasm` for node selectors.
 
-Exit codes: 0 when it was ended by a signal; 125 when Coracle itself refuses, such as an API server that
+Exit codes: 0 when it was ended by a signal; 125 when Coracle itself refuses, such as an API server that \
 does not take the node; 130 after a second signal; 2 for wrong usage.")]
 pub(crate) struct NodeArgs {
     #[command(flatten)]
@@ -252,7 +252,7 @@ async fn serve(args: NodeArgs, data_dir: &Path) -> anyhow::Result<Exit> {
     signals.exit_on_next(Exit::Interrupted);
     stop(agent, services, kubelet, runtime, args.stop_timeout).await;
     drop(claim);
-    Ok(Exit::Success)
+    Ok(console.outcome(Exit::Success))
 }
 
 /// Returns the node's addresses and the ranges of its pods, if they are known.
@@ -353,7 +353,7 @@ fn agent_config(
             false => HostPathPolicy::Refuse,
         },
         output: None,
-        pull_progress: PullBars::new(place.console),
+        pull_progress: LayerBars::new(place.console, Doing::Pulling),
         toolbox: Some(toolbox()),
         node: NodeSettings {
             ips: place.ips,
@@ -370,6 +370,7 @@ fn agent_config(
             },
             memory_bytes: Some(system::memory_budget()),
             disk_least: args.eviction_hard,
+            unused_images: UnusedImages::GoWhenFull,
             pods: args.max_pods,
             ..NodeSettings::default()
         },

@@ -26,18 +26,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Balance connections to the Services of any cluster, until Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-It does what kube-proxy does, in user space: it follows Services and EndpointSlices and gives each
-connection to an endpoint. Flags that kube-proxy has have its names. Nothing runs in the cluster for it
-and nothing is left behind when it ends.
+It does what kube-proxy does, in user space: it follows Services and EndpointSlices and gives each \
+connection to an endpoint. Flags that kube-proxy has have its names. Nothing runs in the cluster for it and \
+nothing is left behind when it ends.
 
-  --plan loopback   for every user: node ports on this machine's addresses, each other address of a
-                    Service on a loopback address of this process; the line printed says which
-  --plan host       for root on Linux: Services at their true addresses, by a route that is removed at
-                    the end; not beside another kube-proxy on this machine
+`--plan loopback` is for every user: node ports on this machine's addresses, each other address of a \
+Service on a loopback address of this process; the line printed says which.
+
+`--plan host` is for root on Linux: Services at their true addresses, by a route that is removed at the \
+end; not beside another kube-proxy on this machine.
 
 What it does not do: SCTP; the source addresses of clients, since endpoints elsewhere see this machine.
 
-Exit codes: 0 when it was ended by a signal; 125 when Coracle itself refuses, such as an API server that
+Exit codes: 0 when it was ended by a signal; 125 when Coracle itself refuses, such as an API server that \
 does not answer or a port that is taken; 130 after a second signal; 2 for wrong usage.")]
 pub(crate) struct ProxyArgs {
     #[command(flatten)]
@@ -180,7 +181,7 @@ async fn serve(args: ProxyArgs) -> anyhow::Result<Exit> {
     console.progress("ending; a second signal ends at once");
     signals.exit_on_next(Exit::Interrupted);
     proxy.stop(args.stop_timeout).await;
-    Ok(Exit::Success)
+    Ok(console.outcome(Exit::Success))
 }
 
 fn told(server: &str, proxy: &Proxy) -> String {

@@ -25,12 +25,14 @@ use crate::system;
 /// Run the pods of Kubernetes manifests until they end or Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-Container output goes to stdout as `pod/container | line`, and so does one line for each port of a pod or
-Service that can be reached, beginning with its URL. Progress goes to stderr.
+Container output goes to stdout as `pod/container | line`, the namespace before it where that is not \
+`default`, and so does one line for each port of a pod or Service that can be reached, beginning with its \
+URL. Progress goes to stderr.
 
-Exit codes: 0 when every container ended with 0 or the run was ended by a signal; the code of the first
-container that failed for good (134 after a trap, 137 killed or out of memory, 128 when it could not
-start); 125 when Coracle itself refuses; 130 after a second signal; 2 for wrong usage.")]
+Exit codes: 0 when every container ended with 0 or the run was ended by a signal; the code of the first \
+container that failed for good (134 after a trap, 137 killed or out of memory, 128 when it could not start; \
+a sidecar counts only where no other failed); 125 when Coracle itself refuses, or when its output could not \
+be written; 130 after a second signal; 2 for wrong usage.")]
 pub(crate) struct RunArgs {
     /// Manifests in YAML or JSON; a folder stands for its own *.yaml, *.yml and *.json; - is standard input
     #[arg(required = true, value_name = "FILE|DIR|-")]
@@ -58,6 +60,14 @@ pub(crate) struct RunArgs {
     /// Write how to reach the API to this file, for kubectl; other entries in it stay
     #[arg(long, value_name = "FILE", requires = "api")]
     write_kubeconfig: Option<PathBuf>,
+}
+
+/// Returns how lines name a pod: by its namespace too, where that is not `default`.
+fn shown_name(namespace: &str, name: &str) -> String {
+    match namespace {
+        "" | "default" => name.to_owned(),
+        namespace => format!("{namespace}/{name}"),
+    }
 }
 
 /// Parses `3`, `3s`, `500ms` or `1m30s`; a bare number is seconds.
@@ -161,7 +171,7 @@ impl Session {
         signals.exit_on_next(Exit::Interrupted);
         running.stop(self.stop_timeout).await;
         writer.finish();
-        verdict.into_exit()
+        Ok(console.outcome(verdict.into_exit()?))
     }
 }
 

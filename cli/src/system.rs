@@ -17,7 +17,7 @@ use coracle_runtime::{CompilerCommand, Runtime, RuntimeConfig};
 use coracle_service_proxy::ServicePlace;
 use tokio::sync::{mpsc, watch};
 
-use crate::console::{Console, PullBars};
+use crate::console::{Console, Doing, LayerBars};
 use crate::kubeconfig::Access;
 use crate::kubelet::{InMemoryKubelet, PodsOfFabric};
 use crate::manifest::Object;
@@ -225,7 +225,7 @@ impl System {
             fabric,
             host_path: HostPathPolicy::Allow,
             output: settings.output,
-            pull_progress: PullBars::new(settings.console),
+            pull_progress: LayerBars::new(settings.console, Doing::Pulling),
             toolbox: Some(toolbox()),
             node: NodeSettings {
                 ips,
@@ -286,9 +286,11 @@ impl System {
                 bail!("{object} is of a kind that is not served");
             };
             let path = collection_path(info, &object.namespace);
-            create(&client, &path, &object.value)
-                .await
-                .with_context(|| format!("{object} was refused"))?;
+            let made = match is_default_account(object) {
+                true => put(&client, &path, object).await,
+                false => create(&client, &path, &object.value).await,
+            };
+            made.with_context(|| format!("{object} was refused"))?;
         }
         Ok(())
     }
@@ -414,11 +416,29 @@ fn collection_path(info: &KindInfo, namespace: &str) -> String {
     }
 }
 
+/// Says whether an object is the account that every namespace is given; a manifest may say more about it.
+fn is_default_account(object: &Object) -> bool {
+    object.kind == "ServiceAccount" && object.name == "default"
+}
+
+/// Creates one object, or adds what it says to the one that is there already.
+async fn put(client: &kube::Client, path: &str, object: &Object) -> anyhow::Result<()> {
+    let query = "fieldManager=coracle-run&force=true&fieldValidation=Strict";
+    let request = http::Request::patch(format!("{path}/{}?{query}", object.name))
+        .header(http::header::CONTENT_TYPE, "application/apply-patch+yaml")
+        .body(serde_json::to_vec(&object.value)?)?;
+    ask(client, request).await
+}
+
 /// Posts one object; unknown fields are refused, as kubectl asks for by default.
 async fn create(client: &kube::Client, path: &str, body: &serde_json::Value) -> anyhow::Result<()> {
     let request = http::Request::post(format!("{path}?fieldValidation=Strict"))
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(serde_json::to_vec(body)?)?;
+    ask(client, request).await
+}
+
+async fn ask(client: &kube::Client, request: http::Request<Vec<u8>>) -> anyhow::Result<()> {
     match client.request::<serde_json::Value>(request).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) => bail!("{}", status.message),

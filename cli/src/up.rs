@@ -21,15 +21,15 @@ use crate::system;
 /// Serve the Kubernetes API and run what it is given, until Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-Objects are kept in `state` below the data folder: what was acknowledged is there after a crash. The
-API has a certificate authority of its own, in `pki`. The kubeconfig that is written names its
+Objects are kept in `state` below the data folder: what was acknowledged is there after a crash. The \
+API has a certificate authority of its own, in `pki`. The kubeconfig that is written names its \
 administrator; only its owner can read it. One process at a time can be up on a data folder.
 
-Services are reached on loopback addresses of this machine; `kubectl describe service` says which. With
-`--plan host`, as root on Linux, they are reached at the addresses that `kubectl get services` shows, and
+Services are reached on loopback addresses of this machine; `kubectl describe service` says which. With \
+`--plan host`, as root on Linux, they are reached at the addresses that `kubectl get services` shows, and \
 pods at theirs.
 
-Exit codes: 0 when it was ended by a signal; 125 when Coracle itself refuses, such as a port that is
+Exit codes: 0 when it was ended by a signal; 125 when Coracle itself refuses, such as a port that is \
 taken or a data folder in use; 130 after a second signal; 2 for wrong usage.")]
 pub(crate) struct UpArgs {
     /// Where the API listens; port 0 lets the system choose
@@ -154,5 +154,5 @@ async fn serve(
     console.progress("ending the pods; a second signal ends at once");
     signals.exit_on_next(Exit::Interrupted);
     running.stop(stop_timeout).await;
-    Ok(Exit::Success)
+    Ok(console.outcome(Exit::Success))
 }

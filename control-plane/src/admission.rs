@@ -63,7 +63,7 @@ const MUTATIONS: &[Mutation] = &[
 ];
 
 /// The steps that may refuse an object.
-const CHECKS: &[Check] = &[limits::check, classes::only_default];
+const CHECKS: &[Check] = &[limits::check, classes::only_default, storage::resize];
 
 impl Admission {
     /// Returns admission with nothing under way.
@@ -279,6 +279,46 @@ mod tests {
             "volumes": [{"name": "v", "projected": {"sources": [
                 {"serviceAccountToken": {"path": "token"}}]}}]}});
         assert_eq!(crate::verbs::check(known("v1", "Pod"), &pod), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_claim_grows_only_where_its_class_says_so() {
+        let store = ObjectStore::in_memory(Limits::default());
+        let info = known("storage.k8s.io/v1", "StorageClass");
+        for (name, allows) in [
+            ("grows", json!(true)),
+            ("stays", json!(false)),
+            ("none", Value::Null),
+        ] {
+            let class = json!({"metadata": {"name": name}, "allowVolumeExpansion": allows});
+            let encoded = object::encode(info, &class);
+            let render = |revision| encoded.render(revision);
+            let key = object::key(info, None, name);
+            let stored = store.put(&key, Expect::Absent, render).await;
+            stored.expect("there is none of the name");
+        }
+        let call = call("PersistentVolumeClaim");
+        let claim = |class: &str, size: &str| {
+            json!({"metadata": {"name": "c"}, "spec": {"storageClassName": class,
+                "resources": {"requests": {"storage": size}}}})
+        };
+        let refused = "persistentvolumeclaims \"c\" is forbidden: only dynamically provisioned pvc \
+                       can be resized and the storageclass that provisions the pvc must support resize";
+        for (class, size, expected) in [
+            ("grows", "2Gi", None),
+            ("stays", "2Gi", Some(refused)),
+            ("none", "2Gi", Some(refused)),
+            ("gone", "2Gi", Some(refused)),
+            ("", "2Gi", Some(refused)),
+            ("stays", "1024Mi", None),
+        ] {
+            let (old, new) = (claim(class, "1Gi"), claim(class, size));
+            let admission = Admission::default();
+            let mut claims = Claims::default();
+            let answer = admission.check(&store, &call, Some(&old), &new, &mut claims);
+            let message = answer.err().map(|error| error.message);
+            assert_eq!(message.as_deref(), expected, "{class} {size}");
+        }
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! Keeps the cluster's books: collects garbage, empties namespaces, furnishes new ones, tells which
-//! pods stand behind which Services.
+//! Keeps the cluster's books: collects garbage, empties namespaces, furnishes new ones, ends pods on
+//! tainted nodes, tells which pods stand behind which Services.
 //!
 //! Every controller is an ordinary client of the API: it would run unchanged beside a real API
 //! server. A wake-up carries no information; it puts a key in line, and who works on the key looks
@@ -9,12 +9,14 @@ mod catalogue;
 mod events;
 mod furnish;
 mod garbage;
+mod listed;
 mod namespaces;
 mod pods;
 mod queue;
 mod quotas;
 mod requests;
 mod services;
+mod taints;
 mod thin;
 mod volumes;
 
@@ -120,6 +122,7 @@ fn controllers(client: Client, config: Config) -> Vec<Controller> {
         controller("garbage", &client, garbage::run),
         controller("pods", &client, pods::run),
         controller("quotas", &client, quotas::run),
+        controller("taints", &client, taints::run),
         controller("volumes", &client, move |client| {
             volumes::run(client, local.clone())
         }),

@@ -194,6 +194,8 @@ pub(crate) struct SelectableField {
     pub(crate) name: &'static str,
     /// Where the value is found.
     pub(crate) pointer: &'static str,
+    /// Where it is found when that place is absent or empty.
+    pub(crate) instead: Option<&'static str>,
     /// What an absent field counts as.
     pub(crate) absent: &'static str,
 }
@@ -215,6 +217,7 @@ const fn field(name: &'static str, pointer: &'static str) -> SelectableField {
     SelectableField {
         name,
         pointer,
+        instead: None,
         absent: "",
     }
 }

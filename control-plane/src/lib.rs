@@ -5,7 +5,7 @@
 //! * the scheduler: input: watches of pods and nodes; output: bindings, conditions, preemptions;
 //! * the controllers: input: watches of what they look after; output: deletions of what has no owner,
 //!   emptied namespaces, first accounts, quotas' statuses, endpoints and load-balancer addresses of
-//!   Services;
+//!   Services, bound claims, evictions from tainted nodes;
 //! * the signer: input: a watch of requests for certificates; output: certificates;
 //! * the gatherer of roles: input: a watch of cluster roles; output: aggregated rules.
 //!
@@ -40,6 +40,7 @@ mod decode;
 mod defaults;
 mod go_text;
 mod invalid;
+mod moment;
 mod object;
 mod protobuf;
 mod quantity;

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::{
     admission::Charge,
-    kinds::{self, KindInfo, Scope},
+    kinds::{self, KindInfo, Scope, SelectableField},
 };
 
 pub(crate) use sparse::Sparse;
@@ -242,19 +242,19 @@ impl ObjectIndex {
                 Box::from(value.as_str().unwrap_or_default()),
             )
         };
-        let field = |pointer: &str, absent: &str| match object.pointer(pointer) {
-            Some(Value::String(text)) => Box::from(text.as_str()),
-            Some(Value::Bool(flag)) => Box::from(if *flag { "true" } else { "false" }),
-            _ => Box::from(absent),
+        let at = |pointer: &str| match object.pointer(pointer)? {
+            Value::String(text) => Some(text.as_str()).filter(|text| !text.is_empty()),
+            Value::Bool(flag) => Some(if *flag { "true" } else { "false" }),
+            _ => None,
+        };
+        let field = |known: &SelectableField| {
+            let found = at(known.pointer).or_else(|| at(known.instead?));
+            Box::from(found.unwrap_or(known.absent))
         };
         ObjectIndex {
-            uid: field("/metadata/uid", ""),
+            uid: at("/metadata/uid").unwrap_or_default().into(),
             labels: labels.into_iter().flatten().map(label).collect(),
-            fields: info
-                .fields
-                .iter()
-                .map(|known| field(known.pointer, known.absent))
-                .collect(),
+            fields: info.fields.iter().map(field).collect(),
             charge: OnceLock::new(),
         }
     }

@@ -86,6 +86,12 @@ impl Quantity {
         (nano != self.nano).then_some(Quantity { nano, ..self })
     }
 
+    /// Returns the number rounded up to a whole one.
+    pub(crate) fn rounded_up(self) -> Quantity {
+        let nano = (div_ceil(self.nano, NANO) * NANO).min(NANO_MAX);
+        Quantity { nano, ..self }
+    }
+
     pub(crate) fn is_negative(self) -> bool {
         self.nano < 0
     }
@@ -288,6 +294,8 @@ mod tests {
         let quantity = |text| Quantity::parse(text).expect("a quantity");
         assert_eq!(quantity("100u").milli(), 1);
         assert_eq!(quantity("-0.5m").milli(), 0);
+        assert_eq!(quantity("1500m").rounded_up().to_string(), "2");
+        assert_eq!(quantity("1Gi").rounded_up().to_string(), "1Gi");
         assert!(quantity("1Gi").exceeds(quantity("1G")));
     }
 

@@ -200,14 +200,53 @@ impl Target {
     }
 }
 
-/// Names a resource in a version that is not served at all; others are unknown to a stock server.
+/// What a stock server has beside our kinds in the versions that are served here.
+const STOCK_RESOURCES: &[(&str, &str, &[&str])] = &[
+    (
+        "",
+        "v1",
+        &[
+            "bindings",
+            "componentstatuses",
+            "podtemplates",
+            "replicationcontrollers",
+        ],
+    ),
+    (
+        "networking.k8s.io",
+        "v1",
+        &["ingressclasses", "ingresses", "ipaddresses", "servicecidrs"],
+    ),
+    (
+        "storage.k8s.io",
+        "v1",
+        &[
+            "csidrivers",
+            "csinodes",
+            "csistoragecapacities",
+            "volumeattachments",
+            "volumeattributesclasses",
+        ],
+    ),
+];
+
+/// Names a resource that a stock server has, or that is in a version that is not served at all; others
+/// a stock server does not know either.
 fn missing_resource(group: &str, version: &str, plural: &str) -> ApiError {
     let known = |info: &KindInfo| (info.group, info.version) == (group, version);
-    match group {
-        "" => ApiError::no_such_path(),
-        _ if kinds::all().any(known) => ApiError::no_such_path(),
-        _ => ApiError::not_served(&format!("`{plural}` of `{group}/{version}`")),
+    let is_served = group.is_empty() || kinds::all().any(known);
+    let mut stock = STOCK_RESOURCES.iter();
+    let is_stock = stock.any(|(of_group, of_version, plurals)| {
+        (*of_group, *of_version) == (group, version) && plurals.contains(&plural)
+    });
+    if is_served && !is_stock {
+        return ApiError::no_such_path();
     }
+    let place = match group {
+        "" => version.to_owned(),
+        group => format!("{group}/{version}"),
+    };
+    ApiError::not_served(&format!("`{plural}` of `{place}`"))
 }
 
 /// Names a part that a stock server has; others it does not know either.
@@ -618,6 +657,55 @@ mod tests {
             ("/api/v1/namespaces%2fa/pods/b%3a", "", "get pods a/b: "),
         ] {
             check("GET", path, query, Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_a_stock_server_has_is_refused_by_name() {
+        let bare = "the server could not find the requested resource";
+        for (path, named) in [
+            (
+                "/api/v1/replicationcontrollers",
+                "`replicationcontrollers` of `v1`",
+            ),
+            (
+                "/api/v1/namespaces/a/podtemplates/b",
+                "`podtemplates` of `v1`",
+            ),
+            ("/api/v1/componentstatuses", "`componentstatuses` of `v1`"),
+            ("/api/v1/namespaces/a/bindings", "`bindings` of `v1`"),
+            (
+                "/apis/networking.k8s.io/v1/namespaces/a/ingresses",
+                "`ingresses` of `networking.k8s.io/v1`",
+            ),
+            (
+                "/apis/storage.k8s.io/v1/csinodes/n",
+                "`csinodes` of `storage.k8s.io/v1`",
+            ),
+            ("/apis/apps/v1/deployments", "`deployments` of `apps/v1`"),
+            ("/api/v1/ingresses", ""),
+            ("/api/v2/replicationcontrollers", ""),
+            ("/api/v1/frobs", ""),
+            ("/apis/storage.k8s.io/v1/frobs", ""),
+        ] {
+            let expected = match named {
+                "" => bare.to_owned(),
+                named => format!("{bare}: {named} is not served here"),
+            };
+            let error = Target::parse(path).expect_err(path);
+            assert_eq!(error.message, expected, "{path}");
+        }
+    }
+
+    /// A kind that comes to be served is no longer named as one that is not.
+    #[test]
+    fn stock_resources_are_of_served_versions_and_not_served() {
+        for (group, version, plurals) in STOCK_RESOURCES {
+            let in_version = |info: &KindInfo| (info.group, info.version) == (*group, *version);
+            assert!(kinds::all().any(in_version), "{group}/{version}");
+            for plural in *plurals {
+                assert!(by_plural(group, version, plural).is_none(), "{plural}");
+            }
         }
     }
 

@@ -35,7 +35,7 @@ use crate::{
     caller::Caller,
     discovery,
     identity::{ISSUER, Identity},
-    kinds::{Subresource, Verb},
+    kinds::{Keeping, Subresource, Verb},
     kubelets::Asked,
     object::ObjectRecord,
     protobuf, proxy,
@@ -242,7 +242,7 @@ fn call(
         let message = "watches are not served over WebSocket; ask without an upgrade";
         return Err(ApiError::bad_request(message));
     }
-    let endpoint = endpoint(verb, objects.subresource);
+    let endpoint = endpoint(verb, &objects);
     let (shape, encoding) = view::negotiate(&head.headers, endpoint, options.include)?;
     let agent = head.headers.get(header::USER_AGENT);
     let agent = agent.and_then(|agent| agent.to_str().ok());
@@ -260,12 +260,14 @@ fn call(
     })
 }
 
-fn endpoint(verb: Verb, subresource: Option<Subresource>) -> Endpoint {
+fn endpoint(verb: Verb, objects: &Objects) -> Endpoint {
     let fixed = |part: Subresource| {
         part == Subresource::Log || part.body_kind().is_some() || part.is_connection()
     };
     match verb {
-        _ if subresource.is_some_and(fixed) => Endpoint::Fixed,
+        _ if objects.subresource.is_some_and(fixed) => Endpoint::Fixed,
+        // What is not kept has no table.
+        _ if objects.info.keeping == Keeping::Answered => Endpoint::Fixed,
         Verb::List | Verb::DeleteCollection => Endpoint::List,
         Verb::Watch => Endpoint::Watch,
         Verb::Create | Verb::Delete | Verb::Get | Verb::Patch | Verb::Update => Endpoint::Object,

@@ -30,6 +30,7 @@ use crate::{
     kinds::{self, Keeping, KindInfo, Scope, Subresource, Verb},
     kubelets::{self, Asked, Kubelets, Remote, SentBody},
     managed_fields::Shapes,
+    moment,
     object::{self, ObjectStore},
     proxy,
     request::{Call, Objects, Options, Target},
@@ -301,9 +302,7 @@ impl Machine {
 
     /// Returns the time as objects carry it.
     fn now(&self) -> Timestamp {
-        let now = (self.clock)();
-        // Rounded down: nothing happens in the future.
-        Timestamp::from_second(now.as_second()).unwrap_or(now)
+        moment::second_of((self.clock)())
     }
 
     /// Refuses to place an object in a namespace that does not exist or is being deleted.

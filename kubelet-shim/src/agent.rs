@@ -1,5 +1,6 @@
 //! Wires the agent's parts and ends them again.
 
+mod labels;
 mod pods;
 mod rejection;
 mod sweep;
@@ -28,6 +29,7 @@ use crate::images::Images;
 use crate::logs::{LogBook, OutputLine};
 use crate::metrics::Metrics;
 use crate::node::pressure::{self, DiskLeast, Least};
+use crate::node::room::UnusedImages;
 use crate::node::{Amounts, Registration, Watched};
 use crate::objects::{self, ObjectSource};
 use crate::probes::Prober;
@@ -38,6 +40,7 @@ use crate::storage::{self, StorageMonitor};
 use crate::time::Clock;
 use crate::worker::Node;
 
+use labels::NodeLabels;
 use pods::{Pods, Shutdown};
 
 /// Zone of names inside the cluster.
@@ -97,6 +100,8 @@ pub struct NodeSettings {
     pub memory_bytes: Option<u64>,
     /// When the node is short of disk, so that no more pods come to it.
     pub disk_least: DiskLeast,
+    /// What becomes of images that no pod uses.
+    pub unused_images: UnusedImages,
     /// Most pods; what the runtime's capacity allows when unset.
     pub pods: Option<u64>,
     /// The clock.
@@ -191,6 +196,7 @@ impl Default for NodeSettings {
             cpu_milli: None,
             memory_bytes: None,
             disk_least: DISK_LEAST,
+            unused_images: UnusedImages::Stay,
             pods: None,
             clock: Clock::system(),
         }
@@ -258,7 +264,7 @@ impl Agent {
             metrics,
         };
         let (shutdown, stopping) = watch::channel(Shutdown::No);
-        let labels = registration.labels().clone();
+        let labels = NodeLabels::new(config.client, &config.node_name, registration.labels());
         let pods = Pods::new(Arc::new(node), labels, config.host_path);
         Ok(Agent {
             kubelet,

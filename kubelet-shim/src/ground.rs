@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use coracle_network::{
@@ -37,6 +37,10 @@ use crate::spec::{
 use crate::storage::PodStorage;
 use crate::time::Clock;
 use crate::worker::log_dir;
+
+/// How long a pod waits for NetworkPolicies that are known and not in force for it yet. A compilation
+/// takes some 20 ms; a follower that is cut off from the API must not keep pods from starting.
+const POLICIES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The largest file that variables are read from.
 const ENV_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -97,6 +101,12 @@ enum VolumeError {
         #[source]
         source: io::Error,
     },
+    #[error("failed to look at `{path}`")]
+    Look {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("hostPath type check failed: {path} is not {wanted}")]
     HostPath { path: String, wanted: &'static str },
 }
@@ -134,6 +144,7 @@ pub(crate) async fn lay(
     .map_err(|error| sandbox_problem(&error))?;
     network.set_resolver(identity.resolver.clone());
     network.name_hosts(identity_files::aliases(pod));
+    await_policies(site, pod).await;
     let excess = watch::Sender::new(None);
     let storage = PodStorage::of(
         pod,
@@ -362,7 +373,11 @@ fn host_path(path: PathBuf, check: HostPathCheck) -> Result<MountSource, VolumeE
     };
     match check {
         HostPathCheck::DirectoryOrCreate => fs::create_dir_all(&path).map_err(make)?,
-        HostPathCheck::FileOrCreate if !path.exists() => {
+        // Container runtimes make the folder when they mount it.
+        HostPathCheck::Unchecked if is_missing(&path) => {
+            fs::create_dir_all(&path).map_err(make)?;
+        }
+        HostPathCheck::FileOrCreate if is_missing(&path) => {
             fs::File::create_new(&path).map(drop).map_err(make)?;
         }
         HostPathCheck::FileOrCreate
@@ -370,21 +385,31 @@ fn host_path(path: PathBuf, check: HostPathCheck) -> Result<MountSource, VolumeE
         | HostPathCheck::Directory
         | HostPathCheck::File => {}
     }
-    let is_dir = fs::metadata(&path).map_err(make)?.is_dir();
-    let fits = match check {
-        HostPathCheck::Unchecked => true,
-        HostPathCheck::Directory | HostPathCheck::DirectoryOrCreate => is_dir,
-        HostPathCheck::File | HostPathCheck::FileOrCreate => !is_dir,
+    let is_dir = match fs::metadata(&path) {
+        Ok(found) => Some(found.is_dir()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(source) => return Err(VolumeError::Look { path: text, source }),
+    };
+    let (fits, wanted) = match check {
+        HostPathCheck::Unchecked => (is_dir.is_some(), "there"),
+        HostPathCheck::Directory | HostPathCheck::DirectoryOrCreate => {
+            (is_dir == Some(true), "a directory")
+        }
+        HostPathCheck::File | HostPathCheck::FileOrCreate => (is_dir == Some(false), "a file"),
     };
     if !fits {
-        let wanted = if is_dir { "a file" } else { "a directory" };
         return Err(VolumeError::HostPath { path: text, wanted });
     }
-    Ok(if is_dir {
+    Ok(if is_dir == Some(true) {
         MountSource::HostDir(path)
     } else {
         MountSource::HostFile(path)
     })
+}
+
+/// Whether nothing is at a path; one that cannot be looked at is not missing.
+fn is_missing(path: &Path) -> bool {
+    matches!(path.try_exists(), Ok(false))
 }
 
 fn attach(site: &Site, pod: &PodSpecPlan) -> Result<PodNetwork, Problem> {
@@ -397,6 +422,15 @@ fn attach(site: &Site, pod: &PodSpecPlan) -> Result<PodNetwork, Problem> {
             subdomain: pod.subdomain.clone(),
         })
         .map_err(|error| sandbox_problem(&error))
+}
+
+/// Waits until the policies that came before the pod are in force for it: containers start thereafter, and
+/// their first connection is judged by them.
+async fn await_policies(site: &Site, pod: &PodSpecPlan) {
+    let policies = site.fabric.policies();
+    if !policies.in_force(&pod.key.uid, POLICIES_TIMEOUT).await {
+        tracing::warn!(pod = %pod.key, "network policies are not in force yet; the pod starts all the same");
+    }
 }
 
 fn sandbox_problem(error: &dyn std::error::Error) -> Problem {

@@ -48,6 +48,7 @@ pub use exec::Toolbox;
 pub use lifecycle::Verdict;
 pub use logs::{OutputLine, StdStream};
 pub use node::pressure::DiskLeast;
+pub use node::room::UnusedImages;
 pub use probes::{NEWS_MAX, Names, News, Prober, Programs, Watch, Watched, What, Whose};
 pub use seen::SeenPod;
 pub use server::{
@@ -57,8 +58,8 @@ pub use server::{
 pub use spec::{
     Check, ContainerPlan, DnsPlan, DnsPolicy, DownwardFile, DownwardValue, EnvFrom, EnvValue,
     EnvVar, ExitCodes, FieldRefusal, FilesSource, FilesVolume, Hook, Hooks, HostAlias,
-    HostPathCheck, HostPathPolicy, HostPort, HttpGet, InstanceReuse, KeyItem, LogFallback, Medium,
-    ObjectKind, ObjectRef, OnResize, PodField, PodKey, PodSpecPlan, Port, Probe, ProbeHost,
+    HostPathCheck, HostPathPolicy, HostPort, HttpGet, InstanceReuse, KeyItem, LeftOut, LogFallback,
+    Medium, ObjectKind, ObjectRef, OnResize, PodField, PodKey, PodSpecPlan, Port, Probe, ProbeHost,
     ProbeKind, Probes, PullPolicy, ResizePolicy, ResourceAmount, Resources, RestartAction,
     RestartPolicy, RestartRule, Restarts, Role, Scheme, Security, ServiceLinks, ShownName,
     SizeLimit, StdinPlan, StreamPlan, SubPath, TargetPort, TcpTarget, TerminationMessage,

@@ -164,6 +164,8 @@ pub(crate) struct ContainerFacts {
     pub(crate) crash: CrashBackoff,
     /// Delay between pulls.
     pub(crate) pull: PullBackoff,
+    /// What was told of the last attempt at its image, while the next one is under way.
+    pub(crate) retried: Option<FailedPull>,
     /// Ordinary init containers only: ended with 0 once, so later ones may start.
     pub(crate) completed: bool,
     /// An instance of it has run and passed its startup probe once, so those behind a sidecar may start.
@@ -275,6 +277,15 @@ pub(crate) enum PullShown {
     BackOff,
 }
 
+/// An attempt at an image that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FailedPull {
+    /// What went wrong.
+    pub(crate) problem: Problem,
+    /// What the outside has been told.
+    pub(crate) shown: PullShown,
+}
+
 /// Something that keeps a container or a pod from going on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
@@ -371,6 +382,7 @@ impl ContainerFacts {
             resized: false,
             crash: CrashBackoff::default(),
             pull: PullBackoff::default(),
+            retried: None,
             completed: false,
             was_started: false,
         }

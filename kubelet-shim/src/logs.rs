@@ -85,6 +85,7 @@ struct Identity {
 /// Both streams of a container write to one file.
 struct Shared {
     file: LogFile,
+    /// Lines with their line feeds, so that one that has none is told as it was written.
     tail: VecDeque<Bytes>,
     tail_bytes: usize,
 }
@@ -167,7 +168,8 @@ impl ContainerLog {
         self.end.0.clone()
     }
 
-    /// Returns one of its streams. The line under way is written when the stream is dropped.
+    /// Returns one of its streams. The line under way is written when the stream is dropped: as a
+    /// partial one, since its line feed never came.
     pub(crate) fn stream(&self, stream: StdStream) -> Arc<dyn Output> {
         Arc::new(LogStream {
             stream,
@@ -189,7 +191,6 @@ impl ContainerLog {
         let mut bytes = Vec::with_capacity(shared.tail_bytes);
         for line in &shared.tail {
             bytes.extend_from_slice(line);
-            bytes.push(b'\n');
         }
         String::from_utf8_lossy(&bytes).into_owned()
     }
@@ -282,7 +283,12 @@ impl StreamState {
 impl LogStream {
     /// Writes the gathered line to the file and hands it on.
     fn finish_line(&self, state: &mut StreamState, is_whole: bool) {
-        let line = Bytes::copy_from_slice(&state.partial);
+        let length = state.partial.len();
+        if is_whole {
+            state.partial.push(b'\n');
+        }
+        let written = Bytes::copy_from_slice(&state.partial);
+        let line = written.slice(..length);
         state.partial.clear();
         if state.partial.capacity() > LINE_BYTES_MAX / 4 {
             // A rare long line must not cost every idle container its buffer.
@@ -291,7 +297,7 @@ impl LogStream {
         let stream = self.stream;
         self.shared
             .lock()
-            .append(&self.identity.clock, stream, &line, is_whole);
+            .append(&self.identity.clock, stream, written, is_whole);
         let reserved = std::mem::take(&mut state.reserved);
         if let (true, Some(sender)) = (reserved, &mut state.forward) {
             let line = OutputLine {
@@ -322,30 +328,42 @@ impl Drop for LogStream {
         if !state.partial.is_empty() {
             // Best effort for the listener: a full channel at the very end costs it this one piece.
             state.try_reserve();
-            self.finish_line(&mut state, true);
+            self.finish_line(&mut state, false);
         }
     }
 }
 
 impl Shared {
-    fn append(&mut self, clock: &Clock, stream: StdStream, line: &Bytes, is_whole: bool) {
+    /// Appends what was written: a line with its line feed if it is whole.
+    fn append(&mut self, clock: &Clock, stream: StdStream, written: Bytes, is_whole: bool) {
+        let line = &written[..written.len() - usize::from(is_whole)];
         self.file.append(clock.now().wall(), stream, line, is_whole);
-        self.tail_bytes += line.len() + 1;
-        self.tail.push_back(line.clone());
-        while self.tail.len() > TAIL_LINES_MAX
-            || (self.tail_bytes > TAIL_BYTES_MAX && self.tail.len() > 1)
-        {
-            let Some(dropped) = self.tail.pop_front() else {
-                break;
-            };
-            self.tail_bytes -= dropped.len() + 1;
+        self.tail_bytes += written.len();
+        self.tail.push_back(written);
+        // Parts of a line count as lines, as the kubelet counts them.
+        while self.tail.len() > TAIL_LINES_MAX {
+            self.drop_first();
         }
-        if let Some(only) = self.tail.front_mut()
-            && only.len() > TAIL_BYTES_MAX
+        while let Some(first) = self.tail.front_mut()
+            && self.tail_bytes > TAIL_BYTES_MAX
         {
-            let cut = only.len() - TAIL_BYTES_MAX;
-            *only = Bytes::copy_from_slice(&only[cut..]);
-            self.tail_bytes -= cut;
+            let excess = self.tail_bytes - TAIL_BYTES_MAX;
+            if first.len() <= excess {
+                self.drop_first();
+                continue;
+            }
+            *first = match first.len() > TAIL_BYTES_MAX {
+                // A long line must not be kept for the sake of its end.
+                true => Bytes::copy_from_slice(&first[excess..]),
+                false => first.slice(excess..),
+            };
+            self.tail_bytes -= excess;
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(dropped) = self.tail.pop_front() {
+            self.tail_bytes -= dropped.len();
         }
     }
 }

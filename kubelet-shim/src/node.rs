@@ -2,6 +2,7 @@
 
 mod images;
 pub(crate) mod pressure;
+pub(crate) mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -29,6 +30,7 @@ use crate::time::Clock;
 
 use crate::images::blocking;
 use pressure::{DiskLeast, Least, Signals, Watchman};
+use room::UnusedImages;
 
 /// How often the lease is renewed, and the machine looked at.
 const LEASE_EVERY: Duration = Duration::from_secs(10);
@@ -79,6 +81,7 @@ pub(crate) struct Registration {
     evictor: Evictor,
     data_dir: Arc<Path>,
     store: ImageStore,
+    unused_images: UnusedImages,
     images: Vec<ContainerImage>,
 }
 
@@ -172,6 +175,7 @@ impl Registration {
             evictor: watched.evictor,
             data_dir: watched.data_dir,
             store: watched.images,
+            unused_images: settings.unused_images,
             images: Vec::new(),
         }
     }
@@ -244,6 +248,7 @@ impl Registration {
             let mut is_due = Instant::now() >= status_at;
             if Instant::now() >= images_at {
                 images_at = Instant::now() + IMAGES_EVERY;
+                self.make_room().await;
                 is_due |= self.list_images().await;
             }
             let conditions = self.look().await;
@@ -271,6 +276,20 @@ impl Registration {
         let now = self.clock.now();
         let short = self.watchman.note(signals, now);
         conditions(&self.conditions, short, now.wall())
+    }
+
+    /// Removes images that nobody uses if that was asked for and the disk runs full.
+    async fn make_room(&self) {
+        if self.unused_images == UnusedImages::Stay {
+            return;
+        }
+        let (store, data_dir) = (self.store.clone(), self.data_dir.clone());
+        blocking(move || {
+            if let Some((left, all)) = Signals::measure(&data_dir).disk {
+                room::make(&store, left, all);
+            }
+        })
+        .await;
     }
 
     /// Lists the images in the store, and says whether there are others than before.

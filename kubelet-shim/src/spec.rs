@@ -57,6 +57,17 @@ pub struct FieldRefusal {
     pub reason: String,
 }
 
+/// An ephemeral container that is not started, which does its pod no harm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its name.
+    pub name: String,
+    /// Its image as written.
+    pub image: String,
+    /// What is wrong with it.
+    pub refusals: Vec<FieldRefusal>,
+}
+
 /// Identity of one pod: a name may be used again, a UID is not.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PodKey {
@@ -108,8 +119,8 @@ pub struct PodSpecPlan {
     /// Init containers and sidecars in order, then the ordinary containers in order, then the ephemeral
     /// ones in the order in which they came.
     pub containers: Vec<ContainerPlan>,
-    /// What is wrong with ephemeral containers that are not started.
-    pub left_out: Vec<FieldRefusal>,
+    /// The ephemeral containers that are not started.
+    pub left_out: Vec<LeftOut>,
     /// Volumes by declaration.
     pub volumes: Vec<VolumePlan>,
     /// Groups of its volumes and of whoever its containers run as.
@@ -569,7 +580,7 @@ pub struct SizeLimit {
 /// `hostPath.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostPathCheck {
-    /// Nothing is checked.
+    /// Nothing is checked; where nothing is, a folder is made.
     Unchecked,
     /// A folder, made when missing.
     DirectoryOrCreate,
@@ -579,6 +590,14 @@ pub enum HostPathCheck {
     FileOrCreate,
     /// A file.
     File,
+}
+
+impl LeftOut {
+    /// Returns what is wrong with it, for people.
+    pub(crate) fn why(&self) -> String {
+        let list: Vec<String> = self.refusals.iter().map(ToString::to_string).collect();
+        list.join("; ")
+    }
 }
 
 impl fmt::Display for PodKey {

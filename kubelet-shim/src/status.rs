@@ -8,7 +8,7 @@ mod containers;
 mod phase;
 mod report;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodCondition, PodIP, PodStatus};
@@ -27,10 +27,10 @@ use crate::time::Moment;
 pub(crate) struct Surroundings {
     /// `status.hostIPs`.
     pub(crate) host_ips: NodeIps,
-    /// The pod's address while it is attached.
-    pub(crate) pod_ip: Option<Ipv4Addr>,
-    /// Its second address, if pods have one.
-    pub(crate) pod_ip6: Option<std::net::Ipv6Addr>,
+    /// Whether the pod is attached to its network.
+    pub(crate) has_network: bool,
+    /// The pod's addresses, the main one first. It keeps those it had last, also after its end.
+    pub(crate) pod_ips: Vec<IpAddr>,
     /// `metadata.generation` of the object the plan was made from.
     pub(crate) generation: Option<i64>,
     /// The conditions that readiness gates name, as others have written them.
@@ -51,7 +51,7 @@ pub(crate) fn render(
         spec,
         pod,
         phase,
-        has_network: surroundings.pod_ip.is_some(),
+        has_network: surroundings.has_network,
         statuses: &statuses,
         generation: surroundings.generation,
         gates: &surroundings.gates,
@@ -59,8 +59,14 @@ pub(crate) fn render(
         now: now.wall(),
     });
     let (reason, message) = verdict(pod, phase);
-    let Split { inits, apps, late } = split(spec, statuses);
-    PodStatus {
+    let ips = &surroundings.pod_ips;
+    let Split {
+        inits,
+        apps,
+        mut late,
+    } = split(spec, statuses);
+    late.extend(left_out(spec));
+    let mut status = PodStatus {
         phase: Some(phase.name().to_owned()),
         reason,
         message,
@@ -70,11 +76,10 @@ pub(crate) fn render(
             let ips = surroundings.host_ips.iter();
             ips.map(|ip| HostIP { ip: ip.to_string() }).collect()
         }),
-        pod_ip: surroundings.pod_ip.map(|ip| ip.to_string()),
-        pod_ips: surroundings.pod_ip.map(|ip| {
-            let second = surroundings.pod_ip6.map(|ip| ip.to_string());
-            let all = [ip.to_string()].into_iter().chain(second);
-            all.map(|ip| PodIP { ip }).collect()
+        pod_ip: ips.first().map(ToString::to_string),
+        pod_ips: (!ips.is_empty()).then(|| {
+            let ips = ips.iter();
+            ips.map(|ip| PodIP { ip: ip.to_string() }).collect()
         }),
         observed_generation: surroundings.generation,
         conditions: Some(conditions),
@@ -82,7 +87,32 @@ pub(crate) fn render(
         container_statuses: Some(apps),
         ephemeral_container_statuses: (!late.is_empty()).then_some(late),
         ..PodStatus::default()
+    };
+    if pod.rejected.is_some() && pod.containers.iter().all(|one| one.attempts == 0) {
+        forget_containers(&mut status);
     }
+    status
+}
+
+/// The statuses of ephemeral containers that are not started, unless the fault is that they take the name of
+/// another one.
+fn left_out(spec: &PodSpecPlan) -> impl Iterator<Item = ContainerStatus> {
+    let is_taken = |name: &str| spec.containers.iter().any(|one| *one.name == *name);
+    let left_out = spec.left_out.iter();
+    left_out
+        .filter(move |one| !is_taken(&one.name))
+        .map(containers::left_out)
+}
+
+/// Says of no container that it waits: a pod that is refused before anything of it ran has none. An empty list
+/// takes the place of what may have been told before.
+fn forget_containers(status: &mut PodStatus) {
+    let lists = [
+        &mut status.init_container_statuses,
+        &mut status.container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ];
+    lists.into_iter().flatten().for_each(Vec::clear);
 }
 
 /// The pod's own reason and message: only the agent's decisions have one.

@@ -10,6 +10,7 @@ mod hold;
 mod resize;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ use crate::lifecycle::{EndCause, Intent, PodFacts, plan};
 use crate::logs::{LogBook, OutputLine};
 use crate::metrics::Metrics;
 use crate::probes::{NEWS_MAX, News, Prober};
-use crate::spec::{FieldRefusal, PodKey, PodSpecPlan, Renewal};
+use crate::spec::{FieldRefusal, LeftOut, PodKey, PodSpecPlan, Renewal};
 use crate::status::{self, Reporter, Surroundings, Written, is_gone};
 use crate::storage::StorageMonitor;
 use crate::time::{Clock, Moment};
@@ -162,6 +163,12 @@ fn gates(pod: &Pod) -> Vec<PodCondition> {
         .collect()
 }
 
+/// The addresses that a pod's object names.
+fn addresses(status: &PodStatus) -> Vec<IpAddr> {
+    let ips = status.pod_ips.iter().flatten();
+    ips.filter_map(|one| one.ip.parse().ok()).collect()
+}
+
 /// What is left when a worker has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Remains {
@@ -182,6 +189,8 @@ pub(crate) struct Worker {
     desired: watch::Receiver<Desired>,
     facts: PodFacts,
     kit: Option<Arc<GroundKit>>,
+    /// The addresses it has, or had last, the main one first.
+    pod_ips: Vec<IpAddr>,
     holds: Vec<Hold>,
     reporter: Reporter,
     events: Arc<PodEvents>,
@@ -261,6 +270,7 @@ impl Worker {
             desired,
             facts,
             kit: None,
+            pod_ips: status.map(addresses).unwrap_or_default(),
             holds,
             reporter,
             events,
@@ -281,6 +291,7 @@ impl Worker {
             let began = Instant::now();
             let (wake, is_finished) = self.advance();
             self.care();
+            self.give_back();
             self.report();
             self.node.metrics.turn(began.elapsed());
             if is_finished && self.is_done() || !self.wait(wake).await {
@@ -368,15 +379,17 @@ impl Worker {
     }
 
     /// Makes room for ephemeral containers that came, and tells of those that are not started.
-    fn take_up_containers(&mut self, told: &[FieldRefusal]) {
+    fn take_up_containers(&mut self, told: &[LeftOut]) {
         self.facts.extend(&self.spec);
         self.holds
             .resize_with(self.facts.containers.len(), Hold::default);
         let names = self.spec.containers.iter().map(|c| &*c.name);
-        self.node.logs.extend(&self.spec.key, names);
-        for refusal in &self.spec.left_out {
-            if !told.contains(refusal) {
-                let message = format!("an ephemeral container is not started: {refusal}");
+        // Whoever asks for the log of one that is not started is told why there is none.
+        let left_out = self.spec.left_out.iter().map(|one| &*one.name);
+        self.node.logs.extend(&self.spec.key, names.chain(left_out));
+        for left_out in &self.spec.left_out {
+            if !told.contains(left_out) {
+                let message = format!("an ephemeral container is not started: {}", left_out.why());
                 self.events
                     .emit(Severity::Warning, "FailedValidation", message, None);
             }
@@ -388,6 +401,16 @@ impl Worker {
         if self.facts.evict(&self.spec, excess.clone()) {
             self.events
                 .emit(Severity::Warning, "Evicted", excess.to_string(), None);
+        }
+    }
+
+    /// Gives back what the node has promised, once nothing of the pod runs or will run. That comes before its
+    /// end is told and its object goes: whoever learns of either counts on it.
+    fn give_back(&mut self) {
+        if status::phase(&self.spec, &self.facts).is_terminal() {
+            // Nothing is left that could have more.
+            self.facts.pending_resize = None;
+            self.node.ledger.release(&self.spec.key.uid);
         }
     }
 
@@ -408,8 +431,8 @@ impl Worker {
         };
         let surroundings = Surroundings {
             host_ips: self.node.host_ips,
-            pod_ip: self.kit.as_ref().map(|kit| kit.network.ip()),
-            pod_ip6: self.kit.as_ref().and_then(|kit| kit.network.ip6()),
+            has_network: self.kit.is_some(),
+            pod_ips: self.pod_ips.clone(),
             generation,
             gates,
         };
@@ -555,3 +578,6 @@ impl Worker {
         self.object = if is_gone { Object::Gone } else { Object::There };
     }
 }
+
+#[cfg(test)]
+mod tests;

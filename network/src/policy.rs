@@ -16,6 +16,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
@@ -24,6 +25,9 @@ use parking_lot::{Mutex, RwLock};
 use crate::publish::Protocol;
 
 mod crossing;
+mod gate;
+
+use gate::Gate;
 
 pub(crate) use crossing::reset_at_end;
 
@@ -105,6 +109,7 @@ pub struct PolicyTable {
     node: ArcSwap<HashSet<IpAddr>>,
     /// Whether the rules are not known yet; every pod's policy has it too.
     is_held: Arc<AtomicBool>,
+    gate: Gate,
 }
 
 struct Entry {
@@ -150,6 +155,7 @@ impl PolicyTable {
             pods: Mutex::default(),
             node: ArcSwap::from_pointee(HashSet::from([node])),
             is_held: Arc::default(),
+            gate: Gate::default(),
         }
     }
 
@@ -163,6 +169,34 @@ impl PolicyTable {
     /// Judges by the rules from now on. A table that was never held does so from the start.
     pub fn open(&self) {
         self.is_held.store(false, Ordering::Release);
+    }
+
+    /// Says that policies have come, changed or gone and that the rules are of before: pods that start
+    /// wait until [`PolicyTable::settle`].
+    pub fn fall_behind(&self) {
+        self.gate.fall_behind();
+    }
+
+    /// Says that all rules are those of the policies of now, and whose pods' they are by their UIDs: every
+    /// other one waits for [`PolicyTable::judged`]. Nothing where there is no policy, and nobody waits.
+    pub fn settle(&self, judged: Option<HashSet<String>>) {
+        self.gate.settle(judged);
+    }
+
+    /// Says that one more pod has its rules, or that no policy selects it.
+    pub fn judged(&self, uid: &str) {
+        self.gate.judged(uid);
+    }
+
+    /// Forgets that a pod was judged.
+    pub fn forget(&self, uid: &str) {
+        self.gate.forget(uid);
+    }
+
+    /// Waits until the policies that are known are in force for a pod, or for so long; tells whether they
+    /// are. Costs one look where there is no policy.
+    pub async fn in_force(&self, uid: &str, patience: Duration) -> bool {
+        self.gate.passed(uid, patience).await
     }
 
     fn policy(&self) -> Arc<PodPolicy> {

@@ -51,6 +51,29 @@ pub enum LoadError {
         /// The archive.
         path: PathBuf,
     },
+    /// The archive is compressed, and cannot be uncompressed.
+    #[error("`{}` is not a whole archive", path.display())]
+    Compressed {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: LayerFault,
+    },
+    /// One name was given for several images.
+    #[error("`{}` holds {count} images, and one name cannot be given to all", path.display())]
+    Several {
+        /// The archive.
+        path: PathBuf,
+        /// How many images it holds.
+        count: usize,
+    },
+    /// The name has a digest, which only content can give: the image would be run for another one.
+    #[error("image `{image}` cannot be loaded under a digest; name it with a tag")]
+    Pinned {
+        /// The image.
+        image: String,
+    },
     /// An image of it is not taken.
     #[error("image `{image}` of `{}` is refused", path.display())]
     Refused {
@@ -98,12 +121,14 @@ struct Saved {
 impl ImageStore {
     /// Brings every image of an archive or layout folder into the store.
     ///
-    /// An image gets the name it has in the archive, or `name` if one is given and the archive holds
-    /// one image. What is refused stops the load; images before it stay.
+    /// The archive may be compressed as a whole. An image gets the name it has in the archive, or `name`
+    /// if one is given, for which the archive must hold one image. What is refused stops the load; images
+    /// before it stay.
     ///
     /// # Errors
     ///
-    /// Fails on the first image that is refused, naming it and the layer.
+    /// Fails on the first image that is refused, naming it and the layer, and on a name with a digest
+    /// that the image does not have.
     pub fn load(
         &self,
         path: &Path,
@@ -111,7 +136,12 @@ impl ImageStore {
         judge: &dyn Judge,
         progress: &dyn Progress,
     ) -> Result<Vec<Image>, LoadError> {
-        let source = Source::open(path)?;
+        if let Some(name) = name.filter(|name| name.digest().is_some()) {
+            return Err(LoadError::Pinned {
+                image: name.to_string(),
+            });
+        }
+        let source = Source::open(self, path)?;
         let load = Load {
             store: self,
             path,
@@ -119,7 +149,11 @@ impl ImageStore {
             judge,
             progress,
         };
-        let found = load.find(name)?;
+        let mut found = load.find()?;
+        if let Some(name) = name {
+            load.rename(&mut found, name)?;
+        }
+        load.check_names(&found)?;
         found.iter().map(|found| load.bring_in(found)).collect()
     }
 }
@@ -133,17 +167,17 @@ struct Load<'a> {
 }
 
 impl Load<'_> {
-    fn find(&self, name: Option<&Reference>) -> Result<Vec<Found>, LoadError> {
+    fn find(&self) -> Result<Vec<Found>, LoadError> {
         if let Some(bytes) = self.small("index.json")? {
             let unnamed = || self.path.display().to_string();
             return self
-                .layout(&bytes, name)
+                .layout(&bytes)
                 .map_err(|fault| self.fault(unnamed(), fault));
         }
         if let Some(bytes) = self.small("manifest.json")? {
             let unnamed = || self.path.display().to_string();
             return self
-                .saved(&bytes, name)
+                .saved(&bytes)
                 .map_err(|fault| self.fault(unnamed(), fault));
         }
         Err(LoadError::Kind {
@@ -151,8 +185,39 @@ impl Load<'_> {
         })
     }
 
+    /// Gives the one image of the archive, whatever it is called there, this name.
+    fn rename(&self, found: &mut Vec<Found>, name: &Reference) -> Result<(), LoadError> {
+        // An image with several names is listed under each.
+        found.sort_by_key(|found| found.digest);
+        found.dedup_by_key(|found| found.digest);
+        let count = found.len();
+        match found.as_mut_slice() {
+            [only] => only.name = name.clone(),
+            _ => {
+                let path = self.path.to_owned();
+                return Err(LoadError::Several { path, count });
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses an archive that calls content by a digest that it does not have.
+    fn check_names(&self, found: &[Found]) -> Result<(), LoadError> {
+        for found in found {
+            let actual = found.resolved.to_string();
+            if let Some(expected) = found.name.digest()
+                && expected != actual
+            {
+                let expected = expected.to_owned();
+                let refusal = Refusal::Digest { expected, actual };
+                return Err(self.fault(found.name.to_string(), refusal.into()));
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the images of an OCI layout.
-    fn layout(&self, bytes: &[u8], name: Option<&Reference>) -> Result<Vec<Found>, Fault> {
+    fn layout(&self, bytes: &[u8]) -> Result<Vec<Found>, Fault> {
         let Parsed::Index(entries) = manifest::parse(bytes, Some(OCI_INDEX))? else {
             let reason = "`index.json` is not an index".to_owned();
             return Err(Refusal::Manifest { reason }.into());
@@ -164,18 +229,12 @@ impl Load<'_> {
         } else {
             vec![manifest::choose(&entries)?.clone()]
         };
-        let name = name.filter(|_| entries.len() == 1);
         let entries = entries.iter().take(IMAGES_MAX);
-        entries
-            .map(|entry| self.layout_image(entry, name))
-            .collect()
+        entries.map(|entry| self.layout_image(entry)).collect()
     }
 
-    fn layout_image(&self, entry: &Descriptor, name: Option<&Reference>) -> Result<Found, Fault> {
-        let name = match name {
-            Some(name) => name.clone(),
-            None => self.name_of(stated_name(entry)),
-        };
+    fn layout_image(&self, entry: &Descriptor) -> Result<Found, Fault> {
+        let name = self.name_of(stated_name(entry));
         let mut annotations = entry.annotations.clone();
         let mut chosen = entry.clone();
         let mut bytes = self.document(entry)?;
@@ -202,24 +261,21 @@ impl Load<'_> {
     }
 
     /// Reads the images of `docker save`, whose layers are plain tars at places of their own.
-    fn saved(&self, bytes: &[u8], name: Option<&Reference>) -> Result<Vec<Found>, Fault> {
+    fn saved(&self, bytes: &[u8]) -> Result<Vec<Found>, Fault> {
         let saved: Vec<Saved> =
             serde_json::from_slice(bytes).map_err(|error| Refusal::Manifest {
                 reason: error.to_string(),
             })?;
-        let name = name.filter(|_| saved.len() == 1);
         saved
             .iter()
             .take(IMAGES_MAX)
-            .map(|saved| self.saved_image(saved, name))
+            .map(|saved| self.saved_image(saved))
             .collect()
     }
 
-    fn saved_image(&self, saved: &Saved, name: Option<&Reference>) -> Result<Found, Fault> {
+    fn saved_image(&self, saved: &Saved) -> Result<Found, Fault> {
         let tag = saved.repo_tags.iter().flatten().next();
-        let name = name
-            .cloned()
-            .unwrap_or_else(|| self.name_of(tag.map(String::as_str)));
+        let name = self.name_of(tag.map(String::as_str));
         let missing = |what: &str| Refusal::Manifest {
             reason: format!("there is no `{what}`"),
         };

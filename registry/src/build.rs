@@ -4,8 +4,8 @@ mod tarball;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::archive::repository_from;
 use crate::digest::Digest;
@@ -112,6 +112,12 @@ pub enum BuildError {
         #[source]
         source: StoreError,
     },
+    /// The name has a digest, which only content can give: the image would be run for another one.
+    #[error("image `{image}` cannot be built under a digest; name it with a tag")]
+    Pinned {
+        /// The image.
+        image: String,
+    },
     /// The name to pack under is none.
     #[error("`{name}` cannot name an image")]
     PackName {
@@ -138,8 +144,18 @@ impl ImageStore {
     ///
     /// # Errors
     ///
-    /// Fails when a file cannot be read or the result would not run here.
+    /// Fails when the name has a digest, a file cannot be read or the result would not run here.
     pub fn build(&self, spec: &BuildSpec, judge: &dyn Judge) -> Result<Image, BuildError> {
+        if spec.reference.digest().is_some() {
+            return Err(BuildError::Pinned {
+                image: spec.reference.to_string(),
+            });
+        }
+        self.build_as_named(spec, judge)
+    }
+
+    /// Builds under a name whose digest, if it has one, is the result's.
+    fn build_as_named(&self, spec: &BuildSpec, judge: &dyn Judge) -> Result<Image, BuildError> {
         let wasm = read_module(&spec.module)?;
         let store = |source| BuildError::Store {
             image: spec.reference.to_string(),
@@ -161,6 +177,8 @@ impl ImageStore {
 
     /// Stores a local module under a name that tells its content: `coracle.local/<name>@sha256:…`.
     ///
+    /// What the same file held before goes, unless it was packed just now or is in use.
+    ///
     /// # Errors
     ///
     /// Fails when the file cannot be read or would not run here.
@@ -178,7 +196,12 @@ impl ImageStore {
             module,
             form: BuildForm::Artifact,
         };
-        self.build(&spec, judge)?;
+        let _image = self.build_as_named(&spec, judge)?;
+        self.supersede(&reference, wasm, SystemTime::now())
+            .map_err(|source| BuildError::Store {
+                image: reference.to_string(),
+                source,
+            })?;
         Ok(reference)
     }
 
@@ -261,7 +284,7 @@ impl ImageStore {
             path: origin.to_owned(),
             source,
         };
-        let compression = compression_of(tar).map_err(unreadable)?;
+        let compression = Compression::of_file(tar).map_err(unreadable)?;
         // Once to learn its digest, once to store it: its tar is not known before.
         let open = || File::open(tar).map_err(unreadable);
         let fresh = UnpackBudget::default();
@@ -413,16 +436,6 @@ fn read_module(path: &Path) -> Result<Vec<u8>, BuildError> {
         });
     }
     std::fs::read(path).map_err(unreadable)
-}
-
-fn compression_of(path: &Path) -> std::io::Result<Compression> {
-    let mut head = Vec::new();
-    File::open(path)?.take(4).read_to_end(&mut head)?;
-    Ok(match head.as_slice() {
-        [0x1f, 0x8b, ..] => Compression::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd] => Compression::Zstd,
-        _ => Compression::None,
-    })
 }
 
 impl From<TarFault> for LayerFault {

@@ -30,5 +30,6 @@ pub use remote::{
 };
 pub use rootfs::{EntryKind, Extent, Root, RootEntry};
 pub use store::{
-    FileStamp, ImageStore, Inspection, Listed, PlainHttp, Removed, StoreError, StoreOptions,
+    FileStamp, ImageStore, ImageUse, Inspection, Listed, PlainHttp, Reclaim, Removed, StoreError,
+    StoreOptions,
 };

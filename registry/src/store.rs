@@ -19,7 +19,9 @@ mod admit;
 mod files;
 mod intake;
 mod lock;
+mod reclaim;
 mod record;
+mod supersede;
 mod sweep;
 
 use std::collections::HashMap;
@@ -31,6 +33,7 @@ pub use files::FileStamp;
 use files::write_atomically;
 pub(crate) use intake::{Expected, Intake, StreamFault};
 use lock::{FileLock, Flights};
+pub use reclaim::{ImageUse, Reclaim};
 pub(crate) use record::{Content, ImageRecord};
 pub use record::{Inspection, Listed, Removed};
 
@@ -134,10 +137,17 @@ pub(crate) struct Inner {
     leases: Mutex<HashMap<Digest, Weak<Lease>>>,
 }
 
-/// Held by whoever uses an image; nobody removes its files meanwhile.
+/// Held by whoever uses an image; nobody removes its files meanwhile. The age of its file tells when
+/// the image was used last.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    _lock: FileLock,
+    lock: FileLock,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.lock.touch();
+    }
 }
 
 impl ImageStore {
@@ -197,7 +207,10 @@ impl ImageStore {
 
     /// Returns the digest of the manifest that a name stands for.
     pub(crate) fn lookup(&self, reference: &Reference) -> Result<Option<Digest>, StoreError> {
-        if let Some(name) = self.name(reference)? {
+        // A digest is a promise: a record that breaks it, of an older version, counts as absent.
+        if let Some(name) = self.name(reference)?
+            && name.is_honest(reference)
+        {
             return Ok(Some(name.manifest));
         }
         // A digest names its content wherever it came from.
@@ -277,7 +290,8 @@ impl ImageStore {
             return Ok(lease);
         }
         let lock = FileLock::shared(&self.lease_path(manifest))?;
-        let lease = Arc::new(Lease { _lock: lock });
+        lock.touch();
+        let lease = Arc::new(Lease { lock });
         let mut leases = locked(&self.inner.leases);
         leases.retain(|_, lease| lease.strong_count() > 0);
         leases.insert(manifest, Arc::downgrade(&lease));

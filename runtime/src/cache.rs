@@ -5,6 +5,8 @@
 //! in this process, since machine code is run as it is. The engine's compatibility hash and the
 //! version of our adaptation name the sub-folder, so an update never meets old code.
 
+mod eviction;
+
 use crate::adapt::ADAPTATION;
 use crate::compile::Artefact;
 use crate::engine::hex;
@@ -15,7 +17,7 @@ use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How often a process looks whether another one has finished the same compilation.
 const LOCK_POLL: Duration = Duration::from_millis(20);
@@ -65,17 +67,22 @@ pub(crate) struct Entry {
 /// The folder of one engine configuration and one adaptation.
 #[derive(Debug)]
 pub(crate) struct Cache {
+    /// Where the folders of all engines lie.
+    root: PathBuf,
     folder: PathBuf,
     /// Entries whose checksum was right once in this process.
     checked: Mutex<HashSet<CodeDigest>>,
 }
 
 impl Cache {
-    /// Opens, and makes, the folder for code that fits `compatibility`.
+    /// Opens, and makes, the folder for code that fits `compatibility`. Once a day, code that nobody
+    /// has used for long leaves it.
     pub(crate) fn open(root: &Path, compatibility: &str) -> io::Result<Self> {
         let folder = root.join(format!("{compatibility}-a{ADAPTATION}"));
         fs::create_dir_all(&folder)?;
+        eviction::look_through_daily(root, &folder, SystemTime::now());
         Ok(Self {
+            root: root.to_owned(),
             folder,
             checked: Mutex::default(),
         })
@@ -84,8 +91,8 @@ impl Cache {
     /// Returns the entry of `digest` if it is there and unharmed. Reads the whole file the first
     /// time: call it where blocking is allowed.
     pub(crate) fn find(&self, digest: &CodeDigest) -> Option<Entry> {
-        let sidecar = fs::read(self.path(digest, "json")).ok()?;
-        let artefact: Artefact = serde_json::from_slice(&sidecar).ok()?;
+        let sidecar = self.path(digest, "json");
+        let artefact: Artefact = serde_json::from_slice(&fs::read(&sidecar).ok()?).ok()?;
         let path = self.path(digest, "cwasm");
         if !self.checked.lock().contains(digest) {
             if file_sha256(&path).ok()? != artefact.sha256 {
@@ -94,6 +101,7 @@ impl Cache {
             }
             self.checked.lock().insert(digest.clone());
         }
+        eviction::touch(&sidecar, SystemTime::now());
         Some(Entry { path, artefact })
     }
 
@@ -155,7 +163,11 @@ impl EntryLock<'_> {
         self.cache.checked.lock().remove(&self.digest);
         fs::rename(self.draft(), self.cache.path(&self.digest, "cwasm"))?;
         fs::write(&sidecar_draft, text)?;
-        fs::rename(sidecar_draft, sidecar)
+        fs::rename(sidecar_draft, sidecar)?;
+        // A process that never ends must not fill the disk either; what grows here, shrinks here.
+        let Cache { root, folder, .. } = self.cache;
+        eviction::look_through_daily(root, folder, SystemTime::now());
+        Ok(())
     }
 
     fn discard_draft(&self) {

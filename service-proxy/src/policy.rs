@@ -3,7 +3,9 @@
 //!
 //! One long-running task: input: watches of NetworkPolicies, pods (labels, ports, addresses) and
 //! namespaces (labels); output: the table of policies of the fabric. A pod has its rules by its UID
-//! before it is attached; peers are known as soon as the API tells their addresses.
+//! before its containers start: while news of policies is not in force, and until the pod itself has
+//! been seen, its node waits for [`coracle_network::PolicyTable::in_force`]. Peers are known as soon as
+//! the API tells their addresses.
 
 use std::sync::Arc;
 

@@ -57,6 +57,73 @@ fn the_code_of_a_container_becomes_the_code_of_the_command() {
     }
 }
 
+/// A sidecar is ended by a signal once the app is through, and that is nobody's failure. The name is the API's
+/// to make, and the account one of the manifest's.
+#[test]
+fn the_code_of_an_app_counts_before_that_of_its_sidecar() {
+    let coracle = coracle();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name);
+    module(&path("app.wasm"), &program("(call $exit (i32.const 200))"));
+    module(
+        &path("sidecar.wasm"),
+        &program("(loop $forever (br $forever))"),
+    );
+    let manifest = "\
+apiVersion: v1
+kind: Pod
+metadata: {generateName: job-, namespace: work}
+spec:
+  restartPolicy: Never
+  serviceAccountName: worker
+  initContainers: [{name: side, image: sidecar.wasm, restartPolicy: Always}]
+  containers: [{name: app, image: app.wasm}]
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: worker, namespace: work}}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: default, namespace: work}}
+";
+    fs::write(path("pod.yaml"), manifest).expect("a manifest");
+    let ended = coracle.finish(&["run".as_ref(), path("pod.yaml").as_os_str()]);
+    assert_eq!(ended.code, Some(200), "{}", ended.stderr);
+    let app = |line: &str| line.starts_with("work/job-") && line.contains("/app: ended with 200");
+    assert!(ended.stderr.lines().any(app), "{}", ended.stderr);
+}
+
+/// A script that keeps the output must not take an empty file for success.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_no_success() {
+    let coracle = coracle();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let body = "
+        (i32.store (i32.const 0) (i32.const 100))
+        (i32.store (i32.const 4) (i32.const 6))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))";
+    module(&folder.path().join("main.wasm"), &program(body));
+    let manifest = folder.path().join("pod.yaml");
+    fs::write(&manifest, POD).expect("a manifest");
+    let manifest = manifest.to_str().expect("the folder's name is text");
+    for args in [
+        &["run", manifest][..],
+        &["image", "ls"],
+        &["--version"],
+        &["completion", "bash"],
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full");
+        let ended = std::process::Command::new(env!("CARGO_BIN_EXE_coracle"))
+            .args(args)
+            .env("CORACLE_DATA_DIR", coracle.data())
+            .stdout(full.expect("Linux has it"))
+            .output()
+            .expect("the binary starts");
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(125), "{args:?}: {stderr}");
+        let told = stderr.matches("failed to write to standard output").count();
+        assert_eq!(told, 1, "{args:?}: {stderr}");
+    }
+}
+
 #[test]
 fn what_a_container_writes_is_printed_with_its_name() {
     let body = "

@@ -378,18 +378,20 @@ fn the_toolbox_runs_scripts_in_a_pod() {
     );
 }
 
-/// Two programs of one instance meet on the pod's own network, once over TCP and once over HTTP.
+/// Two programs of one instance meet on the pod's own network, over TCP, HTTP and UDP.
 #[test]
 fn the_toolbox_connects_and_listens() {
     check_script(
         "nc -z -w 1 127.0.0.1 9; echo closed $?\n\
-         getent ahostsv4 localhost; wget -q -O /dev/null -T 5 http://127.0.0.1:9/ 2>&1; echo $?",
+         getent ahostsv4 localhost; wget -q -O /dev/null -T 5 http://127.0.0.1:9/ 2>&1; echo $?\n\
+         curl -g -q -s -k --connect-timeout 5 http://127.0.0.1:9/; echo $?",
         0,
         &[
             "closed 1",
             "127.0.0.1       localhost",
             "wget: can't connect to 127.0.0.1:9: Connection refused",
             "1",
+            "7",
         ],
     );
     check_script(
@@ -398,6 +400,14 @@ fn the_toolbox_connects_and_listens() {
          do sleep 0.1; done; wait; head -n 1 /request | tr -d '\\r'",
         0,
         &["ahoy", "GET /x HTTP/1.1"],
+    );
+    // Datagrams to and fro, the first ones perhaps before anybody listens.
+    check_script(
+        "echo ahoy >/reply; nc -u -l 9000 </reply >/got &\n\
+         until echo hi | nc -u -w 1 127.0.0.1 9000 2>/dev/null | grep ahoy; do sleep 0.1; done\n\
+         head -n 1 /got; kill $!; nc -z -u 127.0.0.1 9001; echo closed $?",
+        0,
+        &["ahoy", "hi", "closed 1"],
     );
 }
 

@@ -7,7 +7,8 @@ use anyhow::Context;
 use clap::Args;
 use coracle_registry::{PullOptions, PushOptions, Reference};
 
-use super::{CodeJudge, RegistryArgs, bars, open, parsed, print};
+use super::{CodeJudge, Failures, RegistryArgs, bars, open, parsed, print};
+use crate::console::Doing;
 
 /// Arguments of `coracle image pull`.
 #[derive(Debug, Args)]
@@ -31,46 +32,48 @@ pub(super) struct PushArgs {
     registry: RegistryArgs,
 }
 
-/// Pulls each image in turn and prints its name with the digest.
+/// Pulls each image in turn and prints its name with the digest; fails at the end if one was not to be had.
 pub(super) fn pull(args: PullArgs, data_dir: &Path) -> anyhow::Result<()> {
     let store = open(data_dir, args.registry.options())?;
     let options = PullOptions {
         credentials: args.registry.credentials()?,
         judge: Arc::new(CodeJudge),
-        progress: bars(),
+        progress: bars(Doing::Pulling),
     };
     block_on(async {
+        let mut failures = Failures::default();
         for reference in &args.images {
-            let image = store.pull(reference, &options).await?;
-            print(&format!(
-                "{}/{}@{}\n",
-                reference.registry(),
-                reference.repository(),
-                image.digest
-            ));
+            let pulled = store.pull(reference, &options).await;
+            let told = pulled.map_err(Into::into);
+            failures.note(told.and_then(|image| tell(reference, &image.digest)));
         }
-        Ok(())
+        failures.finish()
     })
 }
 
-/// Pushes each image in turn and prints its name with the digest it has at the registry.
+/// Pushes each image in turn and prints its name with the digest it has at the registry; fails at the end if
+/// one could not be sent.
 pub(super) fn push(args: PushArgs, data_dir: &Path) -> anyhow::Result<()> {
     let store = open(data_dir, args.registry.options())?;
     let options = PushOptions {
         credentials: args.registry.credentials()?,
-        progress: bars(),
+        progress: bars(Doing::Pushing),
     };
     block_on(async {
+        let mut failures = Failures::default();
         for reference in &args.images {
-            let digest = store.push(reference, &options).await?;
-            print(&format!(
-                "{}/{}@{digest}\n",
-                reference.registry(),
-                reference.repository()
-            ));
+            let pushed = store.push(reference, &options).await;
+            let told = pushed.map_err(Into::into);
+            failures.note(told.and_then(|digest| tell(reference, &digest)));
         }
-        Ok(())
+        failures.finish()
     })
+}
+
+/// Prints the name of an image with its digest.
+fn tell(reference: &Reference, digest: &impl std::fmt::Display) -> anyhow::Result<()> {
+    let (registry, repository) = (reference.registry(), reference.repository());
+    print(format!("{registry}/{repository}@{digest}\n").as_bytes())
 }
 
 /// Ends at Ctrl-C like any command without a handler: temporary files go with the next sweep.

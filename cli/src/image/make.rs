@@ -7,6 +7,7 @@ use clap::Args;
 use coracle_registry::{BuildForm, BuildSpec, ImageForm, Reference, StoreOptions};
 
 use super::{CodeJudge, bars, open, parsed, print};
+use crate::console::Doing;
 
 /// Arguments of `coracle image build`.
 ///
@@ -74,17 +75,18 @@ pub(super) struct LoadArgs {
 pub(super) fn build(args: BuildArgs, data_dir: &Path) -> anyhow::Result<()> {
     let store = open(data_dir, StoreOptions::default())?;
     let image = store.build(&args.spec(), &CodeJudge)?;
-    print(&format!("{} {}\n", image.reference, image.digest));
-    Ok(())
+    print(format!("{} {}\n", image.reference, image.digest).as_bytes())
 }
 
 /// Loads images and prints the name and digest of each.
 pub(super) fn load(args: LoadArgs, data_dir: &Path) -> anyhow::Result<()> {
     let store = open(data_dir, StoreOptions::default())?;
-    for image in store.load(&args.path, args.tag.as_ref(), &CodeJudge, &*bars())? {
-        print(&format!("{} {}\n", image.reference, image.digest));
-    }
-    Ok(())
+    let progress = bars(Doing::Loading);
+    let loaded = store.load(&args.path, args.tag.as_ref(), &CodeJudge, &*progress)?;
+    let lines = loaded
+        .iter()
+        .map(|image| format!("{} {}\n", image.reference, image.digest));
+    print(lines.collect::<String>().as_bytes())
 }
 
 impl BuildArgs {

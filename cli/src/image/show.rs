@@ -7,7 +7,7 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use coracle_registry::{ImageStore, Listed, Reference, StoreOptions};
 
-use super::{open, parsed, print};
+use super::{Failures, open, parsed, print};
 
 /// A name of fewer letters is taken for a name, even if all of them could be of a digest.
 const DIGEST_LETTERS_MIN: usize = 7;
@@ -54,27 +54,32 @@ pub(super) fn list(args: &ListArgs, data_dir: &Path) -> anyhow::Result<()> {
     let listed = open(data_dir, StoreOptions::default())?.list()?;
     if args.quiet {
         let digests: Vec<&str> = listed.iter().map(|image| image.digest.as_str()).collect();
-        print(&lines(digests.into_iter()));
-        return Ok(());
+        return print(lines(digests.into_iter()).as_bytes());
     }
-    match args.output {
-        Format::Json => print(&format!("{}\n", serde_json::to_string_pretty(&listed)?)),
-        Format::Table => print(&table(&listed, SystemTime::now())),
-    }
-    Ok(())
+    let text = match args.output {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&listed)?),
+        Format::Table => table(&listed, SystemTime::now()),
+    };
+    print(text.as_bytes())
 }
 
 /// Removes each image, tells what went, and fails at the end if one could not be removed.
 pub(super) fn remove(args: RemoveArgs, data_dir: &Path) -> anyhow::Result<()> {
     let store = open(data_dir, StoreOptions::default())?;
+    let mut failures = Failures::default();
     for image in &args.images {
-        let removed = store.remove(&chosen(&store, image)?)?;
-        print(&format!("untagged: {}\n", removed.reference));
-        if let Some(digest) = removed.deleted {
-            print(&format!("deleted: {digest}\n"));
-        }
+        failures.note(remove_one(&store, image));
     }
-    Ok(())
+    failures.finish()
+}
+
+fn remove_one(store: &ImageStore, image: &str) -> anyhow::Result<()> {
+    let removed = store.remove(&chosen(store, image)?)?;
+    let mut text = format!("untagged: {}\n", removed.reference);
+    if let Some(digest) = removed.deleted {
+        text += &format!("deleted: {digest}\n");
+    }
+    print(text.as_bytes())
 }
 
 /// Prints what is known about images as a JSON list.
@@ -87,8 +92,7 @@ pub(super) fn inspect(args: InspectArgs, data_dir: &Path) -> anyhow::Result<()> 
     if images.is_empty() {
         bail!("no image was named");
     }
-    print(&format!("{}\n", serde_json::to_string_pretty(&images)?));
-    Ok(())
+    print(format!("{}\n", serde_json::to_string_pretty(&images)?).as_bytes())
 }
 
 /// Finds out which image is meant: `image ls` prints digests, and whoever copies one means that image.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use coracle_kubelet_shim::SeenPod;
 use coracle_service_proxy::ServicePlace;
-use futures::{Stream, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Event as KubeEvent;
 use kube::Api;
 use kube::runtime::watcher::{self, Event};
@@ -41,7 +41,10 @@ impl Verdict {
     }
 }
 
-/// Watches all pods of a run, and the warnings about them.
+/// Events that are told: warnings, and why containers are ended, which is none.
+const TOLD_EVENTS: [&str; 2] = ["type=Warning", "reason=Killing"];
+
+/// Watches all pods of a run, and what else is told about them.
 pub(super) struct Follower {
     pods: Api<SeenPod>,
     events: Api<KubeEvent>,
@@ -56,7 +59,7 @@ pub(super) struct Follower {
 )]
 enum News {
     Pod(Event<SeenPod>),
-    Warning(Event<KubeEvent>),
+    Told(Event<KubeEvent>),
     Places(Arc<[ServicePlace]>),
 }
 
@@ -83,26 +86,27 @@ impl Follower {
     pub(super) async fn until_finished(self, expected: usize) -> anyhow::Result<Verdict> {
         let mut tracker = Tracker::default();
         let pods = watcher::watcher(self.pods.clone(), watcher::Config::default());
-        let warnings = watcher::Config::default().fields("type=Warning");
-        let warnings = watcher::watcher(self.events.clone(), warnings);
+        let events = TOLD_EVENTS.map(|fields| {
+            let those = watcher::Config::default().fields(fields);
+            watcher::watcher(self.events.clone(), those).boxed()
+        });
+        let events = futures::stream::select_all(events);
         let pods = pods.map_ok(News::Pod);
-        let told = futures::stream::select(pods, warnings.map_ok(News::Warning));
+        let told = futures::stream::select(pods, events.map_ok(News::Told));
         let mut news = pin!(futures::stream::select(told, changes(self.places.clone())));
         let mut printed = Printed::default();
         while let Some(news) = news.try_next().await.context("failed to watch the pods")? {
             let notes = match news {
                 News::Pod(Event::Apply(pod) | Event::InitApply(pod)) => tracker.observe(&pod.0),
                 News::Pod(Event::Delete(pod)) => tracker.forget(&pod.0),
-                News::Warning(Event::Apply(event) | Event::InitApply(event)) => {
-                    tracker.warn(&event)
-                }
+                News::Told(Event::Apply(event) | Event::InitApply(event)) => tracker.tell(&event),
                 News::Places(places) => {
                     let news = printed.news(&places).into_iter();
                     let notes = news.map(|(url, owner)| Note::Address { url, owner });
                     self.print(&notes.collect::<Vec<_>>());
                     continue;
                 }
-                News::Pod(Event::Init | Event::InitDone) | News::Warning(_) => continue,
+                News::Pod(Event::Init | Event::InitDone) | News::Told(_) => continue,
             };
             self.print(&notes);
             match tracker.standing(expected) {

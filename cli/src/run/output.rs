@@ -1,4 +1,4 @@
-//! Container output on its way to stdout: `pod/container | line`.
+//! Container output on its way to stdout: `pod/container | line`, or `namespace/pod/container | line`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -70,18 +70,50 @@ impl Writer {
 /// The painted `pod/container | ` of each container that has written.
 struct Prefixes {
     console: Console,
-    known: HashMap<(Arc<str>, Arc<str>), String>,
+    /// By namespace, pod and container.
+    known: HashMap<[Arc<str>; 3], String>,
 }
 
 impl Prefixes {
     fn append(&mut self, line: &OutputLine, batch: &mut Vec<u8>) {
-        let key = (line.pod.clone(), line.container.clone());
+        let key = [&line.namespace, &line.pod, &line.container].map(Arc::clone);
         let prefix = self.known.entry(key).or_insert_with(|| {
-            let name = format!("{}/{}", line.pod, line.container);
+            let pod = super::shown_name(&line.namespace, &line.pod);
+            let name = format!("{pod}/{}", line.container);
             format!("{} | ", self.console.paint(&name))
         });
         batch.extend_from_slice(prefix.as_bytes());
         batch.extend_from_slice(&line.line);
         batch.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_kubelet_shim::StdStream;
+
+    use super::*;
+
+    #[test]
+    fn pods_of_one_name_are_told_apart_by_their_namespaces() {
+        let mut prefixes = Prefixes {
+            console: Console::new(),
+            known: HashMap::new(),
+        };
+        let mut batch = Vec::new();
+        for namespace in ["default", "other", "default"] {
+            let line = OutputLine {
+                namespace: namespace.into(),
+                pod: "a".into(),
+                container: "c".into(),
+                stream: StdStream::Stdout,
+                line: bytes::Bytes::from_static(b"x"),
+            };
+            prefixes.append(&line, &mut batch);
+        }
+        let text = String::from_utf8(batch).expect("text");
+        // A terminal has the names in colours.
+        let plain = ::console::strip_ansi_codes(&text);
+        assert_eq!(plain, "a/c | x\nother/a/c | x\na/c | x\n");
     }
 }

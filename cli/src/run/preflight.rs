@@ -1,7 +1,7 @@
 //! Everything that can be refused before anything starts: kinds, fields, image files.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use coracle_kubelet_shim::{HostPathPolicy, check_pod};
@@ -15,6 +15,9 @@ use crate::system::NODE_NAME;
 
 /// The scheduler that a pod asks for when it names none.
 const DEFAULT_SCHEDULER: &str = "default-scheduler";
+
+/// How much of `generateName` the API takes into a name.
+const GENERATED_BASE_BYTES_MAX: usize = 58;
 
 /// What is to be applied, in this order, and what the user should know of it.
 #[derive(Debug)]
@@ -63,18 +66,23 @@ pub(super) fn check(objects: Vec<Object>, images: &ImageStore) -> anyhow::Result
     if pods == 0 {
         bail!("the manifests hold no Pod, so there is nothing to run");
     }
-    checked.sort_by_key(|object| match object.kind.as_str() {
-        "Namespace" => 0,
-        // A claim that names no class gets the default that is there.
-        "StorageClass" => 1,
-        "Pod" => 3,
-        _ => 2,
-    });
+    checked.sort_by_key(turn);
     Ok(Plan {
         objects: checked,
         pods,
         notices,
     })
+}
+
+/// Returns when an object is created: what it is measured by or asks for comes before it.
+fn turn(object: &Object) -> u8 {
+    match object.kind.as_str() {
+        "Namespace" => 0,
+        // A claim that names no class gets the default that is there.
+        "StorageClass" => 1,
+        "Pod" => 3,
+        _ => 2,
+    }
 }
 
 /// Says which folder of this machine a volume is.
@@ -100,12 +108,14 @@ fn refuse_unserved(objects: &[Object]) -> anyhow::Result<()> {
     let unserved: Vec<String> = unserved.into_iter().collect();
     bail!(
         "nothing was started, because `coracle run` does not serve this kind yet: {}; it runs Pods with \
-         their ConfigMaps, Secrets, Services, NetworkPolicies, PersistentVolumeClaims and Namespaces",
+         their ConfigMaps, Secrets, Services, NetworkPolicies, PersistentVolumeClaims, ServiceAccounts, \
+         Roles, PriorityClasses, quotas and Namespaces",
         unserved.join("; ")
     )
 }
 
-/// Nodes, Leases and Events are served by the API, yet they are the agent's to write, not a manifest's.
+/// Nodes, Leases and Events are served by the API, yet they are the agent's to write, not a manifest's; who
+/// asks for a certificate or for a review waits for the answer.
 fn is_runnable(object: &Object) -> bool {
     coracle_control_plane::served(&object.api_version, &object.kind).is_some()
         && matches!(
@@ -116,17 +126,28 @@ fn is_runnable(object: &Object) -> bool {
                 | "Namespace"
                 | "Service"
                 | "EndpointSlice"
+                | "Endpoints"
                 | "NetworkPolicy"
                 | "PersistentVolume"
                 | "PersistentVolumeClaim"
                 | "StorageClass"
+                | "ServiceAccount"
+                | "Role"
+                | "RoleBinding"
+                | "ClusterRole"
+                | "ClusterRoleBinding"
+                | "PriorityClass"
+                | "RuntimeClass"
+                | "LimitRange"
+                | "ResourceQuota"
         )
 }
 
 /// Returns what the agent would refuse of a pod, and notes what the user should know.
 fn refusals_of(object: &Object, notices: &mut Vec<String>) -> anyhow::Result<Vec<String>> {
-    let pod: Pod = serde_json::from_value(object.value.clone())
+    let mut pod: Pod = serde_json::from_value(object.value.clone())
         .with_context(|| format!("failed to read {object}"))?;
+    assume_name(&mut pod);
     for volume in pod
         .spec
         .iter()
@@ -146,6 +167,17 @@ fn refusals_of(object: &Object, notices: &mut Vec<String>) -> anyhow::Result<Vec
         Ok(_) => Vec::new(),
         Err(refusals) => refusals.iter().map(ToString::to_string).collect(),
     })
+}
+
+/// Gives a pod whose name the API will make one of the same form.
+fn assume_name(pod: &mut Pod) {
+    let metadata = &mut pod.metadata;
+    if metadata.name.as_deref().unwrap_or_default().is_empty()
+        && let Some(beginning) = &metadata.generate_name
+    {
+        let end = beginning.floor_char_boundary(GENERATED_BASE_BYTES_MAX);
+        metadata.name = Some(format!("{}xxxxx", &beginning[..end]));
+    }
 }
 
 /// Returns why no node of a run would ever take a pod: it would wait without a word.
@@ -187,7 +219,7 @@ fn pack_image(container: &mut Value, folder: &Path, images: &ImageStore) -> anyh
     if !is_path(image) {
         return Ok(());
     }
-    let path = folder.join(image);
+    let path = tidy(&folder.join(image));
     let name = path
         .file_stem()
         .and_then(|stem| stem.to_str())
@@ -199,6 +231,11 @@ fn pack_image(container: &mut Value, folder: &Path, images: &ImageStore) -> anyh
     // The store holds it already, and no registry could answer for the name.
     fields.insert("imagePullPolicy".to_owned(), "Never".into());
     Ok(())
+}
+
+/// Returns a path without the dots that joining leaves inside: `./k.wasm` for `././k.wasm`.
+fn tidy(path: &Path) -> PathBuf {
+    path.components().collect()
 }
 
 /// Tells a path from an image reference, as the API does: what begins with a dot or a separator, and a
@@ -218,6 +255,91 @@ fn is_path(image: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Reads a manifest and checks it against an empty store.
+    fn checked(manifest: &str) -> Result<Plan, String> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("m.yaml");
+        std::fs::write(&file, manifest).expect("a manifest");
+        let objects = crate::manifest::read(&[file]).expect("objects");
+        let images = ImageStore::open(&folder.path().join("images")).expect("a store");
+        check(objects, &images).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn a_pod_may_leave_its_name_to_the_api() {
+        let pod = |names: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{{names}}}\nspec:\n  containers: [{{name: c, image: i}}]\n"
+            )
+        };
+        for names in [
+            "generateName: job-".to_owned(),
+            "name: '', generateName: job-".to_owned(),
+            format!("generateName: {}-", "a".repeat(250)),
+        ] {
+            let plan = checked(&pod(&names));
+            let plan = plan.unwrap_or_else(|error| panic!("{names}: {error}"));
+            assert!(
+                plan.objects[0].value["metadata"]["name"]
+                    .as_str()
+                    .is_none_or(str::is_empty)
+            );
+        }
+        let refusal = checked(&pod("generateName: Job_")).expect_err("no name begins so");
+        assert!(refusal.contains("Job_"), "{refusal}");
+    }
+
+    #[test]
+    fn what_pods_need_is_created_before_them_and_what_is_not_a_manifests_is_refused() {
+        let plan = checked(
+            "\
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec: {serviceAccountName: a, priorityClassName: c, containers: [{name: c, image: i}]}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: a}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: b}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}
+subjects: [{kind: ServiceAccount, name: a, namespace: default}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: r}
+rules: [{apiGroups: [''], resources: [pods], verbs: [list]}]
+---
+{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {name: c}, value: 5}
+---
+{apiVersion: v1, kind: LimitRange, metadata: {name: l}, spec: {limits: []}}
+---
+{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {pods: 5}}}
+",
+        );
+        let plan = plan.expect("it is accepted");
+        let kinds: Vec<&str> = plan.objects.iter().map(|one| one.kind.as_str()).collect();
+        assert_eq!(kinds.last(), Some(&"Pod"), "{kinds:?}");
+        assert_eq!(kinds.len(), 7, "{kinds:?}");
+        let refusal = checked("apiVersion: v1\nkind: Node\nmetadata: {name: edge}\n");
+        assert!(refusal.expect_err("it is the agent's").contains("Node"));
+    }
+
+    #[test]
+    fn a_path_is_shown_without_superfluous_dots() {
+        for (folder, image, expected) in [
+            (".", "./k.wasm", "./k.wasm"),
+            (".", "k.wasm", "./k.wasm"),
+            ("a/b", "../k.wasm", "a/b/../k.wasm"),
+            ("/a", "./dir/./k.wasm", "/a/dir/k.wasm"),
+        ] {
+            let path = tidy(&Path::new(folder).join(image));
+            let shown = path.display().to_string().replace('\\', "/");
+            assert_eq!(shown, expected, "{image} in {folder}");
+        }
+    }
 
     #[test]
     fn a_path_is_told_from_a_reference() {

@@ -5,11 +5,18 @@
 use std::collections::HashMap;
 
 use coracle_kubelet_shim::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Event, Pod};
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateTerminated, ContainerStatus, Event, Pod,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 
 use crate::exit::Exit;
+
+use super::shown_name;
+
+/// How many events are remembered as told. Beyond, some may be told again.
+const EVENTS_MAX: usize = 65_536;
 
 /// Something to tell the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +60,10 @@ pub(super) struct Tracker {
     ended: usize,
     /// The first image that can never run.
     refused: Option<String>,
-    /// The last warning about each pod.
-    warnings: HashMap<String, String>,
+    /// How many ends of containers were seen.
+    ends: u64,
+    /// The last line about each thing that events told.
+    events: HashMap<String, String>,
 }
 
 /// The last state of one pod that was told.
@@ -64,14 +73,29 @@ struct Told {
     unschedulable: Option<String>,
     containers: HashMap<String, String>,
     addresses: Vec<String>,
-    /// Set when the pod is at its end: the first failure by time, if any container failed.
+    /// When the present end of each container was seen.
+    ends: HashMap<String, End>,
+    /// Set when the pod is at its end: the failure that came first, if any container failed.
     ended: Option<Option<Failure>>,
 }
 
-/// A container that failed for good.
+/// The end of a container, as it was seen.
+struct End {
+    /// How often the container had been started again: its next end is another.
+    restarts: i32,
+    /// Its place among all ends.
+    order: u64,
+}
+
+/// A container that failed for good. The least is the one that counts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Failure {
+    /// A sidecar is ended when the others are, and its code tells nothing then.
+    is_sidecar: bool,
+    /// In whole seconds.
     at: Option<Time>,
+    /// Which of those of one second was seen first.
+    order: u64,
     code: i32,
 }
 
@@ -79,11 +103,12 @@ impl Tracker {
     /// Takes a pod's newest version and returns what is new in it.
     pub(super) fn observe(&mut self, pod: &Pod) -> Vec<Note> {
         let key = pod.metadata.uid.clone().unwrap_or_default();
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let name = &name_of(pod);
         let told = self.pods.entry(key).or_default();
         let mut notes = Vec::new();
         told.note_scheduling(pod, name, &mut notes);
         for status in container_statuses(pod) {
+            told.note_end(status, &mut self.ends);
             told.note_container(status, name, &mut notes);
         }
         told.note_addresses(pod, name, &mut notes);
@@ -105,28 +130,49 @@ impl Tracker {
         let told = self.pods.entry(key).or_default();
         self.ended += usize::from(told.ended.is_none());
         told.ended.get_or_insert(None);
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        vec![Note::State(format!("{name}: deleted"))]
+        vec![Note::State(format!("{}: deleted", name_of(pod)))]
     }
 
-    /// Takes a warning about a pod and returns what no status tells: a volume that cannot be mounted, say.
-    pub(super) fn warn(&mut self, event: &Event) -> Vec<Note> {
+    /// Takes an event about a pod and returns what no status tells: a volume that cannot be mounted, a probe
+    /// that fails, why a container is ended.
+    pub(super) fn tell(&mut self, event: &Event) -> Vec<Note> {
         let reason = event.reason.as_deref().unwrap_or_default();
-        let told_by_status = matches!(reason, "Failed" | "FailedScheduling");
-        if !reason.starts_with("Failed") || told_by_status {
+        let is_told = match reason {
+            // The status tells.
+            "Failed" | "FailedScheduling" => false,
+            "Unhealthy" => true,
+            // An ordinary stop was asked for.
+            "Killing" => !event
+                .message
+                .as_deref()
+                .unwrap_or_default()
+                .starts_with("Stopping"),
+            _ => reason.starts_with("Failed"),
+        };
+        if !is_told {
             return Vec::new();
         }
-        let key = event.involved_object.uid.clone().unwrap_or_default();
-        let name = event.involved_object.name.as_deref().unwrap_or_default();
-        let line = format!(
-            "{name}: {reason}: {}",
-            event.message.as_deref().unwrap_or_default()
-        );
-        let told = self.warnings.insert(key, line.clone());
-        if told.as_ref() == Some(&line) {
-            return Vec::new();
+        let object = &event.involved_object;
+        let (namespace, name) = (object.namespace.as_deref(), object.name.as_deref());
+        let name = shown_name(namespace.unwrap_or_default(), name.unwrap_or_default());
+        let container = object.field_path.as_deref().and_then(container_of);
+        let place = container.map_or_else(|| name.clone(), |one| format!("{name}/{one}"));
+        let message = event.message.as_deref().unwrap_or_default();
+        // What a probe's program wrote may have several lines.
+        let message = message.lines().collect::<Vec<_>>().join(" ");
+        let line = format!("{place}: {reason}: {message}");
+        // Two probes that fail in turn are two things.
+        let subject = message.split(':').next().unwrap_or_default();
+        let uid = object.uid.as_deref().unwrap_or_default();
+        let key = format!("{uid} {place} {reason} {subject}");
+        if self.events.len() >= EVENTS_MAX {
+            self.events.clear();
         }
-        vec![Note::State(line)]
+        let told = self.events.insert(key, line.clone());
+        match told.as_ref() == Some(&line) {
+            true => Vec::new(),
+            false => vec![Note::State(line)],
+        }
     }
 
     /// Returns how all pods stand, given how many there must be; looks at each of them only at the end.
@@ -160,9 +206,49 @@ impl Told {
         self.unschedulable = refused;
     }
 
+    /// Remembers when a container's failure was seen, as long as it lasts.
+    fn note_end(&mut self, status: &ContainerStatus, ends: &mut u64) {
+        let restarts = status.restart_count;
+        match failure_of(status) {
+            None => drop(self.ends.remove(&status.name)),
+            Some(_) if self.order(status).is_some() => {}
+            Some(_) => {
+                *ends += 1;
+                let order = *ends;
+                let end = End { restarts, order };
+                self.ends.insert(status.name.clone(), end);
+            }
+        }
+    }
+
+    /// Returns the place of a container's present failure among all ends.
+    fn order(&self, status: &ContainerStatus) -> Option<u64> {
+        let end = self.ends.get(&status.name)?;
+        (end.restarts == status.restart_count).then_some(end.order)
+    }
+
+    /// Returns the failure that came first; a pod that failed with no container to blame counts as one that
+    /// could not start.
+    fn first_failure(&self, pod: &Pod) -> Failure {
+        let failures = container_statuses(pod).filter_map(|status| {
+            let ended = failure_of(status)?;
+            Some(Failure {
+                is_sidecar: is_sidecar(pod, &status.name),
+                at: ended.finished_at.clone(),
+                order: self.order(status).unwrap_or_default(),
+                code: ended.exit_code,
+            })
+        });
+        failures.min().unwrap_or(Failure {
+            is_sidecar: false,
+            at: None,
+            order: 0,
+            code: 128,
+        })
+    }
+
     fn note_container(&mut self, status: &ContainerStatus, pod: &str, notes: &mut Vec<Note>) {
-        let Some(state) = &status.state else { return };
-        let Some(line) = describe(state, status.restart_count) else {
+        let Some(line) = describe(status) else {
             return;
         };
         if self.containers.get(&status.name) != Some(&line) {
@@ -201,7 +287,7 @@ impl Told {
         }
         self.phase = Some(phase);
         let failed = phase == "failed";
-        self.ended = Some(failed.then(|| first_failure(pod)));
+        self.ended = Some(failed.then(|| self.first_failure(pod)));
     }
 }
 
@@ -220,21 +306,33 @@ fn container_statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     })
 }
 
-/// Returns the failure that came first; a pod that failed with no container to blame counts as one that
-/// could not start.
-fn first_failure(pod: &Pod) -> Failure {
-    container_statuses(pod)
-        .filter_map(|status| status.state.as_ref()?.terminated.as_ref())
-        .filter(|ended| ended.exit_code != 0)
-        .map(|ended| Failure {
-            at: ended.finished_at.clone(),
-            code: ended.exit_code,
-        })
-        .min()
-        .unwrap_or(Failure {
-            at: None,
-            code: 128,
-        })
+/// Returns how lines name a pod.
+fn name_of(pod: &Pod) -> String {
+    let (namespace, name) = (&pod.metadata.namespace, &pod.metadata.name);
+    shown_name(
+        namespace.as_deref().unwrap_or_default(),
+        name.as_deref().unwrap_or_default(),
+    )
+}
+
+/// Returns the container that an event's field path names, as in `spec.containers{web}`.
+fn container_of(field_path: &str) -> Option<&str> {
+    let (_, name) = field_path.split_once('{')?;
+    name.strip_suffix('}')
+}
+
+/// Returns the end of a container that has failed and does not run again so far.
+fn failure_of(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    let ended = status.state.as_ref()?.terminated.as_ref()?;
+    (ended.exit_code != 0).then_some(ended)
+}
+
+/// Says whether a container of that name runs beside the others for as long as they do.
+fn is_sidecar(pod: &Pod, name: &str) -> bool {
+    let init = pod.spec.iter().flat_map(|spec| &spec.init_containers);
+    init.flatten().any(|container| {
+        container.name == name && container.restart_policy.as_deref() == Some("Always")
+    })
 }
 
 fn is_running(state: &ContainerState) -> bool {
@@ -242,22 +340,40 @@ fn is_running(state: &ContainerState) -> bool {
 }
 
 /// Says what a container is doing, or nothing where there is nothing to tell yet.
-fn describe(state: &ContainerState, restarts: i32) -> Option<String> {
+fn describe(status: &ContainerStatus) -> Option<String> {
+    let state = status.state.as_ref()?;
     if let Some(waiting) = &state.waiting {
         let reason = waiting.reason.as_deref().unwrap_or("waiting");
         if matches!(reason, "ContainerCreating" | "PodInitializing") {
             return None;
         }
         let message = waiting.message.as_deref().map(|text| format!(": {text}"));
-        return Some(format!("{reason}{}", message.unwrap_or_default()));
+        let message = message.unwrap_or_default();
+        let before = match reason {
+            "CrashLoopBackOff" => before(status),
+            _ => String::new(),
+        };
+        return Some(format!("{reason}{message}{before}"));
     }
     if state.running.is_some() {
-        return Some(match restarts {
+        return Some(match status.restart_count {
             0 => "running".to_owned(),
-            times => format!("running (restart {times})"),
+            times => format!("running (restart {times}){}", before(status)),
         });
     }
-    let ended = state.terminated.as_ref()?;
+    state.terminated.as_ref().map(describe_end)
+}
+
+/// Says how a container ended before it came to its present state.
+fn before(status: &ContainerStatus) -> String {
+    let state = status.last_state.as_ref();
+    let ended = state.and_then(|state| state.terminated.as_ref());
+    ended.map_or_else(String::new, |ended| {
+        format!("; last {}", describe_end(ended))
+    })
+}
+
+fn describe_end(ended: &ContainerStateTerminated) -> String {
     let reason = ended.reason.as_deref().unwrap_or("Error");
     // A trap's backtrace stands in the container's own output already.
     let message = ended
@@ -265,10 +381,7 @@ fn describe(state: &ContainerState, restarts: i32) -> Option<String> {
         .as_deref()
         .and_then(|text| text.lines().next());
     let message = message.map(|line| format!(": {line}")).unwrap_or_default();
-    Some(format!(
-        "ended with {} ({reason}){message}",
-        ended.exit_code
-    ))
+    format!("ended with {} ({reason}){message}", ended.exit_code)
 }
 
 /// Reads a list that the agent reports in an annotation; what cannot be read counts as empty.
@@ -384,9 +497,166 @@ mod tests {
         };
         let mut tracker = Tracker::default();
         let line = "a: FailedMount: configmap \"x\" not found".to_owned();
-        assert_eq!(tracker.warn(&event("FailedMount")), vec![Note::State(line)]);
-        assert_eq!(tracker.warn(&event("FailedMount")), vec![]);
-        assert_eq!(tracker.warn(&event("BackOff")), vec![], "the status tells");
+        assert_eq!(tracker.tell(&event("FailedMount")), vec![Note::State(line)]);
+        assert_eq!(tracker.tell(&event("FailedMount")), vec![]);
+        assert_eq!(tracker.tell(&event("BackOff")), vec![], "the status tells");
+    }
+
+    /// Under `restartPolicy: Always` nothing else says why a container is started again.
+    #[test]
+    fn probes_that_fail_and_what_follows_are_told_once_for_each_change() {
+        let event = |reason: &str, message: &str| -> Event {
+            serde_json::from_value(json!({
+                "metadata": {}, "reason": reason, "message": message,
+                "involvedObject": {"name": "a", "namespace": "n", "uid": "u",
+                                   "fieldPath": "spec.containers{web}"},
+            }))
+            .expect("an event")
+        };
+        let mut tracker = Tracker::default();
+        for (reason, message, expected) in [
+            ("Unhealthy", "Liveness probe failed: refused", true),
+            ("Unhealthy", "Readiness probe failed: not\nyet\n", true),
+            ("Unhealthy", "Liveness probe failed: refused", false),
+            ("Unhealthy", "Liveness probe failed: 500", true),
+            ("Killing", "Stopping container web", false),
+            (
+                "Killing",
+                "Container web failed liveness probe, will be restarted",
+                true,
+            ),
+            (
+                "Killing",
+                "Container web failed liveness probe, will be restarted",
+                false,
+            ),
+        ] {
+            let shown = message.trim_end().replace('\n', " ");
+            let line = Note::State(format!("n/a/web: {reason}: {shown}"));
+            let expected = Vec::from_iter(expected.then_some(line));
+            assert_eq!(tracker.tell(&event(reason, message)), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_container_that_is_started_again_is_told_with_how_it_ended() {
+        let last = json!({"terminated": {"exitCode": 128, "reason": "StartError",
+                                         "message": "no export\nmore", "finishedAt": null}});
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}});
+        let pulling = json!({"waiting": {"reason": "ErrImagePull", "message": "no route"}});
+        for (state, expected) in [
+            (
+                waiting,
+                "CrashLoopBackOff: back-off 10s; last ended with 128 (StartError): no export",
+            ),
+            (
+                json!({"running": {}}),
+                "running (restart 2); last ended with 128 (StartError): no export",
+            ),
+            (pulling, "ErrImagePull: no route"),
+        ] {
+            let status = json!({"name": "c", "state": state, "lastState": last, "ready": true,
+                                "restartCount": 2, "image": "i", "imageID": ""});
+            let status: ContainerStatus = serde_json::from_value(status).expect("a status");
+            assert_eq!(describe(&status).as_deref(), Some(expected));
+        }
+    }
+
+    /// Times have whole seconds, so what ended within one is told apart by what was seen first.
+    #[test]
+    fn of_failures_within_a_second_the_one_that_was_seen_first_counts() {
+        let running = || json!({"running": {}});
+        let before = pod(
+            "a",
+            "Running",
+            &[("c", running()), ("d", running())],
+            json!({}),
+        );
+        let first = pod(
+            "a",
+            "Running",
+            &[("c", running()), ("d", ended(200, 1))],
+            json!({}),
+        );
+        let both = pod(
+            "a",
+            "Failed",
+            &[("c", ended(5, 1)), ("d", ended(200, 1))],
+            json!({}),
+        );
+        let good = pod("b", "Succeeded", &[("c", ended(0, 1))], json!({}));
+        let all = [before, first, both, good];
+        check(&all, Standing::Finished(Exit::Container(200)));
+    }
+
+    /// An end that is followed by another start is not for good.
+    #[test]
+    fn a_container_that_was_started_again_failed_when_it_failed_last() {
+        let running = || json!({"running": {}});
+        let state = |phase: &str, c: Value, restarts: i32, d: Value| {
+            let mut pod = pod("a", phase, &[("c", c), ("d", d)], json!({}));
+            let statuses = pod
+                .status
+                .as_mut()
+                .and_then(|all| all.container_statuses.as_mut());
+            statuses.expect("statuses")[0].restart_count = restarts;
+            pod
+        };
+        let good = pod("b", "Succeeded", &[("c", ended(0, 1))], json!({}));
+        let all = [
+            state("Running", ended(5, 1), 0, running()),
+            state("Running", ended(5, 1), 0, ended(200, 1)),
+            state("Failed", ended(5, 1), 1, ended(200, 1)),
+            good,
+        ];
+        check(&all, Standing::Finished(Exit::Container(200)));
+    }
+
+    /// A sidecar is ended after the others, and mostly by a signal.
+    #[test]
+    fn a_sidecar_counts_only_where_no_other_container_failed() {
+        let failed = |app: Value, sidecar: Value| -> Pod {
+            let status = |name: &str, state: Value| {
+                json!({"name": name, "state": state, "ready": false, "restartCount": 0,
+                       "image": "i", "imageID": ""})
+            };
+            serde_json::from_value(json!({
+                "metadata": {"name": "a", "uid": "a"},
+                "spec": {
+                    "containers": [{"name": "c"}],
+                    "initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "i"}],
+                },
+                "status": {
+                    "phase": "Failed",
+                    "initContainerStatuses": [status("s", sidecar)],
+                    "containerStatuses": [status("c", app)],
+                },
+            }))
+            .expect("a pod")
+        };
+        let good = pod("b", "Succeeded", &[("c", ended(0, 1))], json!({}));
+        for (app, sidecar, expected) in [
+            (ended(200, 5), ended(143, 5), 200),
+            (ended(200, 5), ended(143, 4), 200),
+            (ended(0, 5), ended(143, 5), 143),
+        ] {
+            let pods = [failed(app, sidecar), good.clone()];
+            check(&pods, Standing::Finished(Exit::Container(expected)));
+        }
+    }
+
+    #[test]
+    fn pods_of_one_name_are_told_apart_by_their_namespaces() {
+        let mut tracker = Tracker::default();
+        let mut one = pod("a", "Running", &[("c", json!({"running": {}}))], json!({}));
+        one.metadata.namespace = Some("default".to_owned());
+        let mut other = one.clone();
+        other.metadata.namespace = Some("other".to_owned());
+        other.metadata.uid = Some("b".to_owned());
+        for (pod, expected) in [(one, "a/c: running"), (other, "other/a/c: running")] {
+            let expected = Note::State(expected.to_owned());
+            assert_eq!(tracker.observe(&pod), vec![expected]);
+        }
     }
 
     #[test]

@@ -15,7 +15,10 @@ use crate::{
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
-/// The amounts of a container or a pod.
+/// The type of ranges for claims.
+const CLAIM: &str = "PersistentVolumeClaim";
+
+/// The amounts of a container, a pod or a claim.
 struct Needs {
     requests: Amounts,
     limits: Amounts,
@@ -32,22 +35,31 @@ pub(super) fn defaults(request: &Request<'_>, pod: &mut Value) -> Result<(), Api
     Ok(())
 }
 
-/// Refuses a pod that is outside of the namespace's ranges.
-pub(super) fn check(request: &Request<'_>, pod: &Value) -> Result<(), ApiError> {
+/// Refuses a pod or a claim that is outside of the namespace's ranges.
+pub(super) fn check(request: &Request<'_>, object: &Value) -> Result<(), ApiError> {
     let is_new = request.is_for("Pod") && request.creates();
-    if !is_new && !request.resizes() {
-        return Ok(());
-    }
+    let faults = match request.is_for("PersistentVolumeClaim") {
+        true if asks(request.old, object) => claim_faults,
+        false if is_new || request.resizes() => faults,
+        true | false => return Ok(()),
+    };
     for range in ranges(request) {
-        let faults = faults(&range, &pod["spec"]);
+        let faults = faults(&range, &object["spec"]);
         let why = match faults.as_slice() {
             [] => continue,
             [one] => one.clone(),
             several => format!("[{}]", several.join(", ")),
         };
-        return Err(request.forbidden(pod, &why));
+        return Err(request.forbidden(object, &why));
     }
     Ok(())
+}
+
+/// Says whether a claim asks for something that it did not ask for before; one that was let in stays
+/// what it is when the range is narrowed.
+fn asks(old: Option<&Value>, claim: &Value) -> bool {
+    let requests = |claim: &Value| resources::amounts(&claim["spec"]["resources"]["requests"]);
+    old.is_none_or(|old| requests(old) != requests(claim))
 }
 
 fn ranges(request: &Request<'_>) -> Vec<Value> {
@@ -120,6 +132,32 @@ fn faults(range: &Value, spec: &Value) -> Vec<String> {
                 needs.compare(limit, "Pod", &mut faults);
             }
             _ => (),
+        }
+    }
+    faults
+}
+
+/// Of a claim only the requests count.
+fn claim_faults(range: &Value, spec: &Value) -> Vec<String> {
+    let mut faults = Vec::new();
+    let needs = Needs {
+        requests: resources::amounts(&spec["resources"]["requests"]),
+        limits: Amounts::new(),
+    };
+    let limits = elements(&range["spec"]["limits"]);
+    for limit in limits.filter(|limit| limit["type"] == CLAIM) {
+        for (name, least) in resources::amounts(&limit["min"]) {
+            let why = needs.below(&name, least);
+            faults
+                .extend(why.map(|why| format!("minimum {name} usage per {CLAIM} is {least}{why}")));
+        }
+        for (name, most) in resources::amounts(&limit["max"]) {
+            let why = match needs.requests.get(&name) {
+                None => ".  No request is specified".to_owned(),
+                Some(request) if request.exceeds(most) => format!(", but request is {request}"),
+                Some(_) => continue,
+            };
+            faults.push(format!("maximum {name} usage per {CLAIM} is {most}{why}"));
         }
     }
     faults
@@ -274,6 +312,43 @@ mod tests {
                limit is 0",
             ],
         );
+    }
+
+    #[test]
+    fn a_claim_is_measured_by_what_it_asks_for() {
+        let range = range(json!({"type": "PersistentVolumeClaim",
+            "min": {"storage": "100Mi"}, "max": {"storage": "1Gi"}}));
+        let check = |resources: Value, expected: &[&str]| {
+            let spec = json!({"resources": resources});
+            assert_eq!(claim_faults(&range, &spec), expected, "{resources}");
+        };
+        let sized = |size: &str| json!({"requests": {"storage": size}});
+        check(sized("100Mi"), &[]);
+        check(sized("1Gi"), &[]);
+        check(
+            sized("5Gi"),
+            &["maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 5Gi"],
+        );
+        check(
+            sized("1Mi"),
+            &["minimum storage usage per PersistentVolumeClaim is 100Mi, but request is 1Mi"],
+        );
+        check(
+            json!({}),
+            &[
+                "minimum storage usage per PersistentVolumeClaim is 100Mi.  No request is specified",
+                "maximum storage usage per PersistentVolumeClaim is 1Gi.  No request is specified",
+            ],
+        );
+    }
+
+    /// Else the controller could not even bind a claim from before the range.
+    #[test]
+    fn a_claim_is_measured_when_it_asks_anew() {
+        let claim = |size: &str, volume: &str| json!({"spec": {"volumeName": volume, "resources": {"requests": {"storage": size}}}});
+        assert!(asks(None, &claim("5Gi", "")));
+        assert!(asks(Some(&claim("1Gi", "v")), &claim("5Gi", "v")));
+        assert!(!asks(Some(&claim("5Gi", "")), &claim("5Gi", "v")));
     }
 
     #[test]

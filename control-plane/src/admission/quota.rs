@@ -9,6 +9,7 @@ use super::{
     pending::{Claims, Pending},
     resources::{self, Amounts, List},
     services::Taken,
+    storage,
 };
 use crate::{
     defaults,
@@ -28,6 +29,9 @@ const DEMANDED: &[&str] = &[
     "requests.cpu",
     "requests.memory",
 ];
+
+/// What stands between the name of a class and what claims of it use.
+pub(crate) const OF_CLASS: &str = ".storageclass.storage.k8s.io/";
 
 /// What one object takes.
 #[derive(Debug, Default)]
@@ -82,6 +86,7 @@ impl Charge {
                 resources::add(&mut amounts, service(&object["spec"]));
                 charge.taken = Taken::of(&object["spec"]);
             }
+            ("", "PersistentVolumeClaim") => resources::add(&mut amounts, claim(object)),
             ("", "ConfigMap" | "Secret" | "ResourceQuota") => {
                 amounts.insert(info.plural.to_owned(), one);
             }
@@ -140,6 +145,23 @@ fn service(spec: &Value) -> Amounts {
         ("services.nodeports".to_owned(), count(node_ports)),
         ("services.loadbalancers".to_owned(), count(balancers)),
     ])
+}
+
+/// A claim counts as itself and with its size, and once more under the name of its class.
+fn claim(claim: &Value) -> Amounts {
+    let size = resources::amounts(&claim["spec"]["resources"]["requests"]).remove("storage");
+    let mut own = vec![("persistentvolumeclaims", Quantity::whole(1))];
+    // Bytes are counted whole, as the quota's status can only tell whole ones.
+    own.extend(size.map(|size| ("requests.storage", size.rounded_up())));
+    let class = storage::class_of(claim);
+    let mut amounts = Amounts::new();
+    for (name, amount) in own {
+        amounts.insert(name.to_owned(), amount);
+        if !class.is_empty() {
+            amounts.insert(format!("{class}{OF_CLASS}{name}"), amount);
+        }
+    }
+    amounts
 }
 
 impl PodTraits {
@@ -277,7 +299,8 @@ pub(super) fn enforce<'a>(
     let counted = match (info.group, info.kind) {
         // Events come and go by themselves; Kubernetes leaves them out.
         (_, "Event") => false,
-        ("", "Service") => true,
+        // These can come to use more.
+        ("", "PersistentVolumeClaim" | "Service") => true,
         _ => request.creates() || request.resizes(),
     };
     let is_part = request.call.objects.subresource.is_some() && !request.resizes();
@@ -406,6 +429,61 @@ mod tests {
         let over = json!({"spec": {}, "status": {"phase": "Succeeded"}});
         let charge = Charge::of(known("v1", "Pod"), &over);
         assert_eq!(charge.amounts.keys().collect::<Vec<_>>(), ["count/pods"]);
+    }
+
+    #[test]
+    fn a_claim_counts_with_its_size_and_by_its_class() {
+        let check = |claim: Value, expected: &[&str]| {
+            let charge = Charge::of(known("v1", "PersistentVolumeClaim"), &claim);
+            let found = charge.amounts.iter();
+            let found: Vec<_> = found.map(|(name, n)| format!("{name}={n}")).collect();
+            assert_eq!(found, expected, "{claim}");
+        };
+        let count = "count/persistentvolumeclaims=1";
+        let size = json!({"requests": {"storage": "5Gi"}});
+        check(
+            json!({"spec": {"storageClassName": "fast", "resources": size}}),
+            &[
+                count,
+                "fast.storageclass.storage.k8s.io/persistentvolumeclaims=1",
+                "fast.storageclass.storage.k8s.io/requests.storage=5Gi",
+                "persistentvolumeclaims=1",
+                "requests.storage=5Gi",
+            ],
+        );
+        check(
+            json!({"metadata": {"annotations": {"volume.beta.kubernetes.io/storage-class": "old"}},
+                "spec": {"resources": {"requests": {"storage": "1500m"}}}}),
+            &[
+                count,
+                "old.storageclass.storage.k8s.io/persistentvolumeclaims=1",
+                "old.storageclass.storage.k8s.io/requests.storage=2",
+                "persistentvolumeclaims=1",
+                "requests.storage=2",
+            ],
+        );
+        let none = json!({"spec": {"storageClassName": ""}});
+        check(none, &[count, "persistentvolumeclaims=1"]);
+    }
+
+    #[test]
+    fn a_claim_that_grows_uses_more() {
+        let claim = |size: &str| {
+            let object = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+            Charge::of(known("v1", "PersistentVolumeClaim"), &object)
+        };
+        let limits =
+            quota(json!({"hard": {"persistentvolumeclaims": "2", "requests.storage": "4Gi"}}));
+        let (before, other) = (claim("1Gi"), [claim("2Gi")]);
+        let grown = |size: &str| exceeded(&limits, other.iter(), &claim(size), Some(&before));
+        assert_eq!(grown("2Gi"), None);
+        assert_eq!(
+            grown("3Gi").as_deref(),
+            Some(
+                "exceeded quota: q, requested: requests.storage=2Gi, used: requests.storage=3Gi, \
+                 limited: requests.storage=4Gi"
+            )
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! The class of claims that name none.
+//! The class of claims that name none, and what classes let claims become.
 
 use serde_json::{Value, json};
 
 use super::{Request, known};
-use crate::{object, status::ApiError, table::IS_DEFAULT_CLASS};
+use crate::{object, quantity::Quantity, status::ApiError, table::IS_DEFAULT_CLASS};
 
 /// How claims named their class before there was a field for it.
 const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
@@ -29,4 +29,40 @@ pub(super) fn default_class(request: &Request<'_>, claim: &mut Value) -> Result<
         claim["spec"]["storageClassName"] = json!(name);
     }
     Ok(())
+}
+
+/// Returns the class that a claim names, in the field or as it was done before; empty if in neither.
+pub(super) fn class_of(claim: &Value) -> &str {
+    let old = claim["metadata"]["annotations"][OLD_CLASS].as_str();
+    let class = old.or_else(|| claim["spec"]["storageClassName"].as_str());
+    class.unwrap_or_default()
+}
+
+/// Refuses that a claim grows whose class does not say that its claims may.
+pub(super) fn resize(request: &Request<'_>, claim: &Value) -> Result<(), ApiError> {
+    let Some(old) = request
+        .old
+        .filter(|old| request.is_for("PersistentVolumeClaim") && grows(old, claim))
+    else {
+        return Ok(());
+    };
+    let class = Some(class_of(claim)).filter(|class| !class.is_empty() && *class == class_of(old));
+    let class = class
+        .and_then(|class| request.object(known("storage.k8s.io/v1", "StorageClass"), class))
+        .unwrap_or_default();
+    if class["allowVolumeExpansion"] == true {
+        return Ok(());
+    }
+    let why = "only dynamically provisioned pvc can be resized and the storageclass that \
+               provisions the pvc must support resize";
+    Err(request.forbidden(claim, why))
+}
+
+fn grows(old: &Value, claim: &Value) -> bool {
+    let size = |claim: &Value| {
+        let text = claim["spec"]["resources"]["requests"]["storage"].as_str();
+        text.and_then(Quantity::parse)
+    };
+    let sizes = size(claim).zip(size(old));
+    sizes.is_some_and(|(after, before)| after.exceeds(before))
 }

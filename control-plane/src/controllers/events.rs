@@ -1,4 +1,4 @@
-//! Warnings that controllers write about objects, for people to find in `kubectl describe`.
+//! Events that controllers write about objects, for people to find in `kubectl describe`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -9,17 +9,28 @@ use kube::{
 };
 use serde_json::json;
 
+use crate::moment::now;
+
 /// The longest text of an event, as the server lets in.
 const NOTE_BYTES_MAX: usize = 1024;
 
-/// What a warning is about.
+/// What an event is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct About<'a> {
-    /// `v1`, all kinds that are warned about here are of that version.
+    /// `v1`, all kinds that are told about here are of that version.
     pub(super) kind: &'a str,
     pub(super) namespace: &'a str,
     pub(super) name: &'a str,
     pub(super) uid: &'a str,
+}
+
+/// What an event says.
+#[derive(Clone, Copy, Debug)]
+struct Note<'a> {
+    /// `Normal` or `Warning`.
+    kind: &'a str,
+    reason: &'a str,
+    text: &'a str,
 }
 
 /// Writes a warning; one that cannot be written is only logged, as by every component.
@@ -29,7 +40,24 @@ pub(super) async fn warn(
     about: About<'_>,
     (reason, text): (&str, &str),
 ) {
-    if let Err(error) = try_warn(client, component, about, (reason, text)).await {
+    let kind = "Warning";
+    write(client, component, about, Note { kind, reason, text }).await;
+}
+
+/// Writes what happens as it should; as with a warning, nobody waits for it.
+pub(super) async fn tell(
+    client: &Client,
+    component: &str,
+    about: About<'_>,
+    (reason, text): (&str, &str),
+) {
+    let kind = "Normal";
+    write(client, component, about, Note { kind, reason, text }).await;
+}
+
+async fn write(client: &Client, component: &str, about: About<'_>, note: Note<'_>) {
+    if let Err(error) = try_write(client, component, about, note).await {
+        let reason = note.reason;
         let About {
             kind,
             namespace,
@@ -41,17 +69,17 @@ pub(super) async fn warn(
 }
 
 /// The same text about the same object is one event that is counted.
-async fn try_warn(
+async fn try_write(
     client: &Client,
     component: &str,
     about: About<'_>,
-    (reason, text): (&str, &str),
+    note: Note<'_>,
 ) -> Result<(), kube::Error> {
+    let Note { kind, reason, text } = note;
     let mut hasher = DefaultHasher::new();
     (about.kind, about.uid, reason, text).hash(&mut hasher);
     let name = format!("{}.{:016x}", about.name, hasher.finish());
-    let now = jiff::Timestamp::now();
-    let now = now.round(jiff::Unit::Second).unwrap_or(now).to_string();
+    let now = now();
     let text = &text[..text.floor_char_boundary(NOTE_BYTES_MAX)];
     let event = json!({
         "metadata": {"name": &name, "namespace": about.namespace},
@@ -59,7 +87,7 @@ async fn try_warn(
             "namespace": about.namespace, "uid": about.uid},
         "reason": reason,
         "message": text,
-        "type": "Warning",
+        "type": kind,
         "count": 1,
         "firstTimestamp": now,
         "lastTimestamp": now,

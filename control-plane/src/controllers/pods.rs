@@ -20,6 +20,7 @@ use super::{
     requests::{JSON, STRATEGIC_PATCH, send, unless},
     thin::{self, Thin},
 };
+use crate::moment::now;
 
 /// How often all pods are looked through, as by the stock controller.
 const INTERVAL: Duration = Duration::from_secs(20);
@@ -207,14 +208,12 @@ async fn delete(client: &Client, pod: &Known, cause: Cause) -> Result<(), kube::
 fn failed(cause: Cause) -> Value {
     match cause {
         Cause::Orphaned => {
-            let now = jiff::Timestamp::now();
-            let now = now.round(jiff::Unit::Second).unwrap_or(now).to_string();
             json!({"phase": "Failed", "conditions": [{
                 "type": "DisruptionTarget",
                 "status": "True",
                 "reason": "DeletionByPodGC",
                 "message": "PodGC: node no longer exists",
-                "lastTransitionTime": now,
+                "lastTransitionTime": now(),
             }]})
         }
         Cause::Unplaced | Cause::Ended => json!({"phase": "Failed"}),

@@ -26,7 +26,10 @@ use super::{
     thin::{self, Thin},
 };
 use crate::{
-    admission::{Charge, quota::Quota},
+    admission::{
+        Charge,
+        quota::{OF_CLASS, Quota},
+    },
     changes::changes,
     kinds,
 };
@@ -214,6 +217,9 @@ fn names(quota: &Value, kind: &Kind) -> bool {
         counted.unwrap_or_else(|| match (group, plural) {
             // Whatever is not named after another kind is something that pods use.
             ("", "pods") => true,
+            ("", "persistentvolumeclaims") => {
+                name == plural || name == "requests.storage" || name.contains(OF_CLASS)
+            }
             ("", _) => name.split('.').next() == Some(plural),
             _ => false,
         })
@@ -239,5 +245,40 @@ async fn every(client: &Client, path: &str) -> Result<Vec<Value>, kube::Error> {
             Some(next) if !next.is_empty() => next.clone_into(&mut token),
             _ => return Ok(objects),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kind_is_read_when_a_quota_names_what_its_objects_use() {
+        let plane = crate::ControlPlane::start(crate::ControlPlaneConfig::default()).await;
+        let catalogue = Catalogue::discover(&plane.client("default")).await;
+        let catalogue = catalogue.expect("the API answers");
+        for (name, expected) in [
+            ("configmaps", "configmaps"),
+            ("services.nodeports", "services"),
+            ("count/leases.coordination.k8s.io", "leases"),
+            ("persistentvolumeclaims", "persistentvolumeclaims"),
+            ("requests.storage", "persistentvolumeclaims"),
+            (
+                "a.b.storageclass.storage.k8s.io/requests.storage",
+                "persistentvolumeclaims",
+            ),
+            (
+                "a.storageclass.storage.k8s.io/persistentvolumeclaims",
+                "persistentvolumeclaims",
+            ),
+        ] {
+            let quota = json!({"spec": {"hard": {name: "1"}}});
+            // Pods are read in any case but for a plain count.
+            let kinds = catalogue.preferred.iter().filter(|kind| is_counted(kind));
+            let read = kinds.filter(|kind| kind.resource.plural != "pods" && names(&quota, kind));
+            let read: Vec<_> = read.map(|kind| kind.resource.plural.as_str()).collect();
+            assert_eq!(read, [expected], "{name}");
+        }
+        plane.stop().await;
     }
 }

@@ -76,9 +76,8 @@ pub(super) static KINDS: &[KindInfo] = &[
         scope: Scope::Cluster,
         subresources: &[Subresource::Proxy, Subresource::Status],
         fields: &[SelectableField {
-            name: "spec.unschedulable",
-            pointer: "/spec/unschedulable",
             absent: "false",
+            ..field("spec.unschedulable", "/spec/unschedulable")
         }],
         defaults: defaults::node,
         validate: validate::node::node,
@@ -187,9 +186,8 @@ static POD_FIELDS: &[SelectableField] = &[
     field("spec.schedulerName", "/spec/schedulerName"),
     field("spec.serviceAccountName", "/spec/serviceAccountName"),
     SelectableField {
-        name: "spec.hostNetwork",
-        pointer: "/spec/hostNetwork",
         absent: "false",
+        ..field("spec.hostNetwork", "/spec/hostNetwork")
     },
     field("status.phase", "/status/phase"),
     field("status.podIP", "/status/podIP"),
@@ -211,5 +209,9 @@ static EVENT_FIELDS: &[SelectableField] = &[
     field("reason", "/reason"),
     field("reportingComponent", "/reportingComponent"),
     field("type", "/type"),
-    field("source", "/source/component"),
+    SelectableField {
+        // Events of `events.k8s.io` have no source of their own.
+        instead: Some("/reportingComponent"),
+        ..field("source", "/source/component")
+    },
 ];

@@ -17,6 +17,7 @@ use super::{
     cluster::{Course, PodKey},
     preempt::Plan,
 };
+use crate::moment::now;
 
 /// The longest text of an event; longer ones are cut, as the stock scheduler does.
 const NOTE_BYTES_MAX: usize = 1024;
@@ -295,9 +296,4 @@ fn cut(text: &str) -> String {
     }
     let end = text.floor_char_boundary(NOTE_BYTES_MAX - CUT.len());
     format!("{}{CUT}", &text[..end])
-}
-
-fn now() -> String {
-    let now = jiff::Timestamp::now();
-    now.round(jiff::Unit::Second).unwrap_or(now).to_string()
 }

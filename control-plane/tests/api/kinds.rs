@@ -272,6 +272,13 @@ async fn both_faces_of_events_are_listed_and_selected() {
             "involvedObject": {"kind": "Pod", "name": name, "namespace": "default"}});
         check(&api, "POST", CORE_EVENTS, event, 201, json!({})).await;
     }
+    let by = json!({"metadata": {"name": "by"}, "reportingComponent": "c", "message": "by",
+        "involvedObject": {"kind": "Pod", "name": "r", "namespace": "default"}});
+    check(&api, "POST", CORE_EVENTS, by, 201, json!({})).await;
+    // An event without a source comes from whoever reports it.
+    let source = format!("{CORE_EVENTS}?fieldSelector=source%3Dc");
+    let expected = json!({"items": [{"message": "by"}]});
+    check(&api, "GET", &source, Value::Null, 200, expected).await;
     let about = |field: &str| format!("?fieldSelector={field}.name%3Dq");
     let core = format!("{CORE_EVENTS}{}", about("involvedObject"));
     let expected = json!({"kind": "EventList", "apiVersion": "v1", "items": [{"message": "q"}]});

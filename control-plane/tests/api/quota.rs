@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ResourceQuota;
+use kube::Api;
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, check};
+use crate::harness::{Harness, check, until};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const QUOTAS: &str = "/api/v1/namespaces/default/resourcequotas";
@@ -102,6 +104,45 @@ async fn objects_of_other_kinds_are_counted() {
         403,
         forbidden(message),
     )
+    .await;
+}
+
+#[tokio::test]
+async fn claims_are_counted_with_their_size() {
+    let api = Harness::start().await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = |name: &str, size: &str, class: &str| {
+        json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "storageClassName": class, "resources": {"requests": {"storage": size}}}})
+    };
+    let of_class = "slow.storageclass.storage.k8s.io/requests.storage";
+    limit(
+        &api,
+        json!({"persistentvolumeclaims": "3", "requests.storage": "4Gi", of_class: "1Gi"}),
+    )
+    .await;
+    let first = claim("a", "3Gi", "fast");
+    check(&api, "POST", claims, first, 201, json!({})).await;
+    let message = "persistentvolumeclaims \"b\" is forbidden: exceeded quota: q, requested: \
+                   requests.storage=2Gi, used: requests.storage=3Gi, limited: requests.storage=4Gi";
+    let second = claim("b", "2Gi", "fast");
+    check(&api, "POST", claims, second, 403, forbidden(message)).await;
+    let second = claim("b", "1Gi", "slow");
+    check(&api, "POST", claims, second, 201, json!({})).await;
+    let quotas: Api<ResourceQuota> = Api::namespaced(api.plane.client("default"), "default");
+    let used = [
+        ("persistentvolumeclaims", "2"),
+        ("requests.storage", "4Gi"),
+        (of_class, "1Gi"),
+    ];
+    until(&quotas, "q", |quota| {
+        let status = quota.and_then(|quota| quota.status.as_ref());
+        let found = status.and_then(|status| status.used.as_ref());
+        let found = found.into_iter().flatten();
+        found
+            .map(|(name, amount)| (name.as_str(), amount.0.as_str()))
+            .eq(used)
+    })
     .await;
 }
 

@@ -85,12 +85,23 @@ async fn failures_are_statuses_in_kubernetes_words() {
         ),
         (
             "GET",
-            "/api/v1/replicationcontrollers".to_owned(),
+            "/api/v1/frobs".to_owned(),
             Value::Null,
             failure(
                 404,
                 "NotFound",
                 "the server could not find the requested resource",
+            ),
+        ),
+        (
+            "GET",
+            "/api/v1/replicationcontrollers".to_owned(),
+            Value::Null,
+            failure(
+                404,
+                "NotFound",
+                "the server could not find the requested resource: `replicationcontrollers` of `v1` is \
+                not served here",
             ),
         ),
         (

@@ -2,7 +2,10 @@
 
 use std::io::Read as _;
 
+use bytes::Bytes;
+use http_body_util::Full;
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
 
 use crate::harness::{Harness, bytes, check, json};
 
@@ -58,6 +61,23 @@ async fn objects_and_lists_come_as_tables() {
     assert_eq!(first_cells(&table), ["a", "b", "kube-root-ca.crt"]);
     let plain = get(&api, MAPS, "application/json").await;
     assert_eq!(table["metadata"], plain["metadata"]);
+}
+
+// What is answered and not kept has no table.
+#[tokio::test]
+async fn a_question_is_not_answered_by_a_table() {
+    let api = Harness::start().await;
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let question = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    for (accept, code) in [(TABLE, 406), (KUBECTL, 201)] {
+        let request = http::Request::post(path)
+            .header("content-type", "application/json")
+            .header("accept", accept)
+            .body(Full::new(Bytes::from(question.to_string())))
+            .unwrap();
+        let response = api.plane.service().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), code, "{accept}");
+    }
 }
 
 #[tokio::test]

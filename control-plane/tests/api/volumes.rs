@@ -1,6 +1,9 @@
 //! Claims, their volumes and the pods that wait for them.
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::{
+    api::core::v1::{PersistentVolume, PersistentVolumeClaim},
+    apimachinery::pkg::api::resource::Quantity,
+};
 use kube::{Api, ResourceExt, api::DeleteParams};
 use serde_json::{Value, json};
 
@@ -97,6 +100,70 @@ async fn a_claim_gets_a_folder_and_its_end_takes_it_away() {
     until(&claims(&api), "c", |claim| claim.is_none()).await;
     until(&volumes(&api), &name, |volume| volume.is_none()).await;
     assert!(!std::path::Path::new(&path).exists());
+}
+
+#[tokio::test]
+async fn a_claim_grows_where_its_class_lets_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = Harness::with_folders(folder.path()).await;
+    let made = a_claim("c", json!({}));
+    let made = check(&api, "POST", CLAIMS, made, 201, json!({})).await;
+    until(&claims(&api), "c", |claim| claim_phase(claim) == "Bound").await;
+    let merge = "application/merge-patch+json";
+    let claim = &format!("{CLAIMS}/c");
+    let asks = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
+    let (code, refused) = api.send("PATCH", claim, merge, &asks("2Gi")).await;
+    let message = "persistentvolumeclaims \"c\" is forbidden: only dynamically provisioned pvc can be \
+                   resized and the storageclass that provisions the pvc must support resize";
+    assert_eq!((code, refused["message"].as_str()), (403, Some(message)));
+    let class = format!("{CLASSES}/local-path");
+    let allows = json!({"allowVolumeExpansion": true});
+    let (code, _) = api.send("PATCH", &class, merge, &allows).await;
+    assert_eq!(code, 200);
+    let (code, grown) = api.send("PATCH", claim, merge, &asks("2Gi")).await;
+    assert_eq!(code, 200, "{grown}");
+    let size = |capacity: Option<&std::collections::BTreeMap<String, Quantity>>| {
+        capacity.and_then(|capacity| Some(capacity.get("storage")?.0.clone()))
+    };
+    until(&claims(&api), "c", |claim| {
+        let status = claim.and_then(|claim| claim.status.as_ref());
+        size(status.and_then(|status| status.capacity.as_ref())).as_deref() == Some("2Gi")
+    })
+    .await;
+    let name = format!("pvc-{}", made["metadata"]["uid"].as_str().unwrap());
+    let volume = volumes(&api).get(&name).await.unwrap().spec.unwrap();
+    assert_eq!(size(volume.capacity.as_ref()).as_deref(), Some("2Gi"));
+    let (code, refused) = api.send("PATCH", claim, merge, &asks("1Gi")).await;
+    assert_eq!(code, 422, "{refused}");
+}
+
+#[tokio::test]
+async fn a_range_bounds_what_claims_ask_for() {
+    let api = Harness::start().await;
+    let range = json!({"metadata": {"name": "r"}, "spec": {"limits": [
+        {"type": "PersistentVolumeClaim", "min": {"storage": "100Mi"}, "max": {"storage": "1Gi"}}]}});
+    let ranges = "/api/v1/namespaces/default/limitranges";
+    check(&api, "POST", ranges, range, 201, json!({})).await;
+    for (size, code, message) in [
+        ("1Gi", 201, None),
+        (
+            "5Gi",
+            403,
+            Some("maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 5Gi"),
+        ),
+        (
+            "1Mi",
+            403,
+            Some("minimum storage usage per PersistentVolumeClaim is 100Mi, but request is 1Mi"),
+        ),
+    ] {
+        let claim = a_claim("c", json!({"resources": {"requests": {"storage": size}}}));
+        let expected = message.map_or(json!({}), |message| {
+            let message = format!("persistentvolumeclaims \"c\" is forbidden: {message}");
+            json!({"reason": "Forbidden", "message": message})
+        });
+        check(&api, "POST", CLAIMS, claim, code, expected).await;
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Which pods are this node's, and one worker for each: the pod source and the keeper of workers.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use kube::runtime::watcher::{self, Event};
 use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
 
+use super::labels::NodeLabels;
 use super::{rejection, sweep};
 use crate::allocation::{Demand, Shortage};
 use crate::images::blocking;
@@ -38,7 +39,7 @@ pub(super) enum Shutdown {
 /// The pods of this node.
 pub(super) struct Pods {
     node: Arc<Node>,
-    labels: BTreeMap<String, String>,
+    labels: NodeLabels,
     host_path: HostPathPolicy,
     slots: HashMap<Arc<str>, Slot>,
     workers: JoinSet<Remains>,
@@ -70,11 +71,7 @@ enum Stage {
 }
 
 impl Pods {
-    pub(super) fn new(
-        node: Arc<Node>,
-        labels: BTreeMap<String, String>,
-        host_path: HostPathPolicy,
-    ) -> Pods {
+    pub(super) fn new(node: Arc<Node>, labels: NodeLabels, host_path: HostPathPolicy) -> Pods {
         Pods {
             node,
             labels,
@@ -107,7 +104,7 @@ impl Pods {
                 }
                 // Safe to cancel: a stream gives an event only when it returns.
                 event = events.next() => match event {
-                    Some(Ok(News::Event(event))) => self.observe(event),
+                    Some(Ok(News::Event(event))) => self.observe(event).await,
                     Some(Ok(News::Unread(metadata))) => self.note_unread(metadata.uid.as_deref()),
                     Some(Err(error)) => tracing::warn!(%error, "failed to watch pods"),
                     None => break Duration::ZERO,
@@ -144,7 +141,7 @@ impl Pods {
         }
     }
 
-    fn observe(&mut self, event: Event<SeenPod>) {
+    async fn observe(&mut self, event: Event<SeenPod>) {
         match event {
             Event::Init => self.listed = Some(HashSet::new()),
             Event::InitApply(SeenPod(pod)) => {
@@ -153,12 +150,12 @@ impl Pods {
                 }
                 match &mut self.newcomers {
                     Some(newcomers) if address(&pod).is_none() => newcomers.push(pod),
-                    Some(_) | None => self.apply(&pod),
+                    Some(_) | None => self.apply(&pod).await,
                 }
             }
             Event::InitDone => {
                 for pod in self.newcomers.take().into_iter().flatten() {
-                    self.apply(&pod);
+                    self.apply(&pod).await;
                 }
                 // Only a complete list proves that an object is gone.
                 let Some(listed) = self.listed.take() else {
@@ -173,7 +170,7 @@ impl Pods {
                 gone.iter().for_each(|uid| self.vanish(uid));
                 self.sweep(listed);
             }
-            Event::Apply(SeenPod(pod)) => self.apply(&pod),
+            Event::Apply(SeenPod(pod)) => self.apply(&pod).await,
             Event::Delete(SeenPod(pod)) => {
                 if let Some(uid) = pod.metadata.uid.as_deref() {
                     self.vanish(uid);
@@ -201,7 +198,7 @@ impl Pods {
         });
     }
 
-    fn apply(&mut self, pod: &Pod) {
+    async fn apply(&mut self, pod: &Pod) {
         let Some(uid) = pod.metadata.uid.as_deref().filter(|uid| !uid.is_empty()) else {
             return;
         };
@@ -217,12 +214,12 @@ impl Pods {
                 }
             }
             Some(Stage::Leaving) => {}
-            None => self.accept(pod, uid, intent),
+            None => self.accept(pod, uid, intent).await,
         }
     }
 
     /// First sight of a pod.
-    fn accept(&mut self, pod: &Pod, uid: &str, intent: Intent) {
+    async fn accept(&mut self, pod: &Pod, uid: &str, intent: Intent) {
         let checked = check_pod(pod, self.host_path);
         let key = match &checked {
             Ok(spec) => spec.key.clone(),
@@ -246,7 +243,7 @@ impl Pods {
             return;
         }
         let refusal = match checked {
-            Ok(spec) => match self.mismatched_label(&spec) {
+            Ok(spec) => match self.labels.mismatch(&spec.node_selector).await {
                 None => match self.admit(&spec, pod) {
                     Ok(()) => return self.begin(Arc::new(spec), pod, intent),
                     Err(shortage) => rejection::Rejection {
@@ -297,17 +294,6 @@ impl Pods {
         }
     }
 
-    /// `spec.nodeSelector` by this node's labels.
-    fn mismatched_label(&self, spec: &PodSpecPlan) -> Option<String> {
-        let (key, value) = spec
-            .node_selector
-            .iter()
-            .find(|(key, value)| self.labels.get(*key) != Some(value))?;
-        Some(format!(
-            "Predicate NodeAffinity failed: node has no label {key}={value}"
-        ))
-    }
-
     /// Takes note of what a pod requests, if the node has room for it. One that ran here before keeps what it
     /// was promised.
     fn admit(&self, spec: &PodSpecPlan, pod: &Pod) -> Result<(), Shortage> {
@@ -355,6 +341,8 @@ impl Pods {
                     grace: VANISHED_GRACE,
                 };
                 desired.send_modify(|known| known.intent = Intent::End(ending));
+                // To a scheduler its place is free already, and the pod that is sent there must not be refused.
+                self.node.ledger.release(uid);
             }
             Stage::Over | Stage::Leaving => self.forget(uid),
         }

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateWaiting, ContainerStatus, Pod, PodSpec, PodStatus,
-};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -33,15 +32,7 @@ pub(super) async fn reject(node: Arc<Node>, key: PodKey, pod: Pod, rejection: Re
     let message = format!("Pod was rejected: {message}");
     events.emit(Severity::Warning, reason, message.clone(), None);
     let now = node.clock.now().wall();
-    let status = PodStatus {
-        phase: Some("Failed".to_owned()),
-        reason: Some(reason.to_owned()),
-        message: Some(message),
-        start_time: Some(Time(whole_seconds(now))),
-        observed_generation: pod.metadata.generation,
-        container_statuses: pod.spec.as_ref().map(waiting),
-        ..PodStatus::default()
-    };
+    let status = status(&pod, reason, message, now);
     let api = Api::<Pod>::namespaced(node.site.client.clone(), &key.namespace);
     let patch = serde_json::json!({"metadata": {"uid": &*key.uid}, "status": status});
     let patch = Patch::Merge(patch);
@@ -57,19 +48,33 @@ pub(super) async fn reject(node: Arc<Node>, key: PodKey, pod: Pod, rejection: Re
     }
 }
 
-/// The containers stay waiting.
-fn waiting(spec: &PodSpec) -> Vec<ContainerStatus> {
-    let status = |container: &Container| ContainerStatus {
-        name: container.name.clone(),
-        image: container.image.clone().unwrap_or_default(),
-        state: Some(ContainerState {
-            waiting: Some(ContainerStateWaiting {
-                reason: Some("ContainerCreating".to_owned()),
-                message: None,
-            }),
-            ..ContainerState::default()
-        }),
-        ..ContainerStatus::default()
-    };
-    spec.containers.iter().map(status).collect()
+/// Says of no container that it waits, as a kubelet does: what a person sees of the pod is then the reason.
+/// What an earlier agent said of them stays.
+fn status(pod: &Pod, reason: &str, message: String, now: Timestamp) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        start_time: Some(Time(whole_seconds(now))),
+        observed_generation: pod.metadata.generation,
+        ..PodStatus::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_rejected_pod_has_a_reason_and_no_waiting_container() {
+        let pod = json!({"metadata": {"name": "p", "generation": 3},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        let told = status(&pod, "OutOfcpu", "why".to_owned(), Timestamp::UNIX_EPOCH);
+        let expected = json!({"phase": "Failed", "reason": "OutOfcpu", "message": "why",
+            "startTime": "1970-01-01T00:00:00Z", "observedGeneration": 3});
+        assert_eq!(serde_json::to_value(told).expect("a status"), expected);
+    }
 }

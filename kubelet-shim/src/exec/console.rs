@@ -103,12 +103,18 @@ impl Console {
 }
 
 impl Attached {
-    /// Notes that the one who is attached types nothing more.
-    pub(crate) fn end_input(&self) {
-        if let (true, StdinPlan::Once, Some(stdin)) =
-            (self.has_stdin, self.console.plan.stdin, &self.console.stdin)
-        {
-            stdin.end();
+    /// Notes that the one who is attached types nothing more, and says whether that ends the session: so it is, as
+    /// with containerd, where the program's input stays open. Else one who only passes something in would wait for
+    /// the program's end.
+    pub(crate) fn end_input(&self) -> bool {
+        let stdin = self.console.stdin.as_ref().filter(|_| self.has_stdin);
+        match (self.console.plan.stdin, stdin) {
+            (StdinPlan::Once, Some(stdin)) => {
+                stdin.end();
+                false
+            }
+            (StdinPlan::Open, Some(_)) => true,
+            (StdinPlan::Closed | StdinPlan::Open | StdinPlan::Once, _) => false,
         }
     }
 }
@@ -244,7 +250,9 @@ mod tests {
             assert_eq!(stdin.read(1), Chunk::NotYet);
             drop(console.attach(false));
             assert_eq!(stdin.read(1), Chunk::NotYet, "the first only read along");
-            drop(console.attach(true));
+            let attached = console.attach(true).expect("a place");
+            assert_eq!(attached.end_input(), plan == StdinPlan::Open, "{plan:?}");
+            drop(attached);
             assert_eq!(stdin.read(1), after, "{plan:?}");
         }
     }

@@ -104,7 +104,8 @@ fn locate(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result<Fo
     if let Some(local) = &spec.local {
         return Ok(Found {
             path: local.path.clone(),
-            check: HostPathCheck::Unchecked,
+            // A disk that is not mounted must not be taken for an empty one.
+            check: HostPathCheck::Directory,
             read_only,
         });
     }
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_volume_is_a_path_of_this_machine_or_refused_by_name() {
-        use HostPathCheck::{DirectoryOrCreate, Unchecked};
+        use HostPathCheck::{Directory, DirectoryOrCreate};
         let of = |more: Value| {
             let mut spec = json!({"claimRef": {"uid": "u"}, "accessModes": ["ReadWriteOnce"]});
             spec.as_object_mut()
@@ -206,7 +207,7 @@ mod tests {
         let host = json!({"hostPath": {"path": "/srv", "type": "DirectoryOrCreate"}});
         check(of(host), Ok(("/srv", DirectoryOrCreate, false)));
         let local = json!({"local": {"path": "/srv"}, "accessModes": ["ReadOnlyMany"]});
-        check(of(local), Ok(("/srv", Unchecked, true)));
+        check(of(local), Ok(("/srv", Directory, true)));
         let stranger = json!({"hostPath": {"path": "/srv"}, "claimRef": {"uid": "other"}});
         let told = "PV object v claimRef does not point back to the claim";
         check(of(stranger), Err(told));

@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Ask, ContainerFacts, CrashBackoff, Force, Ground, Health, Life, Outlook, PodFacts, PreStop,
-    Problem, PullShown, Step, StopReason, Termination, Verdict,
+    Ask, ContainerFacts, CrashBackoff, FailedPull, Force, Ground, Health, Life, Outlook, PodFacts,
+    PreStop, Problem, PullShown, Step, StopReason, Termination, Verdict,
 };
 use crate::spec::{ContainerPlan, PodSpecPlan, ProbeKind, Role};
 use crate::time::Moment;
@@ -224,6 +224,16 @@ impl ContainerFacts {
     /// A fetch after an end is a restart, and restarts are counted for the back-off here.
     fn begin_fetch(&mut self, image: &str, now: Moment) {
         let mut is_first_of_another = false;
+        // What went wrong with another image says nothing about this one.
+        self.retried = None;
+        if let Life::FetchFailed { problem, shown, .. } = &self.life
+            && self.image.as_deref() == Some(image)
+        {
+            self.retried = Some(FailedPull {
+                problem: problem.clone(),
+                shown: *shown,
+            });
+        }
         if self.image.as_deref() != Some(image) {
             // Either back-off is one of container and image.
             self.crash = CrashBackoff::default();
@@ -243,6 +253,7 @@ impl ContainerFacts {
     }
 
     fn fetched(&mut self, result: Result<Arc<str>, Problem>, now: Moment) {
+        self.retried = None;
         match result {
             Ok(image_id) => {
                 self.image_id = Some(image_id);

@@ -38,9 +38,9 @@ fn lines_are_written_as_container_runtimes_write_them() {
         "2026-01-02T03:04:05.000000000Z stdout F hello\n\
          2026-01-02T03:04:06.500000000Z stderr F oh\n\
          2026-01-02T03:04:06.500000000Z stdout F world\n\
-         2026-01-02T03:04:06.500000000Z stdout F rest\n"
+         2026-01-02T03:04:06.500000000Z stdout P rest\n"
     );
-    assert_eq!(log.tail(), "hello\noh\nworld\nrest\n");
+    assert_eq!(log.tail(), "hello\noh\nworld\nrest");
 }
 
 #[test]
@@ -58,6 +58,51 @@ fn a_line_longer_than_the_bound_is_cut_and_marked() {
     assert!(lines[0].contains(" stdout P xxx"));
     assert!(lines[1].ends_with(" stdout F xxxxxxxxxx"));
     assert!(log.tail().len() <= TAIL_BYTES_MAX + LINE_BYTES_MAX / 1024);
+}
+
+/// What a test prints last is compared byte by byte, and the kubelet keeps exactly so much.
+#[test]
+fn a_termination_message_has_the_last_bytes_as_they_were_written() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, written) in [
+        ("none", String::new()),
+        ("unfinished", "DONE".to_owned()),
+        ("finished", "DONE\n".to_owned()),
+        ("long", "x".repeat(2 * LINE_BYTES_MAX + 3)),
+        ("lines", "0123456\n".repeat(100)),
+        (
+            "long lines",
+            format!("{}\n", "0123456789".repeat(30)).repeat(10),
+        ),
+        ("last", format!("{}\n{}", "x".repeat(3000), "end")),
+    ] {
+        let (log, _) = log(folder.path().join(name).join("0.log"), None);
+        let out = log.stream(StdStream::Stdout);
+        assert_eq!(out.write(written.as_bytes()), written.len());
+        drop(out);
+        let mut lines: Vec<_> = written.split_inclusive('\n').collect();
+        lines.drain(..lines.len().saturating_sub(TAIL_LINES_MAX));
+        let expected = lines.concat();
+        let start = expected.len().saturating_sub(TAIL_BYTES_MAX);
+        assert_eq!(log.tail(), expected[start..], "{name}");
+    }
+}
+
+/// Whoever listens prints lines, so the last one is a line like all others.
+#[tokio::test]
+async fn a_listener_gets_the_last_line_without_a_line_feed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sender, mut lines) = mpsc::channel(4);
+    let (log, _) = log(folder.path().join("0.log"), Some(sender));
+    let out = log.stream(StdStream::Stdout);
+    assert_eq!(out.write(b"one\nDONE"), 8);
+    drop(out);
+    drop(log);
+    let mut found = Vec::new();
+    while let Some(line) = lines.recv().await {
+        found.push(line.line);
+    }
+    assert_eq!(found, ["one", "DONE"]);
 }
 
 #[tokio::test]

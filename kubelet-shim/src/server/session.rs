@@ -405,7 +405,9 @@ async fn attach(
                 Some(Discipline::Theirs) => pass_keys(from, pipe, &target.instance).await,
                 None => feed(from, pipe).await,
             }
-            attached.end_input();
+            if attached.end_input() {
+                return;
+            }
         }
         pending().await
     };

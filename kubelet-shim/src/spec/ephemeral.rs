@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Container, EphemeralContainer, PodSpec};
 
 use super::check::{CONTAINERS_PER_POD_MAX, Field};
 use super::container::{self, PodContext};
-use super::{ContainerPlan, FieldRefusal, Resources, Role, VolumePlan, variables};
+use super::{ContainerPlan, LeftOut, Resources, Role, VolumePlan, variables};
 
 const NONE_HERE: &str = "cannot be set for an ephemeral container";
 
@@ -18,13 +18,13 @@ pub(super) fn convert_all(
     context: &PodContext<'_>,
     others: &[ContainerPlan],
     volumes: &[VolumePlan],
-) -> (Vec<ContainerPlan>, Vec<FieldRefusal>) {
+) -> (Vec<ContainerPlan>, Vec<LeftOut>) {
     let resources: Vec<(Arc<str>, Resources)> = others
         .iter()
         .map(|other| (other.name.clone(), other.resources))
         .collect();
     let mut plans: Vec<ContainerPlan> = Vec::new();
-    let mut refusals = Vec::new();
+    let mut left_out = Vec::new();
     let wires = spec.ephemeral_containers.iter().flatten().enumerate();
     for (index, wire) in wires.take(CONTAINERS_PER_POD_MAX) {
         let found = RefCell::new(Vec::new());
@@ -40,13 +40,18 @@ pub(super) fn convert_all(
             ));
         }
         let plan = convert(wire, context, (&resources, volumes), &at);
-        let found = found.take();
-        if found.is_empty() {
+        let refusals = found.take();
+        if refusals.is_empty() {
             plans.extend(plan);
+        } else {
+            left_out.push(LeftOut {
+                name: wire.name.clone(),
+                image: wire.image.clone().unwrap_or_default(),
+                refusals,
+            });
         }
-        refusals.extend(found);
     }
-    (plans, refusals)
+    (plans, left_out)
 }
 
 // tidy: table, because it names every field of an ephemeral container once.
@@ -185,7 +190,11 @@ mod tests {
             let plan = plan(json!([bad, {"name": "e", "image": "i"}]));
             let names: Vec<&str> = plan.containers.iter().map(|c| &*c.name).collect();
             assert_eq!(names, ["c", "e"]);
-            let fields: Vec<_> = plan.left_out.iter().map(|r| r.field.clone()).collect();
+            let fields: Vec<_> = plan
+                .left_out
+                .iter()
+                .flat_map(|one| one.refusals.iter().map(|r| r.field.clone()))
+                .collect();
             assert_eq!(fields, [format!("spec.ephemeralContainers[0].{field}")]);
         }
     }

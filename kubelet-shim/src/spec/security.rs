@@ -7,8 +7,14 @@ use k8s_openapi::api::core::v1::{
 use super::check::{Field, UNSUPPORTED};
 use super::{Groups, Security};
 
-/// The only capability a guest has: its pod's ports below 1024 are its own.
-const GRANTED: [&str; 2] = ["NET_BIND_SERVICE", "CAP_NET_BIND_SERVICE"];
+/// What a guest can do without being given it: its pod's ports below 1024 are its own, and no process of
+/// another is in its sandbox that it could be kept from tracing (`kubectl debug` asks for that).
+const GRANTED: [&str; 4] = [
+    "NET_BIND_SERVICE",
+    "CAP_NET_BIND_SERVICE",
+    "SYS_PTRACE",
+    "CAP_SYS_PTRACE",
+];
 
 /// The largest number of a user or group that Kubernetes takes.
 const ID_MAX: u32 = i32::MAX as u32;

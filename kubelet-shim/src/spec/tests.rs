@@ -334,7 +334,7 @@ fn what_a_sandbox_satisfies_by_construction_is_accepted() {
         }),
         json!({
             "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-                "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}},
+                "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE", "SYS_PTRACE"]}},
             "lifecycle": {"stopSignal": "SIGUSR1"}, "stdin": false,
         }),
     );

@@ -12,10 +12,10 @@ use super::phase::Phase;
 use super::whole_seconds;
 use crate::ground::is_image_problem;
 use crate::lifecycle::{
-    ContainerFacts, Ground, Health, Life, MESSAGE_STARTS_OVER, PodFacts, Problem, PullShown,
-    REASON_STARTS_OVER, StopReason, Termination, takes_part,
+    ContainerFacts, FailedPull, Ground, Health, Life, MESSAGE_STARTS_OVER, PodFacts, Problem,
+    PullShown, REASON_STARTS_OVER, StopReason, Termination, takes_part,
 };
-use crate::spec::{ContainerPlan, PodSpecPlan, Resources, Role};
+use crate::spec::{ContainerPlan, LeftOut, PodSpecPlan, Resources, Role};
 
 /// Prefix of container IDs, the one `nodeInfo.containerRuntimeVersion` begins with.
 const ID_PREFIX: &str = "coracle://";
@@ -27,25 +27,34 @@ pub(super) fn statuses(spec: &PodSpecPlan, pod: &PodFacts, phase: Phase) -> Vec<
         Role::App | Role::Ephemeral => false,
     };
     let has_init = spec.containers.iter().any(|c| is_before(c.role));
+    // A kubelet calls it so for every container of such a pod, the first one included.
     let mut initialising = has_init;
-    let mut first = true;
     let mut list = Vec::with_capacity(spec.containers.len());
     for (container, facts) in spec.containers.iter().zip(&pod.containers) {
-        // The first init container is created; all that wait behind it wait for initialisation.
         let default = if let Ground::Failed { problem, .. } = &pod.ground
             && is_image_problem(problem)
         {
             problem.reason
-        } else if initialising && !first && container.role != Role::Ephemeral {
+        } else if initialising && container.role != Role::Ephemeral {
             "PodInitializing"
         } else {
             "ContainerCreating"
         };
         list.push(status(spec, container, facts, default, pod, phase));
-        first = false;
-        initialising = has_init && phase == Phase::Pending;
+        // Where an init container failed for good, those behind it wait for ever.
+        initialising = has_init && matches!(phase, Phase::Pending | Phase::Failed);
     }
     list
+}
+
+/// Returns the status of an ephemeral container that is not started, so that whoever waits for it sees why.
+pub(super) fn left_out(container: &LeftOut) -> ContainerStatus {
+    ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone(),
+        state: Some(waiting("CreateContainerConfigError", Some(container.why()))),
+        ..ContainerStatus::default()
+    }
 }
 
 fn status(
@@ -159,8 +168,12 @@ fn state(
     id: &dyn Fn(u32) -> String,
 ) -> ContainerState {
     match &facts.life {
+        Life::Fetching => match &facts.retried {
+            // The problem of the last attempt stands until this one comes out.
+            Some(FailedPull { problem, shown }) => failed_pull(problem, *shown, container, facts),
+            None => waiting(default_reason, None),
+        },
         Life::Waiting
-        | Life::Fetching
         | Life::Ready
         | Life::Starting
         | Life::Cancelling
@@ -173,25 +186,7 @@ fn state(
             reason: StopReason::PostStartFailed(message),
             ..
         } => waiting("PostStartHookError", Some(message.to_string())),
-        Life::FetchFailed { problem, shown, .. } => {
-            let Problem {
-                reason, message, ..
-            } = problem;
-            match shown {
-                PullShown::Error => waiting(reason, Some(message.to_string())),
-                // Never pulled: there is nothing to hold back, the kubelet repeats the same reason.
-                PullShown::BackOff if !is_pull(reason) => {
-                    waiting(reason, Some(message.to_string()))
-                }
-                PullShown::BackOff => waiting(
-                    "ImagePullBackOff",
-                    Some(format!(
-                        "Back-off pulling image \"{}\": {reason}: {message}",
-                        facts.image.as_deref().unwrap_or(&container.image)
-                    )),
-                ),
-            }
-        }
+        Life::FetchFailed { problem, shown, .. } => failed_pull(problem, *shown, container, facts),
         Life::StartFailed { problem, .. } => {
             waiting(problem.reason, Some(problem.message.to_string()))
         }
@@ -211,6 +206,30 @@ fn state(
             ..ContainerState::default()
         },
         Life::Ended { end, .. } => terminated(end, id(facts.attempts)),
+    }
+}
+
+/// What a container waits for whose image was not to be had.
+fn failed_pull(
+    problem: &Problem,
+    shown: PullShown,
+    container: &ContainerPlan,
+    facts: &ContainerFacts,
+) -> ContainerState {
+    let Problem {
+        reason, message, ..
+    } = problem;
+    match shown {
+        PullShown::Error => waiting(reason, Some(message.to_string())),
+        // Never pulled: there is nothing to hold back, the kubelet repeats the same reason.
+        PullShown::BackOff if !is_pull(reason) => waiting(reason, Some(message.to_string())),
+        PullShown::BackOff => waiting(
+            "ImagePullBackOff",
+            Some(format!(
+                "Back-off pulling image \"{}\": {reason}: {message}",
+                facts.image.as_deref().unwrap_or(&container.image)
+            )),
+        ),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod patch;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,9 +55,19 @@ pub(crate) struct Reporter {
     conditions: Vec<PodCondition>,
     /// The server may have conditions that are gone by now.
     had_passing: bool,
+    /// The conditions of which the server may have a reason or a message.
+    explained: Explained,
     /// After failures: how many in a row, and when the next try is due.
     failures: u32,
     not_before: Option<Moment>,
+}
+
+/// The conditions that were once told with a reason or a message, by their type. Only of these does a patch say
+/// that there is none now, so that the first one of a pod is no longer than it has to be.
+#[derive(Debug, Default)]
+struct Explained {
+    reasons: BTreeSet<String>,
+    messages: BTreeSet<String>,
 }
 
 /// A patch that is written when its turn comes. Until then a newer one may take its place.
@@ -116,6 +127,7 @@ impl Reporter {
             },
             awaits_ready: true,
             had_passing: has_passing(&conditions),
+            explained: Explained::of(&conditions),
             conditions,
             failures: 0,
             not_before: None,
@@ -177,6 +189,7 @@ impl Reporter {
             published,
             refused,
             had_passing: self.had_passing,
+            explained: &self.explained,
         };
         let patch = patch::of(status, &about);
         if self.pending.is_none() && self.accepted.as_ref() == Some(&patch) {
@@ -233,6 +246,8 @@ impl Reporter {
     /// Notes how the write came out.
     pub(crate) fn written(&mut self, outcome: &Written, now: Moment) {
         let patch = self.pending.take();
+        // A write that failed may have come through all the same.
+        self.explained.note(&self.conditions);
         match outcome {
             Written::Accepted => {
                 self.accepted = patch.map(|patch| patch.send());
@@ -267,6 +282,27 @@ impl Outgoing {
         let bytes = bytes.clone();
         *patch = Patch::Sent(bytes.clone());
         bytes
+    }
+}
+
+impl Explained {
+    fn of(conditions: &[PodCondition]) -> Explained {
+        let mut explained = Explained::default();
+        explained.note(conditions);
+        explained
+    }
+
+    fn note(&mut self, conditions: &[PodCondition]) {
+        for condition in conditions {
+            for (known, text) in [
+                (&mut self.reasons, &condition.reason),
+                (&mut self.messages, &condition.message),
+            ] {
+                if text.is_some() && !known.contains(&condition.type_) {
+                    known.insert(condition.type_.clone());
+                }
+            }
+        }
     }
 }
 

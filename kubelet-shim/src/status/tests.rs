@@ -1,13 +1,16 @@
 //! The contract's tables of phases, states and conditions.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::*;
-use crate::lifecycle::{Ending, Ground, Health, Life, Outlook, Problem, PullShown, Termination};
-use crate::spec::{HostPathPolicy, Probes, check_pod};
+use crate::lifecycle::{
+    Ending, Ground, Health, Life, Outcome, Outlook, Problem, PullShown, Step, Termination,
+};
+use crate::spec::{FieldRefusal, HostPathPolicy, LeftOut, Probes, check_pod};
 use crate::time::Clock;
 
 fn spec(inits: &[&str], apps: usize, policy: &str) -> PodSpecPlan {
@@ -185,8 +188,8 @@ fn rendered(spec: &PodSpecPlan, pod: &PodFacts, previous: &[PodCondition]) -> Po
             main: Ipv4Addr::LOCALHOST.into(),
             second: None,
         },
-        pod_ip: Some(Ipv4Addr::new(10, 244, 0, 9)),
-        pod_ip6: None,
+        has_network: true,
+        pod_ips: vec![[10, 244, 0, 9].into()],
         generation: Some(4),
         gates: Vec::new(),
     };
@@ -209,8 +212,8 @@ fn a_pod_is_ready_when_its_readiness_gates_are_true_too() {
                 main: Ipv4Addr::LOCALHOST.into(),
                 second: None,
             },
-            pod_ip: Some(Ipv4Addr::new(10, 244, 0, 9)),
-            pod_ip6: None,
+            has_network: true,
+            pod_ips: vec![[10, 244, 0, 9].into()],
             generation: Some(4),
             gates: gates.into_iter().collect(),
         };
@@ -312,7 +315,7 @@ fn containers_behind_an_init_container_wait_for_initialisation() {
         .iter()
         .map(reason)
         .collect();
-    assert_eq!(inits, ["ContainerCreating", "PodInitializing"]);
+    assert_eq!(inits, ["PodInitializing", "PodInitializing"]);
     assert_eq!(
         reason(&status.container_statuses.as_ref().unwrap()[0]),
         "PodInitializing"
@@ -326,6 +329,147 @@ fn containers_behind_an_init_container_wait_for_initialisation() {
         initialized.message.as_deref(),
         Some("containers with incomplete status: [i0 i1]")
     );
+}
+
+// Nothing is being made any more: those behind it never come to it.
+#[test]
+fn containers_behind_an_init_container_that_failed_wait_for_initialisation_for_good() {
+    let spec = spec(&["init"], 1, "Never");
+    let pod = facts(&spec, vec![ended(1), Life::Waiting]);
+    let status = rendered(&spec, &pod, &[]);
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
+    let apps = status.container_statuses.unwrap_or_default();
+    let state = apps[0].state.as_ref().and_then(|s| s.waiting.as_ref());
+    let reason = state.and_then(|waiting| waiting.reason.as_deref());
+    assert_eq!(reason, Some("PodInitializing"));
+}
+
+// A person who looks while the pull is tried again sees the same as a moment before.
+#[test]
+fn a_failed_pull_is_told_until_the_next_one_comes_out() {
+    let spec = spec(&[], 1, "Always");
+    let mut pod = PodFacts::new(&spec, now());
+    pod.ground = Ground::Laid;
+    let told = |pod: &PodFacts| {
+        let status = rendered(&spec, pod, &[]);
+        let state = status.container_statuses.unwrap_or_default()[0].clone();
+        let waiting = state.state.and_then(|s| s.waiting).expect("waiting");
+        (waiting.reason.unwrap_or_default(), waiting.message)
+    };
+    let fetch = |pod: &mut PodFacts| pod.begin(&spec, &Step::Fetch(0), now());
+    let settle = |pod: &mut PodFacts, result| pod.settle(&spec, Outcome::Fetched(0, result), now());
+    let problem = |message: &str| Problem {
+        reason: "ErrImagePull",
+        message: message.into(),
+        outlook: Outlook::MayMend,
+    };
+    fetch(&mut pod);
+    assert_eq!(told(&pod), ("ContainerCreating".to_owned(), None));
+    settle(&mut pod, Err(problem("no route")));
+    pod.begin(&spec, &Step::ShowPullBackOff(0), now());
+    let failed = told(&pod);
+    assert_eq!(failed.0, "ImagePullBackOff");
+    fetch(&mut pod);
+    assert_eq!(told(&pod), failed);
+    settle(&mut pod, Err(problem("no name")));
+    let failed = ("ErrImagePull".to_owned(), Some("no name".to_owned()));
+    assert_eq!(told(&pod), failed);
+    fetch(&mut pod);
+    assert_eq!(told(&pod), failed);
+    settle(&mut pod, Ok("id".into()));
+    assert_eq!(told(&pod), ("ContainerCreating".to_owned(), None));
+}
+
+// What went wrong with one image says nothing about another.
+#[test]
+fn a_failed_pull_is_forgotten_with_its_image() {
+    let mut spec = spec(&[], 1, "Always");
+    let mut pod = PodFacts::new(&spec, now());
+    pod.containers[0].image = Some("i:1".into());
+    pod.containers[0].life = failed_pull("ErrImagePull", PullShown::BackOff);
+    spec.containers[0].image = "i:2".to_owned();
+    pod.begin(&spec, &Step::Fetch(0), now());
+    assert_eq!(pod.containers[0].retried, None);
+}
+
+#[test]
+fn a_pod_keeps_its_last_address_when_its_network_is_gone() {
+    let spec = spec(&[], 1, "Never");
+    let surroundings = Surroundings {
+        host_ips: NodeIps {
+            main: Ipv4Addr::LOCALHOST.into(),
+            second: None,
+        },
+        has_network: false,
+        pod_ips: vec![[10, 244, 0, 9].into(), Ipv6Addr::LOCALHOST.into()],
+        generation: None,
+        gates: Vec::new(),
+    };
+    let pod = facts(&spec, vec![ended(0)]);
+    let status = render(&spec, &pod, &surroundings, &[], now());
+    assert_eq!(status.pod_ip.as_deref(), Some("10.244.0.9"));
+    let ips = status.pod_ips.iter().flatten().map(|one| one.ip.as_str());
+    assert_eq!(ips.collect::<Vec<_>>(), ["10.244.0.9", "::1"]);
+    let attached = condition(&status, "PodReadyToStartContainers");
+    assert_eq!(attached.status, "False");
+}
+
+// A client shows the reason of a waiting container before that of the pod.
+#[test]
+fn a_pod_refused_before_it_ran_has_no_waiting_containers() {
+    let spec = spec(&["init"], 1, "Always");
+    let mut pod = PodFacts::new(&spec, now());
+    pod.rejected = Some(Problem {
+        reason: "NodePorts",
+        message: "port 80 is taken".into(),
+        outlook: Outlook::Refused,
+    });
+    let status = rendered(&spec, &pod, &[]);
+    assert_eq!(status.reason.as_deref(), Some("NodePorts"));
+    // Empty, and not absent, which would leave what was told before.
+    assert_eq!(status.init_container_statuses, Some(Vec::new()));
+    assert_eq!(status.container_statuses, Some(Vec::new()));
+    // One that ran under an earlier agent keeps what is known of it.
+    for facts in &mut pod.containers {
+        facts.attempts = 1;
+        facts.life = ended(0);
+    }
+    let status = rendered(&spec, &pod, &[]);
+    assert_eq!(status.container_statuses.map(|list| list.len()), Some(1));
+}
+
+// Whoever waits for it, `kubectl debug` say, is told by its status alone.
+#[test]
+fn an_ephemeral_container_that_is_not_started_says_why() {
+    let mut spec = spec(&[], 1, "Always");
+    let refusal = FieldRefusal {
+        field: "spec.ephemeralContainers[0].ports".to_owned(),
+        reason: "cannot be set".to_owned(),
+    };
+    let left_out = |name: &str| LeftOut {
+        name: name.to_owned(),
+        image: "i:2".to_owned(),
+        refusals: vec![refusal.clone()],
+    };
+    // The name of an app is that of its own status.
+    spec.left_out = vec![left_out("debug"), left_out("a0")];
+    let status = rendered(&spec, &facts(&spec, vec![running()]), &[]);
+    let late = status
+        .ephemeral_container_statuses
+        .clone()
+        .unwrap_or_default();
+    let names: Vec<&str> = late.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["debug"]);
+    let waiting = late[0].state.as_ref().and_then(|s| s.waiting.as_ref());
+    let waiting = waiting.expect("it waits");
+    assert_eq!(
+        waiting.reason.as_deref(),
+        Some("CreateContainerConfigError")
+    );
+    let message = "`spec.ephemeralContainers[0].ports` cannot be set";
+    assert_eq!(waiting.message.as_deref(), Some(message));
+    assert_eq!(late[0].image, "i:2");
+    assert_eq!(condition(&status, "Ready").status, "True");
 }
 
 fn condition<'a>(status: &'a PodStatus, type_: &str) -> &'a PodCondition {

@@ -315,6 +315,11 @@ impl Worker {
                 }
                 self.node.folders.note(kit.folders(&self.spec));
                 self.node.metrics.pod_stands();
+                let ips = [
+                    Some(kit.network.ip().into()),
+                    kit.network.ip6().map(IpAddr::from),
+                ];
+                self.pod_ips = ips.into_iter().flatten().collect();
                 self.kit = Some(kit.into());
                 self.bound_pod();
                 Ok(())
@@ -470,8 +475,12 @@ impl Worker {
         let refused = pairs.filter_map(|(container, facts)| {
             let problem = match &facts.life {
                 Life::FetchFailed { problem, .. } | Life::StartFailed { problem, .. } => problem,
+                // It stays refused until another attempt says otherwise.
+                Life::Fetching => {
+                    let retried = facts.retried.as_ref().map(|failed| &failed.problem);
+                    retried.or(self.facts.rejected.as_ref())?
+                }
                 Life::Waiting
-                | Life::Fetching
                 | Life::Ready
                 | Life::Starting
                 | Life::Cancelling

@@ -78,7 +78,7 @@ async fn ephemeral() {
     };
     let pod = world.until("p", is_over).await;
     assert!(is_ready(&pod), "it does not count");
-    logs::check(&world, "/containerLogs/default/p/d", 200, "sh\0-c\0x\0\n").await;
+    logs::check(&world, "/containerLogs/default/p/d", 200, "sh\0-c\0x\0").await;
     look_around(&world, json!([{"name": "e", "image": image}])).await;
     let runs = |pod: &Pod| {
         let runs = |c: &ContainerStatus| c.state.as_ref().is_some_and(|s| s.running.is_some());

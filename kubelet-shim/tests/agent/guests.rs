@@ -2,8 +2,15 @@
 
 /// Writes a line and ends with `code`.
 pub(crate) fn says_and_exits(line: &str, code: u32) -> Vec<u8> {
-    let text = format!("{line}\\n");
-    let length = line.len() + 1;
+    prints_and_exits(&format!("{line}\\n"), line.len() + 1, code)
+}
+
+/// Writes a line without its line feed and ends with `code`.
+pub(crate) fn breaks_off_and_exits(line: &str, code: u32) -> Vec<u8> {
+    prints_and_exits(line, line.len(), code)
+}
+
+fn prints_and_exits(text: &str, length: usize, code: u32) -> Vec<u8> {
     module(&format!(
         r#"(data (i32.const 16) "{text}")
            (func (export "_start")

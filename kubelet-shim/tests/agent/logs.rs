@@ -20,6 +20,9 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         run(followed())
     }),
     ("logs_of_ended_containers_are_kept", || run(kept())),
+    ("a_last_line_without_a_line_feed_is_told_without_one", || {
+        run(broken_off())
+    }),
     ("a_missing_log_is_explained", || run(missing())),
 ];
 
@@ -84,6 +87,27 @@ async fn kept() {
     world.until("again", restarted).await;
     let path = "/containerLogs/default/again/main?previous=true";
     check(&world, path, 200, "bye\n").await;
+    world.stop().await;
+}
+
+async fn broken_off() {
+    let mut world = World::new().await;
+    let image = world.image("ends", &guests::breaks_off_and_exits("DONE", 3));
+    let mut containers = one(&image);
+    containers[0]["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
+    let spec = json!({"restartPolicy": "Never", "containers": containers});
+    world.pod("p", spec).await;
+    let pod = world.until("p", is_over).await;
+    let state = container(&pod).and_then(|one| one.state.clone());
+    let message = state.and_then(|state| state.terminated?.message);
+    assert_eq!(message.as_deref(), Some("DONE"));
+    let path = "/containerLogs/default/p/main";
+    for query in ["", "?tailLines=1", "?follow=true"] {
+        check(&world, &format!("{path}{query}"), 200, "DONE").await;
+    }
+    let stamped = text(&world, &format!("{path}?timestamps=true"), 200).await;
+    assert!(stamped.ends_with("Z DONE"), "{stamped}");
+    assert_eq!(world.line().await, "DONE");
     world.stop().await;
 }
 

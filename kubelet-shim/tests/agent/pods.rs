@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use coracle_kubelet_shim::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -31,6 +31,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         "what_is_not_honoured_fails_by_name",
         || run(refused_field()),
     ),
+    (
+        "a_pod_may_select_the_node_by_a_label_that_came_later",
+        || run(later_label()),
+    ),
     ("an_image_that_is_not_here_is_refused_by_name", || {
         run(refused_image())
     }),
@@ -41,6 +45,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         run(deletion())
     }),
     ("a_pod_past_its_deadline_fails", || run(deadline())),
+    (
+        "a_pod_waits_for_network_policies_but_not_for_ever",
+        || run(policies()),
+    ),
     ("a_stopping_agent_ends_its_pods_and_says_so", || {
         run(shutdown())
     }),
@@ -308,12 +316,37 @@ async fn refused_field() {
     let status = pod.status.expect("a status");
     assert_eq!(status.phase.as_deref(), Some("Failed"));
     assert_eq!(status.reason.as_deref(), Some("PodFeatureUnsupported"));
+    assert_eq!(status.container_statuses, None, "no container waits");
     let message = status.message.unwrap_or_default();
     assert!(
         message.contains("`spec.containers[0].securityContext.privileged`"),
         "{message}"
     );
     world.events("p", "PodFeatureUnsupported").await;
+    world.stop().await;
+}
+
+async fn later_label() {
+    let world = World::new().await;
+    let nodes = kube::Api::<Node>::all(world.control_plane.client("default"));
+    let label = json!({"metadata": {"labels": {"disk": "fast"}}});
+    let labelled = nodes
+        .patch("node-1", &PatchParams::default(), &Patch::Merge(label))
+        .await;
+    labelled.expect("a label");
+    let image = world.image("good", &guests::says_and_exits("fine", 0));
+    let pod = |value: &str| {
+        json!({"restartPolicy": "Never", "containers": one(&image), "nodeName": "node-1",
+            "nodeSelector": {"disk": value}})
+    };
+    world.pod("p", pod("fast")).await;
+    let found = world.until("p", is_over).await;
+    assert_eq!(phase(&found), "Succeeded", "{:#?}", found.status);
+    let ip = found.status.and_then(|status| status.pod_ip);
+    assert!(ip.is_some(), "it keeps its address");
+    world.pod("q", pod("slow")).await;
+    let status = world.until("q", is_over).await.status.expect("a status");
+    assert_eq!(status.reason.as_deref(), Some("NodeAffinity"));
     world.stop().await;
 }
 
@@ -402,6 +435,21 @@ async fn deadline() {
         pod.status.and_then(|s| s.reason).as_deref(),
         Some("DeadlineExceeded")
     );
+    world.stop().await;
+}
+
+async fn policies() {
+    let world = World::new().await;
+    let image = world.image("good", &guests::says_and_exits("fine", 0));
+    let spec = json!({"restartPolicy": "Never", "containers": one(&image)});
+    world.fabric.policies().fall_behind();
+    let asked = Instant::now();
+    world.pod("p", spec.clone()).await;
+    world.until("p", is_over).await;
+    assert!(asked.elapsed() >= Duration::from_secs(1), "it did not wait");
+    world.fabric.policies().settle(None);
+    world.pod("q", spec).await;
+    assert_eq!(phase(&world.until("q", is_over).await), "Succeeded");
     world.stop().await;
 }
 

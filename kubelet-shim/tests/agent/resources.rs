@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_pod_for_which_there_is_no_room_is_rejected", || {
         run(no_room())
     }),
+    ("a_pod_gets_the_room_of_one_that_left", || run(freed_room())),
     ("a_pod_that_keeps_too_much_on_the_disk_is_evicted", || {
         run(storage())
     }),
@@ -232,6 +233,40 @@ async fn no_room() {
         capacity()
     );
     assert_eq!(status.message, Some(message));
+    world.stop().await;
+}
+
+/// The scheduler sends the next pod as soon as it hears of the end of the one before.
+async fn freed_room() {
+    let world = World::new().await;
+    let image = world.image("spins", &guests::spins());
+    let cpu = format!("{}m", capacity() * 3 / 4);
+    let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [{"name": "main",
+        "image": image, "resources": {"requests": {"cpu": cpu}}}]});
+    let names: Vec<String> = (0..6).map(|index| format!("p{index}")).collect();
+    for name in &names {
+        world.pod(name, spec.clone()).await;
+    }
+    let pods = world.api::<Pod>();
+    let mut left = names;
+    while !left.is_empty() {
+        let looking = async {
+            loop {
+                for (index, name) in left.iter().enumerate() {
+                    let pod = pods.get(name).await.expect("a pod");
+                    assert!(!is_over(&pod), "{:#?}", pod.status);
+                    if is_running(&pod) {
+                        return index;
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let index = tokio::time::timeout(PATIENCE, looking).await;
+        let name = left.remove(index.expect("one of them runs in time"));
+        let deleted = pods.delete(&name, &DeleteParams::default()).await;
+        deleted.expect("a deletion");
+    }
     world.stop().await;
 }
 

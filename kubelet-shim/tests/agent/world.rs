@@ -26,6 +26,7 @@ pub(crate) struct World {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) agent: Agent,
     pub(crate) lines: mpsc::Receiver<OutputLine>,
+    pub(crate) fabric: Fabric,
     images: ImageStore,
 }
 
@@ -99,13 +100,14 @@ impl World {
         })
         .expect("a runtime");
         let (sender, lines) = mpsc::channel(256);
+        let fabric = Fabric::new(FabricConfig::default()).expect("a network");
         let agent = Agent::start(AgentConfig {
             node_name: "node-1".to_owned(),
             data_dir: folder.path().join("node"),
             client: control_plane.client("default"),
             images: images.clone(),
             runtime,
-            fabric: Fabric::new(FabricConfig::default()).expect("a network"),
+            fabric: fabric.clone(),
             host_path: HostPathPolicy::Refuse,
             output: Some(sender),
             pull_progress: Arc::new(Quiet),
@@ -119,6 +121,7 @@ impl World {
             folder,
             agent,
             lines,
+            fabric,
             images,
         }
     }

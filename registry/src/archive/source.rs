@@ -5,8 +5,13 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 use super::LoadError;
-use crate::rootfs::index::{self, LayerKind};
+use crate::refusal::LayerFault;
+use crate::rootfs::index::{self, LayerIndex, LayerKind};
+use crate::rootfs::inflate::{Compression, InflateFault, UnpackBudget, inflate};
+use crate::store::{ImageStore, Intake, StoreError};
 
 /// Where the files of a layout are read from.
 pub(super) enum Source {
@@ -15,7 +20,16 @@ pub(super) enum Source {
     Tar {
         path: PathBuf,
         members: HashMap<String, (u64, u64)>,
+        /// The tar itself, if it came compressed.
+        _uncompressed: Option<Uncompressed>,
     },
+}
+
+/// A compressed archive's tar, in the store for as long as it is read.
+pub(super) struct Uncompressed {
+    file: NamedTempFile,
+    /// Keeps sweeps from it; dropped after it.
+    _intake: Intake,
 }
 
 /// One file of a layout.
@@ -31,8 +45,8 @@ impl Read for Member {
 }
 
 impl Source {
-    /// Opens a folder or a tar.
-    pub(super) fn open(path: &Path) -> Result<Self, LoadError> {
+    /// Opens a folder or a tar, which may be compressed.
+    pub(super) fn open(store: &ImageStore, path: &Path) -> Result<Self, LoadError> {
         let unreadable = |source| LoadError::Read {
             path: path.to_owned(),
             source,
@@ -40,36 +54,23 @@ impl Source {
         if path.metadata().map_err(unreadable)?.is_dir() {
             return Ok(Self::Folder(path.to_owned()));
         }
-        let mut file = File::open(path).map_err(unreadable)?;
+        let uncompressed = match Compression::of_file(path).map_err(unreadable)? {
+            Compression::None => None,
+            compression => Some(Uncompressed::of(store, path, compression)?),
+        };
+        let tar = match &uncompressed {
+            Some(uncompressed) => uncompressed.file.path().to_owned(),
+            None => path.to_owned(),
+        };
+        let mut file = File::open(&tar).map_err(unreadable)?;
         let index = index::read(&mut file).map_err(|source| LoadError::Archive {
             path: path.to_owned(),
             source,
         })?;
-        let mut members = HashMap::new();
-        for entry in index.entries {
-            match entry.kind {
-                LayerKind::File { offset, len, .. } => {
-                    members.insert(entry.path, (offset, len));
-                }
-                // `docker save` links layers that are the same.
-                LayerKind::Hardlink { target } => {
-                    if let Some(place) = members.get(&target).copied() {
-                        members.insert(entry.path, place);
-                    }
-                }
-                LayerKind::Symlink { target } => {
-                    let folder = entry.path.rsplit_once('/').map_or("", |(folder, _)| folder);
-                    let target = beside(folder, &target);
-                    if let Some(place) = members.get(&target).copied() {
-                        members.insert(entry.path, place);
-                    }
-                }
-                LayerKind::Dir => {}
-            }
-        }
         Ok(Self::Tar {
-            path: path.to_owned(),
-            members,
+            path: tar,
+            members: members_of(index),
+            _uncompressed: uncompressed,
         })
     }
 
@@ -95,7 +96,7 @@ impl Source {
                     Err(error) => Err(error),
                 }
             }
-            Self::Tar { path, members } => {
+            Self::Tar { path, members, .. } => {
                 let Some(&(offset, len)) = members.get(place) else {
                     return Ok(None);
                 };
@@ -108,6 +109,67 @@ impl Source {
             }
         }
     }
+}
+
+impl Uncompressed {
+    fn of(store: &ImageStore, path: &Path, compression: Compression) -> Result<Self, LoadError> {
+        let failed = |source| LoadError::Store {
+            path: path.to_owned(),
+            source,
+        };
+        let refused = |source| LoadError::Compressed {
+            path: path.to_owned(),
+            source,
+        };
+        let intake = Intake::begin_blocking(store).map_err(failed)?;
+        let mut file = store.temporary().map_err(failed)?;
+        let packed = File::open(path).map_err(|source| LoadError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let budget = UnpackBudget::default();
+        let inflated = inflate(packed, compression, file.as_file_mut(), &budget);
+        inflated.map_err(|fault| match fault {
+            InflateFault::Bomb => refused(LayerFault::Bomb),
+            InflateFault::Read(error) => refused(LayerFault::Inflate(error)),
+            InflateFault::Write(source) => failed(StoreError::File {
+                action: "write",
+                path: file.path().to_owned(),
+                source,
+            }),
+        })?;
+        Ok(Self {
+            file,
+            _intake: intake,
+        })
+    }
+}
+
+/// Returns where in the tar each file of the layout lies.
+fn members_of(index: LayerIndex) -> HashMap<String, (u64, u64)> {
+    let mut members = HashMap::new();
+    for entry in index.entries {
+        match entry.kind {
+            LayerKind::File { offset, len, .. } => {
+                members.insert(entry.path, (offset, len));
+            }
+            // `docker save` links layers that are the same.
+            LayerKind::Hardlink { target } => {
+                if let Some(place) = members.get(&target).copied() {
+                    members.insert(entry.path, place);
+                }
+            }
+            LayerKind::Symlink { target } => {
+                let folder = entry.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+                let target = beside(folder, &target);
+                if let Some(place) = members.get(&target).copied() {
+                    members.insert(entry.path, place);
+                }
+            }
+            LayerKind::Dir => {}
+        }
+    }
+    members
 }
 
 /// Returns where a relative link in a folder of the archive leads, as a place in the archive.

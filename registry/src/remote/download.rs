@@ -8,7 +8,7 @@ use oci_distribution::client::{BlobResponse, LayerDescriptor};
 use oci_distribution::errors::OciDistributionError;
 use tokio::sync::mpsc;
 
-use super::error::RegistryError;
+use super::error::{RegistryError, is_wrong_content};
 use super::retry::RetryPolicy;
 use super::session::Session;
 use crate::image::Progress;
@@ -184,6 +184,8 @@ impl Downloads<'_> {
                 Ok(chunk) => chunk,
                 // The library's own check of a whole blob ends here; ours is the reader's.
                 Err(_) if *arrived >= size => return Ok(Ended::Complete),
+                // The same check of a blob that is too short: the registry has no more of it.
+                Err(error) if is_wrong_content(&error) => return Ok(Ended::Short),
                 Err(error) => return Err(library(OciDistributionError::IoError(error))),
             };
             let skipped = skip.min(chunk.len() as u64);

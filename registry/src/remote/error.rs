@@ -1,6 +1,6 @@
 //! What registries answer when they do not give what was asked for.
 
-use oci_distribution::errors::{OciDistributionError, OciErrorCode};
+use oci_distribution::errors::{DigestError, OciDistributionError, OciErrorCode};
 
 use crate::refusal::FailureClass;
 
@@ -99,18 +99,21 @@ impl RegistryError {
             repository: repository.to_owned(),
             hint: "",
         };
-        match error {
-            OciDistributionError::ServerError { code: 404, .. } => not_found(registry),
-            OciDistributionError::ServerError {
-                code: 401 | 403, ..
-            }
-            | OciDistributionError::AuthenticationFailure(_)
-            | OciDistributionError::UnauthorizedError { .. } => denied(registry),
-            OciDistributionError::ServerError { code, message, .. } => Self::Status {
+        let answered = |registry, status, message| match status {
+            404 => not_found(registry),
+            401 | 403 => denied(registry),
+            status => Self::Status {
                 registry,
-                status: code,
+                status,
                 message,
             },
+        };
+        match error {
+            OciDistributionError::AuthenticationFailure(_)
+            | OciDistributionError::UnauthorizedError { .. } => denied(registry),
+            OciDistributionError::ServerError { code, message, .. } => {
+                answered(registry, code, message)
+            }
             OciDistributionError::RegistryError { envelope, .. } => {
                 let Some(first) = envelope.errors.into_iter().next() else {
                     return Self::Protocol {
@@ -136,9 +139,18 @@ impl RegistryError {
                     },
                 }
             }
-            OciDistributionError::RequestError(source) => Self::Unreachable {
+            // Some calls of the library make an error of an answer.
+            OciDistributionError::RequestError(source) => match source.status() {
+                Some(status) => answered(registry, status.as_u16(), String::new()),
+                None => Self::Unreachable {
+                    registry,
+                    // The address stands in the sentence already.
+                    source: source.without_url().into(),
+                },
+            },
+            OciDistributionError::IoError(source) if is_wrong_content(&source) => Self::Protocol {
                 registry,
-                source: source.into(),
+                what: source.to_string(),
             },
             OciDistributionError::IoError(source) => Self::Unreachable {
                 registry,
@@ -150,6 +162,13 @@ impl RegistryError {
             },
         }
     }
+}
+
+/// Returns whether a blob arrived to its end and is not what its digest says, as the library finds it.
+pub(super) fn is_wrong_content(error: &std::io::Error) -> bool {
+    error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<DigestError>())
 }
 
 /// A registry's words are shown shortly and without control characters.

@@ -1,5 +1,6 @@
 //! A conversation with one registry about one repository.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,8 +36,16 @@ pub(super) struct Session {
     reference: Reference,
     credentials: Option<Credentials>,
     access: Access,
-    unprotected: bool,
+    /// Empty until a registry on this machine has shown it.
+    scheme: OnceLock<Scheme>,
     state: Mutex<State>,
+}
+
+/// How a registry is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Plain,
+    Tls,
 }
 
 /// What was agreed with the registry so far.
@@ -71,9 +80,10 @@ impl Session {
                 }
             })?,
         };
-        let unprotected = match store.inner.options.plain_http {
-            PlainHttp::Loopback => reference.is_loopback(),
-            PlainHttp::Always => true,
+        let scheme = match store.inner.options.plain_http {
+            PlainHttp::Loopback if reference.is_loopback() => OnceLock::new(),
+            PlainHttp::Loopback => Scheme::Tls.into(),
+            PlainHttp::Always => Scheme::Plain.into(),
         };
         let http = match store.inner.http.get() {
             Some(client) => client.clone(),
@@ -96,7 +106,7 @@ impl Session {
             reference,
             credentials,
             access,
-            unprotected,
+            scheme,
             state,
         })
     }
@@ -144,10 +154,9 @@ impl Session {
             return Ok(client.clone());
         }
         let config = ClientConfig {
-            protocol: if self.unprotected {
-                ClientProtocol::Http
-            } else {
-                ClientProtocol::Https
+            protocol: match self.scheme() {
+                Scheme::Plain => ClientProtocol::Http,
+                Scheme::Tls => ClientProtocol::Https,
             },
             use_monolithic_push: true,
             connect_timeout: Some(CONNECT_TIMEOUT),
@@ -176,9 +185,7 @@ impl Session {
     /// Asks for a new token: the last one has run out, or none was asked for yet.
     pub(super) async fn renew(&self) -> Result<(), RegistryError> {
         *self.state.lock().await = State::default();
-        let url = format!("{}/v2/", self.base());
-        let response = self.request(Method::GET, &url).send().await;
-        let response = response.map_err(|source| self.unreachable(source))?;
+        let response = self.ask(&Method::GET, "/v2/", None).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let grant = self.grant(response.headers()).await?;
             self.state.lock().await.grant = Some(grant);
@@ -187,17 +194,9 @@ impl Session {
     }
 
     async fn send(&self, method: Method, name: &str) -> Result<Response, RegistryError> {
-        let url = format!(
-            "{}/v2/{}/manifests/{name}",
-            self.base(),
-            self.reference.repository()
-        );
+        let path = format!("/v2/{}/manifests/{name}", self.reference.repository());
         let known = self.state.lock().await.grant.clone();
-        let first = self
-            .authorised(self.request(method.clone(), &url), known.as_ref())
-            .send()
-            .await;
-        let first = first.map_err(|source| self.unreachable(source))?;
+        let first = self.ask(&method, &path, known.as_ref()).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
             return self.judged(first, name).await;
         }
@@ -206,18 +205,59 @@ impl Session {
             grant: Some(grant.clone()),
             client: None,
         };
-        let second = self
-            .authorised(self.request(method, &url), Some(&grant))
-            .send()
-            .await;
-        let second = second.map_err(|source| self.unreachable(source))?;
+        let second = self.ask(&method, &path, Some(&grant)).await?;
         self.judged(second, name).await
     }
 
-    fn request(&self, method: Method, url: &str) -> RequestBuilder {
+    /// Sends one request. The first to a registry on this machine finds out whether it speaks TLS.
+    async fn ask(
+        &self,
+        method: &Method,
+        path: &str,
+        grant: Option<&Grant>,
+    ) -> Result<Response, RegistryError> {
+        let send = |scheme| self.request(scheme, method, path, grant).send();
+        let settled = self.scheme.get().copied();
+        let plain = match (settled, send(self.scheme()).await) {
+            (Some(_), answer) => return answer.map_err(|source| self.unreachable(source)),
+            (None, plain) => plain,
+        };
+        if !may_want_tls(&plain) {
+            if plain.is_ok() {
+                self.settle(Scheme::Plain);
+            }
+            return plain.map_err(|source| self.unreachable(source));
+        }
+        match send(Scheme::Tls).await {
+            Ok(answer) => {
+                self.settle(Scheme::Tls);
+                Ok(answer)
+            }
+            // It speaks TLS, and who does not prove who it is, is not spoken to without either.
+            Err(error) if is_of_certificate(&error) => Err(self.unreachable(error)),
+            Err(_) => plain.map_err(|source| self.unreachable(source)),
+        }
+    }
+
+    fn request(
+        &self,
+        scheme: Scheme,
+        method: &Method,
+        path: &str,
+        grant: Option<&Grant>,
+    ) -> RequestBuilder {
+        let scheme = match scheme {
+            Scheme::Plain => "http",
+            Scheme::Tls => "https",
+        };
+        let url = format!(
+            "{scheme}://{}{path}",
+            self.reference.wire().resolve_registry()
+        );
         let accepted = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX].join(", ");
         let accepted = HeaderValue::from_str(&accepted).expect("media types are header values");
-        self.http.request(method, url).header(ACCEPT, accepted)
+        let request = self.http.request(method.clone(), url);
+        self.authorised(request.header(ACCEPT, accepted), grant)
     }
 
     fn authorised(&self, request: RequestBuilder, grant: Option<&Grant>) -> RequestBuilder {
@@ -277,7 +317,8 @@ impl Session {
 
     async fn token(&self, realm: &str, service: Option<&str>) -> Result<String, RegistryError> {
         let scope = (self.reference.repository(), self.access);
-        let url = token_url((realm, service), scope, self.unprotected)
+        let unprotected = self.scheme() == Scheme::Plain;
+        let url = token_url((realm, service), scope, unprotected)
             .ok_or_else(|| self.protocol("its token server has no usable address"))?;
         let request = match &self.credentials {
             None => self.http.get(url),
@@ -329,9 +370,14 @@ impl Session {
         Ok(bytes.into())
     }
 
-    fn base(&self) -> String {
-        let scheme = if self.unprotected { "http" } else { "https" };
-        format!("{scheme}://{}", self.reference.wire().resolve_registry())
+    /// Returns how the registry is spoken to: plainly until it is known to speak TLS.
+    fn scheme(&self) -> Scheme {
+        self.scheme.get().copied().unwrap_or(Scheme::Plain)
+    }
+
+    fn settle(&self, scheme: Scheme) {
+        // Requests that find it out at the same time find the same.
+        let _ = self.scheme.set(scheme);
     }
 
     fn unreachable(&self, source: reqwest::Error) -> RegistryError {
@@ -362,3 +408,29 @@ impl Session {
         }
     }
 }
+
+/// Returns whether a plain request met what may be a TLS server: some answer 400, of which a `HEAD`
+/// shows nothing else, and others end the connection.
+fn may_want_tls(plain: &reqwest::Result<Response>) -> bool {
+    match plain {
+        Ok(answer) => answer.status() == StatusCode::BAD_REQUEST,
+        Err(error) => !error.is_connect() && !error.is_timeout(),
+    }
+}
+
+/// Returns whether a connection failed since the registry's certificate is not trusted. The TLS library's
+/// own error cannot be had through two others; its words are the same for all reasons.
+fn is_of_certificate(error: &reqwest::Error) -> bool {
+    // The outermost sentence holds the address, and so whatever an image may be called.
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.to_string().contains("certificate") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests;

@@ -140,10 +140,10 @@ pub(crate) fn read(file: &mut File) -> Result<LayerIndex, TarFault> {
     let mut overrides = Overrides::default();
     let mut headers = 0usize;
     let mut archive = tar::Archive::new(file);
-    let entries = archive.entries_with_seek().map_err(TarFault::Read)?;
+    let entries = archive.entries_with_seek().map_err(unreadable)?;
     // `raw` hands over extended headers as entries: the library would read them without a bound.
     for entry in entries.raw(true) {
-        let mut entry = entry.map_err(TarFault::Read)?;
+        let mut entry = entry.map_err(unreadable)?;
         headers += 1;
         // An entry has up to three headers before it.
         if index.entries.len() >= ENTRIES_MAX || headers > 4 * ENTRIES_MAX {
@@ -244,6 +244,22 @@ impl LayerIndex {
         });
         Ok(())
     }
+}
+
+/// The library quotes what it cannot read, and that may be any bytes: they are no text for a terminal.
+fn unreadable(error: io::Error) -> TarFault {
+    let mut texts = vec![error.to_string()];
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        texts.push(cause.to_string());
+        source = cause.source();
+    }
+    let is_text = |letter: char| letter == ' ' || letter.is_ascii_graphic();
+    if texts.iter().all(|text| text.chars().all(is_text)) {
+        return TarFault::Read(error);
+    }
+    let plain = "a header holds bytes that are no text";
+    TarFault::Read(io::Error::new(error.kind(), plain))
 }
 
 /// Returns the digest of an entry's bytes if they begin like a module.

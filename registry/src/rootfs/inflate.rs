@@ -1,6 +1,8 @@
 //! Turns a layer as it travels into its uncompressed tar, hashing both sides in one pass.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::digest::{Digest, Hashing};
@@ -42,6 +44,19 @@ pub(crate) enum InflateFault {
     Write(io::Error),
     /// The budget is used up.
     Bomb,
+}
+
+impl Compression {
+    /// Tells by its first bytes how a file is compressed.
+    pub(crate) fn of_file(path: &Path) -> io::Result<Self> {
+        let mut head = Vec::new();
+        File::open(path)?.take(4).read_to_end(&mut head)?;
+        Ok(match head.as_slice() {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd] => Self::Zstd,
+            _ => Self::None,
+        })
+    }
 }
 
 impl Default for UnpackBudget {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::OwnedMutexGuard;
 
@@ -19,7 +19,7 @@ const LOOK_AGAIN_MAX: Duration = Duration::from_millis(50);
 /// A locked file; the system releases it however the process ends.
 #[derive(Debug)]
 pub(crate) struct FileLock {
-    _file: File,
+    file: File,
 }
 
 /// Whether others may hold the same lock.
@@ -49,10 +49,15 @@ impl FileLock {
             Mode::Exclusive => file.try_lock(),
         };
         match locked {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(fault(source)),
         }
+    }
+
+    /// Makes the file's age that of this moment. Without it only less is known.
+    pub(crate) fn touch(&self) {
+        let _ = self.file.set_modified(SystemTime::now());
     }
 
     /// Waits for a shared lock. Only for locks whose exclusive holders are quick.

@@ -1,5 +1,6 @@
 //! The records that say which images are here and what they are called.
 
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,17 @@ pub(crate) struct Name {
     pub(crate) resolved: Digest,
     /// Seconds since 1970 when the name was given.
     pub(crate) stored: u64,
+    /// The whole path of the local file that was packed under this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<String>,
+}
+
+impl Name {
+    /// Returns whether a digest in the name is that of what it stands for.
+    pub(crate) fn is_honest(&self, reference: &Reference) -> bool {
+        let of = |digest: Digest| reference.digest() == Some(digest.to_string().as_str());
+        reference.digest().is_none() || of(self.manifest) || of(self.resolved)
+    }
 }
 
 /// A name in the store and the image it stands for.
@@ -166,9 +178,13 @@ impl ImageStore {
         let missing = || StoreError::NotFound {
             reference: reference.to_string(),
         };
-        let manifest = self.lookup(reference)?.ok_or_else(missing)?;
-        self.record(manifest)?.ok_or_else(missing)?;
         let named = self.name(reference)?;
+        // A name that lies about its digest can be taken away, too.
+        let manifest = match &named {
+            Some(name) => name.manifest,
+            None => self.lookup(reference)?.ok_or_else(missing)?,
+        };
+        self.record(manifest)?.ok_or_else(missing)?;
         let others = self.names()?.into_iter().any(|name| {
             name.manifest == manifest
                 && named
@@ -229,8 +245,13 @@ impl ImageStore {
             manifest,
             resolved,
             stored,
+            origin: None,
         };
-        write_json(self, &self.name_path(reference), &name)
+        self.put_name(reference, &name)
+    }
+
+    pub(super) fn put_name(&self, reference: &Reference, name: &Name) -> Result<(), StoreError> {
+        write_json(self, &self.name_path(reference), name)
     }
 
     pub(crate) fn record(&self, manifest: Digest) -> Result<Option<ImageRecord>, StoreError> {
@@ -258,7 +279,7 @@ impl ImageStore {
             .collect())
     }
 
-    fn names(&self) -> Result<Vec<Name>, StoreError> {
+    pub(super) fn names(&self) -> Result<Vec<Name>, StoreError> {
         let files = list(&self.inner.dir.join("names"))?;
         files
             .iter()
@@ -267,7 +288,7 @@ impl ImageStore {
     }
 
     /// A name's file is called by the name's hash: names hold letters that file systems do not.
-    fn name_path(&self, reference: &Reference) -> std::path::PathBuf {
+    pub(super) fn name_path(&self, reference: &Reference) -> PathBuf {
         self.json_path("names", Digest::of(reference.canonical().as_bytes()))
     }
 }

@@ -110,6 +110,155 @@ fn what_docker_save_writes_is_loaded() {
     assert_eq!(loaded[0].reference.to_string(), "docker.io/team/app:v1");
 }
 
+/// Returns the output of `docker save` for images of one module each, called by tags.
+fn saved(images: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut files = Vec::new();
+    let mut entries = Vec::new();
+    for (at, (tag, content)) in images.iter().enumerate() {
+        let layer = tar(&[("app.wasm", &wasm(content))]);
+        let config = json!({"architecture": "wasm", "os": "wasi",
+            "config": {"Cmd": ["/app.wasm"]},
+            "rootfs": {"type": "layers", "diff_ids": [digest_of(&layer)]}});
+        let (place, settings) = (format!("{at}.tar"), format!("{at}.json"));
+        entries.push(json!({"Config": settings, "RepoTags": [tag], "Layers": [place]}));
+        files.push((settings, config.to_string().into_bytes()));
+        files.push((place, layer));
+    }
+    let entries = serde_json::Value::from(entries).to_string();
+    files.push(("manifest.json".to_owned(), entries.into_bytes()));
+    let files: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+        .collect();
+    tar(&files)
+}
+
+/// A digest in a pod's image is there so that nothing else can be run in its place.
+#[tokio::test]
+async fn no_image_is_given_a_digest_that_is_not_its_own() {
+    let (registry, place) = (Registry::start().await, Place::new());
+    let digest = digest_of(b"something else");
+    let pinned: Reference = format!("r.io/a@{digest}").parse().expect("a reference");
+    let module = module_at(&place, b"hello");
+    let spec = BuildSpec {
+        reference: pinned.clone(),
+        module: module.clone(),
+        form: BuildForm::Artifact,
+    };
+    let error = place.store.build(&spec, &NoForbidden).expect_err("refused");
+    assert!(told(&error).contains("under a digest"), "{}", told(&error));
+
+    let archive = place.dir.path().join("saved.tar");
+    fs::write(&archive, saved(&[("r.io/a:v1", b"x")])).expect("a file");
+    let error = place
+        .store
+        .load(&archive, Some(&pinned), &NoForbidden, &Quiet)
+        .expect_err("refused");
+    assert!(told(&error).contains("under a digest"), "{}", told(&error));
+
+    fs::write(&archive, saved(&[(&pinned.to_string(), b"x")])).expect("a file");
+    let error = place.store.load(&archive, None, &NoForbidden, &Quiet);
+    let line = told(&error.expect_err("refused"));
+    assert!(
+        line.contains(&format!("`{digest}` was asked for")),
+        "{line}"
+    );
+    assert_eq!(place.content(), Vec::<String>::new());
+
+    // Another name in its place is as good as any, and so is the digest that the image has.
+    let named: Reference = "r.io/a:v1".parse().expect("a reference");
+    place
+        .store
+        .load(&archive, Some(&named), &NoForbidden, &Quiet)
+        .expect("loaded");
+    let layout = place.dir.path().join("layout");
+    let made = prepare(&registry, &[tar(&[("app.wasm", &wasm(b"x"))])]);
+    let (own, _) = made.publish(&registry, "v1");
+    write_layout(&layout, &registry, &own);
+    let index = fs::read_to_string(layout.join("index.json")).expect("readable");
+    let index = index.replace("\"v7\"", &format!("\"r.io/a@{own}\""));
+    fs::write(layout.join("index.json"), index).expect("a file");
+    let loaded = place.store.load(&layout, None, &NoForbidden, &Quiet);
+    let loaded = loaded.unwrap_or_else(|error| panic!("{}", told(&error)));
+    assert_eq!(loaded[0].reference.to_string(), format!("r.io/a@{own}"));
+}
+
+/// Earlier versions wrote such records.
+#[test]
+fn a_record_whose_name_has_another_digest_counts_as_absent_and_can_be_removed() {
+    let place = Place::new();
+    drop(build(&place, "r.io/a:v1", BuildForm::Artifact));
+    let digest = digest_of(b"something else");
+    let pinned = format!("r.io/a@{digest}");
+    let names = place.dir.path().join("names");
+    let honest = fs::read_dir(&names).expect("a folder").next();
+    let record = fs::read_to_string(honest.expect("one").expect("readable").path());
+    let record = record.expect("readable").replace("r.io/a:v1", &pinned);
+    let file = digest_of(pinned.as_bytes()).replace("sha256:", "") + ".json";
+    fs::write(names.join(file), record).expect("a file");
+    let pinned: Reference = pinned.parse().expect("a reference");
+    assert!(place.store.find(&pinned).expect("a store").is_none());
+    place.store.remove(&pinned).expect("removed");
+    assert_eq!(place.store.list().expect("a list").len(), 1);
+}
+
+#[test]
+fn an_archive_is_loaded_however_it_is_compressed() {
+    let place = Place::new();
+    let bytes = saved(&[("r.io/a:v1", b"1"), ("r.io/b:v1", b"2")]);
+    let zstd = zstd::stream::encode_all(&bytes[..], 1).expect("memory");
+    for (name, packed) in [("saved.tar.gz", gzip(&bytes)), ("saved.tar.zst", zstd)] {
+        let path = place.dir.path().join(name);
+        fs::write(&path, &packed).expect("a file");
+        let loaded = place.store.load(&path, None, &NoForbidden, &Quiet);
+        let loaded = loaded.unwrap_or_else(|error| panic!("{}", told(&error)));
+        assert_eq!(loaded.len(), 2);
+        drop(loaded);
+        for name in ["r.io/a:v1", "r.io/b:v1"] {
+            let name = name.parse().expect("a reference");
+            place.store.remove(&name).expect("removed");
+        }
+        assert_eq!(place.content(), Vec::<String>::new());
+
+        fs::write(&path, &packed[..packed.len() / 2]).expect("a file");
+        let error = place.store.load(&path, None, &NoForbidden, &Quiet);
+        let line = told(&error.expect_err("refused"));
+        assert!(line.contains("cannot be uncompressed"), "{line}");
+        assert_eq!(place.content(), Vec::<String>::new());
+    }
+}
+
+/// A terminal would obey them.
+#[test]
+fn what_is_no_archive_is_refused_without_its_bytes() {
+    let place = Place::new();
+    let path = place.dir.path().join("noise");
+    for bytes in [noise(2048), vec![0x1b; 2048]] {
+        fs::write(&path, bytes).expect("a file");
+        let error = place.store.load(&path, None, &NoForbidden, &Quiet);
+        let line = told(&error.expect_err("refused"));
+        assert!(line.contains("is not an archive of images"), "{line}");
+        assert!(line.is_ascii() && !line.contains('\u{1b}'), "{line:?}");
+    }
+}
+
+#[test]
+fn one_name_is_not_given_to_two_images() {
+    let place = Place::new();
+    let path = place.dir.path().join("saved.tar");
+    let name: Reference = "r.io/c:v1".parse().expect("a reference");
+    let load = |images: &[(&str, &[u8])]| {
+        fs::write(&path, saved(images)).expect("a file");
+        place.store.load(&path, Some(&name), &NoForbidden, &Quiet)
+    };
+    let error = load(&[("r.io/a:v1", b"1"), ("r.io/b:v1", b"2")]).expect_err("refused");
+    assert!(told(&error).contains("holds 2 images"), "{}", told(&error));
+    assert_eq!(place.content(), Vec::<String>::new());
+    // Two names of one image are another thing.
+    let loaded = load(&[("r.io/a:v1", b"1"), ("r.io/b:v1", b"1")]).expect("loaded");
+    assert_eq!((loaded.len(), &loaded[0].reference), (1, &name));
+}
+
 #[tokio::test]
 async fn a_damaged_or_incomplete_layout_is_refused_by_name_and_nothing_stays() {
     let (registry, place) = (Registry::start().await, Place::new());

@@ -344,6 +344,12 @@ async fn lies_about_digests_and_sizes_are_refused_and_nothing_stays() {
         line.contains("it has 9 bytes") || line.contains("416"),
         "{line}"
     );
+    // Of a whole blob the library says it first: other bytes, and fewer.
+    registry.fault(Fault::NoRange);
+    let line = refused(&place, &registry, "app:v1").await;
+    assert!(line.contains("it has 9 bytes"), "{line}");
+    let retries = place.watcher.retries.lock().expect("no panic").clone();
+    assert_eq!(retries, Vec::<String>::new());
     registry.mend();
 
     let forged = json!({"schemaVersion": 2}).to_string().into_bytes();

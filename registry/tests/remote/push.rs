@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use coracle_registry::{BuildForm, BuildSpec, ImageContent, PushOptions, Quiet};
+use coracle_registry::{
+    BuildForm, BuildSpec, Credentials, FailureClass, ImageContent, PushOptions, Quiet,
+};
 
 use crate::images::*;
 use crate::server::{Fault, Registry};
@@ -96,4 +98,46 @@ async fn what_has_no_tag_or_is_not_here_is_not_pushed() {
         assert!(told(&error).contains(expected), "{}", told(&error));
     }
     assert_eq!(registry.requests(), Vec::<String>::new());
+}
+
+/// What a wrong password does not open, it does not open at the fifth attempt either.
+#[tokio::test]
+async fn a_push_that_the_registry_does_not_let_in_is_refused_at_once() {
+    let (registry, place) = (Registry::start().await, Place::new());
+    let module = place.dir.path().join("hello.wasm");
+    std::fs::write(&module, wasm(b"x")).expect("a file");
+    let name = reference(&registry, "team/hello:v1");
+    let spec = BuildSpec {
+        reference: name.clone(),
+        module,
+        form: BuildForm::Artifact,
+    };
+    place.store.build(&spec, &NoForbidden).expect("an image");
+    let options = PushOptions {
+        credentials: Some(Credentials::parse("user:wrong").expect("credentials")),
+        progress: place.watcher.clone(),
+    };
+    let check = async |fault: Fault, class: FailureClass, expected: &str| {
+        registry.fault(fault);
+        let error = place.store.push(&name, &options).await;
+        let error = error.expect_err("refused");
+        let line = told(&error);
+        assert_eq!(error.class(), class, "{line}");
+        assert!(line.contains(expected), "{line}");
+        registry.mend();
+        std::mem::take(&mut *place.watcher.retries.lock().expect("no panic")).len()
+    };
+    let status = |status| Fault::Status {
+        path: "/blobs/",
+        status,
+        times: 99,
+    };
+    let denied = "refuses access to `team/hello`";
+    assert_eq!(check(Fault::Basic, FailureClass::Final, denied).await, 0);
+    assert_eq!(check(status(403), FailureClass::Final, denied).await, 0);
+    let other = "answers 410";
+    assert_eq!(check(status(410), FailureClass::Final, other).await, 0);
+    // A registry that is not well may be so later.
+    let unwell = "answers 503";
+    assert_eq!(check(status(503), FailureClass::Retry, unwell).await, 2);
 }

@@ -83,3 +83,103 @@ async fn what_a_dead_writer_left_is_removed() {
     assert!(!draft.exists());
     drop(lock);
 }
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn numbered(number: u8) -> CodeDigest {
+    CodeDigest::of(&[number])
+}
+
+/// Publishes ten bytes of code, last used so long ago, for the engine `fits`.
+async fn publish_used(root: &Path, fits: &str, number: u8, ago: Duration) {
+    let cache = Cache::open(root, fits).expect("a cache");
+    let lock = cache.lock(&numbered(number)).await.expect("a lock");
+    fs::write(lock.draft(), b"ten bytes.").expect("writable");
+    lock.publish(&artefact(b"ten bytes.")).expect("writable");
+    for extension in ["json", "cwasm"] {
+        let file = File::options()
+            .write(true)
+            .open(cache.path(&numbered(number), extension));
+        let at = SystemTime::now() - ago;
+        file.expect("it was published")
+            .set_modified(at)
+            .expect("settable");
+    }
+}
+
+fn is_there(root: &Path, fits: &str, number: u8) -> bool {
+    let cache = Cache::open(root, fits).expect("a cache");
+    let found = cache.find(&numbered(number)).is_some();
+    assert_eq!(cache.path(&numbered(number), "cwasm").exists(), found);
+    found
+}
+
+// Every rebuild of a program and every update of the engine leaves code that nobody asks for again.
+#[tokio::test]
+async fn code_that_nobody_used_for_a_month_is_removed_of_every_engine() {
+    let root = TempDir::new().expect("a folder");
+    let root = root.path();
+    publish_used(root, "old", 1, 31 * DAY).await;
+    publish_used(root, "new", 2, 31 * DAY).await;
+    publish_used(root, "new", 3, 29 * DAY).await;
+    eviction::look_through(root, SystemTime::now(), u64::MAX).expect("it is looked through");
+    assert!(!is_there(root, "old", 1) && !is_there(root, "new", 2));
+    assert!(is_there(root, "new", 3));
+    // Finding it was a use.
+    let later = SystemTime::now() + 2 * DAY;
+    eviction::look_through(root, later, u64::MAX).expect("it is looked through");
+    assert!(is_there(root, "new", 3));
+}
+
+#[tokio::test]
+async fn of_too_much_code_the_oldest_goes_and_what_was_used_today_stays() {
+    let root = TempDir::new().expect("a folder");
+    let root = root.path();
+    for (number, ago) in [(1, 3 * DAY), (2, 2 * DAY), (3, HOUR)] {
+        publish_used(root, "fits", number, ago).await;
+    }
+    let of_one = entry_bytes(root);
+    eviction::look_through(root, SystemTime::now(), 2 * of_one).expect("it is looked through");
+    assert!(!is_there(root, "fits", 1));
+    let cache = Cache::open(root, "fits").expect("a cache");
+    assert!(cache.path(&numbered(2), "cwasm").exists());
+    eviction::look_through(root, SystemTime::now(), 0).expect("it is looked through");
+    assert!(!is_there(root, "fits", 2) && is_there(root, "fits", 3));
+}
+
+/// Returns the bytes of one of the equal entries.
+fn entry_bytes(root: &Path) -> u64 {
+    let cache = Cache::open(root, "fits").expect("a cache");
+    let length = |extension| cache.path(&numbered(1), extension).metadata();
+    let lengths = ["json", "cwasm"].map(|extension| length(extension).expect("it is there").len());
+    lengths.iter().sum()
+}
+
+#[tokio::test]
+async fn code_that_someone_writes_stays() {
+    let root = TempDir::new().expect("a folder");
+    let root = root.path();
+    publish_used(root, "fits", 1, 31 * DAY).await;
+    let cache = Cache::open(root, "fits").expect("a cache");
+    let lock = cache.lock(&numbered(1)).await.expect("a lock");
+    eviction::look_through(root, SystemTime::now(), 0).expect("it is looked through");
+    drop(lock);
+    assert!(is_there(root, "fits", 1));
+}
+
+#[tokio::test]
+async fn the_folder_is_looked_through_once_a_day() {
+    let root = TempDir::new().expect("a folder");
+    let root = root.path();
+    publish_used(root, "fits", 1, 31 * DAY).await;
+    let (cache, now) = (
+        Cache::open(root, "fits").expect("a cache"),
+        SystemTime::now(),
+    );
+    let code = cache.path(&numbered(1), "cwasm");
+    eviction::look_through_daily(root, &cache.folder, now + 23 * HOUR);
+    assert!(code.exists(), "the folder was made within a day");
+    eviction::look_through_daily(root, &cache.folder, now + 25 * HOUR);
+    assert!(!code.exists());
+}

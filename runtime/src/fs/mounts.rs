@@ -12,7 +12,7 @@ use super::node::{Kind, Layer, Mode, NodeRef, Outcome};
 use super::overlay::{Overlay, ROOT};
 use super::resolve::{Last, Walk};
 use super::tree::NodeKind;
-use super::user::User;
+use super::user::{NewPermissions, User};
 use super::{Access, FileSystem, FsError, LiveTree, Mount, MountSource, Tree, path};
 
 /// The mounts of a container.
@@ -288,16 +288,27 @@ fn inside(volume: &Arc<Overlay>, sub_path: &str) -> io::Result<Source> {
     if let Ok(Some((NodeRef::Overlay(_, inode), kind))) = found.map(|found| found.node) {
         return Ok(source(inode, kind));
     }
+    // As from Kubernetes, a new folder has the mode of the volume's own.
+    let of_volume = volume.stat(ROOT).map_err(io::Error::other)?.permissions;
+    let of_volume = NewPermissions {
+        mode: Some(of_volume.mode),
+        ..NewPermissions::default()
+    };
     let mut at = ROOT;
     for name in names {
-        match volume.make_dir(at, name, &alone.user) {
-            Ok(()) | Err(ErrorCode::Exist) => {}
+        let is_new = match volume.make_dir(at, name, &alone.user) {
+            Ok(()) => true,
+            Err(ErrorCode::Exist) => false,
             Err(code) => return Err(io::Error::other(code)),
-        }
+        };
         at = match volume.lookup(at, name).map_err(io::Error::other)? {
             Some((inode, Kind::Dir)) => inode,
             Some(_) | None => return Err(io::ErrorKind::NotADirectory.into()),
         };
+        if is_new {
+            let set = volume.set_permissions(at, of_volume, &alone.user);
+            set.map_err(io::Error::other)?;
+        }
     }
     Ok(source(at, Kind::Dir))
 }

@@ -99,7 +99,11 @@ async fn answer(
     crew: Crew,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts > 1 {
+        return Ok(Reply::ManyHosts.response());
+    }
+    if hosts == 0 && request.uri().authority().is_none() {
         return Ok(Reply::NoHost.response());
     }
     Ok(guest::answer(&server, &crew, request).await)

@@ -10,6 +10,8 @@ use http_body_util::Full;
 pub(super) enum Reply {
     /// The request names no host, which a guest could not be told either.
     NoHost,
+    /// The request names several hosts: whoever is before us may have meant another one.
+    ManyHosts,
     /// The guest failed before it answered, or answered with an error.
     GuestFailed,
     /// Every instance of the container was busy for too long.
@@ -22,6 +24,10 @@ impl Reply {
     fn parts(self) -> (StatusCode, &'static str) {
         match self {
             Reply::NoHost => (StatusCode::BAD_REQUEST, "the request names no host\n"),
+            Reply::ManyHosts => (
+                StatusCode::BAD_REQUEST,
+                "the request names more than one host\n",
+            ),
             Reply::GuestFailed => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the program failed to answer\n",

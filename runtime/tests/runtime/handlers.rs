@@ -229,6 +229,23 @@ async fn a_request_without_a_host_is_a_bad_request() {
     assert!(answer.contains(" 400 "), "{answer}");
 }
 
+// RFC 9112, section 3.2: two readers of one request could see two hosts.
+#[tokio::test]
+async fn a_request_with_two_hosts_is_a_bad_request() {
+    let served = plain(&guests::answers()).await;
+    for hosts in ["host: pod\r\nhost: other\r\n", "host: pod\r\nHost: pod\r\n"] {
+        let mut stream = served.connect().await;
+        let request = format!("GET / HTTP/1.1\r\n{hosts}connection: close\r\n\r\n");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("the handler reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.contains(" 400 "), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_stopped_handler_finishes_and_exits_143() {
     let served = plain(&guests::answers()).await;

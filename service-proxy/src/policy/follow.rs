@@ -86,7 +86,9 @@ pub(crate) async fn follow(client: Client, mut state: State) {
     }
 }
 
-/// Waits for news. Every branch is safe to cancel: streams give nothing before they are ready.
+/// Waits for news. Every branch is safe to cancel: streams give nothing before they are ready. Policies
+/// come first: a pod that was made after a policy must not be judged without it. Pods are last, as they
+/// are many and must not keep what is compiled waiting.
 async fn next(
     policies: &mut BoxStream<'static, Event<DeserializeGuard<NetworkPolicy>>>,
     world: Option<&mut World>,
@@ -117,10 +119,11 @@ async fn next(
         }
     };
     let news = tokio::select! {
+        biased;
         event = policies.next() => event.map(News::Policy),
-        event = pods => event,
-        event = namespaces => event,
         () = compile => Some(News::Compile),
+        event = namespaces => event,
+        event = pods => event,
     };
     news.unwrap_or(News::End)
 }

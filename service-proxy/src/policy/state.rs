@@ -124,7 +124,10 @@ impl State {
     }
 
     pub(crate) fn policy(&mut self, change: Change<Key, Policy>) {
-        self.is_stale |= self.policies.apply(change);
+        if self.policies.apply(change) {
+            self.is_stale = true;
+            self.table.fall_behind();
+        }
         if !self.needs_pods() {
             self.pods.forget();
             self.namespaces.forget();
@@ -169,21 +172,24 @@ impl State {
         }
         if let Some(old) = old.filter(|old| new.as_ref().is_none_or(|new| new.uid != old.uid)) {
             self.table.set(&old.uid, None);
+            self.table.forget(&old.uid);
         }
         if let Some(new) = new.filter(|new| self.is_here(new)) {
             self.table.set(&new.uid, self.world.rules_of(&new));
+            self.table.judged(&new.uid);
         }
     }
 
-    /// Compiles everything anew. Sets are filled before rules with them are in force; the first time
-    /// opens the table.
+    /// Compiles everything anew. Sets are filled before rules with them are in force, and these are
+    /// before pods that wait for them may start; the first time opens the table.
     pub(crate) fn compile(&mut self) {
         let namespaces = self.namespaces.objects.clone();
         let world = World::new(self.policies.objects.values(), namespaces);
         let pods = self.pods.objects.values();
         pods.clone().for_each(|pod| world.enter(pod));
-        let mut selected = HashSet::new();
+        let (mut selected, mut judged) = (HashSet::new(), HashSet::new());
         for pod in pods.filter(|pod| self.is_here(pod)) {
+            judged.insert(pod.uid.clone());
             if let Some(rules) = world.rules_of(pod) {
                 self.table.set(&pod.uid, Some(rules));
                 selected.insert(pod.uid.as_str());
@@ -196,6 +202,7 @@ impl State {
         }
         self.world = world;
         self.is_stale = false;
+        self.table.settle(self.needs_pods().then_some(judged));
         self.table.open();
         self.known
             .send_if_modified(|known| !std::mem::replace(known, true));

@@ -16,6 +16,7 @@ use super::{
     },
     graph::{FOREGROUND, ORPHAN, Uid},
 };
+use crate::moment;
 
 const COMPONENT: &str = "garbage-collector-controller";
 
@@ -370,7 +371,7 @@ impl About<'_> {
             owner.api_version, owner.kind, owner.name, owner.uid
         );
         let at = jiff::Timestamp::now();
-        let now = at.round(jiff::Unit::Second).unwrap_or(at).to_string();
+        let now = moment::second_of(at).to_string();
         let place = if namespace.is_empty() {
             DEFAULT_NAMESPACE
         } else {

@@ -1,12 +1,13 @@
 //! What the watches have told about claims, volumes and classes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{ResourceExt, runtime::watcher::Event};
 
 use super::{
+    super::listed::Listed,
     decide::{self, Act},
     local::LocalVolumes,
 };
@@ -29,64 +30,6 @@ pub(super) struct Book {
     pub(super) classes: Listed<String, StorageClass>,
     /// What was said of a claim last, so that it is not said again.
     told: HashMap<ClaimKey, String>,
-}
-
-/// The objects of a kind, in the order of their names.
-#[derive(Debug)]
-pub(super) struct Listed<K, V> {
-    pub(super) all: BTreeMap<K, V>,
-    /// What a list under way has named so far.
-    seen: HashSet<K>,
-    is_known: bool,
-}
-
-impl<K, V> Default for Listed<K, V> {
-    fn default() -> Self {
-        Listed {
-            all: BTreeMap::new(),
-            seen: HashSet::new(),
-            is_known: false,
-        }
-    }
-}
-
-impl<K: Ord + Clone + std::hash::Hash, V> Listed<K, V> {
-    /// Takes in what a watch says; returns the keys that it is about.
-    fn apply(&mut self, event: Event<V>, key: impl Fn(&V) -> K) -> Vec<K> {
-        match event {
-            Event::Apply(object) => {
-                let key = key(&object);
-                self.all.insert(key.clone(), object);
-                vec![key]
-            }
-            Event::InitApply(object) => {
-                let key = key(&object);
-                self.seen.insert(key.clone());
-                self.all.insert(key.clone(), object);
-                vec![key]
-            }
-            Event::Delete(object) => {
-                let key = key(&object);
-                self.all.remove(&key);
-                vec![key]
-            }
-            Event::Init => {
-                self.seen.clear();
-                Vec::new()
-            }
-            Event::InitDone => {
-                self.is_known = true;
-                let seen = std::mem::take(&mut self.seen);
-                let gone = self.all.keys().filter(|key| !seen.contains(*key));
-                let gone: Vec<K> = gone.cloned().collect();
-                for key in &gone {
-                    self.all.remove(key);
-                }
-                // Before the first list is complete, nothing was decided.
-                gone.into_iter().chain(self.all.keys().cloned()).collect()
-            }
-        }
-    }
 }
 
 impl Book {

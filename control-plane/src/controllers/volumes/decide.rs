@@ -291,7 +291,43 @@ fn bind(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<Act>
                 "capacity": spec.capacity}}),
         });
     }
+    parts.extend(grow(claim, volume));
     (!parts.is_empty()).then_some(Act::Patch(Change { parts }))
+}
+
+/// Returns what is to be written when a bound claim asks for more than its folder says it has. A folder
+/// has no size, so to say so is all there is to do; volumes of others are theirs to enlarge. Whether a
+/// claim may grow, admission has decided.
+fn grow(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Vec<Part> {
+    let maker = volume.annotations().get(PROVISIONED_BY);
+    let is_ours = maker.is_some_and(|maker| maker == PROVISIONER);
+    let asked = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let asked = storage(asked.and_then(|asked| asked.requests.as_ref()));
+    let Some(asked) = asked.filter(|_| is_ours && is_bound(claim)) else {
+        return Vec::new();
+    };
+    let capacity = json!({"storage": asked.to_string()});
+    let mut parts = Vec::new();
+    let has = volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref());
+    if storage(has).is_none_or(|has| asked.exceeds(has)) {
+        parts.push(Part {
+            path: volume_path(&volume.name_any(), ""),
+            body: json!({"metadata": {"resourceVersion": volume.resource_version()},
+                "spec": {"capacity": &capacity}}),
+        });
+    }
+    let has = claim
+        .status
+        .as_ref()
+        .and_then(|status| status.capacity.as_ref());
+    if storage(has).is_none_or(|has| asked.exceeds(has)) {
+        parts.push(Part {
+            path: claim_path(&claim_key(claim), "/status"),
+            body: json!({"metadata": {"resourceVersion": claim.resource_version()},
+                "status": {"capacity": &capacity}}),
+        });
+    }
+    parts
 }
 
 /// A claim whose volume is gone has lost what was in it.

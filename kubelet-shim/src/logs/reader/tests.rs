@@ -113,6 +113,13 @@ async fn a_part_of_a_log_can_be_asked_for() {
     log.add("unfinished…");
     check(&log, tail(1), "unfinished").await;
     check(&log, tail(2), "three\nunfinished").await;
+    let timed = LogQuery {
+        timestamps: true,
+        tail: Some(1),
+        ..LogQuery::default()
+    };
+    check(&log, timed, "1970-01-01T00:00:05.000000000Z unfinished").await;
+    check(&log, bytes(1000), "one\ntwo\n\nthree\nunfinished").await;
 }
 
 #[tokio::test]
@@ -156,9 +163,11 @@ async fn a_follower_gets_lines_as_they_come_and_its_end() {
         .map(|number| format!("line {number:02}\n"))
         .collect();
     assert_eq!(found, expected.concat());
+    // The second line has no end of its own, and a file of its own.
     log.add("last");
+    log.add(&format!("{}…", "x".repeat(150)));
     drop(end);
-    assert_eq!(rest(reader).await, "last\n");
+    assert_eq!(rest(reader).await, format!("last\n{}", "x".repeat(150)));
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::super::conditions::PASSING;
 use super::super::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED, PublishedUrl, Refused};
+use super::Explained;
 
 /// What a patch says beside the status.
 pub(super) struct About<'a> {
@@ -17,6 +18,8 @@ pub(super) struct About<'a> {
     pub(super) refused: &'a [Refused],
     /// The server may have conditions that are gone by now.
     pub(super) had_passing: bool,
+    /// The conditions of which it may have a reason or a message that is gone by now.
+    pub(super) explained: &'a Explained,
 }
 
 /// A strategic merge patch, which leaves the conditions of others alone. What is absent now is written as
@@ -27,10 +30,7 @@ pub(super) fn of(status: &PodStatus, about: &About<'_>) -> Bytes {
             uid: about.uid,
             annotations: Annotations(about),
         },
-        status: Told {
-            status,
-            had_passing: about.had_passing,
-        },
+        status: Told { status, about },
     };
     // The types have only string keys and finite numbers, so this does not fail.
     serde_json::to_vec(&patch).unwrap_or_default().into()
@@ -81,7 +81,7 @@ fn listed<T: Serialize>(list: &[T]) -> Option<String> {
 /// A status as a patch says it.
 struct Told<'a> {
     status: &'a PodStatus,
-    had_passing: bool,
+    about: &'a About<'a>,
 }
 
 impl Serialize for Told<'_> {
@@ -114,7 +114,7 @@ impl Told<'_> {
         } = self.status;
         let conditions = conditions.as_deref().map(|list| Conditions {
             list,
-            had_passing: self.had_passing,
+            about: self.about,
         });
         if_any(map, "conditions", conditions.as_ref())?;
         if_any(map, "hostIP", host_ip.as_ref())?;
@@ -218,18 +218,28 @@ impl<T: Serialize> Serialize for Replaced<'_, T> {
 /// Conditions, and which of those that pass are gone.
 struct Conditions<'a> {
     list: &'a [PodCondition],
-    had_passing: bool,
+    about: &'a About<'a>,
+}
+
+/// One condition. A merge leaves what it does not name, so a reason that is gone is written as null.
+struct Condition<'a> {
+    condition: &'a PodCondition,
+    explained: &'a Explained,
 }
 
 impl Serialize for Conditions<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut list = serializer.serialize_seq(None)?;
+        let explained = self.about.explained;
         for condition in self.list {
-            list.serialize_element(condition)?;
+            list.serialize_element(&Condition {
+                condition,
+                explained,
+            })?;
         }
         let is_gone = |name: &str| !self.list.iter().any(|known| known.type_ == name);
         for name in PASSING {
-            if self.had_passing && is_gone(name) {
+            if self.about.had_passing && is_gone(name) {
                 list.serialize_element(&Directive {
                     patch: "delete",
                     type_: Some(name),
@@ -240,6 +250,37 @@ impl Serialize for Conditions<'_> {
     }
 }
 
+impl Serialize for Condition<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let PodCondition {
+            last_probe_time,
+            last_transition_time,
+            message,
+            observed_generation,
+            reason,
+            status,
+            type_,
+        } = self.condition;
+        let mut map = serializer.serialize_map(None)?;
+        if_any(&mut map, "lastProbeTime", last_probe_time.as_ref())?;
+        if_any(
+            &mut map,
+            "lastTransitionTime",
+            last_transition_time.as_ref(),
+        )?;
+        if message.is_some() || self.explained.messages.contains(type_) {
+            map.serialize_entry("message", message)?;
+        }
+        if_any(&mut map, "observedGeneration", observed_generation.as_ref())?;
+        if reason.is_some() || self.explained.reasons.contains(type_) {
+            map.serialize_entry("reason", reason)?;
+        }
+        map.serialize_entry("status", status)?;
+        map.serialize_entry("type", type_)?;
+        map.end()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Map, Value, json};
@@ -247,11 +288,17 @@ mod tests {
     use super::*;
 
     fn patch(status: &PodStatus, had_passing: bool) -> Value {
+        patch_after(&[], status, had_passing)
+    }
+
+    /// A patch after the server was told of conditions.
+    fn patch_after(told: &[PodCondition], status: &PodStatus, had_passing: bool) -> Value {
         let about = About {
             uid: "u",
             published: &[],
             refused: &[],
             had_passing,
+            explained: &Explained::of(told),
         };
         serde_json::from_slice(&of(status, &about)).expect("a patch is JSON")
     }
@@ -305,6 +352,35 @@ mod tests {
         let expected = json!([replace, {"ip": "10.244.0.2"}]);
         assert_eq!(told["status"]["podIPs"], expected);
         assert_eq!(told["status"]["hostIPs"], json!([replace]));
+    }
+
+    // A merge keeps what it is not told of: a pod that is ready would go on to say why it is not.
+    #[test]
+    fn reasons_that_were_told_are_taken_back_and_no_others() {
+        let told = |fields: Value| status(json!({"conditions": [fields]}));
+        let unready = told(
+            json!({"type": "Ready", "status": "False", "reason": "ContainersNotReady",
+            "message": "containers with unready status: [c]"}),
+        );
+        let done = told(json!({"type": "Ready", "status": "False", "reason": "PodCompleted"}));
+        let ready = json!({"type": "Ready", "status": "True",
+            "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1});
+        let bare = json!({"type": "Ready", "status": "True",
+            "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1,
+            "reason": null, "message": null});
+        let mut half = bare.clone();
+        half.as_object_mut().map(|fields| fields.remove("message"));
+        for (before, expected) in [(None, &ready), (Some(unready), &bare), (Some(done), &half)] {
+            let before = before
+                .and_then(|status| status.conditions)
+                .unwrap_or_default();
+            let told = patch_after(&before, &told(ready.clone()), false);
+            assert_eq!(
+                told["status"]["conditions"],
+                json!([expected]),
+                "{before:?}"
+            );
+        }
     }
 
     #[test]

@@ -173,6 +173,37 @@ async fn a_pod_on_its_way_out_and_one_of_an_earlier_agent_hold_nothing_back() {
     assert!(desk.tell(&making()).await);
 }
 
+// The reason why it was not ready would stay with a pod that is.
+#[tokio::test]
+async fn a_reason_that_was_told_is_taken_back_and_told_once() {
+    let ready = |status: &str, reason: Option<&str>| PodCondition {
+        type_: "Ready".to_owned(),
+        status: status.to_owned(),
+        reason: reason.map(str::to_owned),
+        ..PodCondition::default()
+    };
+    let with = |status: PodStatus, condition| PodStatus {
+        conditions: Some(vec![condition]),
+        ..status
+    };
+    let unready = with(
+        running(false, 1),
+        ready("False", Some("ContainersNotReady")),
+    );
+    let ready = with(running(true, 1), ready("True", None));
+    let mut desk = Desk::new(Vec::new());
+    assert!(desk.tell(&unready).await);
+    assert!(!desk.tell(&unready).await, "nothing has changed");
+    assert!(desk.tell(&ready).await);
+    assert!(!desk.tell(&ready).await, "nothing has changed");
+    let told = desk.told.lock();
+    let conditions = |index: usize| told[index]["status"]["conditions"].clone();
+    let unready = json!([{"type": "Ready", "status": "False", "reason": "ContainersNotReady"}]);
+    assert_eq!(conditions(0), unready, "no message was ever there");
+    let ready = json!([{"type": "Ready", "status": "True", "reason": null}]);
+    assert_eq!(conditions(1), ready);
+}
+
 #[tokio::test]
 async fn a_status_that_is_overtaken_before_its_turn_is_not_sent() {
     let mut desk = Desk::new(Vec::new());

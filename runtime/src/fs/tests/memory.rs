@@ -81,6 +81,9 @@ fn a_sub_path_is_made_and_is_all_that_is_seen() {
     inner("a/b").write("data/file", "x").unwrap();
     let whole = view(&volume, Access::ReadWrite);
     assert_eq!(whole.read("scratch/a/b/file"), Ok("x".into()));
+    // Whoever may write in the volume may write in what was made of it.
+    let mode = |path: &str| whole.stat(path).map(|stat| stat.permissions.mode);
+    assert_eq!(mode("scratch/a/b"), mode("scratch"));
     assert_eq!(inner("a/b").read("data/../top"), Ok("1".into()));
     whole.symlink("/a/b", "scratch/link").unwrap();
     assert_eq!(inner("link").read("data/file"), Ok("x".into()));

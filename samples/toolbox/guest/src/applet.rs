@@ -138,6 +138,8 @@ pub(crate) struct Context {
 pub(crate) fn words_of_program(mut words: Vec<String>) -> Vec<String> {
     let named = words.first().and_then(|word| find(word));
     match named {
+        // A shell tells what went wrong under the name that it was called by.
+        Some(("sh" | "ash" | "bash", _)) => {}
         Some((name, _)) => (*name).clone_into(&mut words[0]),
         None if words.len() > 1 => {
             words.remove(0);
@@ -187,9 +189,17 @@ async fn start(context: Context) -> Outcome {
     let Some(word) = context.words.first() else {
         return Ok(0);
     };
-    // A file that is there comes first where a folder is named; programs of the toolbox have no files.
-    if word.contains('/') {
+    // A file that is there comes first where a folder is named; programs of the toolbox have no files. The first
+    // program of all is of the toolbox, since the toolbox was started for it.
+    if context.depth > 0 && word.contains('/') {
         let path = context.path(word);
+        // In an image of the toolbox the programs are links to it. No Wasm program can be started from here,
+        // so one of a known name is taken for such a link.
+        if let Some((_, run)) = find(word)
+            && is_wasm(&path)
+        {
+            return run(context).await;
+        }
         if path.exists() {
             return shell::run_file(context, &path).await;
         }
@@ -204,6 +214,13 @@ async fn start(context: Context) -> Outcome {
             None => Err(Failure::with_code(NOT_FOUND, "not found")),
         },
     }
+}
+
+fn is_wasm(path: &Path) -> bool {
+    use io::Read;
+    let mut start = [0; 4];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *b"\0asm"
 }
 
 impl Context {

@@ -15,6 +15,7 @@ mod awk;
 mod blocks;
 mod compare;
 pub(crate) mod condition;
+mod datagrams;
 mod digest;
 pub(crate) mod escapes;
 mod expr;

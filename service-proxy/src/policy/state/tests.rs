@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::time::Duration;
 
 use coracle_network::{Fabric, FabricConfig, PublishPlan};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -184,4 +185,37 @@ fn following_pods_one_by_one_ends_where_compiling_all_does() {
     state.compile();
     assert_eq!(one_by_one, selected(&table));
     assert_eq!(peers, addresses(&state));
+}
+
+/// Its first connection would be judged by the policies of before.
+#[tokio::test]
+async fn a_pod_starts_when_the_policies_of_now_are_in_force_for_it() {
+    let (mut state, table) = state();
+    let table = &*table;
+    // Without patience: what it says is so now.
+    let starts = |uid| async move { table.in_force(uid, Duration::ZERO).await };
+    assert!(starts("w").await, "no policy is known");
+    state.policy(Change::Applied(key("web"), of_web()));
+    assert!(!starts("w").await, "pods are not known yet");
+    state.namespace(Change::Complete);
+    state.pod(Change::Listed(key("w"), pod("w", 2, "web")));
+    state.pod(Change::Complete);
+    assert!(!starts("w").await, "nothing is compiled yet");
+    state.compile();
+    assert!(starts("w").await);
+    assert!(!starts("x").await, "it is not known yet");
+    state.pod(Change::Applied(key("x"), pod("x", 3, "other")));
+    assert!(starts("x").await, "no policy selects it");
+    state.policy(Change::Applied(key("more"), of_web()));
+    assert!(!starts("w").await, "its rules are of before");
+    state.pod(Change::Applied(key("y"), pod("y", 4, "web")));
+    assert!(!starts("y").await);
+    state.compile();
+    assert!(starts("w").await && starts("y").await);
+    state.pod(Change::Gone(key("y")));
+    assert!(!starts("y").await);
+    state.policy(Change::Gone(key("web")));
+    state.policy(Change::Gone(key("more")));
+    state.compile();
+    assert!(starts("y").await, "there is no policy any more");
 }

@@ -175,6 +175,38 @@ fn a_bound_pair_needs_nothing_and_a_half_written_one_the_rest() {
 }
 
 #[test]
+fn a_folder_is_as_large_as_its_claim_asks() {
+    let claim_status = "/api/v1/namespaces/n/persistentvolumeclaims/c/status";
+    let volume_itself = "/api/v1/persistentvolumes/v";
+    let check = |asked: &str, said: &str, has: &str, made_by: Option<&str>, expected: &[&str]| {
+        let claim = a_claim(json!({"spec": {"volumeName": "v",
+                "resources": {"requests": {"storage": asked}}},
+            "status": {"phase": "Bound", "capacity": {"storage": said}},
+            "metadata": {"annotations": {BIND_COMPLETED: "yes"}}}));
+        let kept = json!({"spec": {"claimRef": {"namespace": "n", "name": "c", "uid": "u"}},
+            "status": {"phase": "Bound"}, "metadata": {"annotations": {PROVISIONED_BY: made_by}}});
+        let act = of_claim(book(&[claim], &[a_volume("v", has, kept)], &[]));
+        if let Some(Act::Patch(change)) = &act {
+            for part in &change.parts {
+                let text = part.body.to_string();
+                assert!(
+                    text.contains(&format!(r#""capacity":{{"storage":"{asked}"}}"#)),
+                    "{text}"
+                );
+            }
+        }
+        assert_eq!(words(act), expected, "{asked} {said} {has} {made_by:?}");
+    };
+    let ours = Some(PROVISIONER);
+    check("1Gi", "1Gi", "1Gi", ours, &[]);
+    check("2Gi", "1Gi", "1Gi", ours, &[volume_itself, claim_status]);
+    check("2Gi", "1Gi", "2Gi", ours, &[claim_status]);
+    check("1Gi", "5Gi", "5Gi", ours, &[]);
+    check("2Gi", "1Gi", "1Gi", Some("else.where/x"), &[]);
+    check("2Gi", "1Gi", "1Gi", None, &[]);
+}
+
+#[test]
 fn without_a_volume_the_class_decides() {
     let check = |provisioner: &str, mode: &str, change: Value, expected: &str| {
         let classes = [a_class(provisioner, mode)];

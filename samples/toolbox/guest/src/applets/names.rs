@@ -1,8 +1,9 @@
 //! `nslookup`, `dig`: questions to a DNS server, over UDP or TCP.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::datagrams::Datagrams;
 use super::network::addresses;
 use crate::applet::{Context, Failure, Outcome};
 use crate::platform::{self, Connection};
@@ -21,11 +22,8 @@ const PORT: u16 = 53;
 /// How long a server may take for an answer, and how often it is asked.
 const PATIENCE: Duration = Duration::from_secs(3);
 const TRIES: u32 = 2;
-/// How soon a socket is looked at again, at first and at most: std has nothing to wait for here.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LAST_PAUSE: Duration = Duration::from_millis(20);
-/// The longest answer over UDP that is asked for.
-const DATAGRAM_BYTES: usize = 4_096;
+/// How much of an answer over TCP is read at once.
+const CHUNK_BYTES: usize = 4_096;
 /// `dig` ends so where no server answers.
 const NO_REPLY: i32 = 9;
 
@@ -139,33 +137,15 @@ impl Resolver {
 }
 
 async fn over_udp(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
-    let any = match server {
-        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        SocketAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    let asking = async {
+        let socket = Datagrams::to(server).ok()?;
+        socket.send(question).await.ok()?;
+        socket.receive().await.ok()
     };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.set_nonblocking(true).ok()?;
-    socket.connect(server).ok()?;
-    socket.send(question).ok()?;
     let end = platform::now().saturating_add(PATIENCE);
-    let mut pause = FIRST_PAUSE;
-    let mut buffer = vec![0; DATAGRAM_BYTES];
-    loop {
-        match socket.recv(&mut buffer) {
-            Ok(bytes) => {
-                buffer.truncate(bytes);
-                return Some(buffer);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => return None,
-        }
-        let now = platform::now();
-        if now >= end {
-            return None;
-        }
-        reactor::wait_until(now.saturating_add(pause)).await;
-        pause = (pause * 2).min(LAST_PAUSE);
-    }
+    reactor::unless(asking, reactor::wait_until(end))
+        .await
+        .flatten()
 }
 
 async fn over_tcp(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
@@ -181,7 +161,7 @@ async fn over_tcp(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
                     return Some(answer.to_vec());
                 }
             }
-            let piece = connection.read(DATAGRAM_BYTES).await.ok()?;
+            let piece = connection.read(CHUNK_BYTES).await.ok()?;
             if piece.is_empty() {
                 return None;
             }

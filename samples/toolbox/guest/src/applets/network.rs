@@ -1,8 +1,10 @@
 //! `nc`, `getent hosts`.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::datagrams::Datagrams;
 use super::time::duration;
 use crate::applet::{Context, Failure, Outcome, describe};
 use crate::options::Options;
@@ -18,14 +20,12 @@ applets! {
 const CHUNK_BYTES: usize = 16 * 1024;
 /// How long a connection is tried for unless `-w` says.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a scanned port may take to refuse a datagram.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 async fn nc(context: Context) -> Outcome {
     let options = Options::read(context.arguments(), "zvnw:lp:ktNq:ude:s:46", &[])?;
-    for (letter, what) in [
-        ('u', "UDP"),
-        ('e', "starting programs"),
-        ('s', "a source address"),
-    ] {
+    for (letter, what) in [('e', "starting programs"), ('s', "a source address")] {
         if options.has(letter) {
             return Err(Failure::usage(format!(
                 "-{letter}: {what} is not supported"
@@ -37,7 +37,7 @@ async fn nc(context: Context) -> Outcome {
     }
     let [host, ports] = options.operands.as_slice() else {
         return Err(Failure::usage(
-            "nc [-zvw SECONDS] HOST PORT, or nc -l [-k] -p PORT",
+            "nc [-uzvw SECONDS] HOST PORT, or nc -l [-uk] -p PORT",
         ));
     };
     let patience = match options.value('w') {
@@ -48,18 +48,23 @@ async fn nc(context: Context) -> Outcome {
         Some((first, last)) => (port(first)?, port(last)?),
         None => (port(ports)?, port(ports)?),
     };
+    let way = if options.has('u') { "udp" } else { "tcp" };
     let mut code = 1;
     for number in first..=last {
-        match connect(host, number, patience).await {
-            Ok(connection) => {
+        let reached = match way {
+            "udp" => talk(host, number, options.has('z')).await,
+            _ => connect(host, number, patience).await.map(Peer::Stream),
+        };
+        match reached {
+            Ok(peer) => {
                 code = 0;
                 if options.has('v') {
-                    let text = format!("Connection to {host} {number} port [tcp/*] succeeded!\n");
+                    let text = format!("Connection to {host} {number} port [{way}/*] succeeded!\n");
                     context.say(&text).await;
                 }
                 if !options.has('z') {
                     let idle = options.has('w').then_some(patience);
-                    exchange(&context, &connection, idle).await?;
+                    exchange(&context, &peer, idle).await?;
                     break;
                 }
             }
@@ -67,7 +72,7 @@ async fn nc(context: Context) -> Outcome {
                 // A scan is silent about closed ports unless it is to be told.
                 if !options.has('z') || options.has('v') {
                     let text = format!(
-                        "nc: connect to {host} port {number} (tcp) failed: {}\n",
+                        "nc: connect to {host} port {number} ({way}) failed: {}\n",
                         failure.message()
                     );
                     context.say(&text).await;
@@ -76,6 +81,58 @@ async fn nc(context: Context) -> Outcome {
         }
     }
     context.end(code).await
+}
+
+/// The other side.
+enum Peer {
+    Stream(Connection),
+    Datagrams(Datagrams),
+}
+
+impl Peer {
+    /// Takes some bytes, of UDP a datagram; none are the end.
+    async fn read(&self) -> io::Result<Vec<u8>> {
+        match self {
+            Peer::Stream(connection) => connection.read(CHUNK_BYTES).await,
+            Peer::Datagrams(socket) => loop {
+                let piece = socket.receive().await?;
+                if !piece.is_empty() {
+                    return Ok(piece);
+                }
+            },
+        }
+    }
+
+    async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Peer::Stream(connection) => connection.write(bytes).await,
+            Peer::Datagrams(socket) => socket.send(bytes).await,
+        }
+    }
+
+    /// Says that nothing more will be written; UDP has no word for it.
+    fn finish(&self) {
+        if let Peer::Stream(connection) = self {
+            let _ = connection.finish();
+        }
+    }
+}
+
+/// Makes a socket of UDP for the first address of a name. Whether somebody is there shows only when a
+/// datagram is refused, so a scan sends one and waits a moment.
+async fn talk(host: &str, port: u16, scans: bool) -> Result<Peer, Failure> {
+    let found = addresses(host).await?;
+    let address = found.first().copied();
+    let address = address.ok_or_else(|| Failure::new("Name does not resolve"))?;
+    let failed = |error: io::Error| Failure::new(describe(&error));
+    let socket = Datagrams::to(SocketAddr::new(address, port)).map_err(failed)?;
+    if scans {
+        socket.send(b"X").await.map_err(failed)?;
+        let end = platform::now().saturating_add(REFUSAL_TIME);
+        let answer = reactor::unless(socket.receive(), reactor::wait_until(end)).await;
+        answer.unwrap_or_else(|| Ok(Vec::new())).map_err(failed)?;
+    }
+    Ok(Peer::Datagrams(socket))
 }
 
 fn port(text: &str) -> Result<u16, Failure> {
@@ -115,7 +172,7 @@ async fn listen(context: &Context, options: &Options) -> Outcome {
         (Some(number), [] | [_]) => (options.operands.first(), number),
         (None, [number]) => (None, number.as_str()),
         (None, [host, number]) => (Some(host), number.as_str()),
-        _ => return Err(Failure::usage("nc -l [-k] [-p] PORT")),
+        _ => return Err(Failure::usage("nc -l [-uk] [-p] PORT")),
     };
     let address = match host {
         Some(host) => *addresses(host)
@@ -125,6 +182,12 @@ async fn listen(context: &Context, options: &Options) -> Outcome {
         None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     };
     let address = SocketAddr::new(address, port(number)?);
+    if options.has('u') {
+        let (socket, first) = Datagrams::of_first(address).await?;
+        context.descriptors.get(1)?.write(&first).await?;
+        exchange(context, &Peer::Datagrams(socket), None).await?;
+        return context.end(0).await;
+    }
     let listener = Listener::listen(address)
         .await
         .map_err(|error| Failure::about(address.to_string(), &error))?;
@@ -132,8 +195,8 @@ async fn listen(context: &Context, options: &Options) -> Outcome {
         context.say(&format!("Listening on {address}\n")).await;
     }
     loop {
-        let connection = listener.accept().await?;
-        exchange(context, &connection, None).await?;
+        let peer = Peer::Stream(listener.accept().await?);
+        exchange(context, &peer, None).await?;
         if !options.has('k') {
             return context.end(0).await;
         }
@@ -142,28 +205,24 @@ async fn listen(context: &Context, options: &Options) -> Outcome {
 
 /// Passes standard input on and writes what comes back, until the other side has ended or nothing moved for
 /// so long.
-async fn exchange(
-    context: &Context,
-    connection: &Connection,
-    idle: Option<Duration>,
-) -> Result<(), Failure> {
+async fn exchange(context: &Context, peer: &Peer, idle: Option<Duration>) -> Result<(), Failure> {
     let moved = std::cell::Cell::new(platform::now());
     let sending = async {
         let input = context.input()?;
         loop {
             let piece = input.read(CHUNK_BYTES).await?;
             if piece.is_empty() {
-                let _ = connection.finish();
+                peer.finish();
                 return std::future::pending::<Result<(), Failure>>().await;
             }
-            connection.write(&piece).await?;
+            peer.write(&piece).await?;
             moved.set(platform::now());
         }
     };
     let receiving = async {
         let output = context.descriptors.get(1)?;
         loop {
-            let piece = connection.read(CHUNK_BYTES).await?;
+            let piece = peer.read().await?;
             if piece.is_empty() {
                 return Ok::<(), Failure>(());
             }

@@ -141,6 +141,16 @@ async fn copy(response: &Response, output: &Handle, patience: Duration) -> Resul
     }
 }
 
+/// Certificates cannot be left unchecked; without one there is nothing to check.
+fn refuse_unchecked(url: &Url, options: &Options) -> Result<(), Failure> {
+    if options.has('k') && url.secure {
+        return Err(Failure::usage(
+            "certificates are always checked; name an authority in SSL_CERT_FILE",
+        ));
+    }
+    Ok(())
+}
+
 fn header(text: &str) -> Option<(String, String)> {
     let (name, value) = text.split_once(':')?;
     Some((name.trim().to_owned(), value.trim().to_owned()))
@@ -203,15 +213,11 @@ async fn wget_asking(context: &Context, options: &Options) -> Result<Asking, Fai
 
 async fn wget(context: Context) -> Outcome {
     let options = Options::read(context.arguments(), "O:qT:sD:F:H:SU:P:t:kM:Y:c", WGET)?;
-    if options.has('k') {
-        return Err(Failure::usage(
-            "certificates are always checked; name an authority in SSL_CERT_FILE",
-        ));
-    }
     let [text] = options.operands.as_slice() else {
         return Err(Failure::usage("one URL is expected"));
     };
     let url = Url::read(text)?;
+    refuse_unchecked(&url, &options)?;
     let asking = wget_asking(&context, &options).await?;
     let (url, response) = asking.send(url).await?;
     if options.has('S') {
@@ -269,6 +275,10 @@ const CURL: &[(&str, char)] = &[
     ("insecure", 'k'),
     ("url", 'u'),
     ("ipv4", '4'),
+    ("ipv6", '6'),
+    ("disable", 'q'),
+    ("no-buffer", 'N'),
+    ("verbose", 'v'),
 ];
 
 async fn curl_asking(context: &Context, options: &Options) -> Result<Asking, Failure> {
@@ -302,16 +312,12 @@ async fn curl_asking(context: &Context, options: &Options) -> Result<Asking, Fai
 
 /// The part of curl that scripts use; exit codes are curl's.
 async fn curl(context: Context) -> Outcome {
-    let options = Options::read(context.arguments(), "sSfo:X:d:H:iIm:c:LA:w:gku:v4", CURL)?;
-    if options.has('k') {
-        return Err(Failure::usage(
-            "certificates are always checked; name an authority in SSL_CERT_FILE",
-        ));
-    }
+    let options = Options::read(context.arguments(), "sSfo:X:d:H:iIm:c:LA:w:gku:v46qN", CURL)?;
     let text = options
         .value('u')
         .or(options.operands.first().map(String::as_str));
     let url = Url::read(text.ok_or_else(|| Failure::usage("a URL is expected"))?)?;
+    refuse_unchecked(&url, &options)?;
     let asking = curl_asking(&context, &options).await?;
     let (_, response) = match asking.send(url).await {
         Ok(answer) => answer,

@@ -44,7 +44,7 @@ impl Shell {
             Target::File { operator, name } => {
                 let name = self.expand_text(name).await?;
                 let opened = self.open(&name, *operator, descriptors);
-                let handle = self.told(&name, opened).await?;
+                let handle = self.opened(&name, *operator, opened).await?;
                 descriptors.set(number, handle);
             }
             Target::Both { append, name } => {
@@ -55,7 +55,7 @@ impl Shell {
                     Operator::Write
                 };
                 let opened = self.open(&name, operator, descriptors);
-                let handle = self.told(&name, opened).await?;
+                let handle = self.opened(&name, operator, opened).await?;
                 descriptors.set(1, handle.clone());
                 descriptors.set(2, handle);
             }
@@ -120,6 +120,31 @@ impl Shell {
             Operator::ReadWrite => Mode::ReadWrite,
         };
         Stream::open(&path, mode)
+    }
+
+    /// Tells of a file that was not opened in the words of busybox, which tests of others compare.
+    async fn opened(
+        &self,
+        name: &str,
+        operator: Operator,
+        opened: io::Result<Handle>,
+    ) -> Result<Handle, Refused> {
+        let error = match opened {
+            Ok(handle) => return Ok(handle),
+            Err(error) => error,
+        };
+        let what = match operator {
+            Operator::Read => "open",
+            Operator::Write | Operator::Clobber | Operator::Append | Operator::ReadWrite => {
+                "create"
+            }
+        };
+        if let Ok(errors) = self.descriptors.get(2) {
+            let why = applet::describe(&error);
+            let line = format!("{}: can't {what} {name}: {why}\n", self.name);
+            let _ = errors.write(line.as_bytes()).await;
+        }
+        Err(Refused::Told)
     }
 
     async fn told(&self, name: &str, opened: io::Result<Handle>) -> Result<Handle, Refused> {
