@@ -20,9 +20,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         run(followed())
     }),
     ("logs_of_ended_containers_are_kept", || run(kept())),
-    ("a_last_line_without_a_line_feed_is_told_without_one", || {
-        run(broken_off())
-    }),
+    (
+        "a_last_line_without_a_line_feed_is_told_without_one",
+        || run(broken_off()),
+    ),
     ("a_missing_log_is_explained", || run(missing())),
 ];
 

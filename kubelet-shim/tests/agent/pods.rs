@@ -45,10 +45,9 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         run(deletion())
     }),
     ("a_pod_past_its_deadline_fails", || run(deadline())),
-    (
-        "a_pod_waits_for_network_policies_but_not_for_ever",
-        || run(policies()),
-    ),
+    ("a_pod_waits_for_network_policies_but_not_for_ever", || {
+        run(policies())
+    }),
     ("a_stopping_agent_ends_its_pods_and_says_so", || {
         run(shutdown())
     }),

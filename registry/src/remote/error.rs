@@ -115,27 +115,11 @@ impl RegistryError {
                 answered(registry, code, message)
             }
             OciDistributionError::RegistryError { envelope, .. } => {
-                let Some(first) = envelope.errors.into_iter().next() else {
-                    return Self::Protocol {
+                match envelope.errors.into_iter().next() {
+                    Some(first) => answered(registry, status_of(&first.code), first.message),
+                    None => Self::Protocol {
                         registry,
                         what: "an error without a reason".to_owned(),
-                    };
-                };
-                match first.code {
-                    OciErrorCode::BlobUnknown
-                    | OciErrorCode::ManifestUnknown
-                    | OciErrorCode::NameUnknown
-                    | OciErrorCode::NotFound => not_found(registry),
-                    OciErrorCode::Denied | OciErrorCode::Unauthorized => denied(registry),
-                    OciErrorCode::Toomanyrequests => Self::Status {
-                        registry,
-                        status: 429,
-                        message: first.message,
-                    },
-                    _ => Self::Status {
-                        registry,
-                        status: 400,
-                        message: first.message,
                     },
                 }
             }
@@ -161,6 +145,19 @@ impl RegistryError {
                 what: other.to_string(),
             },
         }
+    }
+}
+
+/// The status that goes with a registry's own word for what is wrong.
+fn status_of(code: &OciErrorCode) -> u16 {
+    match code {
+        OciErrorCode::BlobUnknown
+        | OciErrorCode::ManifestUnknown
+        | OciErrorCode::NameUnknown
+        | OciErrorCode::NotFound => 404,
+        OciErrorCode::Denied | OciErrorCode::Unauthorized => 401,
+        OciErrorCode::Toomanyrequests => 429,
+        _ => 400,
     }
 }
 
