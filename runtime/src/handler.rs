@@ -23,6 +23,7 @@ mod connection;
 mod guest;
 mod instances;
 mod replies;
+mod socket;
 mod timer;
 
 /// Connections that may wait to be accepted, as `listen` usually has it.

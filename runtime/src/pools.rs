@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 mod courtesy;
 mod cpu_clock;
+mod late;
 mod priority;
 mod queue;
 mod task;
@@ -29,9 +30,10 @@ mod ticker;
 mod worker;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use courtesy::give_way;
+pub(crate) use late::{Late, put_off};
 use task::{PoolKind, Task};
 use ticker::Ticker;
 use worker::Worker;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::ReadBuf;
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::budget::Budget;
@@ -18,6 +18,10 @@ use crate::services::Endpoint;
 /// Kernel sockets a pod holds at once, published and egress together, so that one pod cannot use up
 /// the process's descriptors.
 pub(crate) const KERNEL_SOCKETS_PER_POD_MAX: usize = 4_096;
+
+/// Whether the system tells of each arrival at a socket, also while the one before was not read: epoll and
+/// kqueue do, as mio uses them.
+const TELLS_EACH_ARRIVAL: bool = cfg!(any(target_os = "linux", target_vendor = "apple"));
 
 /// A connected kernel socket and its place in the pod's count.
 pub(crate) struct KernelSocket {
@@ -124,9 +128,32 @@ impl KernelSocket {
 
     pub(super) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.check()?;
-        let read = self.tcp.try_read(buf)?;
+        let room = buf.len();
+        let read = self.read_with(room, || self.tcp.try_read(buf))?;
         self.count_read(read);
         Ok(read)
+    }
+
+    /// Reads with `read` into a buffer with so much room. A read that leaves room has emptied the socket: the
+    /// next one waits for the reactor to say that there is more, instead of asking the kernel.
+    ///
+    /// tokio does so in its own `poll_read`, for the systems that tell each arrival anew; the end of the stream
+    /// stays known there.
+    fn read_with(
+        &self,
+        room: usize,
+        read: impl FnOnce() -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut some = None;
+        let result = self.tcp.try_io(Interest::READABLE, || {
+            let read = read()?;
+            if TELLS_EACH_ARRIVAL && 0 < read && read < room {
+                some = Some(read);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(read)
+        });
+        some.map_or(result, Ok)
     }
 
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -141,7 +168,8 @@ impl KernelSocket {
         loop {
             self.check()?;
             ready!(self.tcp.poll_read_ready(cx))?;
-            match self.tcp.try_read_buf(buf) {
+            let room = buf.remaining();
+            match self.read_with(room, || self.tcp.try_read_buf(buf)) {
                 Ok(read) => {
                     self.count_read(read);
                     return Poll::Ready(Ok(()));

@@ -64,6 +64,55 @@ async fn an_accepted_host_connection_is_the_guests_stream_without_any_task() {
     assert_eq!(stream.peer_addr(), at(fabric.node_ip(), client.port()));
 }
 
+/// A read that leaves room in its buffer is not followed by another one before the reactor tells of more.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_host_sends_after_a_read_that_left_room_is_read_and_so_is_the_end() {
+    const ROUNDS: u32 = 1_000;
+    let fabric = publishing_fabric();
+    let a = pod(&fabric, "a");
+    let published = a.publish(on_loopback(Protocol::Tcp, 8080)).expect("free");
+    let listener = listen(&a, "0.0.0.0:8080");
+    let client = std::thread::spawn(move || {
+        let mut client = TcpStream::connect(published.address).expect("a listener is there");
+        let mut answer = [0; 4];
+        for _ in 0..ROUNDS {
+            client.write_all(b"ping").expect("open");
+            client.read_exact(&mut answer).expect("an answer");
+        }
+        // The last word and the end come together.
+        client.write_all(b"over").expect("open");
+        published
+    });
+    let mut stream = listener.accept().await.expect("a connection comes");
+    let mut words = Vec::new();
+    loop {
+        let mut buffer = [0; 64];
+        let read = match words.len() % 8 {
+            // As tokio's streams are read, and as guests read.
+            0 => soon(stream.read(&mut buffer)).await.expect("open"),
+            _ => loop {
+                soon(poll_fn(|cx| stream.poll_read_ready(cx)))
+                    .await
+                    .expect("open");
+                match stream.try_read(&mut buffer) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    read => break read.expect("open"),
+                }
+            },
+        };
+        if read == 0 {
+            break;
+        }
+        words.extend_from_slice(&buffer[..read]);
+        if words.ends_with(b"ping") {
+            stream.write_all(b"pong").await.expect("open");
+        }
+    }
+    let _published = client.join().expect("the client ends");
+    assert!(words.ends_with(b"over"));
+    assert_eq!(words.len(), 4 * (ROUNDS as usize + 1));
+}
+
 #[tokio::test]
 async fn a_host_connection_that_a_look_for_readiness_found_is_accepted_next() {
     let fabric = publishing_fabric();

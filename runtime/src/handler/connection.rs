@@ -4,6 +4,7 @@ use super::Server;
 use super::body::AnswerBody;
 use super::guest;
 use super::replies::Reply;
+use super::socket::Socket;
 use super::timer::HeadTimer;
 use crate::instance::Phase;
 use coracle_network::Stream;
@@ -72,7 +73,7 @@ async fn talk(
             answer(server.clone(), crew.clone(), request)
         }
     });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Socket::new(stream)), service));
     let draining = async {
         // An error means that the life is gone, which ends this task as well.
         let _ = phase

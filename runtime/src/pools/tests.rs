@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 /// Far longer than anything here takes; a test that meets it has failed.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-struct Fixture {
-    pools: Pools,
+pub(crate) struct Fixture {
+    pub(crate) pools: Pools,
     ticks: Arc<AtomicUsize>,
 }
 
-fn fixture(interactive: usize, batch: usize) -> Fixture {
+pub(crate) fn fixture(interactive: usize, batch: usize) -> Fixture {
     let ticks = Arc::new(AtomicUsize::new(0));
     let counter = ticks.clone();
     let tick = Arc::new(move || {
@@ -30,7 +30,7 @@ fn fixture(interactive: usize, batch: usize) -> Fixture {
     Fixture { pools, ticks }
 }
 
-fn account(cpu_milli: Option<u64>) -> Arc<Account> {
+pub(crate) fn account(cpu_milli: Option<u64>) -> Arc<Account> {
     let id = ContainerId {
         namespace: "default".into(),
         pod: "p".into(),
@@ -49,7 +49,7 @@ fn account(cpu_milli: Option<u64>) -> Arc<Account> {
     ))
 }
 
-fn wait<T>(task: GuestTask<T>) -> Result<T, TaskEnd> {
+pub(crate) fn wait<T>(task: GuestTask<T>) -> Result<T, TaskEnd> {
     let timed = async { tokio::time::timeout(DEADLINE, task).await };
     let runtime = Builder::new_current_thread()
         .enable_time()

@@ -4,6 +4,7 @@
 //! reactor, so that guests that always have more to do cannot keep a neighbour's packet waiting.
 
 use super::courtesy::{self, GivingWay};
+use super::late::PutOff;
 use super::queue::RunQueue;
 use super::task::{Polled, PoolKind, Task};
 use super::{Shared, cpu_clock};
@@ -51,35 +52,41 @@ pub(super) struct Worker {
 /// Tasks whose containers have used up their quota, by the time they may run again.
 type Parked = BTreeMap<(Instant, u64), Arc<Task>>;
 
-/// Tasks that wait for something other than their turn or a wake.
+/// What the thread knows from one turn to the next.
 #[derive(Default)]
 struct Aside {
     parked: Parked,
     giving_way: GivingWay,
+    put_off: PutOff,
+    clock: CpuClock,
 }
 
-/// The processor time that the thread has used since the first poll of a turn for which it matters.
+/// The processor time that the thread has used since some moment that is less than a slice before the poll for
+/// which it matters.
 ///
-/// It is read once a turn and not before each poll, since reading it is a call of the system: what a long
-/// poll is charged by it may be too much by what the turn took before, which is less than a slice.
+/// It is not read before each poll, since reading it is a call of the system: what a long poll is charged by it
+/// may be too much by what the thread used since, which is less than a slice.
 #[derive(Default)]
-struct TurnClock(Option<Duration>);
+struct CpuClock(Option<(Duration, Instant)>);
 
-impl TurnClock {
-    fn start(&mut self) {
-        if self.0.is_none() {
-            self.0 = cpu_clock::thread_time();
+impl CpuClock {
+    fn start(&mut self, now: Instant) {
+        match self.0 {
+            Some((_, since)) if now - since < SLICE => {}
+            Some(_) | None => self.0 = cpu_clock::thread_time().map(|time| (time, now)),
         }
     }
 
     fn used(&self) -> Option<Duration> {
-        cpu_clock::thread_time()?.checked_sub(self.0?)
+        cpu_clock::thread_time()?.checked_sub(self.0?.0)
     }
 }
 
 /// How a turn ended.
 enum Turn {
-    More,
+    /// Others may wait.
+    Full,
+    /// Nobody waits any more.
     Empty,
 }
 
@@ -158,7 +165,7 @@ impl Worker {
         let mut aside = Aside::default();
         loop {
             match self.turn(shared, &mut aside) {
-                Turn::More => tokio::task::yield_now().await,
+                Turn::Full => tokio::task::yield_now().await,
                 Turn::Empty if shared.is_over() => return,
                 Turn::Empty => self.sleep(shared, &aside.parked).await,
             }
@@ -173,9 +180,10 @@ impl Worker {
         };
         shared.enter();
         let mut now = began;
-        let mut clock = TurnClock::default();
+        let mut turn = Turn::Full;
+        aside.put_off.begin_turn();
         for polls in 1.. {
-            now = self.run(shared, task, now, &mut clock, aside);
+            now = self.run(shared, task, now, aside);
             // Before the next task is taken out: it would be lost if the turn ended after that.
             let taken = now.duration_since(began);
             let most = match taken < TURN_MIN {
@@ -187,23 +195,20 @@ impl Worker {
             }
             task = match self.next(shared, aside) {
                 Some(task) => task,
-                None => break,
+                None => {
+                    turn = Turn::Empty;
+                    break;
+                }
             };
         }
+        aside.put_off.end_turn(now);
         aside.giving_way.end_turn();
         shared.leave();
-        Turn::More
+        turn
     }
 
     /// Polls one task and decides where it goes; returns the time.
-    fn run(
-        &self,
-        shared: &Shared,
-        task: Arc<Task>,
-        now: Instant,
-        clock: &mut TurnClock,
-        aside: &mut Aside,
-    ) -> Instant {
+    fn run(&self, shared: &Shared, task: Arc<Task>, now: Instant, aside: &mut Aside) -> Instant {
         if !task.begin() {
             return now;
         }
@@ -222,11 +227,12 @@ impl Worker {
             }
             return now;
         }
+        let now = aside.put_off.before_poll(&task.account, now);
         // Nobody else writes it.
         let polls = self.polls.load(Ordering::Relaxed);
         self.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
         if task.account.has_quota() {
-            clock.start();
+            aside.clock.start(now);
         }
         self.prompt.store(task.is_brief(), Ordering::Relaxed);
         courtesy::begin();
@@ -235,9 +241,10 @@ impl Worker {
         let ended = Instant::now();
         let mut used = ended.duration_since(now);
         if used > SLICE && task.account.has_quota() {
-            used = used.min(clock.used().unwrap_or(used));
+            used = used.min(aside.clock.used().unwrap_or(used));
         }
         task.account.charge(used, ended);
+        aside.put_off.after_poll(&task.account, ended);
         let polled = match result {
             Poll::Ready(()) => Polled::Ended,
             Poll::Pending => task.after_poll(used),
