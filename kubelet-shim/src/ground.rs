@@ -1,6 +1,7 @@
 //! What a pod's containers stand on: mounted volumes, an address, published ports.
 
 mod claims;
+mod runtime_class;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -37,6 +38,8 @@ use crate::spec::{
 use crate::storage::PodStorage;
 use crate::time::Clock;
 use crate::worker::log_dir;
+
+pub(crate) use runtime_class::RUNTIME_HANDLERS;
 
 /// How long a pod waits for NetworkPolicies that are known and not in force for it yet. A compilation
 /// takes some 20 ms; a follower that is cut off from the API must not keep pods from starting.
@@ -119,6 +122,10 @@ pub(crate) async fn lay(
     pod: &Arc<PodSpecPlan>,
     account: PodAccount,
 ) -> Result<GroundKit, Problem> {
+    if let Some(class) = &pod.runtime_class {
+        let checked = runtime_class::check(&site.client, class).await;
+        checked.map_err(|error| sandbox_problem(&error))?;
+    }
     let followed = site.objects.follow(pod, site.amounts, site.clock.now());
     let (files, machine) = tokio::join!(followed, site.resolver.text());
     let files = files.map_err(|error| mount_problem(&error.volume, &error.source))?;

@@ -5,6 +5,7 @@ pub(crate) mod pressure;
 pub(crate) mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 
 use crate::agent::NodeSettings;
 use crate::eviction::{Evictor, memory_least};
+use crate::ground::RUNTIME_HANDLERS;
 use crate::status::whole_seconds;
 use crate::time::Clock;
 
@@ -442,12 +444,19 @@ fn status(name: &str, settings: &NodeSettings, amounts: Amounts) -> NodeStatus {
         daemon_endpoints: settings.kubelet_port.map(|port| NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: port.into() }),
         }),
-        runtime_handlers: Some(vec![NodeRuntimeHandler {
-            name: Some(String::new()),
-            ..NodeRuntimeHandler::default()
-        }]),
+        runtime_handlers: Some(runtime_handlers()),
         ..NodeStatus::default()
     }
+}
+
+/// The default one, which has no name, and those that RuntimeClasses may name.
+fn runtime_handlers() -> Vec<NodeRuntimeHandler> {
+    let names = iter::once("").chain(RUNTIME_HANDLERS);
+    let handler = |name: &str| NodeRuntimeHandler {
+        name: Some(name.to_owned()),
+        ..NodeRuntimeHandler::default()
+    };
+    names.map(handler).collect()
 }
 
 /// Whether two lists of conditions say different things, heartbeats aside.

@@ -98,6 +98,8 @@ pub struct PodSpecPlan {
     pub service_account: String,
     /// `spec.nodeSelector`, compared with the node's labels at admission.
     pub node_selector: BTreeMap<String, String>,
+    /// The RuntimeClass whose handler it asks for.
+    pub runtime_class: Option<String>,
     /// Lines the pod adds to its `/etc/hosts`.
     pub host_aliases: Vec<HostAlias>,
     /// What its `/etc/resolv.conf` is made from.

@@ -25,9 +25,6 @@ const VOLUMES_MAX: usize = 256;
 /// Most pull secrets of one pod: each is read at each pull.
 const PULL_SECRETS_MAX: usize = 64;
 
-/// Runtime classes that mean a Wasm sandbox; the class object is not looked up.
-const RUNTIME_CLASSES: [&str; 4] = ["coracle", "wasi", "wasm", "wasmtime"];
-
 /// Longest host name, as DNS has it.
 const HOSTNAME_MAX: usize = 63;
 
@@ -164,6 +161,10 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         node_name: spec.node_name.clone().unwrap_or_default(),
         service_account: service_account(spec),
         node_selector: spec.node_selector.clone().unwrap_or_default(),
+        runtime_class: spec
+            .runtime_class_name
+            .clone()
+            .filter(|name| !name.is_empty()),
         host_aliases: identity::host_aliases(spec.host_aliases.as_deref(), &at),
         dns: identity::dns(spec, &at),
         shown_name: identity::shown_name(spec, &at),
@@ -288,7 +289,7 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
         overhead: _,
         resource_claims,
         resources: _,
-        runtime_class_name,
+        runtime_class_name: _,
         scheduling_gates,
         scheduling_group,
         set_hostname_as_fqdn: _,
@@ -303,12 +304,6 @@ fn refuse_pod_fields(spec: &PodSpec, at: &Field<'_>) -> Option<String> {
             .refuse("must be unset: a Wasm pod belongs to no operating system");
     }
     at.empty("resourceClaims", resource_claims);
-    if let Some(class) = runtime_class_name
-        && !RUNTIME_CLASSES.contains(&class.as_str())
-    {
-        at.field("runtimeClassName")
-            .refuse(format!("names the unknown runtime handler `{class}`"));
-    }
     at.empty("schedulingGates", scheduling_gates);
     at.absent("schedulingGroup", scheduling_group);
     let subdomain = subdomain.as_deref().filter(|s| !s.is_empty())?;

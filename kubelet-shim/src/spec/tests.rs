@@ -87,7 +87,6 @@ fn pod_fields_that_are_not_honoured_are_refused_by_name() {
             json!({"resources": {"limits": {"hugepages-2Mi": "4Mi"}}}),
             "spec.resources.limits.hugepages-2Mi",
         ),
-        (json!({"runtimeClassName": "kata"}), "spec.runtimeClassName"),
         (
             json!({"schedulingGates": [{"name": "x"}]}),
             "spec.schedulingGates",

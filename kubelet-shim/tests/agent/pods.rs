@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use coracle_kubelet_shim::{ANNOTATION_PUBLISHED, ANNOTATION_REFUSED};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -40,6 +43,9 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     }),
     ("a_missing_config_map_is_waited_for", || {
         run(missing_object())
+    }),
+    ("a_runtime_class_is_known_by_its_handler", || {
+        run(runtime_classes())
     }),
     ("a_spinning_guest_ends_when_its_pod_is_deleted", || {
         run(deletion())
@@ -327,7 +333,7 @@ async fn refused_field() {
 
 async fn later_label() {
     let world = World::new().await;
-    let nodes = kube::Api::<Node>::all(world.control_plane.client("default"));
+    let nodes = Api::<Node>::all(world.control_plane.client("default"));
     let label = json!({"metadata": {"labels": {"disk": "fast"}}});
     let labelled = nodes
         .patch("node-1", &PatchParams::default(), &Patch::Merge(label))
@@ -382,6 +388,42 @@ async fn missing_object() {
         .create::<ConfigMap>(json!({"metadata": {"name": "late"}, "data": {}}))
         .await;
     assert_eq!(phase(&world.until("p", is_over).await), "Succeeded");
+    world.stop().await;
+}
+
+async fn runtime_classes() {
+    let world = World::new().await;
+    let image = world.image("good", &guests::says_and_exits("fine", 0));
+    let classes = Api::<RuntimeClass>::all(world.control_plane.client("default"));
+    let class = |name: &str, handler: &str| RuntimeClass {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        },
+        handler: handler.to_owned(),
+        ..RuntimeClass::default()
+    };
+    let create = async |class| {
+        let created = classes.create(&PostParams::default(), &class).await;
+        created.expect("it is created");
+    };
+    let spec = |class: &str| json!({"restartPolicy": "Never", "containers": one(&image), "runtimeClassName": class});
+    create(class("wasmtime-spin-v2", "spin")).await;
+    world.pod("p", spec("wasmtime-spin-v2")).await;
+    assert_eq!(phase(&world.until("p", is_over).await), "Succeeded");
+
+    create(class("other", "kata")).await;
+    world.pod("q", spec("other")).await;
+    let reason = "FailedCreatePodSandBox";
+    let message = "Failed to create pod sandbox: no runtime for \"kata\" is configured: this node has coracle, \
+                   spin, wasi, wasm, wasmedge, wasmer, wasmtime";
+    world.message("q", reason, message).await;
+    let pod = world.until("q", |pod| phase(pod) == "Pending").await;
+    assert!(annotation(&pod, ANNOTATION_REFUSED).is_none());
+    let deleted = classes.delete("other", &DeleteParams::default()).await;
+    deleted.expect("it is there");
+    create(class("other", "wasm")).await;
+    assert_eq!(phase(&world.until("q", is_over).await), "Succeeded");
     world.stop().await;
 }
 
