@@ -161,10 +161,7 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         node_name: spec.node_name.clone().unwrap_or_default(),
         service_account: service_account(spec),
         node_selector: spec.node_selector.clone().unwrap_or_default(),
-        runtime_class: spec
-            .runtime_class_name
-            .clone()
-            .filter(|name| !name.is_empty()),
+        runtime_class: runtime_class(spec),
         host_aliases: identity::host_aliases(spec.host_aliases.as_deref(), &at),
         dns: identity::dns(spec, &at),
         shown_name: identity::shown_name(spec, &at),
@@ -188,6 +185,12 @@ fn convert(pod: &Pod, policy: HostPathPolicy, root: &Field<'_>) -> Option<PodSpe
         volumes,
         groups: security::groups(spec.security_context.as_ref(), &at),
     })
+}
+
+fn runtime_class(spec: &PodSpec) -> Option<String> {
+    spec.runtime_class_name
+        .clone()
+        .filter(|name| !name.is_empty())
 }
 
 fn service_links(spec: &PodSpec) -> ServiceLinks {
