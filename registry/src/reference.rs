@@ -1,12 +1,18 @@
 //! Names of images, as people type them, checked once.
 
+mod grammar;
+
 use std::fmt;
 use std::str::FromStr;
 
-use oci_distribution::ParseError;
+pub use grammar::GrammarError;
+use grammar::Parts;
 
 /// The registry name of images that exist only in this machine's store.
 pub const LOCAL_REGISTRY: &str = "coracle.local";
+
+/// What a name without tag and digest means.
+const DEFAULT_TAG: &str = "latest";
 
 /// The name of an image: registry, repository, and a tag, a digest or both.
 ///
@@ -15,24 +21,13 @@ pub const LOCAL_REGISTRY: &str = "coracle.local";
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference(oci_distribution::Reference);
 
-/// Why a text is not the name of an image.
+/// A text is not the name of an image.
 #[derive(Debug, thiserror::Error)]
-pub enum ReferenceError {
-    /// The text does not follow the grammar of image names.
-    #[error("`{text}` is not an image reference")]
-    Grammar {
-        /// What was given.
-        text: String,
-        /// What is wrong with it.
-        #[source]
-        source: ParseError,
-    },
-    /// The digest is of an algorithm that is not served, or not in lower case.
-    #[error("image reference `{text}` must have a lower-case sha256 digest")]
-    Digest {
-        /// What was given.
-        text: String,
-    },
+#[error("`{text}` is not an image reference")]
+pub struct ReferenceError {
+    text: String,
+    #[source]
+    source: GrammarError,
 }
 
 impl Reference {
@@ -83,6 +78,22 @@ impl Reference {
         }
     }
 
+    fn of(parts: Parts) -> Self {
+        let (registry, repository) = (parts.registry, parts.repository);
+        Self(match (parts.tag, parts.digest) {
+            (Some(tag), Some(digest)) => {
+                oci_distribution::Reference::with_tag_and_digest(registry, repository, tag, digest)
+            }
+            (None, Some(digest)) => {
+                oci_distribution::Reference::with_digest(registry, repository, digest)
+            }
+            (tag, None) => {
+                let tag = tag.unwrap_or_else(|| DEFAULT_TAG.to_owned());
+                oci_distribution::Reference::with_tag(registry, repository, tag)
+            }
+        })
+    }
+
     /// Returns the protocol library's own type.
     pub(crate) fn wire(&self) -> &oci_distribution::Reference {
         &self.0
@@ -93,20 +104,11 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parsed = oci_distribution::Reference::from_str(text).map_err(|source| {
-            ReferenceError::Grammar {
-                text: text.to_owned(),
-                source,
-            }
+        let parts = grammar::parse(text).map_err(|source| ReferenceError {
+            text: text.to_owned(),
+            source,
         })?;
-        if let Some(digest) = parsed.digest()
-            && crate::digest::Digest::from_str(digest).is_err()
-        {
-            return Err(ReferenceError::Digest {
-                text: text.to_owned(),
-            });
-        }
-        Ok(Self(parsed))
+        Ok(Self::of(parts))
     }
 }
 

@@ -8,6 +8,7 @@ mod pull;
 mod push;
 mod retry;
 mod session;
+mod trust;
 
 pub use credentials::{Credentials, CredentialsError};
 pub use error::RegistryError;
@@ -15,3 +16,4 @@ pub use pull::{PullError, PullOptions};
 pub use push::{PushError, PushOptions};
 pub use retry::RetryPolicy;
 pub(crate) use session::HttpClient;
+pub(crate) use trust::SystemTrust;

@@ -130,8 +130,10 @@ pub(crate) struct Inner {
     pub(crate) dir: PathBuf,
     pub(crate) options: StoreOptions,
     pub(crate) flights: Flights,
-    /// Made when it is first needed: reading the system's certificates takes milliseconds.
+    /// Made when it is first needed.
     pub(crate) http: std::sync::OnceLock<crate::remote::HttpClient>,
+    /// Whom that client trusts.
+    pub(crate) trust: Arc<crate::remote::SystemTrust>,
     /// Roots and leases that someone holds, so that every holder shares one.
     roots: Mutex<HashMap<Digest, Weak<Root>>>,
     leases: Mutex<HashMap<Digest, Weak<Lease>>>,
@@ -181,6 +183,7 @@ impl ImageStore {
             options,
             flights: Flights::default(),
             http: std::sync::OnceLock::new(),
+            trust: Arc::default(),
             roots: Mutex::default(),
             leases: Mutex::default(),
         };

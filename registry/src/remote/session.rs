@@ -1,6 +1,7 @@
 //! A conversation with one registry about one repository.
 
-use std::sync::OnceLock;
+use std::error::Error;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use super::auth::{
 };
 use super::credentials::Credentials;
 use super::error::{HINT_NO_CREDENTIALS, RegistryError};
+use super::trust::SystemTrust;
 use crate::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MANIFEST_BYTES_MAX, OCI_INDEX, OCI_MANIFEST};
 use crate::reference::Reference;
 use crate::store::{ImageStore, PlainHttp};
@@ -27,12 +29,15 @@ pub(crate) type HttpClient = reqwest::Client;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A line that is silent for so long is broken.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Who we say we are.
+const USER_AGENT: &str = concat!("coracle/", env!("CARGO_PKG_VERSION"));
 /// What is kept of an error's text.
 const ERROR_BYTES_MAX: usize = 4096;
 
 /// A conversation with one registry about one repository.
 pub(super) struct Session {
     http: HttpClient,
+    trust: Arc<SystemTrust>,
     reference: Reference,
     credentials: Option<Credentials>,
     access: Access,
@@ -85,24 +90,15 @@ impl Session {
             PlainHttp::Loopback => Scheme::Tls.into(),
             PlainHttp::Always => Scheme::Plain.into(),
         };
-        let http = match store.inner.http.get() {
-            Some(client) => client.clone(),
-            None => {
-                let made = HttpClient::builder()
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .read_timeout(READ_TIMEOUT)
-                    .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
-                    .build();
-                let made = made.map_err(|source| RegistryError::Unreachable {
-                    registry: reference.registry().to_owned(),
-                    source: source.into(),
-                })?;
-                store.inner.http.get_or_init(|| made).clone()
-            }
-        };
+        let http = http_client(store).map_err(|source| RegistryError::Unreachable {
+            registry: reference.registry().to_owned(),
+            source,
+        })?;
+        let trust = store.inner.trust.clone();
         let (reference, state) = (reference.clone(), Mutex::default());
         Ok(Self {
             http,
+            trust,
             reference,
             credentials,
             access,
@@ -153,6 +149,13 @@ impl Session {
         if let Some(client) = &state.client {
             return Ok(client.clone());
         }
+        // The library takes for granted that the system has certificates, with or without TLS.
+        self.trust
+            .verifier()
+            .map_err(|source| RegistryError::Unreachable {
+                registry: self.registry().to_owned(),
+                source: source.into(),
+            })?;
         let config = ClientConfig {
             protocol: match self.scheme() {
                 Scheme::Plain => ClientProtocol::Http,
@@ -162,7 +165,7 @@ impl Session {
             connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: Some(READ_TIMEOUT),
             platform_resolver: None,
-            user_agent: concat!("coracle/", env!("CARGO_PKG_VERSION")),
+            user_agent: USER_AGENT,
             ..ClientConfig::default()
         };
         let client = ProtocolClient::try_from(config)
@@ -409,6 +412,20 @@ impl Session {
     }
 }
 
+/// Returns the client of a store, which is made when it is first needed.
+fn http_client(store: &ImageStore) -> Result<HttpClient, Box<dyn Error + Send + Sync>> {
+    if let Some(client) = store.inner.http.get() {
+        return Ok(client.clone());
+    }
+    let made = HttpClient::builder()
+        .tls_backend_preconfigured(store.inner.trust.client_config()?)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        .user_agent(USER_AGENT)
+        .build()?;
+    Ok(store.inner.http.get_or_init(|| made).clone())
+}
+
 /// Returns whether a plain request met what may be a TLS server: some answer 400, of which a `HEAD`
 /// shows nothing else, and others end the connection.
 fn may_want_tls(plain: &reqwest::Result<Response>) -> bool {
@@ -422,7 +439,7 @@ fn may_want_tls(plain: &reqwest::Result<Response>) -> bool {
 /// own error cannot be had through two others; its words are the same for all reasons.
 fn is_of_certificate(error: &reqwest::Error) -> bool {
     // The outermost sentence holds the address, and so whatever an image may be called.
-    let mut cause = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(error) = cause {
         if error.to_string().contains("certificate") {
             return true;

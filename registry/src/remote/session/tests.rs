@@ -62,6 +62,11 @@ impl Server {
         let client = HttpClient::builder().tls_certs_only(trusted).build();
         let client = client.expect("a client");
         store.inner.http.set(client).expect("it is the first");
+        self.session_of(store)
+    }
+
+    /// Begins a conversation by the store's own client.
+    fn session_of(&self, store: &ImageStore) -> Session {
         let reference = format!("{}/app:v1", self.address).parse().expect("a name");
         let credentials = Credentials::parse("user:secret").expect("credentials");
         let session = Session::new(store, &reference, Some(credentials), Access::Pull);
@@ -146,6 +151,21 @@ async fn a_certificate_that_is_not_trusted_is_no_reason_to_go_without() {
         let source = std::error::Error::source(&error).expect("a cause");
         assert!(chain_contains(source, "certificate"), "{error}: {source:?}");
         assert_eq!(session.scheme.get(), None);
+    }
+}
+
+/// Reading the system's certificates takes longer than a registry on this machine to answer.
+#[tokio::test]
+async fn the_systems_certificates_are_read_when_one_is_shown() {
+    for (speaks, are_read) in [(Scheme::Plain, false), (Scheme::Tls, true)] {
+        let (_folder, store) = store();
+        let server = Server::start(speaks, Manner::HangsUp);
+        let asked = server.session_of(&store).resolve("v1").await;
+        assert_eq!(asked.is_err(), are_read, "no system trusts the server");
+        assert_eq!(store.inner.trust.is_loaded(), are_read);
+        if let Err(error) = asked {
+            assert!(chain_contains(&error, "certificate"), "{error:?}");
+        }
     }
 }
 
