@@ -2,7 +2,7 @@
 //! verifies and unpacks nothing.
 //!
 //! The image has 116 MB in five layers of gzip, and a registry of Debian's serves it on loopback. A pull
-//! goes into an empty store; the pull after it fetches nothing. Without a registry on the path there is
+//! goes into an empty store; those after it, each by a store that is opened anew, fetch nothing. Without a registry on the path there is
 //! nothing to measure, which is said. `CORACLE_BENCH_ROUNDS` (5).
 
 use std::fs;
@@ -31,6 +31,8 @@ const FILE_BYTES: usize = 4_272_000;
 /// what it makes of programs, a fifth, and so 116 MB of the image.
 const RUN: usize = 96;
 const NOISE: usize = 19;
+/// Pulls of a round that fetch nothing.
+const AGAIN: u32 = 50;
 /// Less than that was no pull of the image.
 const WIRE_BYTES_MIN: u64 = 100_000_000;
 
@@ -96,13 +98,11 @@ async fn measure() {
     }
     let mut ours = Taken::default();
     let mut theirs = Taken::default();
-    let (mut again, mut fetched) = (Vec::new(), Vec::new());
+    let (mut again, mut fetched) = (Taken::default(), Vec::new());
     for round in 0..setting("ROUNDS", 5) {
         let store = folder.path().join(format!("store-{round}"));
         ours.take_pull(&store, &served.reference).await;
-        let (took, bytes) = pull(&store, &served.reference).await;
-        again.push(took.as_secs_f64() * 1e3);
-        fetched.push(bytes as f64);
+        fetched.push(again.take_again(&store, &served.reference).await as f64);
         fs::remove_dir_all(&store).expect("the store can be removed");
         if has_skopeo {
             theirs.take_skopeo(&folder.path().join("skopeo"), &served.reference);
@@ -119,7 +119,10 @@ async fn measure() {
     figures.add(Figure::lower(name, skopeo, "s", theirs.clock).peer());
     let ours = Figure::lower(name, "ours, verified and indexed", "s", ours.clock);
     figures.add(ours.against(skopeo).goal(1.3));
-    figures.add(Figure::lower("the same again", "ours", "ms", again).goal(5.0));
+    let milliseconds = |seconds: Vec<f64>| seconds.iter().map(|each| each * 1e3).collect();
+    let (clock, processor) = (milliseconds(again.clock), milliseconds(again.processor));
+    figures.add(Figure::lower("the same again", "ours", "CPU-ms", processor));
+    figures.add(Figure::lower("the same again", "ours", "ms", clock).goal(5.0));
     figures.add(Figure::lower("bytes of layers fetched again", "ours", "B", fetched).goal(0.0));
     figures.finish();
 }
@@ -140,6 +143,21 @@ impl Taken {
         self.clock.push(took.as_secs_f64());
         self.processor
             .push(cpu_time(id).saturating_sub(cpu).as_secs_f64());
+    }
+
+    /// Takes the mean of some pulls of what is there, and returns the bytes of layers that came.
+    async fn take_again(&mut self, store: &Path, reference: &Reference) -> u64 {
+        let cpu = cpu_time(std::process::id());
+        let (mut clock, mut fetched) = (Duration::ZERO, 0);
+        for _ in 0..AGAIN {
+            let (took, bytes) = pull(store, reference).await;
+            clock += took;
+            fetched += bytes;
+        }
+        let cpu = cpu_time(std::process::id()).saturating_sub(cpu);
+        self.clock.push((clock / AGAIN).as_secs_f64());
+        self.processor.push((cpu / AGAIN).as_secs_f64());
+        fetched
     }
 
     fn take_skopeo(&mut self, target: &Path, reference: &Reference) {
