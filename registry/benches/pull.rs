@@ -119,7 +119,8 @@ async fn measure() {
     figures.add(Figure::lower(name, skopeo, "s", theirs.clock).peer());
     let ours = Figure::lower(name, "ours, verified and indexed", "s", ours.clock);
     figures.add(ours.against(skopeo).goal(1.3));
-    let milliseconds = |seconds: Vec<f64>| seconds.iter().map(|each| each * 1e3).collect();
+    let milliseconds =
+        |seconds: Vec<f64>| -> Vec<_> { seconds.iter().map(|each| each * 1e3).collect() };
     let (clock, processor) = (milliseconds(again.clock), milliseconds(again.processor));
     figures.add(Figure::lower("the same again", "ours", "CPU-ms", processor));
     figures.add(Figure::lower("the same again", "ours", "ms", clock).goal(5.0));
