@@ -20,7 +20,7 @@ border-top: 1px solid var(--line); } h3 { font-size: .95rem; margin: 1.1rem 0 .1
 p { color: var(--dim); margin: .2rem 0; } h3 span { color: var(--dim); font-weight: normal; }
 nav a { margin-right: .8rem; } a { color: var(--ours); }
 svg { display: block; width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; fill: var(--ink); \
-font-variant-numeric: tabular-nums; } svg .dim { fill: var(--dim); }
+font-variant-numeric: tabular-nums; } svg .small { font-size: 10.5px; } svg .dim { fill: var(--dim); }
 .ours { fill: var(--ours); } .peer { fill: var(--peer); } .whisker { stroke: var(--ink); stroke-width: 1.3; fill: none; }
 .goal { stroke: var(--goal); stroke-width: 1.8; stroke-dasharray: 4 3; } .axis { stroke: var(--dim); }
 table { border-collapse: collapse; width: 100%; font-size: 14px; } tr { border-bottom: 1px solid var(--line); }

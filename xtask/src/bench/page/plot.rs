@@ -16,6 +16,8 @@ use crate::bench::record::Figure;
 const LOGARITHMIC_FROM: f64 = 40.0;
 
 const LABEL_WIDTH: f64 = 215.0;
+/// What fits into a line of it.
+const LABEL_CHARS: usize = 34;
 const PLOT_WIDTH: f64 = 300.0;
 const TEXT_WIDTH: f64 = 195.0;
 const RATIO_WIDTH: f64 = 150.0;
@@ -75,6 +77,34 @@ pub(super) fn svg(group: &[&Figure]) -> String {
     svg
 }
 
+/// The name of a row, in two lines where one has no room for it.
+fn label(text: &str, middle: f64) -> String {
+    let (lines, first, class) = match halves(text) {
+        Some((begin, end)) => (vec![begin, end], middle - 1.5, "small"),
+        None => (vec![text], middle + 4.0, ""),
+    };
+    let mut svg = String::new();
+    for (at, line) in lines.into_iter().enumerate() {
+        let (x, y) = (LABEL_WIDTH - GAP, first + 11.0 * at as f64);
+        let _ = write!(
+            svg,
+            "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\">{}</text>",
+            escaped(line)
+        );
+    }
+    svg
+}
+
+/// A long text, divided at the space that is nearest to its middle.
+fn halves(text: &str) -> Option<(&str, &str)> {
+    if text.chars().count() <= LABEL_CHARS {
+        return None;
+    }
+    let spaces = text.match_indices(' ').map(|(at, _)| at);
+    let at = spaces.min_by_key(|at| at.abs_diff(text.len() / 2))?;
+    Some((&text[..at], &text[at + 1..]))
+}
+
 /// A contender's place in the plot.
 struct Row<'a> {
     figure: &'a Figure,
@@ -101,12 +131,9 @@ impl<'a> Row<'a> {
         let (least, end, most) = (axis.at(least), axis.at(median), axis.at(most));
         let class = if self.figure.is_peer { "peer" } else { "ours" };
         let mut svg = format!(
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
-             <rect class=\"{class}\" x=\"{LABEL_WIDTH}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{BAR_HEIGHT}\" rx=\"2\"/>\
+            "{}<rect class=\"{class}\" x=\"{LABEL_WIDTH}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{BAR_HEIGHT}\" rx=\"2\"/>\
              <text x=\"{:.1}\" y=\"{:.1}\">{}</text>\n",
-            LABEL_WIDTH - GAP,
-            middle + 4.0,
-            escaped(&self.figure.key.contender),
+            label(&self.figure.key.contender, middle),
             middle - BAR_HEIGHT / 2.0,
             (end - LABEL_WIDTH).max(1.0),
             LABEL_WIDTH + PLOT_WIDTH + GAP,
@@ -246,6 +273,17 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_long_name_is_written_in_two_lines() {
+        assert_eq!(halves("haproxy"), None);
+        let long = "wasmtime-wasi, kernel sockets, one thread";
+        assert_eq!(
+            halves(long),
+            Some(("wasmtime-wasi, kernel", "sockets, one thread"))
+        );
+        assert_eq!(halves(&"x".repeat(50)), None);
     }
 
     #[test]
