@@ -32,9 +32,9 @@ pub(crate) const PIPE_BYTES_MIN: usize = 4 * 1024;
 /// wake-up a byte.
 const WRITER_WAKE_BYTES: usize = PIPE_BYTES_MAX / 4;
 
-/// What is copied at once. More than 4 KiB the C library copies by `rep movsb`, which on AMD's Zen 3 and 4
-/// is twenty times slower where source and target are less than 64 bytes apart modulo a page, as buffers
-/// often are that were allocated one after the other (glibc's bug 30994, mended in 2.39).
+/// What is copied at once: below what the C library copies by `rep movsb`, which is known to be many times
+/// slower on AMD's Zen 3 for some alignments of source and target. Copies of 64 KiB were fifteen times slower
+/// there with glibc 2.36 (`docs/performance.md`).
 const COPY_BYTES: usize = 2 * 1024;
 
 /// A byte queue shared by one reader and one writer.

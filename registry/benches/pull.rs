@@ -2,8 +2,8 @@
 //! verifies and unpacks nothing.
 //!
 //! The image has 116 MB in five layers of gzip, and a registry of Debian's serves it on loopback. A pull
-//! goes into an empty store; those after it, each by a store that is opened anew, fetch nothing. Without a registry on the path there is
-//! nothing to measure, which is said. `CORACLE_BENCH_ROUNDS` (5).
+//! goes into an empty store; those after it, each by a store that is opened anew, fetch nothing. Without a
+//! registry on the path there is nothing to measure, which is said. `CORACLE_BENCH_ROUNDS` (5).
 
 use std::fs;
 use std::io::Write as _;

@@ -22,7 +22,7 @@ mod store;
 pub use archive::LoadError;
 pub use build::{BuildError, BuildForm, BuildSpec, ImageForm, PackError};
 pub use image::{Image, ImageConfig, ImageContent, Judge, ModuleFile, Progress, Quiet};
-pub use reference::{GrammarError, LOCAL_REGISTRY, Reference, ReferenceError};
+pub use reference::{LOCAL_REGISTRY, Reference, ReferenceError};
 pub use refusal::{FailureClass, LayerFault, Refusal, TarFault};
 pub use remote::{
     Credentials, CredentialsError, PullError, PullOptions, PushError, PushOptions, RegistryError,

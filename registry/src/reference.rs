@@ -5,8 +5,7 @@ mod grammar;
 use std::fmt;
 use std::str::FromStr;
 
-pub use grammar::GrammarError;
-use grammar::Parts;
+use grammar::{GrammarError, Parts};
 
 /// The registry name of images that exist only in this machine's store.
 pub const LOCAL_REGISTRY: &str = "coracle.local";

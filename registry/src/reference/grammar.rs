@@ -18,7 +18,7 @@ const TAG_BYTES_MAX: usize = 128;
 
 /// What is wrong with an image's name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum GrammarError {
+pub(super) enum GrammarError {
     /// It is empty.
     #[error("the name is empty")]
     Empty,
