@@ -136,16 +136,45 @@ impl ImageStore {
         judge: &dyn Judge,
         progress: &dyn Progress,
     ) -> Result<Vec<Image>, LoadError> {
+        let source = || Source::open(self, path);
+        self.load_from(source, path, name, judge, progress)
+    }
+
+    /// Brings every image of an archive that comes as a stream into the store, as [`ImageStore::load`]
+    /// does; the archive lies in the store meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`ImageStore::load`] does; the archive is called `-`.
+    pub fn load_stream(
+        &self,
+        stream: &mut dyn Read,
+        name: Option<&Reference>,
+        judge: &dyn Judge,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Image>, LoadError> {
+        let path = Path::new("-");
+        let source = || Source::stream(self, path, stream);
+        self.load_from(source, path, name, judge, progress)
+    }
+
+    fn load_from(
+        &self,
+        source: impl FnOnce() -> Result<Source, LoadError>,
+        path: &Path,
+        name: Option<&Reference>,
+        judge: &dyn Judge,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Image>, LoadError> {
         if let Some(name) = name.filter(|name| name.digest().is_some()) {
             return Err(LoadError::Pinned {
                 image: name.to_string(),
             });
         }
-        let source = Source::open(self, path)?;
         let load = Load {
             store: self,
             path,
-            source,
+            source: source()?,
             judge,
             progress,
         };
@@ -266,16 +295,21 @@ impl Load<'_> {
             serde_json::from_slice(bytes).map_err(|error| Refusal::Manifest {
                 reason: error.to_string(),
             })?;
-        saved
-            .iter()
+        // An image with several names has them all in one entry.
+        let named = saved.iter().flat_map(|saved| {
+            let names = saved.repo_tags.as_deref().unwrap_or_default();
+            let unnamed = names.is_empty().then_some((saved, None));
+            let names = names.iter().map(move |name| (saved, Some(name.as_str())));
+            unnamed.into_iter().chain(names)
+        });
+        named
             .take(IMAGES_MAX)
-            .map(|saved| self.saved_image(saved))
+            .map(|(saved, name)| self.saved_image(saved, name))
             .collect()
     }
 
-    fn saved_image(&self, saved: &Saved) -> Result<Found, Fault> {
-        let tag = saved.repo_tags.iter().flatten().next();
-        let name = self.name_of(tag.map(String::as_str));
+    fn saved_image(&self, saved: &Saved, name: Option<&str>) -> Result<Found, Fault> {
+        let name = self.name_of(name);
         let missing = |what: &str| Refusal::Manifest {
             reason: format!("there is no `{what}`"),
         };

@@ -1,6 +1,7 @@
 //! `image build` and `image load`.
 
 use std::collections::BTreeMap;
+use std::io::stdin;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -63,7 +64,9 @@ pub(super) struct BuildArgs {
 /// Arguments of `coracle image load`.
 #[derive(Debug, Args)]
 pub(super) struct LoadArgs {
-    /// An OCI image layout (a folder or a tar of it), or the output of `docker save`
+    /// An OCI image layout (a folder or a tar of it), or the output of `docker save`; `-` reads
+    /// standard input
+    #[arg(value_name = "PATH")]
     path: PathBuf,
 
     /// The image's name, where the archive holds one image [default: as the archive says]
@@ -82,7 +85,11 @@ pub(super) fn build(args: BuildArgs, data_dir: &Path) -> anyhow::Result<()> {
 pub(super) fn load(args: LoadArgs, data_dir: &Path) -> anyhow::Result<()> {
     let store = open(data_dir, StoreOptions::default())?;
     let progress = bars(Doing::Loading);
-    let loaded = store.load(&args.path, args.tag.as_ref(), &CodeJudge, &*progress)?;
+    let name = args.tag.as_ref();
+    let loaded = match args.path.as_os_str() == "-" {
+        true => store.load_stream(&mut stdin().lock(), name, &CodeJudge, &*progress)?,
+        false => store.load(&args.path, name, &CodeJudge, &*progress)?,
+    };
     let lines = loaded
         .iter()
         .map(|image| format!("{} {}\n", image.reference, image.digest));

@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 use super::LoadError;
 use crate::refusal::LayerFault;
 use crate::rootfs::index::{self, LayerIndex, LayerKind};
-use crate::rootfs::inflate::{Compression, InflateFault, UnpackBudget, inflate};
+use crate::rootfs::inflate::{Compression, HEAD_BYTES, InflateFault, UnpackBudget, inflate};
 use crate::store::{ImageStore, Intake, StoreError};
 
 /// Where the files of a layout are read from.
@@ -20,13 +20,13 @@ pub(super) enum Source {
     Tar {
         path: PathBuf,
         members: HashMap<String, (u64, u64)>,
-        /// The tar itself, if it came compressed.
-        _uncompressed: Option<Uncompressed>,
+        /// The tar itself, if it came compressed or as a stream.
+        _kept: Option<Kept>,
     },
 }
 
-/// A compressed archive's tar, in the store for as long as it is read.
-pub(super) struct Uncompressed {
+/// An archive's uncompressed tar, in the store for as long as it is read.
+pub(super) struct Kept {
     file: NamedTempFile,
     /// Keeps sweeps from it; dropped after it.
     _intake: Intake,
@@ -45,24 +45,61 @@ impl Read for Member {
 }
 
 impl Source {
-    /// Opens a folder or a tar, which may be compressed.
+    /// Opens a folder or a tar, which may be compressed, or a pipe that gives one.
     pub(super) fn open(store: &ImageStore, path: &Path) -> Result<Self, LoadError> {
         let unreadable = |source| LoadError::Read {
             path: path.to_owned(),
             source,
         };
-        if path.metadata().map_err(unreadable)?.is_dir() {
+        let kind = path.metadata().map_err(unreadable)?;
+        if kind.is_dir() {
             return Ok(Self::Folder(path.to_owned()));
         }
-        let uncompressed = match Compression::of_file(path).map_err(unreadable)? {
-            Compression::None => None,
-            compression => Some(Uncompressed::of(store, path, compression)?),
-        };
-        let tar = match &uncompressed {
-            Some(uncompressed) => uncompressed.file.path().to_owned(),
-            None => path.to_owned(),
-        };
-        let mut file = File::open(&tar).map_err(unreadable)?;
+        if !kind.is_file() {
+            let mut pipe = File::open(path).map_err(unreadable)?;
+            return Self::stream(store, path, &mut pipe);
+        }
+        match Compression::of_file(path).map_err(unreadable)? {
+            Compression::None => Self::tar(path, path.to_owned(), None),
+            compression => {
+                let packed = File::open(path).map_err(unreadable)?;
+                Self::keep(store, path, packed, compression)
+            }
+        }
+    }
+
+    /// Reads a tar, which may be compressed, from a stream; errors call it by this path.
+    pub(super) fn stream(
+        store: &ImageStore,
+        path: &Path,
+        stream: &mut dyn Read,
+    ) -> Result<Self, LoadError> {
+        let mut head = Vec::new();
+        let read = (&mut *stream).take(HEAD_BYTES).read_to_end(&mut head);
+        read.map_err(|source| LoadError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let compression = Compression::of_head(&head);
+        Self::keep(store, path, head.chain(stream), compression)
+    }
+
+    fn keep(
+        store: &ImageStore,
+        path: &Path,
+        archive: impl Read,
+        compression: Compression,
+    ) -> Result<Self, LoadError> {
+        let kept = Kept::of(store, path, archive, compression)?;
+        let tar = kept.file.path().to_owned();
+        Self::tar(path, tar, Some(kept))
+    }
+
+    fn tar(path: &Path, tar: PathBuf, kept: Option<Kept>) -> Result<Self, LoadError> {
+        let mut file = File::open(&tar).map_err(|source| LoadError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         let index = index::read(&mut file).map_err(|source| LoadError::Archive {
             path: path.to_owned(),
             source,
@@ -70,7 +107,7 @@ impl Source {
         Ok(Self::Tar {
             path: tar,
             members: members_of(index),
-            _uncompressed: uncompressed,
+            _kept: kept,
         })
     }
 
@@ -111,8 +148,13 @@ impl Source {
     }
 }
 
-impl Uncompressed {
-    fn of(store: &ImageStore, path: &Path, compression: Compression) -> Result<Self, LoadError> {
+impl Kept {
+    fn of(
+        store: &ImageStore,
+        path: &Path,
+        archive: impl Read,
+        compression: Compression,
+    ) -> Result<Self, LoadError> {
         let failed = |source| LoadError::Store {
             path: path.to_owned(),
             source,
@@ -123,12 +165,8 @@ impl Uncompressed {
         };
         let intake = Intake::begin_blocking(store).map_err(failed)?;
         let mut file = store.temporary().map_err(failed)?;
-        let packed = File::open(path).map_err(|source| LoadError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
         let budget = UnpackBudget::default();
-        let inflated = inflate(packed, compression, file.as_file_mut(), &budget);
+        let inflated = inflate(archive, compression, file.as_file_mut(), &budget);
         inflated.map_err(|fault| match fault {
             InflateFault::Bomb => refused(LayerFault::Bomb),
             InflateFault::Read(error) => refused(LayerFault::Inflate(error)),

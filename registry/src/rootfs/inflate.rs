@@ -14,6 +14,9 @@ const BUFFER_BYTES: usize = 128 << 10;
 /// The largest window (2^27 bytes, 128 MiB) is what `zstd` itself accepts without being asked.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
+/// As many of a file's first bytes tell how it is compressed.
+pub(crate) const HEAD_BYTES: u64 = 4;
+
 /// How a layer is compressed on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
@@ -47,15 +50,20 @@ pub(crate) enum InflateFault {
 }
 
 impl Compression {
+    /// Tells by its first bytes, of which [`HEAD_BYTES`] are enough, how a file is compressed.
+    pub(crate) fn of_head(head: &[u8]) -> Self {
+        match head {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+
     /// Tells by its first bytes how a file is compressed.
     pub(crate) fn of_file(path: &Path) -> io::Result<Self> {
         let mut head = Vec::new();
-        File::open(path)?.take(4).read_to_end(&mut head)?;
-        Ok(match head.as_slice() {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd] => Self::Zstd,
-            _ => Self::None,
-        })
+        File::open(path)?.take(HEAD_BYTES).read_to_end(&mut head)?;
+        Ok(Self::of_head(&head))
     }
 }
 

@@ -95,8 +95,7 @@ fn what_docker_save_writes_is_loaded() {
     let config = json!({"architecture": "wasm", "os": "wasi", "config": {"Cmd": ["/app.wasm"]},
         "rootfs": {"type": "layers", "diff_ids": [digest_of(&layer)]}})
     .to_string();
-    let saved =
-        json!([{"Config": "c.json", "RepoTags": ["team/app:v1"], "Layers": ["l/layer.tar"]}]);
+    let saved = json!([{"Config": "c.json", "RepoTags": ["team/app:v1", "app:v2"], "Layers": ["l/layer.tar"]}]);
     let saved = saved.to_string();
     let bytes = tar(&[
         ("c.json", config.as_bytes()),
@@ -107,7 +106,9 @@ fn what_docker_save_writes_is_loaded() {
     fs::write(&path, bytes).expect("a file");
     let loaded = place.store.load(&path, None, &NoForbidden, &Quiet);
     let loaded = loaded.unwrap_or_else(|error| panic!("{}", told(&error)));
-    assert_eq!(loaded[0].reference.to_string(), "docker.io/team/app:v1");
+    let names = loaded.iter().map(|image| image.reference.to_string());
+    let names: Vec<String> = names.collect();
+    assert_eq!(names, ["docker.io/team/app:v1", "docker.io/library/app:v2"]);
 }
 
 /// Returns the output of `docker save` for images of one module each, called by tags.
@@ -225,6 +226,31 @@ fn an_archive_is_loaded_however_it_is_compressed() {
         let line = told(&error.expect_err("refused"));
         assert!(line.contains("cannot be uncompressed"), "{line}");
         assert_eq!(place.content(), Vec::<String>::new());
+    }
+}
+
+/// `docker save … | coracle image load -`
+#[test]
+fn an_archive_is_loaded_from_a_stream() {
+    let place = Place::new();
+    let bytes = saved(&[("r.io/a:v1", b"1")]);
+    let zstd = zstd::stream::encode_all(&bytes[..], 1).expect("memory");
+    let name = "r.io/a:v1".parse().expect("a reference");
+    for archive in [&bytes, &gzip(&bytes), &zstd] {
+        let load = |mut archive: &[u8]| {
+            let store = &place.store;
+            store.load_stream(&mut archive, None, &NoForbidden, &Quiet)
+        };
+        let loaded = load(archive).unwrap_or_else(|error| panic!("{}", told(&error)));
+        assert_eq!(loaded[0].reference, name);
+        drop(loaded);
+        place.store.remove(&name).expect("removed");
+        assert_eq!(place.content(), Vec::<String>::new());
+        for part in [&archive[..archive.len() / 2], &[]] {
+            let line = told(&load(part).expect_err("refused"));
+            assert!(line.starts_with("`-` is n"), "{line}");
+            assert_eq!(place.content(), Vec::<String>::new());
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn patch(mut object: Value, operations: &[Value]) -> Result<Value, Ap
     for operation in operations {
         // Kubernetes finds out about malformed operations when it comes to them.
         let operation: PatchOperation =
-            serde_json::from_value(operation.clone()).map_err(|_| ApiError::patch_refused())?;
+            serde_json::from_value(complete(operation)).map_err(|_| ApiError::patch_refused())?;
         let operation = lenient(&object, operation);
         let growth = Growth::of(&object, &operation);
         copied = copied.saturating_add(growth.copied);
@@ -46,6 +46,21 @@ pub(super) fn patch(mut object: Value, operations: &[Value]) -> Result<Value, Ap
             .map_err(|_| ApiError::patch_refused())?;
     }
     Ok(object)
+}
+
+/// Returns an operation with its value, which is null where it has none: the stock server's library
+/// takes it for that.
+fn complete(operation: &Value) -> Value {
+    let mut operation = operation.clone();
+    if let Some(fields) = operation.as_object_mut()
+        && matches!(
+            fields.get("op").and_then(Value::as_str),
+            Some("add" | "replace" | "test")
+        )
+    {
+        fields.entry("value").or_insert(Value::Null);
+    }
+    operation
 }
 
 /// Lets a field be replaced that is not there, as the stock server's library does.
@@ -132,6 +147,46 @@ fn size(value: &Value) -> usize {
         Value::Object(map) => {
             let entry = |(name, value): (&String, &Value)| name.len() + 4 + size(value);
             2 + map.iter().map(entry).sum::<usize>()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_missing_is_null() {
+        let apply = |operations: Value| {
+            let operations = operations.as_array().expect("a list").clone();
+            patch(json!({"a": 1, "b": null}), &operations)
+        };
+        for (operation, expected) in [
+            (
+                json!({"op": "add", "path": "/c"}),
+                json!({"a": 1, "b": null, "c": null}),
+            ),
+            (
+                json!({"op": "replace", "path": "/a"}),
+                json!({"a": null, "b": null}),
+            ),
+            (
+                json!({"op": "test", "path": "/b"}),
+                json!({"a": 1, "b": null}),
+            ),
+        ] {
+            let patched = apply(json!([operation])).expect("applied");
+            assert_eq!(patched, expected, "{operation}");
+        }
+        for operation in [
+            json!({"op": "test", "path": "/a"}),
+            json!({"op": "add"}),
+            json!({"path": "/a"}),
+            json!("add"),
+        ] {
+            assert!(apply(json!([operation])).is_err(), "{operation}");
         }
     }
 }
