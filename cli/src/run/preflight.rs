@@ -1,6 +1,6 @@
 //! Everything that can be refused before anything starts: kinds, fields, image files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -37,12 +37,14 @@ pub(super) struct Plan {
 /// Names every object with what is not served, all of them at once.
 pub(super) fn check(objects: Vec<Object>, images: &ImageStore) -> anyhow::Result<Plan> {
     refuse_unserved(&objects)?;
+    let mut packer = Packer::new(images);
     let mut notices = Vec::new();
     let mut refusals = Vec::new();
     let mut checked = Vec::with_capacity(objects.len());
     for mut object in objects {
         if object.kind == "Pod" {
-            pack_images(&mut object, images).with_context(|| object.to_string())?;
+            let packed = packer.pack_images(&mut object);
+            packed.with_context(|| object.to_string())?;
         }
         coracle_control_plane::check_manifest(&object.value).with_context(|| object.to_string())?;
         if object.kind == "Pod" {
@@ -194,43 +196,66 @@ fn never_placed(pod: &Pod) -> Option<String> {
     }
 }
 
-/// Packs each image that is a path into the local store and puts its reference in the path's place.
-fn pack_images(object: &mut Object, images: &ImageStore) -> anyhow::Result<()> {
-    let folder = object.origin.folder().to_owned();
-    for list in ["initContainers", "containers"] {
-        let containers = object.value.pointer_mut(&format!("/spec/{list}"));
-        let Some(Value::Array(containers)) = containers else {
-            continue;
-        };
-        for container in containers {
-            pack_image(container, &folder, images)?;
-        }
-    }
-    Ok(())
+/// Packs the files that pods name as images, each once however many pods name it.
+struct Packer<'a> {
+    images: &'a ImageStore,
+    packed: HashMap<PathBuf, String>,
 }
 
-fn pack_image(container: &mut Value, folder: &Path, images: &ImageStore) -> anyhow::Result<()> {
-    let Some(fields) = container.as_object_mut() else {
-        return Ok(());
-    };
-    let Some(Value::String(image)) = fields.get("image") else {
-        return Ok(());
-    };
-    if !is_path(image) {
-        return Ok(());
+impl<'a> Packer<'a> {
+    fn new(images: &'a ImageStore) -> Self {
+        Self {
+            images,
+            packed: HashMap::new(),
+        }
     }
-    let path = tidy(&folder.join(image));
-    let name = path
-        .file_stem()
-        .and_then(|stem| stem.to_str())
-        .unwrap_or("image");
-    let reference = images
-        .pack(&path, name, &CodeJudge)
-        .with_context(|| format!("failed to pack the image file `{image}`"))?;
-    fields.insert("image".to_owned(), reference.to_string().into());
-    // The store holds it already, and no registry could answer for the name.
-    fields.insert("imagePullPolicy".to_owned(), "Never".into());
-    Ok(())
+
+    /// Packs each image that is a path into the local store and puts its reference in the path's place.
+    fn pack_images(&mut self, object: &mut Object) -> anyhow::Result<()> {
+        let folder = object.origin.folder().to_owned();
+        for list in ["initContainers", "containers"] {
+            let containers = object.value.pointer_mut(&format!("/spec/{list}"));
+            let Some(Value::Array(containers)) = containers else {
+                continue;
+            };
+            for container in containers {
+                self.pack_image(container, &folder)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pack_image(&mut self, container: &mut Value, folder: &Path) -> anyhow::Result<()> {
+        let Some(fields) = container.as_object_mut() else {
+            return Ok(());
+        };
+        let Some(Value::String(image)) = fields.get("image") else {
+            return Ok(());
+        };
+        if !is_path(image) {
+            return Ok(());
+        }
+        let reference = self
+            .pack(tidy(&folder.join(image)))
+            .with_context(|| format!("failed to pack the image file `{image}`"))?;
+        fields.insert("image".to_owned(), reference.into());
+        // The store holds it already, and no registry could answer for the name.
+        fields.insert("imagePullPolicy".to_owned(), "Never".into());
+        Ok(())
+    }
+
+    fn pack(&mut self, path: PathBuf) -> anyhow::Result<String> {
+        if let Some(reference) = self.packed.get(&path) {
+            return Ok(reference.clone());
+        }
+        let name = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or("image");
+        let reference = self.images.pack(&path, name, &CodeJudge)?.to_string();
+        self.packed.insert(path, reference.clone());
+        Ok(reference)
+    }
 }
 
 /// Returns a path without the dots that joining leaves inside: `./k.wasm` for `././k.wasm`.
@@ -325,6 +350,25 @@ rules: [{apiGroups: [''], resources: [pods], verbs: [list]}]
         assert_eq!(kinds.len(), 7, "{kinds:?}");
         let refusal = checked("apiVersion: v1\nkind: Node\nmetadata: {name: edge}\n");
         assert!(refusal.expect_err("it is the agent's").contains("Node"));
+    }
+
+    #[test]
+    fn a_file_is_packed_once_however_many_containers_name_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let images = ImageStore::open(&folder.path().join("images")).expect("a store");
+        let file = folder.path().join("k.wasm");
+        std::fs::write(&file, b"\0asm\x01\0\0\0").expect("a module");
+        let mut packer = Packer::new(&images);
+        let mut pack = |image: &str| {
+            let mut container = serde_json::json!({"image": image});
+            packer
+                .pack_image(&mut container, folder.path())
+                .map(|()| container)
+        };
+        let first = pack("./k.wasm").expect("packed");
+        std::fs::remove_file(&file).expect("removed");
+        assert_eq!(pack("k.wasm").expect("packed before"), first);
+        assert!(pack("./other.wasm").is_err());
     }
 
     #[test]
