@@ -200,6 +200,7 @@ impl Output for LogStream {
     fn write(&self, bytes: &[u8]) -> usize {
         let mut state = self.state.lock();
         let mut taken = 0;
+        let mut has_lines = false;
         while taken < bytes.len() {
             let rest = &bytes[taken..];
             let room = LINE_BYTES_MAX.saturating_sub(state.partial.len());
@@ -209,7 +210,8 @@ impl Output for LogStream {
                 None if rest.len() > room => Ending::Cut(room),
                 None => {
                     state.partial.extend_from_slice(rest);
-                    return bytes.len();
+                    taken = bytes.len();
+                    break;
                 }
             };
             if !state.try_reserve() {
@@ -221,7 +223,11 @@ impl Output for LogStream {
             };
             state.partial.extend_from_slice(&rest[..end]);
             self.finish_line(&mut state, is_whole);
+            has_lines = true;
             taken += skip;
+        }
+        if has_lines {
+            self.flush();
         }
         taken
     }
@@ -281,7 +287,14 @@ impl StreamState {
 }
 
 impl LogStream {
-    /// Writes the gathered line to the file and hands it on.
+    /// Writes the lines that are finished to the file: one call of the system for all that a guest wrote
+    /// at once.
+    fn flush(&self) {
+        let at = self.identity.clock.now().wall();
+        self.shared.lock().file.flush(at);
+    }
+
+    /// Takes the gathered line into the log and hands it on.
     fn finish_line(&self, state: &mut StreamState, is_whole: bool) {
         let length = state.partial.len();
         if is_whole {
@@ -329,6 +342,7 @@ impl Drop for LogStream {
             // Best effort for the listener: a full channel at the very end costs it this one piece.
             state.try_reserve();
             self.finish_line(&mut state, false);
+            self.flush();
         }
     }
 }

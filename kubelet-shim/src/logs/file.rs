@@ -20,6 +20,9 @@ pub(crate) const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
 /// Log files kept per instance, the one being written included; the kubelet's default.
 pub(crate) const LOG_FILES_MAX: u32 = 5;
 
+/// Lines that wait are written when they are this many bytes.
+const WAITING_BYTES_MAX: usize = 64 * 1024;
+
 /// How long a log that failed is left alone before it is tried again.
 const RETRY_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
@@ -27,7 +30,8 @@ const RETRY_AFTER: SignedDuration = SignedDuration::from_secs(10);
 pub(crate) struct LogFile {
     path: PathBuf,
     open: Open,
-    buffer: Vec<u8>,
+    /// Lines in the file's form that are not in it yet.
+    waiting: Vec<u8>,
     bytes_max: u64,
     /// Since a file could not be put aside: when that is tried again.
     rotate_again: Option<Timestamp>,
@@ -50,7 +54,7 @@ impl LogFile {
         LogFile {
             path,
             open: Open::Not,
-            buffer: Vec::new(),
+            waiting: Vec::new(),
             bytes_max: LOG_BYTES_MAX,
             rotate_again: None,
             told: false,
@@ -71,12 +75,58 @@ impl LogFile {
         file
     }
 
-    /// Appends one line. A disk that is full must not end a container, so failures are only logged.
+    /// Takes one line, which is in the file after the next [flush](Self::flush) at the latest.
     pub(crate) fn append(&mut self, at: Timestamp, stream: StdStream, line: &[u8], is_whole: bool) {
-        let result = self.try_append(at, stream, line, is_whole);
-        if let Err(error) = result {
+        if let Open::Failed(until) = self.open {
+            if at < until {
+                return;
+            }
+            self.open = Open::Not;
+        }
+        let begin = self.waiting.len();
+        let name = match stream {
+            StdStream::Stdout => "stdout",
+            StdStream::Stderr => "stderr",
+        };
+        let tag = if is_whole { 'F' } else { 'P' };
+        write!(self.waiting, "{at:.9} {name} {tag} ").expect("memory takes all bytes");
+        self.waiting.extend_from_slice(line);
+        self.waiting.push(b'\n');
+        if self.is_over() {
+            let line = self.waiting.split_off(begin);
+            self.flush(at);
+            self.waiting = line;
+            let may_rotate = self.rotate_again.is_none_or(|again| at >= again);
+            if matches!(self.open, Open::Yes(..)) && self.is_over() && may_rotate {
+                self.put_aside(at);
+            }
+        }
+        if self.waiting.len() >= WAITING_BYTES_MAX {
+            self.flush(at);
+        }
+    }
+
+    /// Says whether the file would be longer than its bound with what waits.
+    fn is_over(&self) -> bool {
+        let length = match self.open {
+            Open::Yes(_, length) => length,
+            Open::Not | Open::Failed(_) => 0,
+        };
+        length + self.waiting.len() as u64 > self.bytes_max
+    }
+
+    /// Writes what waits. A disk that is full must not end a container, so failures are only logged.
+    pub(crate) fn flush(&mut self, at: Timestamp) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        if let Err(error) = self.try_flush() {
             self.complain(&error, "failed to write a container log; lines are lost");
             self.open = Open::Failed(after(at, RETRY_AFTER));
+        }
+        self.waiting.clear();
+        if self.waiting.capacity() > super::LINE_BYTES_MAX / 4 {
+            self.waiting = Vec::new();
         }
         self.feed.tell();
     }
@@ -88,58 +138,28 @@ impl LogFile {
         self.told = true;
     }
 
-    fn try_append(
-        &mut self,
-        at: Timestamp,
-        stream: StdStream,
-        line: &[u8],
-        is_whole: bool,
-    ) -> io::Result<()> {
-        if let Open::Failed(until) = self.open {
-            if at < until {
-                return Ok(());
-            }
-            self.open = Open::Not;
-        }
-        self.buffer.clear();
-        let name = match stream {
-            StdStream::Stdout => "stdout",
-            StdStream::Stderr => "stderr",
-        };
-        let tag = if is_whole { 'F' } else { 'P' };
-        write!(self.buffer, "{at:.9} {name} {tag} ")?;
-        self.buffer.extend_from_slice(line);
-        self.buffer.push(b'\n');
-        let added = self.buffer.len() as u64;
-        if let Open::Yes(_, length) = &self.open
-            && *length + added > self.bytes_max
-            && self.rotate_again.is_none_or(|again| at >= again)
-        {
-            self.put_aside(at);
-        }
+    fn try_flush(&mut self) -> io::Result<()> {
         if matches!(self.open, Open::Not) {
             self.open = open(&self.path)?;
         }
+        let added = self.waiting.len() as u64;
         let most = self.bytes_max.saturating_mul(LOG_FILES_MAX.into());
         if let Open::Yes(place, length) = &mut self.open {
             if *length + added > most {
                 // It cannot be put aside, and holds as much as all pieces together may.
                 return Ok(());
             }
-            let written = place.with(|file| file.write_all(&self.buffer));
+            let written = place.with(|file| file.write_all(&self.waiting));
             match written {
                 Some(result) => result?,
                 None => {
                     let mut file = append_to(&self.path)?;
-                    file.write_all(&self.buffer)?;
+                    file.write_all(&self.waiting)?;
                     *place = SHELF.put(file);
                 }
             }
             *length += added;
             self.told &= self.rotate_again.is_some();
-        }
-        if self.buffer.capacity() > super::LINE_BYTES_MAX / 4 {
-            self.buffer = Vec::new();
         }
         Ok(())
     }

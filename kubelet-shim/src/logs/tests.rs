@@ -132,28 +132,59 @@ async fn a_listener_that_stops_reading_makes_the_guest_wait_and_loses_nothing() 
 
 #[test]
 fn a_log_is_cut_into_a_bounded_number_of_pieces() {
+    for lines_at_once in [1, 3, 100] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.log");
+        let mut file = LogFile::bounded(path.clone(), 200);
+        let at = Timestamp::UNIX_EPOCH;
+        for number in 0..100 {
+            let line = format!("line {number:03}");
+            file.append(at, StdStream::Stdout, line.as_bytes(), true);
+            if (number + 1) % lines_at_once == 0 {
+                file.flush(at);
+            }
+        }
+        file.flush(at);
+        drop(file);
+        let mut sizes = Vec::new();
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            sizes.push(entry.unwrap().metadata().unwrap().len());
+        }
+        assert_eq!(sizes.len(), LOG_FILES_MAX as usize);
+        assert!(sizes.iter().all(|size| *size <= 200), "{sizes:?}");
+        // Four lines of 49 bytes fit into each, and none is lost before the oldest piece goes.
+        let pieces = (0..LOG_FILES_MAX).rev();
+        let texts = pieces.map(|index| std::fs::read_to_string(super::file::piece(&path, index)));
+        let text: String = texts.map(Result::unwrap).collect();
+        let kept = text.lines().map(|line| line.rsplit(' ').next().unwrap());
+        assert_eq!(
+            kept.collect::<Vec<_>>(),
+            (80..100)
+                .map(|number| format!("{number:03}"))
+                .collect::<Vec<_>>(),
+            "{lines_at_once} at once"
+        );
+        remove_attempt(&path);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn lines_that_wait_are_written_when_they_are_many() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("0.log");
-    let mut file = LogFile::bounded(path.clone(), 200);
-    for number in 0..100 {
-        let line = format!("line {number:03}");
-        file.append(
-            Timestamp::UNIX_EPOCH,
-            StdStream::Stdout,
-            line.as_bytes(),
-            true,
-        );
+    let mut file = LogFile::new(path.clone());
+    let at = Timestamp::UNIX_EPOCH;
+    file.append(at, StdStream::Stdout, b"x", true);
+    assert!(!path.exists());
+    // Empty lines are what a guest makes the most of with the bytes that it may write at once.
+    for _ in 0..64 * 1024 {
+        file.append(at, StdStream::Stdout, b"", true);
     }
-    drop(file);
-    let mut sizes = Vec::new();
-    for entry in std::fs::read_dir(folder.path()).unwrap() {
-        sizes.push(entry.unwrap().metadata().unwrap().len());
-    }
-    assert_eq!(sizes.len(), LOG_FILES_MAX as usize);
-    assert!(sizes.iter().all(|size| *size <= 200), "{sizes:?}");
-    assert!(std::fs::read_to_string(&path).unwrap().contains("line 099"));
-    remove_attempt(&path);
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert!(std::fs::metadata(&path).unwrap().len() > 2 << 20);
+    file.flush(at);
+    let text = std::fs::read_to_string(path).unwrap();
+    assert_eq!(text.lines().count(), 64 * 1024 + 1);
 }
 
 /// Ten thousand containers that once wrote a line must not have as many descriptors.
@@ -167,6 +198,7 @@ fn more_logs_than_may_be_open_are_all_written() {
         for file in &mut files {
             let at = Timestamp::UNIX_EPOCH;
             file.append(at, StdStream::Stdout, round.as_bytes(), true);
+            file.flush(at);
         }
     }
     #[cfg(target_os = "linux")]
@@ -214,6 +246,7 @@ fn a_file_that_cannot_be_put_aside_is_written_on_and_put_aside_later() {
     let mut line = |seconds: i64, text: &str| {
         at += jiff::SignedDuration::from_secs(seconds);
         file.append(at, StdStream::Stdout, text.as_bytes(), true);
+        file.flush(at);
     };
     let text = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
     // Folders that are not empty are where the pieces belong.
@@ -253,6 +286,7 @@ fn a_rotation_that_was_left_half_way_loses_no_piece_when_it_is_tried_again() {
     let at = "2026-01-02T03:04:05Z".parse().unwrap();
     for _ in 0..2 {
         file.append(at, StdStream::Stdout, b"y", true);
+        file.flush(at);
     }
     let held: Vec<_> = (2..LOG_FILES_MAX)
         .map(|index| std::fs::read_to_string(piece(index)).unwrap())

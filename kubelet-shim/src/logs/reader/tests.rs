@@ -35,6 +35,7 @@ impl Log {
         let text = line.trim_end_matches('…');
         self.file
             .append(at, StdStream::Stdout, text.as_bytes(), whole);
+        self.file.flush(at);
     }
 
     async fn reader(&self, query: LogQuery) -> LogReader {
