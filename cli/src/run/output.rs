@@ -16,6 +16,8 @@ use crate::console::Console;
 pub(super) const LINES_MAX: usize = 4096;
 /// How many bytes are gathered before they are written, so that a flood costs few system calls.
 const BATCH_BYTES: usize = 64 * 1024;
+/// How long lines are gathered after others were written, in place of being woken for each of them.
+const GATHER_TIME: Duration = Duration::from_millis(1);
 /// How long the rest of the output may take once every pod has ended. A reader that has stopped reading
 /// must not keep the command from ending.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,6 +53,10 @@ pub(super) fn start(
                     prefixes.append(&line, &mut batch);
                 }
                 prefixes.console.output(&batch);
+                if batch.len() < BATCH_BYTES {
+                    // Who is awake need not be woken, which costs a guest more than its line.
+                    std::thread::sleep(GATHER_TIME);
+                }
                 batch.clear();
             }
         })
