@@ -357,7 +357,11 @@ rules: [{apiGroups: [''], resources: [pods], verbs: [list]}]
         let folder = tempfile::tempdir().expect("a temporary folder");
         let images = ImageStore::open(&folder.path().join("images")).expect("a store");
         let file = folder.path().join("k.wasm");
-        std::fs::write(&file, b"\0asm\x01\0\0\0").expect("a module");
+        // Exports an empty `_start` and a `memory`.
+        let module =
+            b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x05\x03\x01\0\x01\x07\x13\x02\
+            \x06_start\0\0\x06memory\x02\0\x0a\x04\x01\x02\0\x0b";
+        std::fs::write(&file, module).expect("a module");
         let mut packer = Packer::new(&images);
         let mut pack = |image: &str| {
             let mut container = serde_json::json!({"image": image});
